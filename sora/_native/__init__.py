@@ -1,0 +1,1 @@
+"""Cython: the hot paths (floor 0). Each module has a .pyi beside it."""

@@ -1,0 +1,1 @@
+"""Operations of an administrator, defined once for the command line and HTTP (floor 4)."""

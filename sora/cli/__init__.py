@@ -1,0 +1,1 @@
+"""The commands soractl and sora-admin (floor 7)."""

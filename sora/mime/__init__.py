@@ -1,0 +1,1 @@
+"""Messages as bytes with a structure (floor 1, pure)."""

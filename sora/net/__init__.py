@@ -1,0 +1,1 @@
+"""Connections, listeners, TLS (floor 2)."""

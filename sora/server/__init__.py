@@ -1,0 +1,1 @@
+"""Processes: supervisor, workers, uploader, janitor, http (floor 6)."""

@@ -1,0 +1,1 @@
+"""What protocols, admin operations and the janitor have in common (floor 3)."""

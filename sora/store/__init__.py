@@ -1,0 +1,1 @@
+"""PostgreSQL, object store, cache, staging (floor 2)."""

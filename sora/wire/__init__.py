@@ -1,0 +1,1 @@
+"""Grammars of the protocols: bytes to values and back (floor 1, pure)."""

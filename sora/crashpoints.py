@@ -1,0 +1,79 @@
+"""Named points at which a process can be told to die, on the ordinary build.
+
+With `SORA_CRASH_AT=<point>[:n]` in the environment, the process that passes the point for the n-th time (n = 1 if it is
+left out) kills itself with SIGKILL: no handler, no flush, no `finally`, exactly what a power cut leaves behind. Every
+process counts for itself. Without the variable `crash_point` is an empty function.
+
+A point stands at every step between which a crash could lose or double something. Whoever adds a step adds a row here;
+a test compares the rows with the calls.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import signal
+from typing import TYPE_CHECKING, Final
+
+from sora.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+VARIABLE: Final = "SORA_CRASH_AT"
+
+POINTS: Final[dict[str, str]] = {
+    "lmtp.staged": "delivered bodies are on disk in staging, nothing is in the database",
+    "lmtp.committed": "the delivery is committed, the client has had no reply",
+    "lmtp.replied": "the replies are handed to the socket",
+    "append.staged": "appended bodies are on disk in staging, nothing is in the database",
+    "append.committed": "APPEND is committed, the client has had no reply",
+    "append.replied": "the tagged OK of APPEND is handed to the socket",
+    "uploader.claimed": "a pending upload is chosen, nothing is sent",
+    "uploader.put": "the object store has confirmed the object, the row is still pending",
+    "uploader.marked": "the content is marked as uploaded, the staged file is still there",
+    "uploader.unlinked": "the staged file is gone",
+    "cleanup.selected": "contents to remove are chosen, nothing is removed",
+    "cleanup.object_deleted": "the object is gone from the object store, its row is still there",
+    "cleanup.row_deleted": "the row of a removed content is gone",
+}
+
+
+def parse(value: str) -> tuple[str, int] | None:
+    """The point and the count that `SORA_CRASH_AT` names; None if it is empty.
+
+    Raises:
+        ConfigError: no such point, or a count that is not a positive number.
+    """
+    if not value:
+        return None
+    point, _, count = value.partition(":")
+    if point not in POINTS:
+        near = difflib.get_close_matches(point, POINTS, 1)
+        raise ConfigError(f"{VARIABLE}: no crash point {point!r}" + (f", did you mean {near[0]!r}?" if near else ""))
+    if count and not (count.isascii() and count.isdigit() and int(count)):
+        raise ConfigError(f"{VARIABLE}: the count after {point!r} must be a positive number, not {count!r}")
+    return point, int(count or 1)
+
+
+def _pass(point: str) -> None:
+    """No crash is asked for."""
+
+
+def _armed(target: str, count: int) -> Callable[[str], None]:
+    """A counter that ends this process when `target` is passed for the `count`-th time."""
+    passes = 0
+
+    def crash_point(point: str) -> None:
+        nonlocal passes
+        if point == target:
+            passes += 1
+            if passes == count:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    return crash_point
+
+
+_target = parse(os.environ.get(VARIABLE, ""))
+crash_point: Callable[[str], None] = _armed(*_target) if _target else _pass
+"""`crash_point("lmtp.staged")`: pass a point of the table."""

@@ -1,0 +1,538 @@
+"""The configuration: one frozen struct per TOML table.
+
+A key is one annotated field: its type, default, bounds, description and reload class (`live`: running processes take
+it; `worker`: the next generation of workers takes it, so a reload is enough; `restart`: the supervisor must be
+restarted). Checks, masking of secrets and the manual page follow from the fields.
+
+Values: sizes are `"25MB"` (powers of 1,000) or `"25MiB"` (powers of 1,024); durations are `"90s" "15m" "1h" "14d"`;
+`${NAME}` inside any string is taken from the environment; a secret `x` may be given as `x_file`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+import re
+import tomllib
+import types
+import typing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta, Struct
+
+from sora.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+Size = Annotated[int, Meta(ge=0, extra={"kind": "size"})]
+"""Octets."""
+Duration = Annotated[float, Meta(ge=0, extra={"kind": "duration"})]
+"""Seconds."""
+
+LIVE: Final = {"reload": "live"}
+WORKER: Final = {"reload": "worker"}
+RESTART: Final = {"reload": "restart"}
+SECRET: Final = {"reload": "worker", "secret": True}
+
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|TB|KiB|MiB|GiB|TiB)?\s*")
+_SIZE_UNITS: Final = {
+    "B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4,
+    "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4,
+}  # fmt: skip
+_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)?\s*")
+_DURATION_UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_ENVIRONMENT = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+class Table(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of every TOML table."""
+
+
+class DatabaseTable(Table, frozen=True, kw_only=True):
+    """[database]: exactly one of `embedded` and `primary`."""
+
+    embedded: Annotated[str, Meta(description="directory of a PostgreSQL that Sora runs itself", extra=RESTART)] = ""
+    primary: Annotated[str, Meta(description="DSN of the primary, postgresql://…", extra=SECRET)] = ""
+    replicas: Annotated[tuple[str, ...], Meta(description="DSNs of read replicas", extra=SECRET)] = ()
+    pool_size: Annotated[int, Meta(ge=2, le=200, description="connections of one worker for queries", extra=WORKER)] = 8
+    delivery_connections: Annotated[
+        int, Meta(ge=1, le=8, description="connections of one worker for deliveries", extra=WORKER)
+    ] = 2
+    connect_timeout: Annotated[Duration, Meta(description="how long to wait for PostgreSQL", extra=WORKER)] = 5.0
+
+
+class ObjectStoreTable(Table, frozen=True, kw_only=True):
+    """[object_store]: where bodies go in the end."""
+
+    kind: Annotated[Literal["s3", "directory"], Meta(description="s3 or directory", extra=WORKER)] = "directory"
+    path: Annotated[str, Meta(description="directory (kind = directory)", extra=WORKER)] = ""
+    endpoint: Annotated[str, Meta(description="https://host[:port] of the S3 service", extra=WORKER)] = ""
+    region: Annotated[str, Meta(description="region name, always sent", extra=WORKER)] = "us-east-1"
+    bucket: Annotated[str, Meta(description="bucket name", extra=WORKER)] = ""
+    access_key: Annotated[str, Meta(description="access key id", extra=WORKER)] = ""
+    secret_key: Annotated[str, Meta(description="secret access key", extra=SECRET)] = ""
+
+
+class EncryptionTable(Table, frozen=True, kw_only=True):
+    """[encryption]: client-side encryption of bodies; absent: off."""
+
+    keyring_file: Annotated[str, Meta(description="master keys with ids, readable by root only", extra=WORKER)] = ""
+
+
+class LocalCacheTable(Table, frozen=True, kw_only=True):
+    """[local_cache]: bodies on the local disk, shared by the workers of a node."""
+
+    path: Annotated[str, Meta(description="directory of the cache", extra=WORKER)] = ""
+    capacity: Annotated[Size, Meta(description="bound on the octets kept; 0 turns the cache off", extra=WORKER)] = (
+        10**10
+    )
+    max_object_size: Annotated[Size, Meta(description="larger bodies are not kept", extra=WORKER)] = 25 * 10**6
+
+
+class UploaderTable(Table, frozen=True, kw_only=True):
+    """[uploader]: staged bodies on their way to the object store."""
+
+    staging_path: Annotated[str, Meta(description="directory of bodies not uploaded yet", extra=RESTART)] = ""
+    max_staging_size: Annotated[Size, Meta(description="deliveries are deferred above it", extra=WORKER)] = 10**11
+    durability: Annotated[
+        Literal["staged", "database"],
+        Meta(description="database: keep a copy in PostgreSQL until the upload is confirmed", extra=WORKER),
+    ] = "staged"
+    parallel: Annotated[int, Meta(ge=1, le=64, description="uploads at a time", extra=WORKER)] = 6
+
+
+class CleanupTable(Table, frozen=True, kw_only=True):
+    """[cleanup]: what the janitor removes, and when."""
+
+    grace_period: Annotated[Duration, Meta(description="expunged mail can be restored this long", extra=WORKER)] = (
+        14 * 86400.0
+    )
+    wake_interval: Annotated[Duration, Meta(description="pause between two passes", extra=WORKER)] = 3600.0
+    max_age_restriction: Annotated[
+        str, Meta(description="expunge mail older than this; empty: never", extra=WORKER)
+    ] = ""
+
+
+class AuthTable(Table, frozen=True, kw_only=True):
+    """[auth]: who may log in, and how."""
+
+    default_domain: Annotated[str, Meta(description="a bare user logs in as user@default_domain", extra=WORKER)] = ""
+    allow_cleartext: Annotated[bool, Meta(description="allow passwords without TLS", extra=WORKER)] = False
+    hash_workers: Annotated[int, Meta(ge=1, le=64, description="threads that hash passwords", extra=WORKER)] = 2
+    cache_ttl: Annotated[Duration, Meta(description="revalidate verified credentials after", extra=WORKER)] = 60.0
+
+
+class LimitsTable(Table, frozen=True, kw_only=True):
+    """[limits]: bounds on what one peer or one command may use."""
+
+    exempt_networks: Annotated[tuple[str, ...], Meta(description="no per-address limits here", extra=LIVE)] = (
+        "127.0.0.0/8",
+        "::1/128",
+    )
+    connections_per_address: Annotated[int, Meta(ge=1, description="connections of one address", extra=LIVE)] = 200
+    connections_per_account: Annotated[int, Meta(ge=1, description="connections of one account", extra=LIVE)] = 50
+    message_size: Annotated[Size, Meta(description="largest message, LMTP and APPEND", extra=LIVE)] = 50 * 10**6
+    command_line: Annotated[Size, Meta(description="longest IMAP command without literals", extra=LIVE)] = 65536
+    literal: Annotated[Size, Meta(description="largest IMAP literal outside APPEND", extra=LIVE)] = 1 << 20
+    literal_before_login: Annotated[Size, Meta(description="the same before login", extra=LIVE)] = 8192
+    recipients: Annotated[int, Meta(ge=1, description="recipients of one LMTP transaction", extra=LIVE)] = 1000
+    bad_commands: Annotated[int, Meta(ge=1, description="bad commands in a row before the end", extra=LIVE)] = 10
+    imap_idle_timeout: Annotated[Duration, Meta(description="silence of an IMAP client", extra=LIVE)] = 1800.0
+    imap_keepalive: Annotated[Duration, Meta(description="pause between lines sent in IDLE", extra=LIVE)] = 120.0
+    pop3_idle_timeout: Annotated[Duration, Meta(description="silence of a POP3 client", extra=LIVE)] = 600.0
+    lmtp_idle_timeout: Annotated[Duration, Meta(description="silence of an LMTP client", extra=LIVE)] = 300.0
+    login_timeout: Annotated[Duration, Meta(description="silence before login", extra=LIVE)] = 60.0
+
+
+class LogTable(Table, frozen=True, kw_only=True):
+    """[log]."""
+
+    format: Annotated[Literal["json", "text"], Meta(description="json or text", extra=WORKER)] = "json"
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="least level written", extra=WORKER)
+    ] = "info"
+
+
+class SearchTable(Table, frozen=True, kw_only=True):
+    """[search]."""
+
+    index_bodies: Annotated[bool, Meta(description="keep folded body text for SEARCH BODY and TEXT", extra=WORKER)] = (
+        True
+    )
+    body_limit: Annotated[Size, Meta(description="characters of body text kept per message", extra=WORKER)] = 65536
+
+
+class ProcessTable(Table, frozen=True, kw_only=True):
+    """[process]: the supervisor and its children."""
+
+    runtime_path: Annotated[str, Meta(description="directory of the control socket and counters", extra=RESTART)] = ""
+    workers: Annotated[int, Meta(ge=0, le=256, description="0: one per CPU", extra=RESTART)] = 0
+    drain_timeout: Annotated[Duration, Meta(description="stop: commands in hand may finish", extra=LIVE)] = 10.0
+    linger: Annotated[Duration, Meta(description="reload: old sessions may stay", extra=LIVE)] = 1800.0
+    stuck_after: Annotated[Duration, Meta(description="a worker without a heartbeat is replaced", extra=LIVE)] = 60.0
+
+
+class ServerTable(Table, frozen=True, kw_only=True):
+    """[servers.NAME]: one protocol."""
+
+    enabled: Annotated[bool, Meta(description="off without removing the table", extra=RESTART)] = True
+    listen: Annotated[tuple[str, ...], Meta(description="addresses, host:port", extra=RESTART)] = ()
+    tls_listen: Annotated[tuple[str, ...], Meta(description="addresses for implicit TLS", extra=RESTART)] = ()
+    tls_cert: Annotated[str, Meta(description="certificate chain, PEM", extra=WORKER)] = ""
+    tls_key: Annotated[str, Meta(description="private key, PEM", extra=WORKER)] = ""
+    proxy_protocol: Annotated[bool, Meta(description="expect a PROXY header", extra=WORKER)] = False
+    trusted_networks: Annotated[tuple[str, ...], Meta(description="peers that are believed", extra=WORKER)] = ()
+
+
+class ServersTable(Table, frozen=True, kw_only=True):
+    """[servers]: an absent table is a server that does not run."""
+
+    imap: ServerTable | None = None
+    pop3: ServerTable | None = None
+    lmtp: ServerTable | None = None
+    managesieve: ServerTable | None = None
+    metrics: ServerTable | None = None
+    http_api: ServerTable | None = None
+
+    def items(self) -> Iterator[tuple[str, ServerTable]]:
+        """Enabled servers by name."""
+        for name in self.__struct_fields__:
+            table = getattr(self, name)
+            if table is not None and table.enabled:
+                yield name, table
+
+
+class Config(Table, frozen=True, kw_only=True):
+    """The whole file."""
+
+    database: DatabaseTable = DatabaseTable()
+    object_store: ObjectStoreTable = ObjectStoreTable()
+    encryption: EncryptionTable = EncryptionTable()
+    local_cache: LocalCacheTable = LocalCacheTable()
+    uploader: UploaderTable = UploaderTable()
+    cleanup: CleanupTable = CleanupTable()
+    auth: AuthTable = AuthTable()
+    limits: LimitsTable = LimitsTable()
+    log: LogTable = LogTable()
+    search: SearchTable = SearchTable()
+    process: ProcessTable = ProcessTable()
+    servers: ServersTable = ServersTable()
+
+
+class Key(Struct, frozen=True):
+    """One configuration key as declared.
+
+    Attributes:
+        path: `table.key`.
+        description: One line.
+        reload: `live`, `worker` or `restart`.
+        secret: True if its value must never be shown.
+        kind: `size`, `duration` or empty.
+    """
+
+    path: str
+    description: str
+    reload: str
+    secret: bool
+    kind: str
+
+
+def parse_size(text: str) -> int:
+    """Octets of `"25MB"`, `"64 KiB"`, `"100"`.
+
+    Raises:
+        ValueError: Not a size.
+    """
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a size such as 25MB or 64KiB")
+    return int(float(match[1]) * _SIZE_UNITS[match[2] or "B"])
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of `"90s"`, `"15m"`, `"1h"`, `"14d"`.
+
+    Raises:
+        ValueError: Not a duration.
+    """
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a duration such as 90s, 15m, 1h or 14d")
+    return float(match[1]) * _DURATION_UNITS[match[2] or "s"]
+
+
+def load(path: str | Path, environment: Mapping[str, str] | None = None) -> Config:
+    """Read and check a configuration file.
+
+    Relative paths inside it are relative to the file.
+
+    Raises:
+        ConfigError: One line that names the key and, for an unknown key, the nearest known one.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            tables = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return parse(tables, base=path.parent.resolve(), environment=environment)
+
+
+def parse(
+    tables: Mapping[str, Any], *, base: Path | None = None, environment: Mapping[str, str] | None = None
+) -> Config:
+    """A checked `Config` from TOML tables; `base` anchors relative paths.
+
+    Raises:
+        ConfigError: See `load`.
+    """
+    environment = os.environ if environment is None else environment
+    plain = _prepare(Config, tables, "", environment)
+    try:
+        config = msgspec.convert(plain, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_readable(str(error))) from error
+    config = _absolute(config, base or Path.cwd())
+    _check(config)
+    return config
+
+
+def keys(table: type[Table] = Config, prefix: str = "") -> Iterator[Key]:
+    """Every declared key, in the order of declaration."""
+    for name, hint in get_type_hints(table, include_extras=True).items():
+        nested = _table_type(hint)
+        if nested is not None:
+            yield from keys(nested, f"{prefix}{name}.")
+        else:
+            description, extra = _facts(hint)
+            yield Key(
+                path=prefix + name,
+                description=description,
+                reload=extra.get("reload", "restart"),
+                secret=bool(extra.get("secret")),
+                kind=extra.get("kind", ""),
+            )
+
+
+def changed_keys(old: Config, new: Config) -> list[Key]:
+    """Keys whose value differs, for a reload to classify."""
+    return [key for key in keys() if get(old, key.path) != get(new, key.path)]
+
+
+def get(config: Config, path: str) -> Any:
+    """The value of `table.key`; None where the table is absent."""
+    value: Any = config
+    for name in path.split("."):
+        if value is None:
+            return None
+        value = getattr(value, name)
+    return value
+
+
+def dump(config: Config) -> dict[str, Any]:
+    """Plain tables with secrets masked, for `sora-admin config dump`."""
+    tables: dict[str, Any] = msgspec.to_builtins(config)
+    for key in keys():
+        if not key.secret or not get(config, key.path):
+            continue
+        *parents, name = key.path.split(".")
+        table = tables
+        for parent in parents:
+            table = table[parent]
+        table[name] = "***"
+    return tables
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """`"127.0.0.1:143"` or `"[::1]:143"` to host and port.
+
+    Raises:
+        ConfigError: Neither form.
+    """
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdecimal() or not 0 <= int(port) <= 65535 or (":" in host and not host.startswith("[")):
+        raise ConfigError(f"{address!r} is not an address such as 127.0.0.1:143 or [::1]:143")
+    return host.strip("[]"), int(port)
+
+
+def is_loopback(address: str) -> bool:
+    """True if a listener at `address` can be reached from this machine only."""
+    if address.startswith("unix:"):
+        return True
+    host = split_address(address)[0]
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _facts(hint: Any) -> tuple[str, dict[str, Any]]:
+    """Description and merged extras of an annotated field."""
+    description = ""
+    extra: dict[str, Any] = {}
+    if get_origin(hint) is Annotated:
+        for meta in get_args(hint)[1:]:
+            description = meta.description or description
+            extra.update(meta.extra or {})
+    return description, extra
+
+
+def _table_type(hint: Any) -> type[Table] | None:
+    options = get_args(hint) if get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+    for option in options:
+        if isinstance(option, type) and issubclass(option, Table):
+            return option
+    return None
+
+
+def _prepare(table: type[Table], given: Any, path: str, environment: Mapping[str, str]) -> dict[str, Any]:
+    """Values of one table made ready for conversion: units, environment, `_file` twins, unknown keys refused."""
+    if not isinstance(given, dict):
+        raise ConfigError(f"{path.rstrip('.')} must be a table")
+    hints = get_type_hints(table, include_extras=True)
+    ready: dict[str, Any] = {}
+    for name, value in given.items():
+        twin = name.removesuffix("_file")
+        if name in hints:
+            nested = _table_type(hints[name])
+            if nested is not None:
+                ready[name] = _prepare(nested, value, f"{path}{name}.", environment)
+            else:
+                ready[name] = _value(_facts(hints[name])[1], value, path + name, environment)
+        elif twin in hints and _facts(hints[twin])[1].get("secret"):
+            if twin in given:
+                raise ConfigError(f"{path}{name} and {path}{twin} are both given: keep one")
+            ready[twin] = _secret(_expand(str(value), path + name, environment), path + name)
+        else:
+            raise ConfigError(_unknown(path, name, hints))
+    return ready
+
+
+def _unknown(path: str, name: str, hints: Mapping[str, Any]) -> str:
+    known = [*hints, *(f"{hint}_file" for hint in hints if _facts(hints[hint])[1].get("secret"))]
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    return f"unknown key {path}{name}; the nearest known key is {path}{nearest[0]}"
+
+
+def _value(extra: Mapping[str, Any], value: Any, path: str, environment: Mapping[str, str]) -> Any:
+    if isinstance(value, list):
+        return [_value(extra, item, path, environment) for item in value]
+    if not isinstance(value, str):
+        return value
+    value = _expand(value, path, environment)
+    try:
+        if extra.get("kind") == "size":
+            return parse_size(value)
+        if extra.get("kind") == "duration":
+            return parse_duration(value)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return value
+
+
+def _expand(value: str, path: str, environment: Mapping[str, str]) -> str:
+    def replace(match: re.Match[str]) -> str:
+        if match[1] not in environment:
+            raise ConfigError(f"{path}: the environment has no {match[1]}")
+        return environment[match[1]]
+
+    return _ENVIRONMENT.sub(replace, value)
+
+
+def _secret(file: str, path: str) -> str:
+    try:
+        return Path(file).read_text(encoding="utf-8").rstrip("\r\n")
+    except OSError as error:
+        raise ConfigError(f"{path}: {file}: {error.strerror}") from error
+
+
+def _readable(message: str) -> str:
+    """`Expected `int`, got `str` - at `$.limits.recipients`` becomes `limits.recipients: expected int, got str`."""
+    problem, _, where = message.partition(" - at ")
+    problem = problem.replace("`", "")
+    where = where.strip("`").removeprefix("$.")
+    return f"{where}: {problem[:1].lower()}{problem[1:]}" if where else problem
+
+
+_PATHS: Final = {
+    "database": ("embedded",),
+    "object_store": ("path",),
+    "encryption": ("keyring_file",),
+    "local_cache": ("path",),
+    "uploader": ("staging_path",),
+    "process": ("runtime_path",),
+}
+
+
+def _absolute(config: Config, base: Path) -> Config:
+    changes = {}
+    for table_name, names in _PATHS.items():
+        table = getattr(config, table_name)
+        paths = {name: str(base / getattr(table, name)) for name in names if getattr(table, name)}
+        changes[table_name] = msgspec.structs.replace(table, **paths)
+    servers = {}
+    for name, server in config.servers.items():
+        files = {key: str(base / getattr(server, key)) for key in ("tls_cert", "tls_key") if getattr(server, key)}
+        servers[name] = msgspec.structs.replace(server, **files)
+    changes["servers"] = msgspec.structs.replace(config.servers, **servers)
+    return msgspec.structs.replace(config, **changes)
+
+
+def _check(config: Config) -> None:
+    """Rules over more than one key."""
+    if bool(config.database.embedded) == bool(config.database.primary):
+        raise ConfigError("database: give exactly one of database.embedded and database.primary")
+    _check_object_store(config.object_store)
+    if not config.uploader.staging_path:
+        raise ConfigError("uploader.staging_path is missing")
+    if not config.process.runtime_path:
+        raise ConfigError("process.runtime_path is missing")
+    if config.local_cache.capacity and not config.local_cache.path:
+        raise ConfigError("local_cache.path is missing (or set local_cache.capacity = 0)")
+    for network in config.limits.exempt_networks:
+        _check_network("limits.exempt_networks", network)
+    for name, server in config.servers.items():
+        _check_server(name, server)
+
+
+def _check_object_store(table: ObjectStoreTable) -> None:
+    needed = ("path",) if table.kind == "directory" else ("endpoint", "bucket", "access_key", "secret_key")
+    for name in needed:
+        if not getattr(table, name):
+            raise ConfigError(f'object_store.{name} is missing (kind = "{table.kind}")')
+
+
+def _check_server(name: str, server: ServerTable) -> None:
+    path = f"servers.{name}"
+    for address in (*server.listen, *server.tls_listen):
+        if address.startswith("unix:"):
+            if name != "lmtp":
+                raise ConfigError(f"{path}.listen: only lmtp listens on a UNIX socket")
+            continue
+        split_address(address)
+    if server.tls_listen and not (server.tls_cert and server.tls_key):
+        raise ConfigError(f"{path}.tls_listen needs {path}.tls_cert and {path}.tls_key")
+    if bool(server.tls_cert) != bool(server.tls_key):
+        raise ConfigError(f"{path}.tls_cert and {path}.tls_key go together")
+    for network in server.trusted_networks:
+        _check_network(f"{path}.trusted_networks", network)
+    if name == "lmtp" and not server.trusted_networks and not all(map(is_loopback, server.listen + server.tls_listen)):
+        # LMTP has no authentication: whoever reaches the port can deliver.
+        raise ConfigError(
+            "servers.lmtp listens beyond loopback: servers.lmtp.trusted_networks must say who may deliver"
+        )
+
+
+def _check_network(path: str, network: str) -> None:
+    try:
+        ipaddress.ip_network(network)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error

@@ -1,0 +1,79 @@
+"""Logging: one line per event, JSON by default, to standard error.
+
+A line carries what its call gave as `extra` and what the running task bound with `bind()` (the session id of a
+connection), so that all lines of one session can be found by one search. Secrets are never passed to a logger.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_context: contextvars.ContextVar[Mapping[str, Any]] = contextvars.ContextVar("sora_log", default={})  # noqa: B039
+_PLAIN = frozenset(logging.LogRecord("", 0, "", 0, "", (), None).__dict__) | {"message", "asctime", "taskName"}
+
+
+def get(name: str) -> logging.Logger:
+    """The logger of a module: `log.get(__name__)`."""
+    return logging.getLogger(name)
+
+
+def bind(**fields: Any) -> None:
+    """Add fields to every line that the current task writes from now on."""
+    _context.set({**_context.get(), **fields})
+
+
+def setup(format: str = "json", level: str = "info") -> None:
+    """Send all logging to standard error as `json` or `text` lines."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    for noisy in ("urllib3", "asyncio", "uvicorn"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    own = {key: value for key, value in record.__dict__.items() if key not in _PLAIN}
+    return {**_context.get(), **own}
+
+
+class JsonFormatter(logging.Formatter):
+    """`{"at": "2026-01-02T03:04:05.678Z", "level": "info", "logger": …, "text": …, fields…}`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line; values that JSON lacks are written by `str`."""
+        line = {
+            "at": _stamp(record.created),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "pid": record.process,
+            "text": record.getMessage(),
+            **_fields(record),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+class TextFormatter(logging.Formatter):
+    """`2026-01-02T03:04:05.678Z INFO  sora.x text key=value`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, or more with a traceback."""
+        fields = "".join(f" {key}={value!s}" for key, value in _fields(record).items())
+        line = f"{_stamp(record.created)} {record.levelname:<7} {record.name} {record.getMessage()}{fields}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def _stamp(created: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(created)) + f".{int(created * 1000) % 1000:03d}Z"

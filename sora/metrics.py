@@ -1,0 +1,62 @@
+"""Every metric of Sora, one declaration each.
+
+`prometheus_client` decides at import whether it collects over several processes, so the supervisor sets
+PROMETHEUS_MULTIPROC_DIR before this module is imported. Label values come from Sora's own tables, never from a peer.
+Gauges say how processes are combined.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+# Connections
+connections = Gauge("sora_connections_open", "Open connections.", ["protocol"], multiprocess_mode="livesum")
+connections_total = Counter("sora_connections_total", "Connections accepted.", ["protocol"])
+commands = Counter("sora_commands_total", "Commands by name and result.", ["protocol", "command", "result"])
+command_seconds = Histogram(
+    "sora_command_seconds",
+    "Time of the server's own work for a command.",
+    ["protocol", "command"],
+    buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+tls_handshake_failures = Counter("sora_tls_handshake_failures_total", "TLS handshakes that failed.", ["protocol"])
+
+# Login
+logins = Counter("sora_auth_logins_total", "Login attempts by result.", ["protocol", "result"])
+password_hashes = Counter("sora_auth_password_hashes_total", "Password hashes computed.")
+
+# Delivery
+deliveries = Counter("sora_delivery_messages_total", "Messages by path and result.", ["path", "result"])
+delivery_batch = Histogram(
+    "sora_delivery_batch_messages", "Messages committed by one call.", buckets=(1, 2, 4, 8, 16, 32, 64)
+)
+delivery_duplicates = Counter("sora_delivery_duplicates_total", "Deliveries suppressed as a retry.")
+delivery_ambiguous = Counter("sora_delivery_ambiguous_total", "Commits whose answer was lost.", ["resolution"])
+delivery_seconds = Histogram("sora_delivery_seconds", "From end of data to commit.")
+
+# Bodies
+bodies = Counter("sora_bodies_reads_total", "Bodies read, by source.", ["source"])
+bodies_corrupt = Counter("sora_bodies_corrupt_total", "Bodies whose hash did not match.", ["source"])
+cache_bytes = Gauge("sora_cache_size_bytes", "Octets in the local cache.", multiprocess_mode="mostrecent")
+cache_evictions = Counter("sora_cache_evictions_total", "Bodies removed to make room.")
+staging_bytes = Gauge("sora_staging_size_bytes", "Octets staged.", multiprocess_mode="mostrecent")
+
+# Uploads
+uploads = Counter("sora_uploads_total", "Uploads by result.", ["result"])
+uploads_pending = Gauge("sora_uploads_pending", "Bodies not uploaded yet.", multiprocess_mode="mostrecent")
+uploads_oldest_seconds = Gauge(
+    "sora_uploads_oldest_seconds", "Age of the oldest body not uploaded.", multiprocess_mode="mostrecent"
+)
+object_store_seconds = Histogram("sora_object_store_seconds", "Requests to the object store.", ["operation"])
+object_store_errors = Counter("sora_object_store_errors_total", "Failed requests.", ["operation"])
+
+# Changes and views
+changes_published = Counter("sora_changes_published_total", "Mailbox changes told to other workers.")
+changes_received = Counter("sora_changes_received_total", "Mailbox changes heard from other workers.")
+view_reloads = Counter("sora_view_reloads_total", "Mailbox views loaded whole, by reason.", ["reason"])
+
+# Database
+database_errors = Counter("sora_database_errors_total", "Statements that failed, by kind.", ["kind"])
+
+# Janitor
+janitor_rows = Counter("sora_janitor_rows_total", "Rows handled, by phase.", ["phase"])

@@ -5,6 +5,7 @@
     ├─ Refused        valid, but declined      NotFound  AlreadyExists  NoPermission  OverQuota  TooBig
     │                                          InvalidName  Expunged  InUse  AuthFailed  LimitExceeded
     ├─ Unavailable    try again                DatabaseDown  BlobDown  StagingFull  Busy
+    ├─ PeerGone       the connection ended
     └─ ConfigError    start-up and reload
 
 Lower floors raise these neutral errors; each protocol owns one table from class to reply. Anything else that
@@ -152,6 +153,12 @@ class Busy(Unavailable):
     """Too much at once."""
 
     default_text = "Busy, try again later"
+
+
+class PeerGone(SoraError):
+    """The peer closed the connection, or fell silent for too long in the middle of a transfer."""
+
+    default_text = "Connection closed"
 
 
 class ConfigError(SoraError):

@@ -1,0 +1,58 @@
+"""Fixtures that many tests share: a real PostgreSQL, a real S3 server, the store on them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.postgres import Cluster
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from sora.store.db import Database
+    from sora.store.store import Store
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A PostgreSQL of this test process."""
+    cluster = Cluster(tmp_path_factory.mktemp("postgres"))
+    cluster.start()
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture
+async def dsn(cluster: Cluster) -> AsyncIterator[str]:
+    """A fresh, migrated database."""
+    name = await cluster.create()
+    yield cluster.dsn(name)
+    await cluster.drop(name)
+
+
+@pytest.fixture
+async def empty_dsn(cluster: Cluster) -> AsyncIterator[str]:
+    """A fresh database without a schema."""
+    name = await cluster.create(empty=True)
+    yield cluster.dsn(name)
+    await cluster.drop(name)
+
+
+@pytest.fixture
+async def db(dsn: str) -> AsyncIterator[Database]:
+    """An open `Database` on a fresh, migrated database."""
+    from sora.store.db import Database
+
+    database = await Database.open(dsn, min_size=1, max_size=8)
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def store(db: Database) -> Store:
+    """The repositories on a fresh, migrated database."""
+    from sora.store.store import Store
+
+    return Store(db)

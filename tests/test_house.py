@@ -1,0 +1,111 @@
+"""The house rules that a machine can hold: floors, names, one test file per module."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "sora"
+LEAVES = {"errors", "types", "config", "log", "metrics", "crashpoints"}
+FLOORS = {
+    "_native": 0,
+    "wire": 1,
+    "mime": 1,
+    "sieve": 1,
+    "net": 2,
+    "store": 2,
+    "services": 3,
+    "admin": 4,
+    "protocols": 5,
+    "web": 5,
+    "server": 6,
+    "cli": 7,
+}
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
+SOURCES = [*MODULES, *sorted(PACKAGE.rglob("*.pyx"))]
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def imports(path: Path) -> set[str]:
+    """Modules of the package that a file imports, type-checking imports included."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            if node.module == "sora":
+                found |= {f"sora.{alias.name}" for alias in node.names}
+            else:
+                found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return {name for name in found if name.startswith("sora.")}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_arrows_go_down(path: Path) -> None:
+    here = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    for target in imports(path):
+        there = target.split(".")[1]
+        if there in LEAVES:
+            continue
+        assert here not in LEAVES, f"the leaf {here} imports {target}"
+        if here != there:
+            assert FLOORS[there] < FLOORS[here], f"{name_of(path)} imports {target}"
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path.parts[-2] in ("wire", "mime", "sieve")], ids=name_of)
+def test_grammars_are_pure(path: Path) -> None:
+    forbidden = {"asyncio", "socket", "time", "random", "os", "asyncpg", "uvloop", "threading", "subprocess"}
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.split(".")[0])
+    assert not names & forbidden
+
+
+def test_no_room_for_leftovers() -> None:
+    assert not [path for path in SOURCES if path.stem in ("utils", "util", "common", "helpers", "misc")]
+
+
+def test_every_extension_has_a_stub_and_a_test() -> None:
+    for source in (PACKAGE / "_native").glob("*.pyx"):
+        assert source.with_suffix(".pyi").exists(), source
+        assert (ROOT / "tests" / "unit" / "_native" / f"test_{source.stem}.py").exists(), source
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_nothing_is_left_open(path: Path) -> None:
+    text = path.read_text()
+    assert not re.search(r"\b(TODO|FIXME|XXX|HACK)\b|NotImplementedError|pragma: no cover", text)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_modules_and_functions_fit(path: Path) -> None:
+    text = path.read_text()
+    assert text.count("\n") <= 700, "a module of this size usually holds two nouns"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or node.lineno) - node.lineno
+            assert length <= 80, f"{node.name} has {length} lines"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_public_names_are_documented(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree), "the module has no docstring"
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{node.name} has no docstring"
+
+
+def test_the_sql_ships_in_the_package() -> None:
+    assert (PACKAGE / "schema").resolve() == ROOT / "schema"
+    assert sorted((PACKAGE / "schema").glob("0*.sql"))

@@ -10,7 +10,6 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 
 from sora.server.embedded_pg import EmbeddedPostgres
-from sora.store import migrate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,6 +29,8 @@ class Cluster:
         """Start, and migrate the template."""
         self.postgres.prepare()
         self.postgres.start()
+        from sora.store import migrate
+
         asyncio.run(migrate.up(self.postgres.dsn))
 
     def stop(self) -> None:

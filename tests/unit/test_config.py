@@ -1,0 +1,175 @@
+"""The configuration: units, unknown keys, secrets, rules over several keys."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from sora import config
+from sora.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MINIMAL: dict[str, Any] = {
+    "database": {"embedded": "db"},
+    "object_store": {"path": "objects"},
+    "local_cache": {"path": "cache"},
+    "uploader": {"staging_path": "staging"},
+    "process": {"runtime_path": "run"},
+}
+
+
+def parse(environment: dict[str, str] | None = None, **tables: Any) -> config.Config:
+    return config.parse({**MINIMAL, **tables}, environment=environment or {})
+
+
+def refusal(**tables: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse(**tables)
+    assert "\n" not in caught.value.text
+    return caught.value.text
+
+
+@pytest.mark.parametrize(
+    ("text", "octets"),
+    [("0", 0), ("1KB", 1000), ("1KiB", 1024), ("25 MB", 25_000_000), ("1.5GiB", 1_610_612_736), ("2TB", 2 * 10**12)],
+)
+def test_sizes(text: str, octets: int) -> None:
+    assert config.parse_size(text) == octets
+    assert parse(limits={"message_size": text}).limits.message_size == octets
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("15m", 900), ("1h", 3600), ("14d", 1_209_600), ("7", 7)])
+def test_durations(text: str, seconds: float) -> None:
+    assert config.parse_duration(text) == seconds
+    assert parse(cleanup={"grace_period": text}).cleanup.grace_period == seconds
+
+
+@pytest.mark.parametrize("text", ["", "MB", "1 XB", "-1MB", "1MBs"])
+def test_a_bad_size_names_its_key(text: str) -> None:
+    assert refusal(limits={"message_size": text}).startswith("limits.message_size: ")
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        ({"uploder": {}}, "unknown key uploder; the nearest known key is uploader"),
+        (
+            {"cleanup": {"grace_peroid": "1d"}},
+            "unknown key cleanup.grace_peroid; the nearest known key is cleanup.grace_period",
+        ),
+        (
+            {"servers": {"imap": {"listn": []}}},
+            "unknown key servers.imap.listn; the nearest known key is servers.imap.listen",
+        ),
+        ({"limits": {"recipients": "many"}}, "limits.recipients: expected int, got str"),
+        ({"limits": {"recipients": 0}}, "limits.recipients: expected int >= 1"),
+        ({"log": 3}, "log must be a table"),
+        ({"database": {}}, "database: give exactly one of database.embedded and database.primary"),
+        (
+            {"database": {"embedded": "x", "primary": "postgresql://x"}},
+            "database: give exactly one of database.embedded and database.primary",
+        ),
+        ({"object_store": {"kind": "s3", "endpoint": "https://s3"}}, 'object_store.bucket is missing (kind = "s3")'),
+        ({"uploader": {}}, "uploader.staging_path is missing"),
+        ({"local_cache": {}}, "local_cache.path is missing (or set local_cache.capacity = 0)"),
+        ({"limits": {"exempt_networks": ["10.0.0.1/8"]}}, "limits.exempt_networks: 10.0.0.1/8 has host bits set"),
+        (
+            {"servers": {"imap": {"tls_listen": ["127.0.0.1:993"]}}},
+            "servers.imap.tls_listen needs servers.imap.tls_cert and servers.imap.tls_key",
+        ),
+        (
+            {"servers": {"imap": {"listen": ["143"]}}},
+            "'143' is not an address such as 127.0.0.1:143 or [::1]:143",
+        ),
+        (
+            {"servers": {"imap": {"listen": ["unix:/tmp/x"]}}},
+            "servers.imap.listen: only lmtp listens on a UNIX socket",
+        ),
+        (
+            {"servers": {"lmtp": {"listen": ["0.0.0.0:24"]}}},
+            "servers.lmtp listens beyond loopback: servers.lmtp.trusted_networks must say who may deliver",
+        ),
+        ({"object_store": {"path": "${NOWHERE}"}}, "object_store.path: the environment has no NOWHERE"),
+    ],
+)
+def test_refusals_are_one_line_that_names_the_key(tables: dict[str, Any], message: str) -> None:
+    assert refusal(**tables) == message
+
+
+def test_lmtp_may_listen_beyond_loopback_for_trusted_peers() -> None:
+    table = {"listen": ["0.0.0.0:24"], "trusted_networks": ["10.0.0.0/8"]}
+    assert parse(servers={"lmtp": table}).servers.lmtp is not None
+
+
+def test_a_secret_may_stand_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("hush\n")
+    s3 = {"kind": "s3", "endpoint": "https://s3", "bucket": "b", "access_key": "a"}
+    given = parse(object_store={**s3, "secret_key_file": str(tmp_path / "secret")})
+    assert given.object_store.secret_key == "hush"
+    assert config.dump(given)["object_store"]["secret_key"] == "***"
+    assert "keep one" in refusal(object_store={**s3, "secret_key": "x", "secret_key_file": "y"})
+    assert "No such file" in refusal(object_store={**s3, "secret_key_file": str(tmp_path / "none")})
+
+
+def test_only_secrets_have_file_twins() -> None:
+    assert refusal(log={"level_file": "x"}).startswith("unknown key log.level_file")
+
+
+def test_the_environment_fills_in() -> None:
+    given = parse(
+        {"NAME": "mail", "SIZE": "1KB"}, object_store={"path": "/srv/${NAME}/o"}, limits={"literal": "${SIZE}"}
+    )
+    assert given.object_store.path == "/srv/mail/o"
+    assert given.limits.literal == 1000
+
+
+def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "sora.toml"
+    file.write_text(
+        '[database]\nembedded = "db"\n[object_store]\npath = "o"\n[uploader]\nstaging_path = "s"\n'
+        '[process]\nruntime_path = "r"\n[local_cache]\npath = "/abs"\n'
+    )
+    given = config.load(file)
+    assert given.database.embedded == str(tmp_path / "db")
+    assert given.local_cache.path == "/abs"
+
+
+def test_unreadable_files_are_configuration_errors(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        config.load(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("[database\n")
+    with pytest.raises(ConfigError, match="line 1"):
+        config.load(tmp_path / "bad.toml")
+
+
+def test_changed_keys_carry_their_reload_class() -> None:
+    old, new = parse(), parse(limits={"recipients": 5}, database={"embedded": "other"})
+    assert {key.path: key.reload for key in config.changed_keys(old, new)} == {
+        "limits.recipients": "live",
+        "database.embedded": "restart",
+    }
+
+
+def test_every_key_says_what_it_is_and_how_it_reloads() -> None:
+    for key in config.keys():
+        assert key.description, key.path
+        assert key.reload in ("live", "worker", "restart"), key.path
+
+
+@pytest.mark.parametrize(
+    ("address", "loopback"),
+    [
+        ("127.0.0.1:1", True),
+        ("[::1]:1", True),
+        ("localhost:1", True),
+        ("unix:/x", True),
+        ("0.0.0.0:1", False),
+        ("[::]:1", False),
+        ("example.com:1", False),
+    ],
+)
+def test_loopback(address: str, loopback: bool) -> None:
+    assert config.is_loopback(address) is loopback

@@ -17,7 +17,7 @@ import ipaddress
 import mmap
 import os
 import struct
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from sora.errors import LimitExceeded
 
@@ -55,7 +55,7 @@ class Slot:
         if key is not None:
             self._counts.remove(key)
 
-    def __enter__(self) -> Slot:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -79,10 +79,14 @@ class Limits:
         exempt_networks: Sequence[str] = ("127.0.0.0/8", "::1/128"),
         counts: Counts | None = None,
     ) -> None:
+        self._counts = LocalCounts() if counts is None else counts
+        self.configure(per_address=per_address, per_account=per_account, exempt_networks=exempt_networks)
+
+    def configure(self, *, per_address: int, per_account: int, exempt_networks: Sequence[str]) -> None:
+        """Take other limits (a reload); slots that are out keep counting."""
         self._per_address = per_address
         self._per_account = per_account
-        self._exempt = tuple(ipaddress.ip_network(n, strict=False) for n in exempt_networks)
-        self._counts = LocalCounts() if counts is None else counts
+        self._exempt = tuple(ipaddress.ip_network(network, strict=False) for network in exempt_networks)
 
     def connect(self, address: str) -> Slot:
         """A slot for a connection from *address*; behind a proxy this is the forwarded address.

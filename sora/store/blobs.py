@@ -1,0 +1,280 @@
+"""The object store as Sora sees it, and the one that is a plain directory.
+
+An object is written whole or not at all, never changes under its key, and may be written again with the same bytes.
+`NotFound` means that the store answered and has no such object; everything else that goes wrong is `BlobDown`, because
+for the client it is temporary and for the operator it is in the detail.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import itertools
+import os
+import re
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+
+from msgspec import Struct
+
+from sora import metrics
+from sora.errors import BlobDown, NotFound
+from sora.store import diskfile
+from sora.types import AccountId, ContentId  # noqa: TC001 — msgspec reads the annotations at run time
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+HASH_BYTES: Final = 32
+THREADS: Final = 4
+LIST_PAGE: Final = 1000
+STALE_S: Final = 3600.0
+"""A half-written file of this age has no writer any more: a write takes seconds."""
+
+_SEGMENT: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,254}")
+_ABSENT: Final = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+_T = TypeVar("_T")
+
+
+def content_hash(data: bytes) -> bytes:
+    """BLAKE2b-256 over the exact stored bytes: the identity of a body inside its account."""
+    return hashlib.blake2b(data, digest_size=HASH_BYTES).digest()
+
+
+def local_name(account_id: AccountId, digest: bytes) -> str:
+    """File name of a body in staging and cache: there the content is the identity, not the row."""
+    return f"{account_id:016x}-{digest.hex()}.eml"
+
+
+class BlobRef(Struct, frozen=True):
+    """One stored body, as its row in the database describes it.
+
+    Attributes:
+        content_hash: See `content_hash`.
+        size: Octets.
+    """
+
+    account_id: AccountId
+    content_id: ContentId
+    content_hash: bytes
+    size: int
+
+    @property
+    def key(self) -> str:
+        """Key in the object store.
+
+        It ends in the content id, so that deleting the object of a purged row can never hit a later row with the same
+        bytes.
+        """
+        digest = self.content_hash.hex()
+        return f"{self.account_id:016x}/{digest[:2]}/{digest}-{self.content_id}.eml"
+
+    @property
+    def name(self) -> str:
+        """File name in staging and cache."""
+        return local_name(self.account_id, self.content_hash)
+
+    def matches(self, data: bytes) -> bool:
+        """True if `data` is this body."""
+        return len(data) == self.size and content_hash(data) == self.content_hash
+
+
+class BlobStat(Struct, frozen=True):
+    """What a store knows of an object.
+
+    Attributes:
+        etag: Changes with the content; its form is the store's own.
+    """
+
+    size: int
+    etag: str
+
+
+class BlobEntry(Struct, frozen=True):
+    """One line of a listing."""
+
+    key: str
+    size: int
+    modified_at: datetime
+
+
+class BlobStore(Protocol):
+    """Objects by key. Every method may raise BlobDown; keys are those that `check_key` passes."""
+
+    async def put(self, key: str, data: bytes) -> None:
+        """Store an object; on disk, and readable everywhere, afterwards."""
+
+    async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        """Octets of an object, cut at its end like a slice.
+
+        Raises:
+            NotFound: No such object.
+        """
+
+    async def stat(self, key: str) -> BlobStat:
+        """Size and etag.
+
+        Raises:
+            NotFound: No such object.
+        """
+
+    async def delete(self, key: str) -> None:
+        """Remove an object; one that is not there is removed already."""
+
+    def list(self, prefix: str = "") -> AsyncIterator[BlobEntry]:
+        """Objects whose key begins with `prefix`, in the order of their keys."""
+
+    async def ping(self) -> None:
+        """Return if the store is there and takes our credentials."""
+
+    async def prepare(self) -> None:
+        """Create the bucket or directory if it is missing."""
+
+    def close(self) -> None:
+        """Give threads and connections back."""
+
+
+def check_key(key: str) -> str:
+    """The key itself, if it is one that is safe in any store and as a path.
+
+    Raises:
+        ValueError: An empty, hidden or parent segment, or another character than letters, digits and `._-`.
+    """
+    if len(key) > 1024 or not all(map(_SEGMENT.fullmatch, key.split("/"))):
+        raise ValueError(f"not an object key: {key!r}")
+    return key
+
+
+class DirectoryStore:
+    """Objects as files below one directory.
+
+    A file is written under another name, synced, renamed, and its directory synced; so a key is there completely or
+    not at all, after a power cut too.
+
+    Args:
+        path: Root; `prepare` creates it. A root that is gone is an outage (an unmounted disk), not an empty store.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._root = Path(path)
+        self._temporary = self._root / ".tmp"
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="blobs")
+
+    async def put(self, key: str, data: bytes) -> None:
+        """See `BlobStore.put`."""
+        await self._call("put", self._put, self._path(key), data)
+
+    async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        """See `BlobStore.get`."""
+        check_range(offset, length)
+        return await self._call("get", diskfile.read, self._path(key), offset, length)
+
+    async def stat(self, key: str) -> BlobStat:
+        """See `BlobStore.stat`."""
+        return await self._call("stat", self._stat, self._path(key))
+
+    async def delete(self, key: str) -> None:
+        """See `BlobStore.delete`."""
+        await self._call("delete", self._delete, self._path(key))
+
+    async def list(self, prefix: str = "") -> AsyncIterator[BlobEntry]:
+        """See `BlobStore.list`."""
+        walk = self._walk(self._root, "", prefix)
+        while page := await self._call("list", lambda: list(itertools.islice(walk, LIST_PAGE))):
+            for entry in page:
+                yield entry
+
+    async def ping(self) -> None:
+        """See `BlobStore.ping`."""
+        await self._call("ping", self._ping)
+
+    async def prepare(self) -> None:
+        """See `BlobStore.prepare`; also removes what dead processes were writing."""
+        await self._call("prepare", self._prepare)
+
+    def close(self) -> None:
+        """See `BlobStore.close`."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _call(self, operation: str, function: Callable[..., _T], *args: object) -> _T:
+        """Run in a thread, measured, with OSError translated."""
+        loop = asyncio.get_running_loop()
+        with metrics.object_store_seconds.labels(operation).time():
+            return await loop.run_in_executor(self._pool, self._run, operation, function, args)
+
+    def _run(self, operation: str, function: Callable[..., _T], args: tuple[object, ...]) -> _T:
+        try:
+            return function(*args)
+        except OSError as error:
+            if isinstance(error, _ABSENT) and self._root.is_dir():
+                raise NotFound("No such object", detail=str(error)) from error
+            metrics.object_store_errors.labels(operation).inc()
+            raise BlobDown(detail=f"{operation}: {error}") from error
+
+    def _path(self, key: str) -> Path:
+        return self._root / check_key(key)
+
+    def _put(self, path: Path, data: bytes) -> None:
+        self._ping()
+        diskfile.make_directory(self._temporary)
+        diskfile.make_directory(path.parent)
+        temporary = diskfile.temporary(self._temporary)
+        fd = diskfile.write_new(temporary, data)
+        try:
+            os.fsync(fd)
+            temporary.rename(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(fd)
+        diskfile.sync_directory(path.parent)
+
+    def _stat(self, path: Path) -> BlobStat:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise IsADirectoryError(path)
+        return BlobStat(size=found.st_size, etag=f"{found.st_ino:x}-{found.st_mtime_ns:x}")
+
+    def _delete(self, path: Path) -> None:
+        self._ping()
+        path.unlink(missing_ok=True)
+        if path.parent.is_dir():
+            diskfile.sync_directory(path.parent)
+
+    def _ping(self) -> None:
+        if not self._root.is_dir():
+            raise FileNotFoundError(f"{self._root} is not there")
+
+    def _prepare(self) -> None:
+        diskfile.make_directory(self._root)
+        diskfile.make_directory(self._temporary)
+        diskfile.sweep_temporaries(self._temporary, STALE_S)
+
+    def _walk(self, directory: Path, above: str, prefix: str) -> Iterator[BlobEntry]:
+        """Depth first, in the order of the whole keys: a directory sorts as its name with a slash."""
+        if directory == self._root:
+            self._ping()
+        entries = [
+            (entry.name + "/" * entry.is_dir(), entry) for entry in os.scandir(directory) if entry.name[0] != "."
+        ]
+        for name, entry in sorted(entries, key=lambda pair: pair[0]):
+            key = above + name
+            if key.endswith("/"):
+                if key.startswith(prefix[: len(key)]):
+                    yield from self._walk(Path(entry.path), key, prefix)
+            elif key.startswith(prefix):
+                with contextlib.suppress(FileNotFoundError):  # deleted since the directory was read
+                    found = entry.stat()
+                    modified_at = datetime.fromtimestamp(found.st_mtime, UTC)
+                    yield BlobEntry(key=key, size=found.st_size, modified_at=modified_at)
+
+
+def check_range(offset: int, length: int | None) -> None:
+    """Raise ValueError for a range that no store can read."""
+    if offset < 0 or (length is not None and length < 1):
+        raise ValueError(f"not a range: offset {offset}, length {length}")

@@ -1,0 +1,339 @@
+"""Bodies on the local disk, so that reading mail twice asks the object store once.
+
+Shared by the processes of a node without a server between them:
+
+- one file per body, `objects/<2 hex>/<account>-<hash>.eml`, the plain bytes. Written under another name and renamed,
+  but never synced: after a power cut a file may be torn, and whoever reads it finds out by length and hash;
+- one small file, `usage`, with the octets in use. It is changed only with its lock held, and always in the direction
+  that errs towards "more": counted in before the rename, counted out after the unlink. A process that is killed in
+  between leaves the number too high until the next eviction, which adds the files up anyway;
+- room is made before a body goes in, so the bound holds at all times (each process may be writing one temporary more).
+  Eviction removes the least recently used, by the file's time; a reader moves that at most once a minute. It goes a
+  tenth below the bound, so that the walk through the directory is paid once per tenth of the capacity;
+- everything that writes runs in one background thread per process. Readers take no lock.
+
+What is counted is blocks of 4 KiB, which is what the disk loses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import struct
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+
+from msgspec import Struct
+
+from sora import log, metrics
+from sora.store import diskfile
+from sora.store.blobs import content_hash
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from sora.store.blobs import BlobRef
+
+READ_THREADS: Final = 4
+BLOCK_BYTES: Final = 4096
+LOW_WATER: Final = 0.9
+TOUCH_S: Final = 60.0
+STALE_S: Final = 3600.0
+MAX_WAITING: Final = 64
+"""Bodies that wait to be written; what comes on top is not kept. A busy disk must not fill the memory."""
+KEPT_CORRUPT: Final = 16
+"""Corrupt files kept for a person to look at, the newest."""
+
+_USAGE: Final = struct.Struct("<8sq36s")
+_MAGIC: Final = b"SORACHE1"
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+_T = TypeVar("_T")
+_log = log.get(__name__)
+
+
+class CacheStats(Struct, frozen=True):
+    """What the cache holds, and how this process fared with it."""
+
+    used_bytes: int
+    capacity_bytes: int
+    files: int
+    hits: int
+    misses: int
+
+
+class _File(NamedTuple):
+    used_ns: int
+    charge: int
+    path: Path
+
+
+class Cache:
+    """The body cache of a node.
+
+    Args:
+        capacity: Octets, counted in blocks.
+        max_object_size: Larger bodies are not kept.
+        clock: Seconds of the wall clock; it orders the files by use.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        capacity: int,
+        max_object_size: int,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._root = Path(path)
+        self._objects = self._root / "objects"
+        self._temporary = self._root / "tmp"
+        self._quarantine = self._root / "quarantine"
+        self._capacity = capacity
+        self._max_object_size = max_object_size
+        self._clock = clock
+        self._boot = _boot_id()
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="cache-write")
+        self._readers = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="cache-read")
+        self._waiting = 0
+        self._hits = 0
+        self._misses = 0
+        for directory in (self._root, self._objects, self._temporary, self._quarantine):
+            diskfile.make_directory(directory)
+        diskfile.sweep_temporaries(self._temporary, STALE_S)
+        with self._usage() as usage:
+            if usage.bytes > capacity:  # the operator made it smaller
+                self._shrink(usage, capacity)
+
+    def read_now(self, ref: BlobRef) -> bytes | None:
+        """A body if it can be had without waiting for the disk, not verified; None if it is not kept.
+
+        Raises:
+            WouldBlock: It may be here; use `read`.
+        """
+        path = self._path(ref)
+        try:
+            data = diskfile.read_cached(path, ref.size)
+        except FileNotFoundError:
+            return None
+        self._touch(path)
+        self._hits += 1
+        return data
+
+    async def read(self, ref: BlobRef) -> bytes | None:
+        """A body, not verified; None if it is not kept, or its file is torn or unreadable."""
+        data = await asyncio.get_running_loop().run_in_executor(self._readers, self._read, self._path(ref), ref.size)
+        if data is None:
+            self._misses += 1
+        else:
+            self._hits += 1
+        return data
+
+    async def put(self, ref: BlobRef, data: bytes) -> bool:
+        """Keep a body; False if it is too large or could not be written."""
+        return self._wants(ref) and await self._write(self._put, ref, data)
+
+    def offer(self, ref: BlobRef, data: bytes) -> None:
+        """Keep a body, some time, if the disk is not busy; nobody waits for it."""
+        if not self._wants(ref) or self._waiting >= MAX_WAITING:
+            return
+        self._waiting += 1
+        self._writer.submit(self._put, ref, data).add_done_callback(self._offered)
+
+    async def adopt(self, ref: BlobRef, path: Path) -> bool:
+        """Keep a body that is a file already, by a hard link; False if that cannot be (use `put`)."""
+        return self._wants(ref) and await self._write(self._adopt, ref, path)
+
+    async def quarantine(self, ref: BlobRef) -> None:
+        """Move a file aside that is not what its name says."""
+        await self._write(self._move_aside, self._path(ref))
+
+    async def stats(self) -> CacheStats:
+        """Counts; it walks through the directory."""
+        used, files = await self._write(self._count)
+        return CacheStats(
+            used_bytes=used, capacity_bytes=self._capacity, files=files, hits=self._hits, misses=self._misses
+        )
+
+    async def purge(self) -> int:
+        """Remove all; how many files there were."""
+        return await self._write(self._purge)
+
+    def close(self) -> None:
+        """Finish what is being written, drop what waits, give the threads back."""
+        self._writer.shutdown(wait=True, cancel_futures=True)
+        self._readers.shutdown(wait=True, cancel_futures=True)
+
+    async def _write(self, function: Callable[..., _T], *args: object) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._writer, function, *args)
+
+    def _wants(self, ref: BlobRef) -> bool:
+        return ref.size <= self._max_object_size and _charge(ref.size) <= self._capacity
+
+    def _offered(self, _: object) -> None:
+        self._waiting -= 1
+
+    def _path(self, ref: BlobRef) -> Path:
+        name = ref.name
+        return self._objects / name[17:19] / name
+
+    # What follows runs in threads.
+
+    def _read(self, path: Path, size: int) -> bytes | None:
+        try:
+            data = diskfile.read(path)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            _log.warning("cached body cannot be read", extra={"file": path.name, "error": str(error)})
+            return None
+        if len(data) != size:
+            self._drop_torn(path)
+            return None
+        self._touch(path)
+        return data
+
+    def _touch(self, path: Path) -> None:
+        """Count this use, unless one was counted within the last minute."""
+        with contextlib.suppress(FileNotFoundError):
+            now = self._clock()
+            if now - path.stat().st_mtime >= TOUCH_S:
+                os.utime(path, (now, now))
+
+    def _drop_torn(self, path: Path) -> None:
+        metrics.bodies_corrupt.labels("cache").inc()
+        _log.info("torn file removed from the cache", extra={"file": path.name})
+        with self._usage() as usage, contextlib.suppress(FileNotFoundError):
+            usage.remove(path)
+
+    def _put(self, ref: BlobRef, data: bytes) -> bool:
+        temporary = diskfile.temporary(self._temporary)
+        try:
+            os.close(diskfile.write_new(temporary, data))
+            return self._insert(temporary, self._path(ref), ref.size)
+        except OSError as error:
+            _log.warning("body not cached", extra={"file": ref.name, "error": str(error)})
+            return False
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _adopt(self, ref: BlobRef, path: Path) -> bool:
+        temporary = diskfile.temporary(self._temporary)
+        try:
+            os.link(path, temporary)
+            return self._insert(temporary, self._path(ref), ref.size)
+        except OSError:  # another file system, no more links, gone: the caller writes a copy
+            return False
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _insert(self, temporary: Path, path: Path, size: int) -> bool:
+        """Make room, count the file in, give it its name."""
+        with self._usage() as usage:
+            if path.exists():
+                return True
+            charge = _charge(size)
+            if usage.bytes + charge > self._capacity:
+                self._shrink(usage, min(self._capacity - charge, int(self._capacity * LOW_WATER)))
+            usage.add(charge)
+            now = self._clock()
+            os.utime(temporary, (now, now))
+            diskfile.make_directory(path.parent)
+            temporary.replace(path)
+        return True
+
+    def _shrink(self, usage: _Usage, bound: int) -> None:
+        """Remove the least recently used until what is left fits in `bound`; the count is exact afterwards."""
+        files = sorted(self._files())
+        left = sum(file.charge for file in files)
+        for file in files:
+            if left <= bound:
+                break
+            file.path.unlink(missing_ok=True)
+            left -= file.charge
+            metrics.cache_evictions.inc()
+        usage.set(left)
+
+    def _files(self) -> Iterator[_File]:
+        for directory in list(os.scandir(self._objects)):
+            for entry in list(os.scandir(directory)):
+                with contextlib.suppress(FileNotFoundError):
+                    found = entry.stat(follow_symlinks=False)
+                    yield _File(found.st_mtime_ns, _charge(found.st_size), Path(entry.path))
+
+    def _move_aside(self, path: Path) -> None:
+        with self._usage() as usage, contextlib.suppress(FileNotFoundError):
+            charge = _charge(path.stat().st_size)
+            path.rename(self._quarantine / f"{time.time_ns()}-{path.name}")
+            usage.add(-charge)
+        for name in sorted(os.listdir(self._quarantine))[:-KEPT_CORRUPT]:
+            (self._quarantine / name).unlink(missing_ok=True)
+
+    def _count(self) -> tuple[int, int]:
+        with self._usage() as usage:
+            return usage.bytes, sum(1 for _ in self._files())
+
+    def _purge(self) -> int:
+        with self._usage() as usage:
+            files = list(self._files())
+            for file in files:
+                file.path.unlink(missing_ok=True)
+            usage.set(0)
+        return len(files)
+
+    @contextlib.contextmanager
+    def _usage(self) -> Iterator[_Usage]:
+        """The shared count, locked. Opened anew each time, so that threads exclude each other like processes."""
+        fd = os.open(self._root / "usage", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, diskfile.FILE_MODE)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            usage = _Usage(fd, self._boot)
+            if not usage.trusted:
+                usage.set(sum(file.charge for file in self._files()))
+            yield usage
+            metrics.cache_bytes.set(usage.bytes)
+        finally:
+            os.close(fd)
+
+
+class _Usage:
+    """The number in the `usage` file, while its lock is held.
+
+    It is believed only within one boot of the machine: processes that are killed leave it too high at worst, but a
+    power cut may leave any older number.
+    """
+
+    def __init__(self, fd: int, boot: bytes) -> None:
+        self._fd = fd
+        self._boot = boot
+        record = os.pread(fd, _USAGE.size, 0)
+        magic, number, written = _USAGE.unpack(record) if len(record) == _USAGE.size else (b"", 0, b"")
+        self.trusted = magic == _MAGIC and written == boot
+        self.bytes: int = number
+
+    def set(self, number: int) -> None:
+        self.bytes = max(0, number)
+        os.pwrite(self._fd, _USAGE.pack(_MAGIC, self.bytes, self._boot), 0)
+
+    def add(self, number: int) -> None:
+        self.set(self.bytes + number)
+
+    def remove(self, path: Path) -> None:
+        charge = _charge(path.stat().st_size)
+        path.unlink()
+        self.add(-charge)
+
+
+def _charge(size: int) -> int:
+    return -(-size // BLOCK_BYTES) * BLOCK_BYTES
+
+
+def _boot_id() -> bytes:
+    """What names this boot; a fresh value where the system has none, so that nothing older is believed."""
+    try:
+        return _BOOT_ID.read_bytes().strip().ljust(36)[:36]
+    except OSError:
+        return content_hash(str(time.time_ns()).encode()).hex().encode()[:36]

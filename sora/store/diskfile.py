@@ -1,0 +1,137 @@
+"""Files on the local disk, the way a store needs them: written whole or not at all, synced, read without a thread.
+
+Every function here blocks, except `read_cached`, which gives up instead. Names that end in `.tmp` are files that are
+being written; one that is old belongs to a process that died.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import time
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FILE_MODE: Final = 0o600
+DIRECTORY_MODE: Final = 0o700
+TEMPORARY_SUFFIX: Final = ".tmp"
+
+_NEW: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
+_READ: Final = os.O_RDONLY | os.O_CLOEXEC
+_NOWAIT: Final = getattr(os, "RWF_NOWAIT", None)
+
+
+class WouldBlock(Exception):
+    """The disk would have to be asked."""
+
+
+def make_directory(path: Path) -> None:
+    """Create `path` and what is missing above it, for this user only; the names are on disk afterwards."""
+    if path.is_dir():
+        return
+    make_directory(path.parent)
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(DIRECTORY_MODE)
+    sync_directory(path.parent)
+
+
+def temporary(directory: Path) -> Path:
+    """A name in `directory` that nobody else has, on this or any node."""
+    return directory / f"{secrets.token_hex(12)}{TEMPORARY_SUFFIX}"
+
+
+def write_new(path: Path, data: bytes) -> int:
+    """Create `path` with `data` in it and give the open file, not synced.
+
+    Raises:
+        OSError: Nothing is left of the file.
+    """
+    fd = os.open(path, _NEW, FILE_MODE)
+    try:
+        _write(fd, data)
+    except BaseException:
+        os.close(fd)
+        path.unlink(missing_ok=True)
+        raise
+    return fd
+
+
+def _write(fd: int, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[os.write(fd, left) :]
+
+
+def sync_directory(path: Path) -> None:
+    """The names in a directory are on disk afterwards."""
+    fd = os.open(path, _READ | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def read(path: Path, offset: int = 0, length: int | None = None) -> bytes:
+    """Octets of a file from `offset` on; shorter than `length` only at its end.
+
+    Raises:
+        OSError: FileNotFoundError among others.
+    """
+    fd = os.open(path, _READ)
+    try:
+        left = os.fstat(fd).st_size - offset
+        return _read(fd, offset, left if length is None else min(length, left))
+    finally:
+        os.close(fd)
+
+
+def _read(fd: int, offset: int, length: int) -> bytes:
+    pieces: list[bytes] = []
+    while length > 0 and (piece := os.pread(fd, length, offset)):
+        pieces.append(piece)
+        offset += len(piece)
+        length -= len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def read_cached(path: Path, size: int) -> bytes:
+    """A file of `size` octets out of the page cache, without waiting for the disk (preadv2 with RWF_NOWAIT).
+
+    That takes 4 µs for 20 KB, and a thread would take 100 µs to be asked. Only the look-up of the name may wait for the
+    disk, the first time in a long while.
+
+    Raises:
+        WouldBlock: Some of it is not in memory, the size is another one, or this system cannot tell.
+        FileNotFoundError: No such file.
+    """
+    if _NOWAIT is None:
+        raise WouldBlock
+    fd = os.open(path, _READ)
+    try:
+        if os.fstat(fd).st_size != size:
+            raise WouldBlock
+        buffer = bytearray(size)
+        if os.preadv(fd, [buffer], 0, _NOWAIT) != size:
+            raise WouldBlock
+        return bytes(buffer)
+    except OSError as error:
+        raise WouldBlock from error
+    finally:
+        os.close(fd)
+
+
+def sweep_temporaries(directory: Path, older_than_s: float) -> int:
+    """Remove what dead processes were writing; how many there were."""
+    horizon = time.time() - older_than_s
+    removed = 0
+    for entry in list(os.scandir(directory)):
+        if not entry.name.endswith(TEMPORARY_SUFFIX):
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            if entry.stat(follow_symlinks=False).st_mtime < horizon:
+                os.unlink(entry)
+                removed += 1
+    return removed

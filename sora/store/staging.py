@@ -1,0 +1,341 @@
+"""Bodies on their way to the object store: one flat directory, shared by the processes of a node.
+
+A staged file is the only copy of a message that was accepted, so:
+
+- it is written under another name, synced, and linked to its own only if that is absent; the directory is synced before
+  `stage_many` returns. A file under its own name is whole, on disk, and never written again;
+- its name is account and hash, so a second delivery of the same bytes finds it there and uses it. It leaves a mark (the
+  file becomes read-only, its time is now), because this second delivery may not have its row yet when the upload of the
+  first is done: `retire` spares a marked file until it has been left alone for longer than any transaction lasts.
+  Whatever is spared goes later with `unlink_idle`;
+- staging a name and removing one exclude each other by a lock on `.lock`: shared for the one, exclusive for the other,
+  and held for microseconds, never while a disk is waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import stat
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from msgspec import Struct
+
+from sora import log, metrics
+from sora.errors import StagingFull
+from sora.store import diskfile
+from sora.store.blobs import local_name
+from sora.types import AccountId
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+SETTLE_S: Final = 600.0
+"""No delivery is longer than this between staging a body and committing its row."""
+STALE_S: Final = 3600.0
+RESCAN_S: Final = 10.0
+"""How often the directory is added up; in between, a process knows its own writes only."""
+RESCAN_SHARE: Final = 20
+"""A look at a very full directory may take seconds: adding up takes at most one part in so many of the time."""
+TRIP_THREADS: Final = 2
+SYNC_THREADS: Final = 4
+SHARED_MODE: Final = 0o400
+"""A file that more than one delivery counts on."""
+
+_NAME: Final = re.compile(r"([0-9a-f]{16})-([0-9a-f]{64})\.eml")
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG})
+_T = TypeVar("_T")
+_log = log.get(__name__)
+
+
+class StagedFile(Struct, frozen=True):
+    """One body in staging.
+
+    Attributes:
+        modified_at_s: When it was last staged, in seconds of the wall clock.
+    """
+
+    account_id: AccountId
+    content_hash: bytes
+    size: int
+    modified_at_s: float
+
+
+class Staging:
+    """The staging directory of this node.
+
+    Args:
+        max_size: Octets; `stage_many` refuses what would pass it. An estimate: processes see each other's files
+            when they add up the directory.
+        settle_s: See `SETTLE_S`.
+    """
+
+    def __init__(self, path: str | Path, max_size: int, *, settle_s: float = SETTLE_S) -> None:
+        self._root = Path(path)
+        self._temporary = self._root / "tmp"
+        self._quarantine = self._root / "quarantine"
+        self._max_size = max_size
+        self._settle_s = settle_s
+        self._trips = ThreadPoolExecutor(TRIP_THREADS, thread_name_prefix="staging")
+        self._syncs = ThreadPoolExecutor(SYNC_THREADS, thread_name_prefix="staging-sync")
+        self._usage = _Usage(self._add_up, self._syncs.submit)
+        for directory in (self._root, self._temporary):
+            diskfile.make_directory(directory)
+        diskfile.sweep_temporaries(self._temporary, STALE_S)
+        self._usage.refresh()
+
+    async def stage_many(self, items: Sequence[tuple[AccountId, bytes, bytes]]) -> None:
+        """Write bodies; all of them are on disk under their names when this returns.
+
+        Args:
+            items: Account, BLAKE2b-256 of the body, body.
+
+        Raises:
+            StagingFull: None of them may be counted on; nothing half-written stays.
+        """
+        await self._trip(self._stage_many, items)
+
+    def path(self, account_id: AccountId, content_hash: bytes) -> Path:
+        """Where the body is, if it is there."""
+        return self._root / local_name(account_id, content_hash)
+
+    def read_now(self, account_id: AccountId, content_hash: bytes, size: int) -> bytes | None:
+        """The body if it can be had without waiting for the disk; None if it is not here.
+
+        Raises:
+            WouldBlock: It is here; use `read`.
+        """
+        try:
+            return diskfile.read_cached(self.path(account_id, content_hash), size)
+        except FileNotFoundError:
+            return None
+
+    async def read(self, account_id: AccountId, content_hash: bytes) -> bytes | None:
+        """The body; None if it is not here.
+
+        Raises:
+            OSError: The disk failed.
+        """
+        try:
+            return await asyncio.to_thread(diskfile.read, self.path(account_id, content_hash))
+        except FileNotFoundError:
+            return None
+
+    async def exists(self, account_id: AccountId, content_hash: bytes) -> bool:
+        """True if the body is here."""
+        return await asyncio.to_thread(self.path(account_id, content_hash).exists)
+
+    async def retire(self, account_id: AccountId, content_hash: bytes) -> bool:
+        """Remove a body that is in the object store; False if it was spared for another delivery, or is not here."""
+        return await self._trip(self._unlink, self.path(account_id, content_hash), self._may_retire)
+
+    async def unlink_idle(self, account_id: AccountId, content_hash: bytes, idle_s: float) -> bool:
+        """Remove a body that no row counts on, if nobody staged it for `idle_s` seconds; False if it stays."""
+        return await self._trip(
+            self._unlink, self.path(account_id, content_hash), lambda found: _idle_s(found) >= idle_s
+        )
+
+    async def list_files(self) -> list[StagedFile]:
+        """Every staged body, for the sweep; oldest first."""
+        return sorted(await asyncio.to_thread(lambda: list(self._files())), key=lambda file: file.modified_at_s)
+
+    async def quarantine(self, account_id: AccountId, content_hash: bytes) -> None:
+        """Move a body aside that is not what its name says; it is kept for a person to look at."""
+        await self._trip(self._move_aside, self.path(account_id, content_hash))
+
+    @property
+    def used_bytes(self) -> int:
+        """Octets staged, as far as this process knows."""
+        return self._usage.bytes
+
+    def close(self) -> None:
+        """Give the threads back; call it when nothing is being staged."""
+        self._trips.shutdown(wait=True)
+        self._syncs.shutdown(wait=True)
+
+    async def _trip(self, function: Callable[..., _T], *args: object) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._trips, function, *args)
+
+    # What follows runs in threads.
+
+    def _stage_many(self, items: Sequence[tuple[AccountId, bytes, bytes]]) -> None:
+        bodies = {self.path(account_id, digest): data for account_id, digest, data in items}
+        size = sum(map(len, bodies.values()))
+        if not self._usage.reserve(size, self._max_size):
+            raise StagingFull(detail=f"staging: {self._usage.bytes} octets of {self._max_size} are in use")
+        written: dict[Path, Path] = {}
+        try:
+            with self._locked(fcntl.LOCK_SH):
+                absent = {path: data for path, data in bodies.items() if not self._use_existing(path, len(data))}
+            self._write(absent, written)
+            with self._locked(fcntl.LOCK_SH):
+                for temporary, path in written.items():
+                    self._link(temporary, path)
+            diskfile.sync_directory(self._root)
+        except OSError as error:
+            self._usage.release(size)
+            if error.errno not in _FULL:
+                raise
+            raise StagingFull(detail=f"staging: {error}") from error
+        finally:
+            for temporary in written:
+                temporary.unlink(missing_ok=True)
+
+    def _use_existing(self, path: Path, size: int) -> bool:
+        """True if the body is staged already; it is marked as shared then. Call it with the lock held."""
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            return False
+        if found.st_size != size:
+            self._report_corrupt(path)
+            self._move_aside(path)
+            return False
+        path.chmod(SHARED_MODE)
+        os.utime(path)
+        self._usage.release(size)
+        return True
+
+    def _write(self, bodies: dict[Path, bytes], written: dict[Path, Path]) -> None:
+        """Write all, then sync all: the journal commits of several syncs at a time fall together."""
+        with contextlib.ExitStack() as stack:
+            fds = []
+            for path, data in bodies.items():
+                temporary = diskfile.temporary(self._temporary)
+                fds.append(diskfile.write_new(temporary, data))
+                stack.callback(os.close, fds[-1])
+                written[temporary] = path
+            if len(fds) == 1:
+                os.fdatasync(fds[0])
+            else:
+                list(self._syncs.map(os.fdatasync, fds))
+
+    def _link(self, temporary: Path, path: Path) -> None:
+        """Give a synced file its name, unless another delivery was faster. Call it with the lock held."""
+        size = temporary.stat().st_size
+        while True:
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                if self._use_existing(path, size):
+                    return
+            else:
+                return
+
+    def _may_retire(self, found: os.stat_result) -> bool:
+        return stat.S_IMODE(found.st_mode) != SHARED_MODE or _idle_s(found) >= self._settle_s
+
+    def _unlink(self, path: Path, may: Callable[[os.stat_result], bool]) -> bool:
+        with self._locked(fcntl.LOCK_EX):
+            try:
+                found = path.stat()
+            except FileNotFoundError:
+                return False
+            if not may(found):
+                return False
+            path.unlink()
+        self._usage.release(found.st_size)
+        return True
+
+    def _move_aside(self, path: Path) -> None:
+        diskfile.make_directory(self._quarantine)
+        with contextlib.suppress(FileNotFoundError):
+            path.rename(self._quarantine / f"{time.time_ns()}-{path.name}")
+
+    def _report_corrupt(self, path: Path) -> None:
+        metrics.bodies_corrupt.labels("staging").inc()
+        _log.error("staged file has another size than its content", extra={"file": path.name})
+
+    @contextlib.contextmanager
+    def _locked(self, how: int) -> Iterator[None]:
+        """Hold the lock; every holder opens the file anew, so that threads exclude each other like processes."""
+        fd = os.open(self._root / ".lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, diskfile.FILE_MODE)
+        try:
+            fcntl.flock(fd, how)
+            yield
+        finally:
+            os.close(fd)
+
+    def _files(self) -> Iterator[StagedFile]:
+        for entry in os.scandir(self._root):
+            match = _NAME.fullmatch(entry.name)
+            if match is None:
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                found = entry.stat(follow_symlinks=False)
+                yield StagedFile(
+                    account_id=AccountId(int(match[1], 16)),
+                    content_hash=bytes.fromhex(match[2]),
+                    size=found.st_size,
+                    modified_at_s=found.st_mtime,
+                )
+
+    def _add_up(self) -> int:
+        return sum(file.size for file in self._files())
+
+
+def _idle_s(found: os.stat_result) -> float:
+    return time.time() - found.st_mtime
+
+
+class _Usage:
+    """Octets in the directory: added up now and then, and counted on by what this process does in between."""
+
+    def __init__(self, add_up: Callable[[], int], submit: Callable[[Callable[[], None]], object]) -> None:
+        self._add_up = add_up
+        self._submit = submit
+        self._lock = threading.Lock()
+        self._scan = threading.Lock()
+        self._next_mono = 0.0
+        self._fresh_mono = 0.0
+        self._since = 0
+        self.bytes = 0
+
+    def reserve(self, size: int, bound: int) -> bool:
+        """Count `size` octets in; False, and nothing counted, if they would pass the bound."""
+        now = time.monotonic()
+        if now >= self._next_mono:
+            self._next_mono = now + RESCAN_S
+            self._submit(self.refresh)
+        if self._take(size, bound):
+            return True
+        # Before anything is refused, look what the uploader has removed in the meantime.
+        if now >= self._fresh_mono:
+            self.refresh()
+        return self._take(size, bound)
+
+    def release(self, size: int) -> None:
+        """Count octets out."""
+        with self._lock:
+            self.bytes = max(0, self.bytes - size)
+            self._since -= size
+
+    def refresh(self) -> None:
+        """Add the directory up."""
+        with self._scan:
+            started = time.monotonic()
+            with self._lock:
+                self._since = 0
+            found = self._add_up()
+            took = time.monotonic() - started
+            with self._lock:
+                self.bytes = max(0, found + self._since)
+            self._fresh_mono = started + (RESCAN_SHARE + 1) * took
+            self._next_mono = max(started + RESCAN_S, self._fresh_mono)
+        metrics.staging_bytes.set(self.bytes)
+
+    def _take(self, size: int, bound: int) -> bool:
+        with self._lock:
+            if self.bytes + size > bound:
+                return False
+            self.bytes += size
+            self._since += size
+            return True

@@ -1,0 +1,615 @@
+"""The supervisor: opens the listeners, forks the processes, and keeps both.
+
+It has no event loop and no thread; one `selectors` loop waits for signals, for packets of the children and for requests
+of `soractl`. Why a reload loses no connection:
+
+- The listening sockets are its own and stay open as long as it lives. Worker slot i serves a duplicate of socket i. A
+  connection waits in the socket's queue, not in a process, so whoever serves the socket next gets it.
+- A reload forks the new generation on the same sockets and waits until all of it is ready; only then the old generation
+  stops to accept, and lingers until its sessions end.
+- Every socket always has a live acceptor: while a slot has no worker, another worker serves the slot's socket too.
+
+Children are forked from this process after everything is imported and frozen, so they share its memory. A child that
+dies is back at once the first time, and after growing pauses if it dies again and again. One whose heart does not beat
+is killed.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import resource
+import signal
+import socket
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from sora import config as configuration
+from sora import log
+from sora.errors import ConfigError, SoraError, Unavailable
+from sora.server import metricfiles, notify, reloading
+from sora.server.child import Child
+from sora.server.control import ControlServer
+from sora.server.embedded_pg import EmbeddedPostgres
+from sora.server.listeners import Listeners
+from sora.server.postmaster import Postmaster
+from sora.server.processes import ROLES, Role, Running, Slot, assign
+from sora.server.reactor import Reactor, Timer
+from sora.server.reloading import Change
+from sora.server.runtime import Runtime
+from sora.server.scoreboard import Scoreboard
+from sora.server.shmqueue import Doorbell
+from sora.services.limits import SharedCounts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from sora.config import Config
+    from sora.server.control import Answer
+
+    Prepare = Callable[[Child], int]
+
+_logger = log.get(__name__)
+
+TICK_S: Final = 1.0
+ASLEEP_S: Final = 5.0
+"""A tick that is so late means that this process did not run, not that the children were silent."""
+FRESH_S: Final = 15.0
+"""Numbers of a process that was silent for longer are not shown."""
+RELOAD_TIMEOUT_S: Final = 60.0
+LINGERING: Final = 4
+"""Old generations that may linger; the oldest beyond that end at once."""
+OPEN_FILES: Final = 1_048_576
+_PREPARE: Final = Role("prepare", "", False)
+
+
+class Supervisor:
+    """One run of Sora.
+
+    Args:
+        path: Of the configuration file, read again by a reload.
+        config: What it says now.
+        prepare: Runs in a child of its own once PostgreSQL accepts and before anything else starts; gives the exit
+            status, and says `failed` if that is not 0.
+        on_ready: Called once, when every listener accepts.
+        start_timeout_s: Give up if that takes longer; None: never.
+        reread: Gives the configuration again, for a reload.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        config: Config,
+        *,
+        prepare: Prepare | None = None,
+        on_ready: Callable[[Supervisor], None] | None = None,
+        start_timeout_s: float | None = None,
+        reread: Callable[[Path], Config] = configuration.load,
+    ) -> None:
+        self.path = path
+        self.config = config
+        self.generation = 1
+        self.state = "starting"
+        self.listeners = Listeners()
+        self._prepare = prepare
+        self._on_ready = on_ready
+        self._start_timeout_s = start_timeout_s
+        self._reread = reread
+        self._runtime = Runtime(config)
+        self._started_mono = time.monotonic()
+        self._failure = ""
+        self._slots = [Slot(role, number) for role in ROLES for number in range(self._count(role))]
+        self._children: dict[int, Running] = {}
+        self._reload: _Reload | None = None
+        self._preparing: Running | None = None
+        self._last_tick = time.monotonic()
+        self._hurry = False
+        self._done = False
+
+    # ------------------------------------------------------------------ life
+
+    def run(self) -> None:
+        """Start, work until told to stop, stop.
+
+        Raises:
+            ConfigError, Unavailable: It could not start; one line says why.
+        """
+        # Handlers first: a signal during the start must end it in order.
+        self._reactor = Reactor()
+        self._reactor.handle(
+            {
+                signal.SIGTERM: self.stop,
+                signal.SIGINT: self.stop,
+                signal.SIGHUP: self._hangup,
+                signal.SIGCHLD: self._reap,
+            }
+        )
+        try:
+            self._open()
+            while not self._done:
+                self._reactor.step()
+        finally:
+            self._close()
+        if self._failure:
+            raise Unavailable(self._failure)
+
+    def stop(self) -> None:
+        """Let every process finish what it has in hand, and end. A second call does not wait for them."""
+        if self.state == "stopping":
+            self._hurry = True
+            self._kill_all()
+            return
+        _logger.info("stopping")
+        self.state = "stopping"
+        notify.stopping()
+        if self._reload is not None:
+            self._reload.finish({"error": "Sora is being stopped"})
+            self._reload = None
+        for slot in self._slots:
+            slot.cancel_restart()
+        for running in self._children.values():
+            running.draining = True
+            running.kill(signal.SIGTERM)
+        self._reactor.after(self.config.process.drain_timeout + 3.0, self._kill_all)
+        self._finish_if_empty()
+
+    def _open(self) -> None:
+        """Everything up to the first fork."""
+        self._runtime.acquire(self.config.process.drain_timeout + 5.0)
+        _raise_open_files()
+        reloading.check_files(self.config)
+        self.listeners = Listeners.open(self.config, self._count(ROLES[0]), notify.take_listen_fds())
+        self._control = ControlServer(
+            self._runtime.control,
+            self._reactor,
+            {"status": self._status_verb, "reload": self._reload_verb, "stop": self._stop_verb},
+        )
+        self._scoreboard = Scoreboard()
+        self._doorbell = Doorbell()
+        self._counts = SharedCounts(columns=max(64, 6 * self._count(ROLES[0])))
+        _import_everything()
+        self._reactor.every(TICK_S, self._tick)
+        if watchdog_s := notify.watchdog_interval():
+            self._reactor.every(watchdog_s, notify.alive)
+        if self._start_timeout_s is not None:
+            self._reactor.after(self._start_timeout_s, self._start_timeout)
+        self._postmaster: Postmaster | None = None
+        if self.config.database.embedded:
+            postgres = EmbeddedPostgres(self.config.database.embedded)
+            self._postmaster = Postmaster(postgres, self._reactor, self._database_ready, self._fail)
+            self._postmaster.start()
+            self._dsn = postgres.dsn
+        else:
+            self._dsn = self.config.database.primary
+            self._database_ready()
+
+    def _database_ready(self) -> None:
+        if self._prepare is None:
+            self._start_all()
+        elif self.state == "starting":
+            self._preparing = self._fork(Slot(_PREPARE, 0), self._prepare)
+
+    def _start_all(self) -> None:
+        if self.state == "starting":
+            for slot in self._slots:
+                slot.current = self._spawn(slot)
+
+    def _announce_if_ready(self) -> None:
+        if self.state == "starting" and all(slot.current and slot.current.ready for slot in self._slots):
+            self.state = "running"
+            _logger.info("ready", extra={"ports": self.listeners.ports()})
+            if self._on_ready is not None:
+                self._on_ready(self)
+            notify.ready(f"{self._count(ROLES[0])} workers")
+
+    def _start_timeout(self) -> None:
+        if self.state == "starting":
+            waiting = (slot for slot in self._slots if not (slot.current and slot.current.ready))
+            names = ", ".join(f"{slot.role.name} {slot.number}" for slot in waiting)
+            self._fail(f"not ready after {self._start_timeout_s:.0f} s, waiting for {names}")
+
+    def _fail(self, why: str) -> None:
+        """The start failed."""
+        if self.state == "starting":
+            self._failure = why
+            self.stop()
+
+    def _kill_all(self) -> None:
+        for running in self._children.values():
+            _logger.warning("killing a process that does not end", extra={"child_pid": running.pid})
+            running.kill(signal.SIGKILL)
+
+    def _finish_if_empty(self) -> None:
+        if self.state == "stopping" and not self._children:
+            self._done = True
+
+    def _close(self) -> None:
+        for running in self._children.values():  # only after an error in this process
+            running.kill(signal.SIGKILL)
+            os.waitpid(running.pid, 0)
+        if getattr(self, "_postmaster", None) is not None and self._postmaster is not None:
+            self._postmaster.stop()
+        self.listeners.close()
+        if hasattr(self, "_control"):
+            self._control.close()
+        self._reactor.close()
+        self._runtime.release()
+        _logger.info("stopped")
+
+    # ------------------------------------------------------------------ processes
+
+    def _count(self, role: Role) -> int:
+        """How many processes of a role run."""
+        if role.name == "worker":
+            return self.config.process.workers or len(os.sched_getaffinity(0))
+        if role.name == "http":
+            return int(any(name in ("metrics", "http_api") for name, _ in self.config.servers.items()))
+        return 1
+
+    def _spawn(self, slot: Slot) -> Running:
+        run: Prepare = importlib.import_module(slot.role.module).run
+        return self._fork(slot, run)
+
+    def _fork(self, slot: Slot, run: Prepare) -> Running:
+        """Start a process that runs `run`."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        row = self._scoreboard.take()
+        supervisor_pid = os.getpid()
+        gc.collect()
+        gc.freeze()
+        pid = os.fork()
+        if pid == 0:
+            self._be_child(slot, run, row, theirs, supervisor_pid)
+        theirs.close()
+        running = Running(pid, slot, self.generation, row, ours)
+        self._children[pid] = running
+        self._reactor.watch(ours, lambda: self._heard(running))
+        _logger.info("process started", extra={"role": slot.role.name, "slot": slot.number, "child_pid": pid})
+        return running
+
+    def _be_child(self, slot: Slot, run: Prepare, row: Any, channel: socket.socket, supervisor_pid: int) -> None:
+        """The child from the fork to its end; never returns."""
+        status = 1
+        try:
+            self._reactor.close()
+            self._control.close(unlink=False)
+            for running in self._children.values():
+                running.channel.close()
+            child = Child(
+                role=slot.role.name,
+                slot=slot.number,
+                generation=self.generation,
+                config=self.config,
+                dsn=self._dsn,
+                supervisor_pid=supervisor_pid,
+                row=row,
+                channel=channel,
+                listeners=self.listeners,
+                doorbell=self._doorbell,
+                counts=self._counts,
+            )
+            status = run(child)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+
+    def _heard(self, running: Running) -> None:
+        """Packets of a child."""
+        for message in running.hear():
+            if message.get("ready"):
+                running.ready = True
+                self._child_ready(running)
+            running.failed = message.get("failed", running.failed)
+        if running.hung_up:
+            self._reactor.unwatch(running.channel)
+
+    def _child_ready(self, running: Running) -> None:
+        _logger.info(
+            "process ready",
+            extra={"role": running.slot.role.name, "slot": running.slot.number, "child_pid": running.pid},
+        )
+        if self._reload is not None:
+            self._reload.check()
+        self._balance()
+        self._announce_if_ready()
+
+    def _balance(self) -> None:
+        """Give every worker slot's listeners a live acceptor."""
+        workers = [slot for slot in self._slots if slot.role.name == "worker"]
+        live = {
+            slot.number: slot.current
+            for slot in workers
+            if slot.current is not None and slot.current.ready and not slot.current.draining
+        }
+        for number, serving in assign(len(workers), live).items():
+            running = live[number]
+            if list(running.serving) != serving:
+                running.serving = serving
+                running.send(serve=serving)
+
+    def _reap(self) -> None:
+        """Collect every child that ended, also those that we never started (in a container we may be process 1)."""
+        if self._postmaster is not None:
+            self._postmaster.reap()
+        while (info := _peek_ended()) is not None:
+            if self._postmaster is not None and info == self._postmaster.pid:
+                self._postmaster.reap()
+                continue
+            _, status = os.waitpid(info, 0)
+            running = self._children.pop(info, None)
+            if running is not None:
+                self._ended(running, os.waitstatus_to_exitcode(status))
+        self._finish_if_empty()
+
+    def _ended(self, running: Running, status: int) -> None:
+        if not running.hung_up:
+            self._heard(running)
+        if not running.hung_up:
+            self._reactor.unwatch(running.channel)
+        running.channel.close()
+        self._scoreboard.release(running.row)
+        metricfiles.forget(running.row.number)
+        slot = running.slot
+        _logger.log(
+            20 if running.draining and status == 0 else 40,
+            "process ended",
+            extra={"role": slot.role.name, "slot": slot.number, "child_pid": running.pid, "status": status},
+        )
+        if running is self._preparing:
+            self._prepared(running, status)
+        elif running is slot.next:
+            slot.next = None
+            if self._reload is not None:
+                self._reload.abort(running.failed or f"the new {slot.role.name} {slot.number} ended with {status}")
+        elif running is slot.current:
+            slot.current = None
+            if self.state != "stopping":
+                self._replace(slot, running)
+
+    def _prepared(self, running: Running, status: int) -> None:
+        self._preparing = None
+        if status:
+            self._fail(running.failed or f"preparing the database ended with {status}")
+        else:
+            self._start_all()
+
+    def _replace(self, slot: Slot, dead: Running) -> None:
+        """Plan the return of a process that ended."""
+        if self.state == "starting" and dead.failed:
+            self._fail(dead.failed)
+            return
+        if dead.draining and not slot.role.overlaps:  # a reload told it to make room
+            slot.current = self._spawn(slot)
+            return
+        slot.restarts += 1
+        delay_s = slot.backoff.died(dead.uptime_s)
+        slot.timer = self._reactor.after(delay_s, lambda: self._restart(slot))
+        self._balance()
+
+    def _restart(self, slot: Slot) -> None:
+        slot.timer = None
+        slot.current = self._spawn(slot)
+
+    def _tick(self) -> None:
+        """Look at the hearts."""
+        now = time.monotonic()
+        late, self._last_tick = now - self._last_tick > ASLEEP_S, now
+        for running in tuple(self._children.values()):
+            if late:
+                running.forgive(now)
+            elif running is not self._preparing and running.silent_s(now) > self.config.process.stuck_after:
+                _logger.error(
+                    "process is stuck; killing it",
+                    extra={"role": running.slot.role.name, "slot": running.slot.number, "child_pid": running.pid},
+                )
+                running.kill(signal.SIGKILL)
+
+    # ------------------------------------------------------------------ reload
+
+    def _hangup(self) -> None:
+        self.reload(lambda answer: _logger.info("reload", extra=dict(answer)))
+
+    def reload(self, answer: Answer) -> None:
+        """Read the configuration again and replace the processes; answers when the new ones are ready."""
+        if self.state != "running":
+            answer({"error": f"Sora is {self.state}"})
+            return
+        if self._reload is not None:
+            answer({"error": "a reload is in progress"})
+            return
+        notify.reloading()
+        try:
+            change = reloading.classify(self.config, self._reread(self.path))
+            reloading.check_files(change.effective)
+        except SoraError as error:
+            notify.ready("reload refused")
+            answer({"error": str(error)})
+            return
+        self._reload = _Reload(self, change, answer)
+        self._reload.begin()
+
+    def reload_slots(self) -> Iterator[Slot]:
+        """Slots whose new process starts before the old one ends."""
+        return (slot for slot in self._slots if slot.role.overlaps)
+
+    def start_generation(self, config: Config) -> None:
+        """Fork the next generation beside the present one."""
+        self.config = config
+        self.generation += 1
+        for slot in self.reload_slots():
+            slot.next = self._spawn(slot)
+
+    def commit_generation(self) -> None:
+        """The new generation is ready: it takes over, the old one lingers."""
+        self._reload = None
+        values = reloading.live_values(self.config)
+        for slot in self._slots:
+            slot.cancel_restart()
+            old = slot.current
+            if slot.role.overlaps:
+                slot.current, slot.next = slot.next, None
+            elif old is None:
+                slot.current = self._spawn(slot)
+            if old is not None:
+                old.send(live=values)
+                old.drain(self.config.process.linger if slot.role.name == "worker" else 0.0)
+        for running in self._children.values():
+            if running.draining:
+                running.send(live=values)
+        self._end_oldest()
+        self._balance()
+        notify.ready(f"generation {self.generation}")
+
+    def abort_generation(self, config: Config) -> None:
+        """The new generation does not work: the old one stays."""
+        self._reload = None
+        self.config = config
+        for slot in self._slots:
+            if slot.next is not None:
+                doomed, slot.next = slot.next, None
+                doomed.draining = True
+                doomed.kill(signal.SIGKILL)
+        notify.ready("reload failed")
+
+    def after(self, delay_s: float, callback: Callable[[], None]) -> Timer:
+        """A timer of the supervisor's loop."""
+        return self._reactor.after(delay_s, callback)
+
+    def _end_oldest(self) -> None:
+        """Lingering generations beyond the limit end now: each holds memory and connections."""
+        lingering = sorted({running.generation for running in self._children.values() if running.draining})
+        for running in self._children.values():
+            if running.draining and running.generation in lingering[:-LINGERING]:
+                running.drain(0.0)
+
+    # ------------------------------------------------------------------ control verbs
+
+    def _reload_verb(self, request: Mapping[str, Any], answer: Answer) -> None:
+        self.reload(answer)
+
+    def _stop_verb(self, request: Mapping[str, Any], answer: Answer) -> None:
+        answer({"stopping": True, "pid": os.getpid()})
+        if self.state != "stopping":
+            self.stop()
+
+    def _status_verb(self, request: Mapping[str, Any], answer: Answer) -> None:
+        answer(self.status())
+
+    def status(self) -> dict[str, Any]:
+        """What `soractl status --json` shows."""
+        uploader = self._fresh("uploader")
+        return {
+            "state": "reloading" if self._reload is not None else self.state,
+            "supervisor": {
+                "pid": os.getpid(),
+                "generation": self.generation,
+                "uptime_s": round(time.monotonic() - self._started_mono, 3),
+                "postgres_pid": self._postmaster.pid if self._postmaster is not None else None,
+            },
+            "processes": [
+                running.status(running.slot.restarts)
+                for running in sorted(self._children.values(), key=_status_order)
+                if running is not self._preparing
+            ],
+            "uploads": {
+                "pending": uploader.row.get("uploads_pending") if uploader else None,
+                "oldest_s": uploader.row.get("uploads_oldest_ms") / 1000 if uploader else None,
+            },
+            "health": {
+                "postgresql": self._database_health(uploader),
+                "object_store": uploader.row.health("object_store") if uploader else "unknown",
+            },
+        }
+
+    def _database_health(self, uploader: Running | None) -> str:
+        if self._postmaster is not None and not self._postmaster.ready:
+            return "down"
+        return uploader.row.health("postgresql") if uploader else "unknown"
+
+    def _fresh(self, role: str) -> Running | None:
+        """The process of a role, if its numbers can be believed."""
+        now = time.monotonic()
+        for slot in self._slots:
+            running = slot.current
+            if slot.role.name == role and running is not None and running.ready and running.silent_s(now) < FRESH_S:
+                return running
+        return None
+
+
+class _Reload:
+    """One reload in progress."""
+
+    def __init__(self, supervisor: Supervisor, change: Change, answer: Answer) -> None:
+        self._supervisor = supervisor
+        self._change = change
+        self._answer = answer
+        self._old = supervisor.config
+        self._timer: Timer | None = None
+
+    def begin(self) -> None:
+        """Fork the new generation."""
+        self._supervisor.start_generation(self._change.effective)
+        self._timer = self._supervisor.after(
+            RELOAD_TIMEOUT_S, lambda: self.abort(f"the new processes are not ready after {RELOAD_TIMEOUT_S:.0f} s")
+        )
+
+    def check(self) -> None:
+        """Commit once every new process is ready."""
+        if all(slot.next is not None and slot.next.ready for slot in self._supervisor.reload_slots()):
+            self._supervisor.commit_generation()
+            self.finish(
+                {
+                    "reloaded": True,
+                    "generation": self._supervisor.generation,
+                    "changed": [*self._change.live, *self._change.worker],
+                    "restart_needed": list(self._change.restart),
+                }
+            )
+
+    def abort(self, why: str) -> None:
+        """Keep the old generation and the old configuration."""
+        self._supervisor.abort_generation(self._old)
+        self.finish({"error": f"reload failed, the old processes go on: {why}"})
+
+    def finish(self, answer: Mapping[str, Any]) -> None:
+        """Answer whoever asked."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._answer(answer)
+
+
+def _status_order(running: Running) -> tuple[int, int, int]:
+    return ROLES.index(running.slot.role) if running.slot.role in ROLES else -1, running.slot.number, running.generation
+
+
+def _peek_ended() -> int | None:
+    """Pid of a child that ended and was not collected yet."""
+    try:
+        info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    return info.si_pid if info is not None else None
+
+
+def _raise_open_files() -> None:
+    """One descriptor per connection, and two more for each that reads a body."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for wanted in (max(hard, OPEN_FILES), hard):
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
+        except (ValueError, OSError):
+            continue  # beyond what an ordinary user, or the kernel, allows
+        return
+    _logger.warning("limit of open files stays", extra={"soft": soft, "hard": hard})
+
+
+def _import_everything() -> None:
+    """Whatever children run, imported once, so that they share the memory of it."""
+    for role in ROLES:
+        module = importlib.import_module(role.module)
+        getattr(module, "preload", lambda: None)()

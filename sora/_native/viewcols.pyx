@@ -892,11 +892,15 @@ cdef int compare(const block_t *a, const block_t *z, uint32_t before, ranges_t *
 
 # --- FETCH (FLAGS) -------------------------------------------------------------------------------------------------
 
-# Every combination of the system flags and \Recent, joined by spaces: index bits 0..4 are flags, 5 is \Recent.
-cdef list SYSTEM_TEXTS = [
-    b" ".join([SYSTEM_FLAGS[i] for i in range(SYSTEM) if v >> i & 1] + ([b"\\Recent"] if v >> SYSTEM else []))
-    for v in range(64)
-]
+# One combination of the system flags and \Recent, joined by spaces: bits 0..4 are the flags, bit 5 is \Recent.
+def _system_text(combination):
+    texts = [text for flag, text in sorted(SYSTEM_FLAGS.items()) if combination >> flag & 1]
+    if combination >> SYSTEM & 1:
+        texts.append(b"\\Recent")
+    return b" ".join(texts)
+
+
+cdef list SYSTEM_TEXTS = list(map(_system_text, range(64)))
 
 
 cdef class FlagWriter:

@@ -252,7 +252,7 @@ class Accounts:
             raise NotFound(f"No account {address}")
         return _account(row)
 
-    async def list(
+    async def list_accounts(
         self, *, domain: str | None = None, deleted: bool = False, after: str = "", limit: int = 1000
     ) -> list[Account]:
         """Accounts in the order of their addresses.

@@ -83,7 +83,7 @@ class Domains:
 
     # ── domains ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def add_domain(self, name: str) -> None:
+    async def add(self, name: str) -> None:
         """Add a domain; accounts add theirs by themselves.
 
         Raises:
@@ -107,7 +107,7 @@ class Domains:
         )
         return [Domain(**row) for row in rows]
 
-    async def remove_domain(self, name: str) -> None:
+    async def remove(self, name: str) -> None:
         """Remove a domain without accounts, with the aliases in it.
 
         Raises:

@@ -1,0 +1,342 @@
+"""The mailbox tree of an account: names, subscriptions, counters, keyword names.
+
+Names are hierarchical with `/`, case-sensitive except for INBOX, in NFC; `canonical_name` is the one form in which they
+are stored and compared. Every change of the tree runs inside one SQL function, under the account's structure lock.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
+
+from sora.errors import InvalidName, NotFound
+from sora.types import AccountId, MailboxId, ModSeq, Uid, UidValidity
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from asyncpg import Record
+
+    from sora.store.db import Database
+
+DELIMITER: Final = "/"
+INBOX: Final = "INBOX"
+MAX_NAME_BYTES: Final = 1000
+MAX_LEVEL_BYTES: Final = 255
+"""One level is a file name in an export, and file systems stop at 255."""
+MAX_LEVELS: Final = 32
+
+
+class Mailbox(Struct, frozen=True):
+    """One mailbox as SELECT needs it.
+
+    Attributes:
+        special_use: `\\Sent` … (RFC 6154), or None.
+        noselect: a name that only has mailboxes below it.
+        recent_uid: highest UID that some session was told of as recent (RFC 3501 §2.3.2).
+    """
+
+    mailbox_id: MailboxId
+    name: str
+    uidvalidity: UidValidity
+    special_use: str | None = None
+    noselect: bool = False
+    recent_uid: Uid = Uid(0)
+
+
+class Status(Struct, frozen=True):
+    """Counters of a mailbox at one moment (STATUS, RFC 9051 §6.3.11).
+
+    Attributes:
+        deleted: messages with \\Deleted.
+        size: octets of all messages.
+        recent: messages that no session was told of as recent; None if not asked for.
+    """
+
+    mailbox_id: MailboxId
+    name: str
+    uidvalidity: UidValidity
+    uid_next: Uid
+    highest_modseq: ModSeq
+    messages: int
+    unseen: int
+    deleted: int
+    size: int
+    recent: int | None = None
+
+
+class ListedMailbox(Struct, frozen=True):
+    """One line of LIST or LSUB.
+
+    Attributes:
+        exists: False: a subscription whose mailbox is gone (RFC 9051 §6.3.7).
+        status: counters; None if it does not exist.
+    """
+
+    name: str
+    exists: bool
+    noselect: bool
+    subscribed: bool
+    has_children: bool
+    special_use: str | None
+    uidvalidity: UidValidity
+    status: Status | None
+
+
+def canonical_name(name: str) -> str:
+    """The form in which a mailbox name is stored: NFC, `INBOX` in capitals as first level, no `/` at the end.
+
+    Raises:
+        InvalidName: empty, an empty level, control characters, or too long.
+    """
+    name = unicodedata.normalize("NFC", name).removesuffix(DELIMITER)
+    levels = name.split(DELIMITER)
+    if levels[0].isascii() and levels[0].upper() == INBOX:
+        levels[0] = INBOX
+    name = DELIMITER.join(levels)
+    if len(levels) > MAX_LEVELS or _octets(name) > MAX_NAME_BYTES:
+        raise InvalidName("Mailbox name is too long")
+    for level in levels:
+        if not level or _octets(level) > MAX_LEVEL_BYTES:
+            raise InvalidName("A level of the mailbox name is empty or too long")
+        if any(unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in level):
+            raise InvalidName("Control character in mailbox name")
+    return name
+
+
+class Mailboxes:
+    """Mailboxes of accounts. Names may come in any spelling of `canonical_name`."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def find(self, account_id: AccountId, name: str) -> Mailbox | None:
+        """One mailbox by name; None if there is none, also for a name that cannot be."""
+        try:
+            wanted = canonical_name(name)
+        except InvalidName:
+            return None
+        row = await self._db.fetchrow(
+            """
+            SELECT m.mailbox_id, m.name, m.uidvalidity, m.special_use, m.noselect, coalesce(r.recent_uid, 0) AS recent_uid
+            FROM mailboxes m LEFT JOIN mailbox_recent r USING (account_id, mailbox_id)
+            WHERE m.account_id = $1 AND m.name = $2 AND m.deleted_at IS NULL
+            """,
+            account_id,
+            wanted,
+        )
+        return None if row is None else Mailbox(**row)
+
+    async def get(self, account_id: AccountId, name: str) -> Mailbox:
+        """One mailbox by name.
+
+        Raises:
+            NotFound: there is none.
+        """
+        found = await self.find(account_id, name)
+        if found is None:
+            raise NotFound("No such mailbox")
+        return found
+
+    async def list_mailboxes(self, account_id: AccountId) -> list[ListedMailbox]:
+        """Everything LIST, LSUB and LIST-STATUS ask of an account, in byte order of the names; one query.
+
+        Subscriptions whose mailbox is gone are among them.
+        """
+        rows = await self._db.fetch("SELECT * FROM list_mailboxes($1)", account_id)
+        parents = _parents(row["name"] for row in rows if row["mailbox_id"] is not None)
+        return [_listed(row, row["name"] in parents) for row in rows]
+
+    async def status(
+        self, account_id: AccountId, names: Sequence[str], *, recent: bool = False
+    ) -> dict[str, Status | None]:
+        """Counters of many mailboxes in one query.
+
+        Args:
+            recent: count recent messages too.
+
+        Returns:
+            By name as given; None: no such mailbox, or one that cannot be selected.
+        """
+        asked = {name: _canonical_or_empty(name) for name in names}
+        rows = await self._db.fetch(_STATUS, account_id, list(set(asked.values())), recent)
+        found = {row["name"]: _status(row, row["recent"]) for row in rows}
+        return {name: found.get(canonical) for name, canonical in asked.items()}
+
+    async def create(self, account_id: AccountId, name: str, special_use: str | None = None) -> Mailbox:
+        """Create a mailbox, and those above it that are missing (RFC 9051 §6.3.4).
+
+        Raises:
+            AlreadyExists: there is one of that name.
+            InvalidName: the name cannot be.
+            OverQuota: the account has as many as it may.
+        """
+        row = await self._db.fetchrow(
+            "SELECT * FROM create_mailbox($1, $2, $3)", account_id, canonical_name(name), special_use
+        )
+        return Mailbox(**_one(row), special_use=special_use)
+
+    async def rename(self, account_id: AccountId, old: str, new: str) -> Mailbox:
+        """Rename a mailbox with its children; of INBOX only the messages go (RFC 9051 §6.3.6).
+
+        Subscriptions are names and stay.
+
+        Raises:
+            NotFound: no mailbox *old*.
+            AlreadyExists: there is a mailbox *new*.
+            InvalidName: *new*, or the name of a child under it, cannot be.
+            NoPermission: *new* lies below *old*.
+        """
+        row = await self._db.fetchrow(
+            "SELECT * FROM rename_mailbox($1, $2, $3)", account_id, canonical_name(old), canonical_name(new)
+        )
+        return Mailbox(**_one(row))
+
+    async def delete(self, account_id: AccountId, name: str) -> MailboxId:
+        """Delete a mailbox; one with children leaves a name behind that cannot be selected (RFC 9051 §6.3.5).
+
+        Raises:
+            NotFound: there is none.
+            NoPermission: it is INBOX, or already only a name above others.
+        """
+        return MailboxId(await self._db.fetchval("SELECT delete_mailbox($1, $2)", account_id, canonical_name(name)))
+
+    async def subscribe(self, account_id: AccountId, name: str) -> None:
+        """Subscribe to a name; it need not be a mailbox's (RFC 9051 §6.3.7).
+
+        Raises:
+            InvalidName: it could never be one.
+        """
+        await self._db.fetchval("SELECT subscribe($1, $2)", account_id, canonical_name(name))
+
+    async def unsubscribe(self, account_id: AccountId, name: str) -> bool:
+        """Undo `subscribe`; False: it was not subscribed."""
+        done: bool = await self._db.fetchval("SELECT unsubscribe($1, $2)", account_id, canonical_name(name))
+        return done
+
+    async def claim_recent(self, account_id: AccountId, mailbox_id: MailboxId, up_to: int) -> Uid:
+        """Note that a session was told of all messages up to a UID as recent.
+
+        Returns:
+            The highest UID that some earlier session was told of: what lies above it is recent for the caller.
+
+        Raises:
+            NotFound: no such mailbox.
+        """
+        row = await self._db.fetchrow(_CLAIM_RECENT, account_id, mailbox_id, up_to)
+        if row is None:
+            raise NotFound("No such mailbox")
+        return Uid(row["recent_uid"])
+
+    # ── keywords ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def list_keywords(self, account_id: AccountId) -> Mapping[int, str]:
+        """Names of the account's keywords by flag number."""
+        rows = await self._db.fetch("SELECT flag_no, name FROM account_keywords WHERE account_id = $1", account_id)
+        return {row["flag_no"]: row["name"] for row in rows}
+
+    async def register_keywords(self, account_id: AccountId, names: Sequence[str]) -> Mapping[str, int]:
+        """Numbers of keywords; new ones get one, known ones keep their first spelling.
+
+        Returns:
+            By stored spelling, which may differ from the given one in case.
+
+        Raises:
+            LimitExceeded: the account would have more than 1,000; none was added.
+        """
+        rows = await self._db.fetch("SELECT * FROM register_keywords($1, $2)", account_id, list(names))
+        return {row["name"]: row["flag_no"] for row in rows}
+
+
+_STATUS: Final = """
+    SELECT m.mailbox_id, m.name, m.uidvalidity, t.uid_next, t.highest_modseq, t.message_count, t.unseen_count,
+      t.deleted_count, t.total_size, CASE WHEN $3 THEN (
+        SELECT coalesce(sum(CASE WHEN s.block_no > r.first >> 10 THEN s.n
+                                 ELSE bit_count(s.live & range_mask((r.first & 1023)::int, 1023)) END), 0)::bigint
+        FROM message_sequences s
+        WHERE s.account_id = m.account_id AND s.mailbox_id = m.mailbox_id AND s.block_no >= r.first >> 10
+      ) END AS recent
+    FROM mailboxes m
+    JOIN mailbox_stats t USING (account_id, mailbox_id)
+    CROSS JOIN LATERAL (
+      SELECT coalesce(max(x.recent_uid), 0) + 1 AS first FROM mailbox_recent x
+      WHERE x.account_id = m.account_id AND x.mailbox_id = m.mailbox_id
+    ) r
+    WHERE m.account_id = $1 AND m.name = ANY ($2::text[]) AND m.deleted_at IS NULL AND NOT m.noselect
+"""
+# Two sessions may both find no row and both claim; RFC 3501 §2.3.2 prefers that to a message recent for nobody.
+_CLAIM_RECENT: Final = """
+    WITH before AS (
+      SELECT recent_uid FROM mailbox_recent WHERE account_id = $1 AND mailbox_id = $2 FOR UPDATE
+    ), claim AS (
+      INSERT INTO mailbox_recent AS r (account_id, mailbox_id, recent_uid)
+      SELECT account_id, mailbox_id, $3 FROM mailboxes
+      WHERE account_id = $1 AND mailbox_id = $2 AND deleted_at IS NULL
+      ON CONFLICT (account_id, mailbox_id) DO UPDATE SET recent_uid = greatest(r.recent_uid, EXCLUDED.recent_uid)
+      RETURNING 1
+    )
+    SELECT coalesce((SELECT recent_uid FROM before), 0) AS recent_uid FROM claim
+"""
+
+
+def _one(row: Record | None) -> Record:
+    if row is None:
+        raise NotFound("No such mailbox")
+    return row
+
+
+def _canonical_or_empty(name: str) -> str:
+    try:
+        return canonical_name(name)
+    except InvalidName:
+        return ""
+
+
+def _parents(names: Any) -> set[str]:
+    """Every name above one of *names*."""
+    above = set()
+    for name in names:
+        while DELIMITER in name:
+            name = name.rpartition(DELIMITER)[0]
+            if name in above:
+                break
+            above.add(name)
+    return above
+
+
+def _listed(row: Record, has_children: bool) -> ListedMailbox:
+    exists = row["mailbox_id"] is not None
+    return ListedMailbox(
+        name=row["name"],
+        exists=exists,
+        noselect=row["noselect"],
+        subscribed=row["subscribed"],
+        has_children=has_children,
+        special_use=row["special_use"],
+        uidvalidity=UidValidity(row["uidvalidity"] or 0),
+        status=_status(row) if exists else None,
+    )
+
+
+def _status(row: Record, recent: int | None = None) -> Status:
+    return Status(
+        mailbox_id=MailboxId(row["mailbox_id"]),
+        name=row["name"],
+        uidvalidity=UidValidity(row["uidvalidity"]),
+        uid_next=Uid(row["uid_next"]),
+        highest_modseq=ModSeq(row["highest_modseq"]),
+        messages=row["message_count"],
+        unseen=row["unseen_count"],
+        deleted=row["deleted_count"],
+        size=row["total_size"],
+        recent=recent,
+    )
+
+
+def _octets(text: str) -> int:
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:
+        raise InvalidName("Mailbox name is not valid text") from None

@@ -16,6 +16,9 @@ from typing import Self, final
 
 from sora._native.seqset import SeqSet, UidSet
 
+def encode_utf7(name: str) -> bytes:
+    """Mailbox name to modified UTF-7 (RFC 3501 §5.1.3)."""
+
 def decode_utf7(name: bytes) -> str:
     """Mailbox name from modified UTF-7 (RFC 3501 §5.1.3). Raises BadSyntax."""
 
@@ -100,7 +103,7 @@ class Scanner:
         """Up to *n* bytes of the streamed literal; empty if none is buffered."""
 
     def discard(self) -> None:
-        """Give up the command being read: the caller answers it now.
+        """Give up the command being read, if there is one: the caller answers it now.
 
         A literal `{n+}` that is announced or being streamed is drained, never held, and so is the rest of the line.
         """

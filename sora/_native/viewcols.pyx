@@ -1,4 +1,4 @@
-# cython: language_level=3, cdivision=True
+# cython: language_level=3, cdivision=True, auto_pickle=False
 """The columns of a mailbox: which UIDs live and which flags they bear, as bitmaps of 1,024 UIDs.
 
 A `Snapshot` is one version of a mailbox and never changes. It is an array of pointers to blocks and, beside it, how
@@ -13,6 +13,7 @@ for every flag that one of them bears. Rules:
 * Within a word the first UID is the highest bit, as in PostgreSQL's bit(1024).
 """
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int16_t, int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, qsort, realloc
@@ -359,6 +360,7 @@ cdef void start(ranges_t *b) noexcept nogil:
     b.n = b.cap = 0
 
 
+@cython.final
 cdef class Diff:
     """What a client that knows the older version must be told."""
 
@@ -374,6 +376,7 @@ cdef class Diff:
         return f"Diff(vanished={self.vanished}, changed={self.changed}, arrived={self.arrived})"
 
 
+@cython.final
 cdef class Snapshot:
     """One version of one mailbox."""
 
@@ -903,6 +906,7 @@ def _system_text(combination):
 cdef list SYSTEM_TEXTS = list(map(_system_text, range(64)))
 
 
+@cython.final
 cdef class FlagWriter:
     """Iterator over chunks of `* n FETCH (UID u FLAGS (...))` lines; keeps its snapshot."""
 

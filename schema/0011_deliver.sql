@@ -1,0 +1,202 @@
+-- One call stores any number of messages in any number of mailboxes: LMTP, APPEND, micro-batches.
+
+-- The thread of a message: that of the first known message it refers to, else its own.
+CREATE FUNCTION find_thread(p_account_id bigint, p_content_id bigint, p_in_reply_to text, p_reference_ids text) RETURNS bigint
+LANGUAGE plpgsql STABLE SET search_path = sora, public AS $$
+DECLARE v bigint;
+BEGIN
+  IF coalesce(p_reference_ids, p_in_reply_to) IS NULL THEN
+    RETURN p_content_id;
+  END IF;
+  -- the root and the nearest 20: a References header may name thousands
+  SELECT c.thread_id INTO v FROM (
+    SELECT r.id, r.ord, max(r.ord) OVER () AS last
+    FROM string_to_table(concat_ws(' ', p_reference_ids, p_in_reply_to), ' ') WITH ORDINALITY r (id, ord) WHERE r.id <> ''
+  ) r CROSS JOIN LATERAL (
+    SELECT m.thread_id FROM message_contents m
+    WHERE m.account_id = p_account_id AND left(m.message_id, 200) = left(r.id, 200) LIMIT 1) c
+  WHERE r.ord = 1 OR r.ord > r.last - 20
+  ORDER BY r.ord LIMIT 1;
+  RETURN coalesce(v, p_content_id);
+END $$;
+
+-- Two groups of parallel arrays. Messages: p_account_id … p_digest, and p_actor_id. Digests: p_sent_at … p_body_truncated
+-- and p_body; message i uses digest p_digest[i] (from 1), so that many recipients share one.
+--
+-- mailbox 0 or NULL is INBOX, found here and not by the caller. flags: numbers with commas, or NULL. delivery_key: a retry
+-- within 24 h writes nothing and gets the old uid (LMTP); NULL for APPEND, which gives append_id, its witness, instead.
+-- actor: who appends to a shared mailbox (NULL: the owner).
+--
+-- One row for each message, in order. A missing mailbox fails the whole call with P0002 (DETAIL names it): the caller
+-- retries one by one. A full account only marks its own rows over_quota.
+CREATE FUNCTION deliver(
+  p_account_id bigint[], p_mailbox_id bigint[], p_content_hash bytea[], p_size bigint[], p_flags text[],
+  p_internal_date timestamptz[], p_delivery_key bytea[], p_append_id uuid[], p_digest int[],
+  p_sent_at timestamptz[], p_message_id text[], p_in_reply_to text[], p_reference_ids text[], p_subject text[],
+  p_base_subject text[], p_sender text[], p_recipients text[], p_cc text[], p_bcc text[], p_reply_to text[],
+  p_display_from text[], p_display_to text[], p_preview text[], p_envelope bytea[], p_body_structure bytea[],
+  p_header_text text[], p_body_text text[], p_body_truncated boolean[],
+  p_instance_id text, p_actor_id bigint[] DEFAULT NULL, p_body bytea[] DEFAULT NULL)
+RETURNS TABLE (ord int, account_id bigint, mailbox_id bigint, uid bigint, uidvalidity bigint, modseq bigint, content_id bigint,
+               duplicate boolean, over_quota boolean)
+LANGUAGE plpgsql SET search_path = sora, public SET lock_timeout = '10s' AS $$
+#variable_conflict use_column
+DECLARE
+  v_count int := cardinality(p_account_id);
+  v_mailbox bigint[] := inboxes_resolved(p_account_id, p_mailbox_id);
+  v_limited boolean;
+  v_first int[] := ARRAY(SELECT generate_series(1, v_count));   -- of the same key and mailbox in this batch
+  v_known bigint[] := array_fill(NULL::bigint, ARRAY[v_count]); -- uid it got in an earlier call
+  v_over boolean[] := array_fill(false, ARRAY[v_count]);
+  v_rows int;
+BEGIN
+  v_limited := lock_quotas(p_account_id) <> '{}';
+  PERFORM lock_mailboxes(v_mailbox);
+  PERFORM require_mailboxes(p_account_id, v_mailbox);
+  IF EXISTS (SELECT 1 FROM unnest(p_delivery_key) k WHERE k IS NOT NULL) THEN
+    SELECT array_agg(CASE WHEN q.key IS NULL THEN q.ord ELSE q.first END ORDER BY q.ord),
+           array_agg((SELECT d.uid FROM recent_deliveries d
+             WHERE d.account_id = q.account AND d.key = q.key AND d.mailbox_id = q.mailbox
+               AND d.delivered_at > clock() - interval '24 h') ORDER BY q.ord)
+    INTO v_first, v_known FROM (
+      SELECT i.*, first_value(i.ord) OVER (PARTITION BY i.account, i.mailbox, i.key ORDER BY i.ord) AS first
+      FROM unnest(p_account_id, v_mailbox, p_delivery_key) WITH ORDINALITY i (account, mailbox, key, ord)
+    ) q;
+  END IF;
+  IF v_limited THEN
+    SELECT array_agg(coalesce(q.over_quota, false) ORDER BY i.ord) INTO v_over
+    FROM generate_series(1, v_count) i (ord) LEFT JOIN quota_check(ARRAY(
+      SELECT CASE WHEN v_known[g] IS NULL AND v_first[g] = g THEN p_account_id[g] END FROM generate_series(1, v_count) g ORDER BY g),
+      p_size) q USING (ord);
+  END IF;
+  RETURN QUERY
+  WITH given AS MATERIALIZED (
+    SELECT i.*, i.ord::int AS n, string_to_array(nullif(i.flag_text, ''), ',')::int2[] AS flags
+    FROM unnest(p_account_id, v_mailbox, p_content_hash, p_size, p_flags, p_internal_date, p_delivery_key, p_append_id, p_digest,
+                v_first, v_known, v_over, p_actor_id)
+      WITH ORDINALITY i (account, mailbox, hash, size, flag_text, internal_date, key, append_id, digest, first, known, over, actor, ord)
+  ), fresh AS MATERIALIZED (
+    SELECT * FROM given WHERE known IS NULL AND first = n AND NOT over
+  ), bodies AS MATERIALIZED (   -- sorted: the lock order of content rows
+    SELECT DISTINCT ON (account, hash) account, hash, size, digest, nextval('content_ids') AS new_id
+    FROM fresh ORDER BY account, hash, n
+  ), contents AS (
+    INSERT INTO message_contents (account_id, content_id, content_hash, size, sent_at, message_id, in_reply_to, reference_ids,
+      thread_id, subject, base_subject, sender, recipients, cc, bcc, reply_to, display_from, display_to, preview, envelope, body_structure)
+    SELECT b.account, b.new_id, b.hash, b.size, p_sent_at[d], p_message_id[d], p_in_reply_to[d], p_reference_ids[d],
+      find_thread(b.account, b.new_id, p_in_reply_to[d], p_reference_ids[d]), p_subject[d], p_base_subject[d], p_sender[d],
+      p_recipients[d], p_cc[d], p_bcc[d], p_reply_to[d], p_display_from[d], p_display_to[d], p_preview[d], p_envelope[d], p_body_structure[d]
+    FROM bodies b, LATERAL (SELECT b.digest AS d) x
+    -- not DO NOTHING: this locks the row against the cleaner, and returns it
+    ON CONFLICT (account_id, content_hash) WHERE purging_at IS NULL DO UPDATE SET size = EXCLUDED.size
+    RETURNING account_id, content_id, content_hash
+  ), placed AS MATERIALIZED (
+    SELECT f.*, c.content_id, s.highest_modseq + 1 AS modseq,
+           s.uid_next - 1 + row_number() OVER (PARTITION BY f.account, f.mailbox ORDER BY f.n) AS uid
+    FROM fresh f JOIN contents c ON c.account_id = f.account AND c.content_hash = f.hash
+    CROSS JOIN LATERAL (
+      SELECT t.uid_next, t.highest_modseq FROM mailbox_stats t
+      WHERE t.account_id = f.account AND t.mailbox_id = f.mailbox OFFSET 0) s
+  ), stored AS (
+    INSERT INTO messages (account_id, mailbox_id, uid, content_id, created_modseq, internal_date, size, initial_flags)
+    SELECT p.account, p.mailbox, p.uid, p.content_id, p.modseq, p.internal_date, p.size,
+           CASE WHEN p.actor <> p.account THEN nullif(array_remove(p.flags, 0::int2), '{}') ELSE p.flags END
+    FROM placed p
+  ), seen AS (
+    INSERT INTO message_viewer_seen AS v (account_id, mailbox_id, viewer_id, block_no, bits)
+    SELECT p.account, p.mailbox, p.actor, (p.uid >> 10)::int, bit_or(set_bit(0::bit(1024), (p.uid & 1023)::int, 1))
+    FROM placed p WHERE p.actor <> p.account AND 0 = ANY (p.flags) GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
+    ON CONFLICT (account_id, mailbox_id, viewer_id, block_no) DO UPDATE SET bits = v.bits | EXCLUDED.bits
+  ), uploads AS (
+    INSERT INTO pending_uploads AS u (account_id, content_hash, instance_id, content_id, size, body)
+    SELECT b.account, b.hash, p_instance_id, c.content_id, b.size, p_body[b.digest]
+    FROM bodies b JOIN contents c ON c.account_id = b.account AND c.content_hash = b.hash ORDER BY 1, 2
+    -- DO NOTHING would leave an exhausted row dead, and forget that this node holds a copy now
+    ON CONFLICT (account_id, content_hash, instance_id) DO UPDATE SET
+      attempts = 0, next_try = clock(), content_id = EXCLUDED.content_id, body = coalesce(EXCLUDED.body, u.body)
+  ), texts AS (
+    INSERT INTO search_queue (account_id, content_id, headers, body, body_truncated)
+    SELECT b.account, b.new_id, coalesce(p_header_text[b.digest], ''), p_body_text[b.digest], coalesce(p_body_truncated[b.digest], false)
+    FROM bodies b JOIN contents c ON c.account_id = b.account AND c.content_id = b.new_id   -- new contents only
+  ), keys AS (
+    INSERT INTO recent_deliveries (account_id, key, mailbox_id, uid)
+    SELECT p.account, p.key, p.mailbox, p.uid FROM placed p WHERE p.key IS NOT NULL
+    ON CONFLICT (account_id, key, mailbox_id) DO UPDATE SET uid = EXCLUDED.uid, delivered_at = EXCLUDED.delivered_at
+  ), appends AS (
+    INSERT INTO append_witnesses (account_id, append_id, mailbox_id, uid)
+    SELECT p.account, p.append_id, p.mailbox, p.uid FROM placed p WHERE p.append_id IS NOT NULL
+  )
+  SELECT g.n, g.account, g.mailbox, coalesce(g.known, p.uid), b.uidvalidity, p.modseq, coalesce(p.content_id, old.content_id),
+         g.known IS NOT NULL OR (p.uid IS NOT NULL AND g.first <> g.n), g.known IS NULL AND p.uid IS NULL
+  FROM given g
+  LEFT JOIN placed p ON p.n = g.first AND g.known IS NULL
+  CROSS JOIN LATERAL (SELECT x.uidvalidity FROM mailboxes x WHERE x.account_id = g.account AND x.mailbox_id = g.mailbox OFFSET 0) b
+  LEFT JOIN LATERAL (
+    SELECT x.content_id FROM messages x
+    WHERE x.account_id = g.account AND x.mailbox_id = g.mailbox AND x.uid = g.known OFFSET 0) old ON true
+  ORDER BY g.n;
+  GET DIAGNOSTICS v_rows = ROW_COUNT;
+  IF v_rows <> v_count THEN
+    RAISE EXCEPTION 'deliver: % rows for % messages', v_rows, v_count USING ERRCODE = 'XX000';
+  END IF;
+END $$;
+
+-- The mailbox ids, with INBOX in place of 0 and NULL (NULL stays if the account has none).
+CREATE FUNCTION inboxes_resolved(p_account_id bigint[], p_mailbox_id bigint[]) RETURNS bigint[] LANGUAGE sql STABLE
+SET search_path = sora, public AS $$
+  SELECT array_agg(coalesce(nullif(i.mailbox, 0), (
+      SELECT m.mailbox_id FROM mailboxes m WHERE m.account_id = i.account AND m.name = 'INBOX' AND m.deleted_at IS NULL))
+    ORDER BY i.ord)
+  FROM unnest(p_account_id, p_mailbox_id) WITH ORDINALITY i (account, mailbox, ord)
+$$;
+
+CREATE FUNCTION require_mailboxes(p_account_id bigint[], p_mailbox_id bigint[]) RETURNS void LANGUAGE plpgsql STABLE
+SET search_path = sora, public AS $$
+DECLARE v_missing text;
+BEGIN
+  SELECT string_agg(i.account || '/' || coalesce(i.mailbox::text, 'INBOX'), ' ') INTO v_missing
+  FROM (SELECT DISTINCT account, mailbox FROM unnest(p_account_id, p_mailbox_id) i (account, mailbox)) i
+  WHERE NOT EXISTS (
+    SELECT 1 FROM mailboxes m JOIN accounts a USING (account_id)
+    WHERE m.account_id = i.account AND m.mailbox_id = i.mailbox AND m.deleted_at IS NULL AND NOT m.noselect
+      AND a.deleted_at IS NULL);
+  IF v_missing IS NOT NULL THEN
+    PERFORM fail('P0002', 'No such mailbox', v_missing);
+  END IF;
+END $$;
+
+-- After a lost connection: which of these deliveries are there. Waits for the mailbox locks, hence for a backend that is
+-- still committing them; found only rows come back.
+CREATE FUNCTION find_deliveries(p_account_id bigint[], p_mailbox_id bigint[], p_delivery_key bytea[])
+RETURNS TABLE (ord int, account_id bigint, mailbox_id bigint, uid bigint, uidvalidity bigint, content_id bigint)
+LANGUAGE plpgsql SET search_path = sora, public SET lock_timeout = '30s' AS $$
+#variable_conflict use_column
+DECLARE
+  v_mailbox bigint[] := inboxes_resolved(p_account_id, p_mailbox_id);
+BEGIN
+  PERFORM lock_mailboxes(v_mailbox);
+  RETURN QUERY
+  SELECT i.ord::int, d.account_id, d.mailbox_id, d.uid, b.uidvalidity, m.content_id
+  FROM unnest(p_account_id, v_mailbox, p_delivery_key) WITH ORDINALITY i (account, mailbox, key, ord)
+  JOIN recent_deliveries d ON d.account_id = i.account AND d.key = i.key AND d.mailbox_id = i.mailbox
+  JOIN mailboxes b ON b.account_id = d.account_id AND b.mailbox_id = d.mailbox_id
+  LEFT JOIN messages m ON m.account_id = d.account_id AND m.mailbox_id = d.mailbox_id AND m.uid = d.uid
+  ORDER BY 1;
+END $$;
+
+-- The same for APPEND.
+CREATE FUNCTION find_appends(p_account_id bigint, p_mailbox_id bigint, p_append_id uuid[])
+RETURNS TABLE (append_id uuid, mailbox_id bigint, uid bigint, uidvalidity bigint)
+LANGUAGE plpgsql SET search_path = sora, public SET lock_timeout = '30s' AS $$
+#variable_conflict use_column
+DECLARE
+  v_mailbox bigint[] := inboxes_resolved(ARRAY[p_account_id], ARRAY[p_mailbox_id]);
+BEGIN
+  PERFORM lock_mailboxes(v_mailbox);
+  RETURN QUERY
+  SELECT w.append_id, w.mailbox_id, w.uid, b.uidvalidity
+  FROM unnest(p_append_id) WITH ORDINALITY i (id, ord)
+  JOIN append_witnesses w ON w.account_id = p_account_id AND w.append_id = i.id
+  JOIN mailboxes b ON b.account_id = w.account_id AND b.mailbox_id = w.mailbox_id
+  ORDER BY i.ord;
+END $$;

@@ -1,0 +1,96 @@
+-- Substring search, exact at any time: over the index and over what is not indexed yet, in one snapshot.
+--
+-- Pattern and texts are folded by the worker. certain = false: the stored text is not whole, so the message itself decides.
+
+CREATE FUNCTION index_batch(p_limit int DEFAULT 500) RETURNS int LANGUAGE plpgsql SET search_path = sora, public AS $$
+DECLARE v_moved int;
+BEGIN
+  WITH taken AS MATERIALIZED (
+    SELECT account_id, content_id FROM search_queue LIMIT p_limit FOR UPDATE SKIP LOCKED
+  ), gone AS (
+    DELETE FROM search_queue q USING taken t WHERE q.account_id = t.account_id AND q.content_id = t.content_id RETURNING q.*
+  )
+  INSERT INTO search_index (account_id, content_id, headers, body, body_truncated)
+  SELECT account_id, content_id, headers, body, body_truncated FROM gone
+  ON CONFLICT DO NOTHING;
+  GET DIAGNOSTICS v_moved = ROW_COUNT;
+  RETURN v_moved;
+END $$;
+
+-- LIKE pattern that finds a text as it stands.
+CREATE FUNCTION like_pattern(p text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+  SELECT '%' || replace(replace(replace(p, '\', '\\'), '%', '\%'), '_', '\_') || '%'
+$$;
+
+-- Contents of the account whose headers (with field names) or body hold the pattern.
+CREATE FUNCTION search_text(p_account_id bigint, p_headers boolean, p_body boolean, p_pattern text)
+RETURNS TABLE (content_id bigint, certain boolean) LANGUAGE plpgsql STABLE SET search_path = sora, public AS $$
+#variable_conflict use_column
+DECLARE
+  v_like text := like_pattern(p_pattern);
+BEGIN
+  -- Under three characters there is no trigram and a GIN scan would read the whole index (seconds).
+  IF p_headers AND NOT p_body AND length(p_pattern) >= 3 THEN
+    RETURN QUERY
+    SELECT i.content_id, true FROM search_index i WHERE i.account_id = p_account_id AND i.headers LIKE v_like
+    UNION ALL
+    SELECT q.content_id, true FROM search_queue q WHERE q.account_id = p_account_id AND strpos(q.headers, p_pattern) > 0;
+    RETURN;
+  END IF;
+  RETURN QUERY
+  SELECT t.content_id, (p_headers AND strpos(t.headers, p_pattern) > 0) OR (p_body AND coalesce(strpos(t.body, p_pattern) > 0, false))
+  FROM (
+    SELECT i.content_id, i.headers, i.body, i.body_truncated FROM search_index i WHERE i.account_id = p_account_id
+    UNION ALL
+    SELECT q.content_id, q.headers, q.body, q.body_truncated FROM search_queue q WHERE q.account_id = p_account_id
+  ) t
+  WHERE (p_headers AND strpos(t.headers, p_pattern) > 0)
+     OR (p_body AND (t.body_truncated OR coalesce(strpos(t.body, p_pattern) > 0, false)));
+END $$;
+
+-- The same for the messages of a UID set in one mailbox; narrows by the set first, so SEARCH UNSEEN BODY x reads unseen
+-- messages only.
+CREATE FUNCTION search_messages(p_account_id bigint, p_mailbox_id bigint, p_lo bigint[], p_hi bigint[], p_headers boolean,
+  p_body boolean, p_pattern text)
+RETURNS TABLE (uid bigint, certain boolean) LANGUAGE plpgsql STABLE
+SET search_path = sora, public AS $$
+#variable_conflict use_column
+BEGIN
+  IF p_headers AND NOT p_body AND length(p_pattern) >= 3 THEN
+    RETURN QUERY
+    SELECT m.uid, true FROM search_text(p_account_id, true, false, p_pattern) f CROSS JOIN LATERAL (
+      SELECT i.uid, i.mailbox_id, i.expunged_at FROM messages i
+      WHERE i.account_id = p_account_id AND i.content_id = f.content_id OFFSET 0) m
+    WHERE m.mailbox_id = p_mailbox_id AND m.expunged_at IS NULL
+      AND EXISTS (SELECT 1 FROM unnest(p_lo, p_hi) r (l, h) WHERE m.uid BETWEEN r.l AND r.h);
+    RETURN;
+  END IF;
+  RETURN QUERY
+  SELECT m.uid, (p_headers AND strpos(t.headers, p_pattern) > 0) OR (p_body AND coalesce(strpos(t.body, p_pattern) > 0, false))
+  FROM unnest(p_lo, p_hi) r (l, h) CROSS JOIN LATERAL (
+    SELECT i.uid, i.content_id FROM messages i
+    WHERE i.account_id = p_account_id AND i.mailbox_id = p_mailbox_id AND i.uid BETWEEN r.l AND r.h AND i.expunged_at IS NULL
+    OFFSET 0) m
+  CROSS JOIN LATERAL (
+    SELECT i.headers, i.body, i.body_truncated FROM search_index i
+    WHERE i.account_id = p_account_id AND i.content_id = m.content_id
+    UNION ALL
+    SELECT q.headers, q.body, q.body_truncated FROM search_queue q
+    WHERE q.account_id = p_account_id AND q.content_id = m.content_id
+    OFFSET 0) t
+  WHERE (p_headers AND strpos(t.headers, p_pattern) > 0)
+     OR (p_body AND (t.body_truncated OR coalesce(strpos(t.body, p_pattern) > 0, false)));
+END $$;
+
+-- Bodies older than this are no longer kept as text; their messages stay candidates (certain = false).
+CREATE FUNCTION trim_search_bodies(p_age interval, p_limit int DEFAULT 1000) RETURNS int LANGUAGE plpgsql
+SET search_path = sora, public AS $$
+DECLARE v_trimmed int;
+BEGIN
+  UPDATE search_index s SET body = NULL, body_truncated = true
+  FROM (SELECT i.ctid, i.account_id, i.content_id FROM search_index i
+        WHERE i.indexed_at < clock() - p_age AND i.body IS NOT NULL ORDER BY i.indexed_at LIMIT p_limit) d
+  WHERE s.ctid = d.ctid AND s.account_id = d.account_id AND s.content_id = d.content_id;
+  GET DIAGNOSTICS v_trimmed = ROW_COUNT;
+  RETURN v_trimmed;
+END $$;

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import io
 import itertools
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -46,6 +47,9 @@ SLOWEST_BYTES_S: Final = 256 * 1024
 PIECE_BYTES: Final = 256 * 1024
 SINGLE_PUT_BYTES: Final = 5 * 1024**3
 """S3's own bound on one PUT. Bodies are in memory and far smaller: never in parts, so never half there."""
+SEND_BUFFER_BYTES: Final = 256 * 1024
+"""What the kernel holds back is still on its way while we wait for the answer: megabytes of it would not get through a
+slow line within one wait."""
 PART_BYTES: Final = 5 * 1024**2
 """The least part size that the library takes."""
 
@@ -184,9 +188,11 @@ class S3Store:
 
     def _put(self, key: str, data: bytes) -> None:
         whole = max(len(data), PART_BYTES)
-        self._client.put_object(
+        stored = self._client.put_object(
             self._bucket, key, io.BytesIO(data), len(data), content_type="message/rfc822", part_size=whole
         )
+        if not stored.etag:
+            raise _incomplete()
 
     def _get(self, key: str, offset: int, length: int | None) -> bytes:
         try:
@@ -209,7 +215,7 @@ class S3Store:
         """All of the body; every piece arrives within `read_s`, all of them before the deadline."""
         announced = response.headers.get("Content-Length", "")
         if not announced.isdigit():
-            raise ProtocolError("the server did not announce a length")
+            raise _incomplete()
         deadline = self._http.deadline
         deadline.begin(self._request_s, int(announced))
         pieces = []
@@ -229,7 +235,9 @@ class S3Store:
             if error.code in _ABSENT and not self._client.bucket_exists(self._bucket):
                 raise self._no_bucket() from error
             raise
-        return BlobStat(size=found.size or 0, etag=found.etag or "")
+        if found.size is None or not found.etag:
+            raise _incomplete()
+        return BlobStat(size=found.size, etag=found.etag)
 
     def _delete(self, key: str) -> None:
         try:
@@ -310,7 +318,10 @@ class _Pool(urllib3.PoolManager):
 
     def __init__(self, connect_s: float, read_s: float, size: int) -> None:
         timeout = urllib3.Timeout(connect=connect_s, read=read_s)
-        super().__init__(num_pools=4, maxsize=size, timeout=timeout, retries=False, blocksize=PIECE_BYTES)
+        options = [*HTTPConnection.default_socket_options, (socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)]
+        super().__init__(
+            num_pools=4, maxsize=size, timeout=timeout, retries=False, blocksize=PIECE_BYTES, socket_options=options
+        )
         self.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
         self.deadline = _Deadline()
 
@@ -326,6 +337,11 @@ class _Pool(urllib3.PoolManager):
 def _was_dropped(error: ProtocolError) -> bool:
     """True if the connection went away before any answer came."""
     return len(error.args) > 1 and isinstance(error.args[1], ConnectionError)
+
+
+def _incomplete() -> ProtocolError:
+    """For a reply that was cut within its headers: http.client takes what came for all, and a 200 for a success."""
+    return ProtocolError("headers are missing in the answer")
 
 
 def _endpoint(endpoint: str) -> tuple[str, bool]:

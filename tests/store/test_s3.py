@@ -1,0 +1,350 @@
+"""One suite for every object store; then S3 with a network that fails, on a real S3 server."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sora.errors import BlobDown, ConfigError, NotFound
+from sora.store import s3
+from sora.store.blobs import BlobStore, DirectoryStore
+from sora.store.s3 import S3Store
+from tests.support.faultproxy import Fault, FaultProxy
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from tests.support.swift import SwiftServer
+
+_numbers = itertools.count(1)
+
+
+def _bucket() -> str:
+    return f"bucket-{next(_numbers)}"
+
+
+@pytest.fixture(params=["directory", "s3"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[BlobStore]:
+    made: BlobStore
+    if request.param == "directory":
+        made = DirectoryStore(tmp_path / "objects")
+    else:
+        made = request.getfixturevalue("s3_server").store(_bucket())
+    await made.prepare()
+    yield made
+    made.close()
+
+
+BODY = bytes(range(256)) * 40
+
+
+async def test_what_was_put_is_what_one_gets(store: BlobStore) -> None:
+    for key, body in (("a/1.eml", BODY), ("a/empty", b""), ("a/nul", b"\0\r\n.\r\n\xff")):
+        await store.put(key, body)
+        assert await store.get(key) == body
+        assert (await store.stat(key)).size == len(body)
+
+
+async def test_a_large_object_is_whole(store: BlobStore) -> None:
+    body = BODY * 700  # above the size at which S3 libraries begin to split
+    assert len(body) > s3.PART_BYTES
+    await store.put("large", body)
+    assert await store.get("large") == body
+
+
+async def test_put_again_is_no_error(store: BlobStore) -> None:
+    await store.put("a/b", BODY)
+    await store.put("a/b", BODY)
+    assert await store.get("a/b") == BODY
+    assert [entry.key async for entry in store.list()] == ["a/b"]
+
+
+async def test_ranges_are_slices(store: BlobStore) -> None:
+    await store.put("k", BODY)
+    size = len(BODY)
+    for offset, length in ((0, 10), (5, 1), (size - 3, 3), (size - 3, 100), (7, None), (size, 5), (size + 9, None)):
+        end = None if length is None else offset + length
+        assert await store.get("k", offset, length) == BODY[offset:end], (offset, length)
+
+
+@pytest.mark.parametrize(("offset", "length"), [(-1, None), (0, 0), (3, -1)])
+async def test_nonsense_ranges_are_refused(store: BlobStore, offset: int, length: int | None) -> None:
+    with pytest.raises(ValueError, match="not a range"):
+        await store.get("k", offset, length)
+
+
+async def test_absent_objects(store: BlobStore) -> None:
+    await store.put("a/b", BODY)
+    for key in ("a/c", "a", "a/b/c", "z"):
+        with pytest.raises(NotFound):
+            await store.get(key)
+        with pytest.raises(NotFound):
+            await store.stat(key)
+    await store.delete("a/c")
+
+
+async def test_delete(store: BlobStore) -> None:
+    await store.put("a/b", BODY)
+    await store.delete("a/b")
+    with pytest.raises(NotFound):
+        await store.get("a/b")
+    await store.delete("a/b")
+    assert [entry async for entry in store.list()] == []
+
+
+async def test_the_etag_tells_one_content_from_another(store: BlobStore) -> None:
+    await store.put("k", b"one")
+    first = await store.stat("k")
+    await store.put("k", b"two")
+    assert (await store.stat("k")).etag != first.etag
+
+
+async def test_list_in_the_order_of_keys(store: BlobStore) -> None:
+    keys = ["a-b", "a/b/1", "a/b/2", "a/c", "a0", "b/x"]
+    for key in reversed(keys):
+        await store.put(key, key.encode())
+    entries = [entry async for entry in store.list()]
+    assert [entry.key for entry in entries] == sorted(keys)
+    assert [entry.size for entry in entries] == [len(key) for key in sorted(keys)]
+    assert all(abs(entry.modified_at.timestamp() - time.time()) < 60 for entry in entries)
+    for prefix in ("a/", "a/b", "a/b/1", "a", "q", "a/b/1/x"):
+        assert [entry.key async for entry in store.list(prefix)] == [
+            key for key in sorted(keys) if key.startswith(prefix)
+        ]
+
+
+async def test_list_goes_on_over_pages(store: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sora.store.blobs.LIST_PAGE", 3)
+    monkeypatch.setattr("sora.store.s3.LIST_PAGE", 3)
+    keys = [f"p/{number:02}" for number in range(10)]
+    for key in keys:
+        await store.put(key, b"")
+    assert [entry.key async for entry in store.list("p/")] == keys
+
+
+async def test_many_at_a_time(store: BlobStore) -> None:
+    bodies = {f"k/{number}": bytes([number]) * 1000 for number in range(40)}
+    await asyncio.gather(*(store.put(key, body) for key, body in bodies.items()))
+    got = await asyncio.gather(*(store.get(key) for key in bodies))
+    assert got == list(bodies.values())
+
+
+async def test_ping_and_prepare(store: BlobStore) -> None:
+    await store.put("k", BODY)
+    await store.ping()
+    await store.prepare()
+    assert await store.get("k") == BODY
+
+
+# S3 alone: who we are, and where.
+
+
+async def test_a_wrong_secret_is_refused(s3_server: SwiftServer) -> None:
+    bucket = _bucket()
+    right = s3_server.store(bucket)
+    await right.prepare()
+    await right.put("k", BODY)
+    wrong = s3_server.store(bucket, secret_key="wrong")
+    for call in (wrong.get("k"), wrong.put("k", b"overwritten"), wrong.stat("k"), wrong.delete("k"), wrong.ping()):
+        with pytest.raises(BlobDown) as caught:
+            await call
+        assert bucket in caught.value.detail
+    assert await right.get("k") == BODY
+    with pytest.raises(BlobDown, match="SignatureDoesNotMatch"):
+        await wrong.get("k")
+    right.close()
+    wrong.close()
+
+
+async def test_a_missing_bucket_is_an_outage_not_a_missing_object(s3_server: SwiftServer) -> None:
+    store = s3_server.store("no-such-bucket")
+    for call in (store.get("k"), store.put("k", b"x"), store.stat("k"), store.ping()):
+        with pytest.raises(BlobDown, match="NoSuchBucket"):
+            await call
+    store.close()
+
+
+async def test_objects_survive_a_killed_server(s3_server: SwiftServer) -> None:
+    store = s3_server.store(_bucket())
+    await store.prepare()
+    await store.put("k", BODY)
+    s3_server.kill()
+    try:
+        with pytest.raises(BlobDown):
+            await store.get("k")
+    finally:
+        s3_server.start()
+    assert await store.get("k") == BODY  # the kept-alive connection of before is replaced without an error
+    store.close()
+
+
+@pytest.mark.parametrize("endpoint", ["", "s3.example.com", "ftp://x", "https://", "https://x/path"])
+async def test_endpoints_that_cannot_be(endpoint: str) -> None:
+    with pytest.raises(ConfigError, match=r"object_store\.endpoint"):
+        S3Store(endpoint, "r", "b", "a", "s")
+
+
+# S3 behind a network that fails.
+
+CONNECT_S = 0.5
+READ_S = 0.6
+REQUEST_S = 1.5
+BOUND_S = CONNECT_S + 2 * READ_S + REQUEST_S + 1.0
+
+
+@pytest.fixture
+def proxy(s3_server: SwiftServer) -> Iterator[FaultProxy]:
+    with FaultProxy(s3_server.port) as made:
+        yield made
+
+
+@pytest.fixture
+async def behind(s3_server: SwiftServer, proxy: FaultProxy) -> AsyncIterator[S3Store]:
+    """A store behind the proxy with the object `k` = BODY in it."""
+    made = S3Store(
+        proxy.endpoint, "us-east-1", _bucket(), s3_server.access_key, s3_server.secret_key,
+        connect_s=CONNECT_S, read_s=READ_S, request_s=REQUEST_S, threads=4,
+    )  # fmt: skip
+    await made.prepare()
+    await made.put("k", BODY)
+    yield made
+    made.close()
+
+
+async def test_the_proxy_itself_lets_everything_pass(behind: S3Store, proxy: FaultProxy) -> None:
+    proxy.cut()
+    assert await behind.get("k") == BODY
+    await behind.put("k2", BODY * 30)
+    assert await behind.get("k2") == BODY * 30
+
+
+FAULTS = [
+    (Fault.REFUSE, 0),
+    (Fault.UNAVAILABLE, 0),
+    (Fault.RESET_REQUEST, 100),
+    (Fault.TRUNCATE_REPLY, 10),
+    (Fault.LOST_REPLY, 0),
+    (Fault.BLACK_HOLE, 0),
+]
+
+
+@pytest.mark.parametrize(("fault", "amount"), FAULTS, ids=lambda value: getattr(value, "name", value))
+async def test_every_fault_is_blob_down_in_bounded_time_and_over_when_it_is_over(
+    behind: S3Store, proxy: FaultProxy, fault: Fault, amount: int
+) -> None:
+    proxy.set(fault, amount)
+    proxy.cut()
+    for call in (behind.get("k"), behind.put("k", BODY), behind.stat("k"), behind.ping()):
+        started = time.monotonic()
+        with pytest.raises(BlobDown) as caught:
+            await call
+        assert caught.value.detail
+        assert time.monotonic() - started < BOUND_S
+    with pytest.raises(BlobDown):
+        [entry async for entry in behind.list()]
+    proxy.set(Fault.OK)
+    proxy.cut()
+    assert await behind.get("k") == BODY
+
+
+async def test_a_body_that_ends_early_is_never_accepted(behind: S3Store, proxy: FaultProxy) -> None:
+    reply = len(BODY) + 200  # headers included: the cut is somewhere in the body, or just before its end
+    for amount in (reply // 2, len(BODY), reply):
+        proxy.set(Fault.TRUNCATE_REPLY, amount)
+        proxy.cut()
+        with pytest.raises(BlobDown, match=r"IncompleteRead|octets came"):
+            await behind.get("k")
+
+
+async def test_a_reply_cut_within_its_headers_confirms_nothing(behind: S3Store, proxy: FaultProxy) -> None:
+    """`200 OK` is there, what follows is not; http.client takes that for a whole answer."""
+    proxy.set(Fault.TRUNCATE_REPLY, 20)
+    proxy.cut()
+    for call in (behind.put("k", BODY), behind.stat("k"), behind.get("k")):
+        with pytest.raises(BlobDown, match="headers are missing"):
+            await call
+
+
+async def test_a_put_cut_in_the_middle_leaves_no_object(
+    behind: S3Store, proxy: FaultProxy, s3_server: SwiftServer
+) -> None:
+    proxy.set(Fault.RESET_REQUEST, 50_000)
+    proxy.cut()
+    with pytest.raises(BlobDown):
+        await behind.put("partial", BODY * 20)
+    proxy.set(Fault.OK)
+    with pytest.raises(NotFound):
+        await behind.get("partial")
+
+
+async def test_a_lost_reply_is_an_error_and_the_put_can_be_repeated(behind: S3Store, proxy: FaultProxy) -> None:
+    proxy.set(Fault.LOST_REPLY)
+    proxy.cut()
+    with pytest.raises(BlobDown):
+        await behind.put("lost", BODY)
+    proxy.set(Fault.OK)
+    assert await behind.get("lost") == BODY
+    await behind.put("lost", BODY)
+    assert await behind.get("lost") == BODY
+
+
+async def test_latency_is_no_fault(behind: S3Store, proxy: FaultProxy) -> None:
+    proxy.set(Fault.LATENCY, 50)
+    assert await behind.get("k") == BODY
+
+
+async def test_a_slow_upload_may_take_longer_than_a_handshake(behind: S3Store, proxy: FaultProxy) -> None:
+    """`sendall` of the whole body under the connect timeout would fail for ever on a slow line."""
+    body = BODY * 800
+    proxy.set(Fault.THROTTLE, 4_000_000)
+    proxy.cut()
+    started = time.monotonic()
+    await behind.put("slow", body)
+    assert time.monotonic() - started > max(CONNECT_S, READ_S)
+    proxy.set(Fault.OK)
+    assert await behind.get("slow") == body
+
+
+async def test_a_reply_that_trickles_is_ended(
+    behind: S3Store, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.support.faultproxy.PIECE", 100)
+    proxy.set(Fault.THROTTLE, 400)  # each piece is well within the bound on one wait; the whole would take 25 s
+    proxy.cut()
+    started = time.monotonic()
+    with pytest.raises(BlobDown):
+        await behind.get("k")
+    assert time.monotonic() - started < BOUND_S
+
+
+async def test_waiting_for_a_free_connection_is_bounded_too(behind: S3Store, proxy: FaultProxy) -> None:
+    proxy.set(Fault.BLACK_HOLE)
+    proxy.cut()
+    started = time.monotonic()
+    results = await asyncio.gather(*(behind.get("k") for _ in range(20)), return_exceptions=True)
+    assert {type(result) for result in results} == {BlobDown}
+    assert any("busy" in str(result) for result in results)
+    assert time.monotonic() - started < BOUND_S + READ_S
+    proxy.set(Fault.OK)
+    proxy.cut()
+    assert await behind.get("k") == BODY
+
+
+async def test_a_cancelled_reader_gives_its_slot_back_when_its_thread_is_free(
+    behind: S3Store, proxy: FaultProxy
+) -> None:
+    proxy.set(Fault.BLACK_HOLE)
+    proxy.cut()
+    readers = [asyncio.create_task(behind.get("k")) for _ in range(4)]
+    await asyncio.wait(readers, timeout=0.1)
+    for reader in readers:
+        reader.cancel()
+    await asyncio.gather(*readers, return_exceptions=True)
+    proxy.set(Fault.OK)
+    proxy.cut()
+    assert await behind.get("k") == BODY

@@ -1,0 +1,176 @@
+"""Keys, references, and what a directory does beyond the conformance suite (tests/store/test_s3.py)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sora.errors import BlobDown, NotFound
+from sora.store import diskfile
+from sora.store.blobs import BlobRef, DirectoryStore, check_key, content_hash
+from sora.types import AccountId, ContentId
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DIGEST = bytes(range(32))
+REF = BlobRef(account_id=AccountId(0x2A), content_id=ContentId(7), content_hash=DIGEST, size=5)
+
+
+def test_hash_is_blake2b_256_of_the_bytes() -> None:
+    assert content_hash(b"a\r\nb\n") == hashlib.blake2b(b"a\r\nb\n", digest_size=32).digest()
+
+
+def test_key_and_name_are_what_other_processes_expect() -> None:
+    assert REF.key == f"000000000000002a/00/{DIGEST.hex()}-7.eml"
+    assert REF.name == f"000000000000002a-{DIGEST.hex()}.eml"
+    assert check_key(REF.key) == REF.key
+
+
+def test_matches_wants_size_and_hash() -> None:
+    body = b"hello"
+    ref = BlobRef(AccountId(1), ContentId(1), content_hash(body), 5)
+    assert ref.matches(body)
+    assert not ref.matches(b"hellO")
+    assert not BlobRef(AccountId(1), ContentId(1), content_hash(body), 4).matches(body)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "",
+        "/",
+        "a//b",
+        "../a",
+        "a/../b",
+        "a/..",
+        ".",
+        "a/.hidden",
+        "/etc/passwd",
+        "a/",
+        "a\0b",
+        "a b",
+        "é",
+        "a\n",
+        "x" * 300,
+    ],
+)
+def test_dangerous_keys_are_refused(key: str) -> None:
+    with pytest.raises(ValueError, match="not an object key"):
+        check_key(key)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> DirectoryStore:
+    return DirectoryStore(tmp_path / "objects")
+
+
+async def test_every_method_refuses_dangerous_keys(store: DirectoryStore, tmp_path: Path) -> None:
+    await store.prepare()
+    (tmp_path / "secret").write_bytes(b"x")
+    for call in (store.get("../secret"), store.stat("../secret"), store.delete("../secret"), store.put("../evil", b"")):
+        with pytest.raises(ValueError, match="not an object key"):
+            await call
+    assert (tmp_path / "secret").exists()
+    assert not (tmp_path / "evil").exists()
+
+
+async def test_a_root_that_is_gone_is_an_outage_not_an_empty_store(store: DirectoryStore, tmp_path: Path) -> None:
+    await store.prepare()
+    await store.put("a/b", b"x")
+    (tmp_path / "objects").rename(tmp_path / "unmounted")
+    with pytest.raises(BlobDown):
+        await store.get("a/b")
+    with pytest.raises(BlobDown):
+        await store.stat("a/b")
+    with pytest.raises(BlobDown):
+        await store.put("a/c", b"y")
+    with pytest.raises(BlobDown):
+        await store.delete("a/b")
+    with pytest.raises(BlobDown):
+        await store.ping()
+    with pytest.raises(BlobDown):
+        [entry async for entry in store.list()]
+    assert not (tmp_path / "objects").exists()
+
+
+async def test_a_put_that_fails_leaves_neither_object_nor_temporary(
+    store: DirectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.prepare()
+
+    def broken(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(BlobDown):
+        await store.put("a/b", b"x")
+    monkeypatch.undo()
+    with pytest.raises(NotFound):
+        await store.stat("a/b")
+    assert list((tmp_path / "objects" / ".tmp").iterdir()) == []
+
+
+async def test_a_put_syncs_file_and_directory_before_it_returns(
+    store: DirectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.prepare()
+    await store.put("a/first", b"x")
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def recording(fd: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", recording)
+    await store.put("a/b", b"x")
+    assert [str(tmp_path / "objects" / ".tmp") in synced[0], synced[1:]] == [True, [str(tmp_path / "objects" / "a")]]
+
+
+async def test_prepare_sweeps_what_a_dead_process_was_writing(store: DirectoryStore, tmp_path: Path) -> None:
+    await store.prepare()
+    old = tmp_path / "objects" / ".tmp" / "old.tmp"
+    old.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    fresh = old.with_name("fresh.tmp")
+    fresh.write_bytes(b"half")
+    await store.prepare()
+    assert not old.exists()
+    assert fresh.exists()
+
+
+async def test_files_are_for_this_user_only(store: DirectoryStore, tmp_path: Path) -> None:
+    await store.prepare()
+    await store.put("a/b", b"x")
+    assert (tmp_path / "objects" / "a" / "b").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "objects" / "a").stat().st_mode & 0o777 == 0o700
+
+
+def test_read_cached_reads_small_files_and_knows_when_it_cannot(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"x" * 5000)
+    assert diskfile.read_cached(path, 5000) == b"x" * 5000
+    with pytest.raises(diskfile.WouldBlock):
+        diskfile.read_cached(path, 4999)
+    with pytest.raises(FileNotFoundError):
+        diskfile.read_cached(tmp_path / "g", 1)
+
+
+def test_read_cached_gives_up_where_the_system_cannot_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"x")
+    monkeypatch.setattr(diskfile, "_NOWAIT", None)
+    with pytest.raises(diskfile.WouldBlock):
+        diskfile.read_cached(path, 1)
+
+
+def test_write_new_never_touches_a_file_that_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"old")
+    with pytest.raises(FileExistsError):
+        diskfile.write_new(path, b"new")
+    assert path.read_bytes() == b"old"

@@ -70,6 +70,18 @@ LANGUAGE sql STABLE SET search_path = sora, public AS $$
   FROM account_limits l, account_usage(p_account_id) u WHERE l.account_id = p_account_id
 $$;
 
+-- The answer at RCPT time, before anything is stored; deliver() decides.
+CREATE FUNCTION is_over_quota(p_account_id bigint) RETURNS boolean LANGUAGE plpgsql STABLE SET search_path = sora, public AS $$
+DECLARE
+  l account_limits;
+BEGIN
+  SELECT * INTO l FROM account_limits x WHERE x.account_id = p_account_id;
+  RETURN coalesce((l.bytes IS NOT NULL OR l.messages IS NOT NULL)
+      AND (SELECT u.bytes >= l.bytes OR u.messages >= l.messages FROM account_usage(p_account_id) u), false)
+    OR coalesce((l.domain_bytes IS NOT NULL OR l.domain_messages IS NOT NULL)
+      AND (SELECT u.bytes >= l.domain_bytes OR u.messages >= l.domain_messages FROM domain_usage(l.domain_id) u), false);
+END $$;
+
 -- Takes the quota locks of those accounts that have a limit, and returns them. Before any mailbox lock.
 CREATE FUNCTION lock_quotas(p_account_ids bigint[]) RETURNS bigint[] LANGUAGE plpgsql SET search_path = sora, public AS $$
 DECLARE

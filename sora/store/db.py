@@ -1,0 +1,271 @@
+"""The pool of connections to PostgreSQL, and what its errors mean to the rest of Sora.
+
+Statements are written against search_path `sora, public`. Every connection gives `bit` columns as raw bytes: bitmaps
+are read in C, not bit by bit.
+
+A failure becomes one of our own errors, so that nobody above this module looks at SQLSTATEs:
+
+- the server cannot be reached, or the connection broke: `DatabaseDown`. `maybe_done` says whether the statement may
+  have been committed nevertheless (its answer was lost), in which case the caller reads a witness before it replies;
+- the server is there but busy (lock timeout, deadlock, statement timeout, no free connection): `Busy`;
+- our SQL functions declined: `NotFound`, `AlreadyExists`, `OverQuota` …;
+- anything else stays an `asyncpg.PostgresError`: a bug.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import asyncpg
+
+from sora import log, metrics
+from sora.errors import (
+    AlreadyExists,
+    Busy,
+    DatabaseDown,
+    InUse,
+    InvalidName,
+    LimitExceeded,
+    NoPermission,
+    NotFound,
+    OverQuota,
+    SoraError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+Connection: TypeAlias = "asyncpg.Connection"
+
+CONNECT_TIMEOUT_S: Final = 5.0
+ACQUIRE_TIMEOUT_S: Final = 10.0
+STATEMENT_TIMEOUT_S: Final = 60.0
+"""The server's own; the client waits a little longer, so that only a dead network ends in a cut connection."""
+ROLLBACK_TIMEOUT_S: Final = 5.0
+
+SETTINGS: Final = {
+    "search_path": "sora, public",
+    "jit": "off",  # plans of trigger functions cross its threshold by estimates alone
+    "statement_timeout": f"{STATEMENT_TIMEOUT_S:.0f}s",
+    # a forgotten transaction keeps an old snapshot, and the hot rows of mailbox_stats grow ninefold in a minute
+    "idle_in_transaction_session_timeout": "60s",
+}
+
+# SQLSTATE, or its class, to our error. Texts are for the peer, so they say nothing of the server.
+_DECLINED: Final[dict[str, tuple[type[SoraError], str]]] = {
+    "P0002": (NotFound, "No such mailbox"),
+    "23505": (AlreadyExists, "Already exists"),
+    "SR001": (OverQuota, ""),
+    "SR002": (InUse, "Lock lost"),
+    "SR003": (InvalidName, ""),
+    "SR004": (LimitExceeded, "Too many keywords"),
+    "SR005": (NoPermission, "Not possible for this mailbox"),
+    "55P03": (Busy, ""),  # lock_timeout
+    "57014": (Busy, ""),  # statement_timeout
+    "40P01": (Busy, ""),  # deadlock
+    "40001": (Busy, ""),  # serialization failure
+    "53300": (Busy, ""),  # too many connections
+}
+_DOWN: Final = frozenset(
+    {
+        "25006",  # read-only: a demoted primary, or a standby
+        "53100",  # disk full
+        "53200",  # out of memory
+        "57P01",  # administrator ends the connection
+        "57P02",  # crash of another backend
+        "57P03",  # starting up or shutting down
+        "57P05",  # idle session timeout
+        "25P03",  # idle in transaction
+    }
+)
+# The statement can have been committed when these arrive.
+_AMBIGUOUS: Final = frozenset({"57P01", "57P02"})
+
+
+_log = log.get(__name__)
+
+
+class Database:
+    """A pool of connections. Made by `open`, inside the loop that uses it."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    @classmethod
+    async def open(cls, dsn: str, *, min_size: int = 1, max_size: int = 10, application_name: str = "sora") -> Database:
+        """Open a pool; with min_size=0 the first connection is made when it is needed.
+
+        Raises:
+            DatabaseDown: no connection could be made.
+        """
+        with translated(maybe_done=False):
+            pool = await asyncpg.create_pool(
+                dsn,
+                min_size=min_size,
+                max_size=max_size,
+                timeout=CONNECT_TIMEOUT_S,
+                command_timeout=STATEMENT_TIMEOUT_S + 5,
+                server_settings={**SETTINGS, "application_name": application_name},
+                init=_prepare,
+                reset=_keep,
+            )
+        return cls(pool)
+
+    async def fetch(self, sql: str, *args: object) -> list[asyncpg.Record]:
+        """All rows of one statement in a transaction of its own."""
+        async with self.acquire() as conn:
+            rows: list[asyncpg.Record] = await conn.fetch(sql, *args)
+            return rows
+
+    async def fetchrow(self, sql: str, *args: object) -> asyncpg.Record | None:
+        """The first row, or None."""
+        async with self.acquire() as conn:
+            return await conn.fetchrow(sql, *args)
+
+    async def fetchval(self, sql: str, *args: object) -> Any:
+        """The first column of the first row, or None."""
+        async with self.acquire() as conn:
+            return await conn.fetchval(sql, *args)
+
+    async def execute(self, sql: str, *args: object) -> str:
+        """Run one statement; returns its command tag, such as `DELETE 2`."""
+        async with self.acquire() as conn:
+            tag: str = await conn.execute(sql, *args)
+            return tag
+
+    @contextlib.asynccontextmanager
+    async def acquire(self) -> AsyncIterator[Connection]:
+        """A connection without a transaction: every statement commits by itself.
+
+        Raises:
+            Busy: none became free in time.
+            DatabaseDown: none could be made, or it broke.
+        """
+        async with self._connection() as conn:
+            with translated(maybe_done=True):
+                yield conn
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """A connection inside a transaction (READ COMMITTED), committed at the end of the block.
+
+        Raises:
+            Busy, DatabaseDown: as `acquire`; before the commit nothing can be done, so only its own failure says
+                `maybe_done`.
+        """
+        async with self._connection() as conn:
+            transaction = conn.transaction()
+            with translated(maybe_done=False):
+                await transaction.start()
+                try:
+                    yield conn
+                except BaseException:
+                    await _roll_back(conn, transaction)
+                    raise
+            with translated(maybe_done=True):
+                await transaction.commit()
+
+    @contextlib.asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Connection]:
+        with translated(maybe_done=False):
+            try:
+                conn = await self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
+            except TimeoutError:
+                # the pool's own waiting list, or a server that does not answer a connect
+                raise _count(Busy(detail="no database connection in time"), "pool") from None
+        try:
+            yield conn
+        finally:
+            with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+                # a connection that fails here is thrown away by the pool; what it was used for has its answer already
+                await self._pool.release(conn, timeout=ROLLBACK_TIMEOUT_S)
+
+    async def ping(self) -> None:
+        """One round trip to a server that takes writes.
+
+        Raises:
+            DatabaseDown: it does not answer, or it is a standby (a demoted primary still answers).
+        """
+        if await self.fetchval("SELECT pg_is_in_recovery()"):
+            raise DatabaseDown(detail="the server is a standby")
+
+    async def close(self) -> None:
+        """Close every connection, busy ones after a moment by force."""
+        try:
+            async with asyncio.timeout(ROLLBACK_TIMEOUT_S):
+                await self._pool.close()
+        except TimeoutError:
+            self._pool.terminate()
+
+
+@contextlib.contextmanager
+def translated(*, maybe_done: bool) -> Iterator[None]:
+    """Turn the errors of asyncpg into ours.
+
+    Args:
+        maybe_done: whether what runs inside can have been committed when the connection breaks.
+    """
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        raise _of_sqlstate(error, maybe_done) from error
+    except (OSError, TimeoutError) as error:
+        # asyncpg gives ConnectionError for a broken socket, TimeoutError for command_timeout
+        raise _down(error, maybe_done) from error
+    except asyncpg.InterfaceError as error:
+        if "clos" not in str(error):  # "connection is closed", "pool is closing": anything else is misuse
+            raise
+        raise _down(error, maybe_done) from error
+
+
+def _of_sqlstate(error: Exception, maybe_done: bool) -> Exception:
+    state = getattr(error, "sqlstate", None) or ""
+    if state.startswith("08") or state in _DOWN:
+        # class 08 is also what asyncpg itself raises when the connection is lost in the middle
+        return _down(error, maybe_done and (state.startswith("08") or state in _AMBIGUOUS))
+    if state in _DECLINED:
+        kind, text = _DECLINED[state]
+        if kind is Busy:
+            metrics.database_errors.labels("busy").inc()
+        return kind(text, detail=str(error))
+    metrics.database_errors.labels("bug").inc()
+    return error
+
+
+def _down(error: Exception, maybe_done: bool) -> DatabaseDown:
+    metrics.database_errors.labels("down").inc()
+    return DatabaseDown(detail=f"{type(error).__name__}: {error}", maybe_done=maybe_done)
+
+
+def _count(error: SoraError, kind: str) -> SoraError:
+    metrics.database_errors.labels(kind).inc()
+    return error
+
+
+async def _roll_back(conn: Connection, transaction: Any) -> None:
+    """Roll back in bounded time whatever state the task is in; a connection that cannot is cut."""
+    try:
+        async with asyncio.timeout(ROLLBACK_TIMEOUT_S):
+            await transaction.rollback()
+    except (asyncpg.PostgresError, OSError, TimeoutError):
+        conn.terminate()
+    except asyncpg.InterfaceError:
+        _log.debug("rollback on a connection that is gone")
+
+
+async def _prepare(conn: Connection) -> None:
+    await conn.set_type_codec("bit", schema="pg_catalog", format="binary", encoder=_encode_bit, decoder=_decode_bit)
+
+
+async def _keep(conn: Connection) -> None:
+    """Nothing to undo: no statement of ours changes a session. Saves a round trip for each release."""
+
+
+def _encode_bit(bits: bytes) -> bytes:
+    return (len(bits) * 8).to_bytes(4, "big") + bits
+
+
+def _decode_bit(data: bytes) -> bytes:
+    return bytes(data[4:])

@@ -1,0 +1,269 @@
+"""Who must hear that a mailbox changed: sessions of this process at once, other processes a few milliseconds later.
+
+A change is (account, mailbox, modseq). It says only "look": whoever hears it reads what is new from the database.
+
+- `publish` wakes the watchers of this process directly.
+- For the others, changes gather for `FLUSH_S` and go out as few NOTIFYs on a connection of their own, without waiting
+  for the disk. NOTIFY inside the delivering transaction takes a lock over the whole database until that transaction is
+  on disk: it cost a third of the throughput on a fast disk and three quarters on a slow one.
+- One more connection listens. What this process sent itself comes back too and is known by its modseq: modseq order is
+  commit order, so nothing older than what was heard can be news.
+- Notices may get lost, with a connection or with a crash. So the watched mailboxes are asked for, all in one query,
+  after each connect and every `POLL_S` or so. This runs on the connection that listens: one that is dead without saying
+  so is found.
+
+There are 16 channels, an account has one of them. Each process listens to all: it watches many accounts, and a LISTEN
+for each first watcher would be a window in which a change is missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING, Any, Final
+
+import asyncpg
+
+from sora import log, metrics
+from sora.types import ModSeq
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from sora.types import AccountId, MailboxId
+
+    Mailbox = tuple[AccountId, MailboxId]
+    Callback = Callable[[AccountId, MailboxId, ModSeq], None]
+
+_log = log.get(__name__)
+
+BUCKETS: Final = 16
+MAX_PAYLOAD: Final = 7999
+"""PostgreSQL wants less than 8,000 bytes."""
+FLUSH_S: Final = 0.007
+POLL_S: Final = 20.0
+TIMEOUT_S: Final = 10.0
+"""For one statement: what takes longer is a dead connection."""
+FIRST_PAUSE_S: Final = 0.1
+LAST_PAUSE_S: Final = 5.0
+_NOTIFY: Final = "SELECT pg_notify(channel, payload) FROM unnest($1::text[], $2::text[]) AS t(channel, payload)"
+_POLL: Final = "SELECT account_id, mailbox_id, highest_modseq FROM sora.poll_mailboxes($1, $2, $3)"
+_BROKEN: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+
+
+class _Watch:
+    """Watchers of one mailbox and the newest modseq that they were told."""
+
+    __slots__ = ("callbacks", "modseq")
+
+    def __init__(self) -> None:
+        self.callbacks: dict[object, Callback] = {}
+        self.modseq = 0
+
+
+class Changes:
+    """Changes of mailboxes, from and to all processes.
+
+    Args:
+        dsn: Of the primary, without a pooler in transaction mode between: LISTEN needs a session.
+        flush_s: How long outgoing notices gather.
+        poll_s: How often the watched mailboxes are asked for.
+    """
+
+    def __init__(self, dsn: str, *, flush_s: float = FLUSH_S, poll_s: float = POLL_S) -> None:
+        self._dsn = dsn
+        self._flush_s = flush_s
+        self._poll_s = poll_s
+        self._watched: dict[Mailbox, _Watch] = {}
+        self._outgoing: dict[Mailbox, ModSeq] = {}
+        self._due = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.listening = asyncio.Event()
+        """Set while notices of other processes come in."""
+
+    def start(self) -> None:
+        """Begin to send and to listen; PostgreSQL may be away."""
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._keep(self._send)), loop.create_task(self._keep(self._listen))]
+
+    async def close(self) -> None:
+        """Stop; what was not sent is lost, which the polls of the others make good. A second call does nothing."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def publish(self, account_id: AccountId, mailbox_id: MailboxId, modseq: ModSeq) -> None:
+        """Tell everybody of a change that is committed."""
+        mailbox = account_id, mailbox_id
+        self._tell(mailbox, modseq)
+        self._queue(mailbox, modseq)
+
+    def watch(
+        self, account_id: AccountId, mailbox_id: MailboxId, callback: Callback, modseq: ModSeq | None = None
+    ) -> Callable[[], None]:
+        """Call `callback(account_id, mailbox_id, modseq)` for every change from now on.
+
+        Watch first, then read the mailbox: in the other order a change between the two is missed.
+
+        Args:
+            modseq: What the caller knows already; None: the first poll will call back once.
+
+        Returns:
+            A function that ends it; calling it again does nothing.
+        """
+        mailbox, token = (account_id, mailbox_id), object()
+        watch = self._watched.setdefault(mailbox, _Watch())
+        if not watch.callbacks:
+            watch.modseq = modseq or 0
+        watch.callbacks[token] = callback
+
+        def unwatch() -> None:
+            watch.callbacks.pop(token, None)
+            if not watch.callbacks and self._watched.get(mailbox) is watch:
+                del self._watched[mailbox]
+
+        return unwatch
+
+    # ------------------------------------------------------------------ inside
+
+    def _queue(self, mailbox: Mailbox, modseq: ModSeq) -> None:
+        if modseq > self._outgoing.get(mailbox, 0):
+            self._outgoing[mailbox] = modseq
+            self._due.set()
+
+    def _tell(self, mailbox: Mailbox, modseq: ModSeq) -> None:
+        """Wake the watchers here, unless this is no news to them."""
+        watch = self._watched.get(mailbox)
+        if watch is None or modseq <= watch.modseq:
+            return
+        watch.modseq = modseq
+        for callback in tuple(watch.callbacks.values()):
+            try:
+                callback(*mailbox, modseq)
+            except Exception:
+                # One watcher's bug must not keep the change from the others.
+                _log.exception("watcher failed", extra={"account_id": mailbox[0], "mailbox_id": mailbox[1]})
+
+    async def _keep(self, run: Callable[[asyncpg.Connection], Any]) -> None:
+        """Run something on a connection of its own, again and again."""
+        pause = FIRST_PAUSE_S
+        while True:
+            try:
+                connection = await self._connect()
+                pause = FIRST_PAUSE_S
+                try:
+                    await run(connection)
+                finally:
+                    connection.terminate()
+            except _BROKEN as error:
+                metrics.database_errors.labels("changes").inc()
+                _log.warning("connection for changes lost", extra={"role": run.__name__[1:], "error": str(error)})
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(2 * pause, LAST_PAUSE_S)
+
+    async def _connect(self) -> asyncpg.Connection:
+        settings = {"application_name": "sora changes", "synchronous_commit": "off"}
+        return await asyncpg.connect(self._dsn, timeout=TIMEOUT_S, command_timeout=TIMEOUT_S, server_settings=settings)
+
+    async def _send(self, connection: asyncpg.Connection) -> None:
+        """Send what gathers."""
+        while True:
+            await self._due.wait()
+            await asyncio.sleep(self._flush_s)
+            self._due.clear()
+            outgoing, self._outgoing = self._outgoing, {}
+            channels, payloads = zip(*pack(outgoing), strict=True)
+            try:
+                await connection.execute(_NOTIFY, channels, payloads)
+            except BaseException:
+                for mailbox, modseq in outgoing.items():
+                    self._queue(mailbox, modseq)
+                raise
+            metrics.changes_published.inc(len(outgoing))
+
+    async def _listen(self, connection: asyncpg.Connection) -> None:
+        """Hear the others, and ask now and then for what was not heard."""
+        lost = asyncio.Event()
+        connection.add_termination_listener(lambda _: lost.set())
+        for bucket in range(BUCKETS):
+            await connection.add_listener(_channel(bucket), self._heard)
+        self.listening.set()
+        try:
+            while not lost.is_set():
+                await self._poll(connection)
+                await _wait(lost, self._poll_s * random.uniform(0.75, 1.25))
+        finally:
+            self.listening.clear()
+        raise ConnectionError("closed by the server")
+
+    def _heard(self, _connection: object, _pid: int, channel: str, payload: object) -> None:
+        try:
+            changes = list(unpack(str(payload)))
+        except ValueError:
+            _log.warning("notice not understood", extra={"channel": channel, "payload": str(payload)[:100]})
+            return
+        metrics.changes_received.inc(len(changes))
+        for mailbox, modseq in changes:
+            self._tell(mailbox, modseq)
+
+    async def _poll(self, connection: asyncpg.Connection) -> None:
+        """Ask for the watched mailboxes that have changed, in one query."""
+        if not self._watched:
+            # Still a round trip: it is how a dead connection is found.
+            await connection.execute("SELECT 1")
+            return
+        known = [(*mailbox, watch.modseq) for mailbox, watch in self._watched.items()]
+        for row in await connection.fetch(_POLL, *zip(*known, strict=True)):
+            mailbox = row["account_id"], row["mailbox_id"]
+            modseq = row["highest_modseq"]
+            watch = self._watched.get(mailbox)
+            if watch is not None:
+                # No modseq: the mailbox is gone, one more thing that happened to it. Who looks will find out.
+                self._tell(mailbox, ModSeq(watch.modseq + 1) if modseq is None else modseq)
+
+
+def pack(changes: Mapping[Mailbox, ModSeq]) -> Iterator[tuple[str, str]]:
+    """Channels and payloads: `account.mailbox.modseq` in hexadecimal, separated by spaces."""
+    buckets: dict[int, list[str]] = {}
+    for (account_id, mailbox_id), modseq in changes.items():
+        buckets.setdefault(account_id % BUCKETS, []).append(f"{account_id:x}.{mailbox_id:x}.{modseq:x}")
+    for bucket, items in buckets.items():
+        for payload in _join(items):
+            yield _channel(bucket), payload
+
+
+def unpack(payload: str) -> Iterator[tuple[Mailbox, ModSeq]]:
+    """The changes of a payload.
+
+    Raises:
+        ValueError: Somebody else uses our channel.
+    """
+    for item in payload.split():
+        account_id, mailbox_id, modseq = (int(number, 16) for number in item.split("."))
+        yield (account_id, mailbox_id), modseq  # type: ignore[misc]
+
+
+def _channel(bucket: int) -> str:
+    return f"sora_{bucket}"
+
+
+def _join(items: Iterable[str]) -> Iterator[str]:
+    """Items by spaces, each result short enough for one NOTIFY."""
+    payload = ""
+    for item in items:
+        if payload and len(payload) + 1 + len(item) > MAX_PAYLOAD:
+            yield payload
+            payload = ""
+        payload = f"{payload} {item}" if payload else item
+    if payload:
+        yield payload
+
+
+async def _wait(event: asyncio.Event, timeout: float) -> None:
+    """Until the event or the timeout."""
+    try:
+        async with asyncio.timeout(timeout):
+            await event.wait()
+    except TimeoutError:
+        return

@@ -1,0 +1,516 @@
+"""Delivery without PostgreSQL: what is batched, stamped, retried and answered. Staging is the real one."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+import pytest
+
+from sora.errors import DatabaseDown, NotFound, OverQuota, StagingFull, Unavailable
+from sora.services import delivery as module
+from sora.services.delivery import AppendItem, Delivery, MailEnvelope, MailLoop, Recipient
+from sora.store.messages import Delivered
+from sora.store.staging import Staging
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+    from pathlib import Path
+
+    from sora.store.messages import NewMessage
+
+NOON = datetime(2026, 3, 5, 12, 0, 0, tzinfo=UTC)
+LETTER = b"From: a@example.org\r\nSubject: Hello\r\n\r\nbody\r\n"
+INBOX = 900
+
+
+class Messages:
+    """A database in memory: rows that were committed, and a script of what goes wrong."""
+
+    def __init__(self, staging: Staging) -> None:
+        self.staging = staging
+        self.calls: list[list[NewMessage]] = []
+        self.rows: list[NewMessage] = []
+        self.before: list[Callable[[Sequence[NewMessage]], Any]] = []
+        self.after: list[Callable[[Sequence[NewMessage]], Any]] = []
+        self.witness_errors: list[Exception] = []
+        self.witness_calls = 0
+        self.poison: dict[bytes, Exception] = {}
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.entered = asyncio.Event()
+
+    async def deliver(self, batch: Sequence[NewMessage], instance_id: str) -> list[Delivered]:
+        assert instance_id == "node-1"
+        self.calls.append(list(batch))
+        self.entered.set()
+        await self.gate.wait()
+        for row in batch:
+            assert self.staging.path(row.account_id, row.content_hash).exists(), "committed before it was staged"
+            for word, error in self.poison.items():
+                if word in self.staging.path(row.account_id, row.content_hash).read_bytes():
+                    raise error
+        if self.before:
+            self.before.pop(0)(batch)
+        self.rows += batch
+        delivered = [self._delivered(row) for row in batch]
+        if self.after:
+            self.after.pop(0)(batch)
+        return delivered
+
+    async def find_witnesses(self, batch: Sequence[NewMessage]) -> list[Delivered | None]:
+        self.witness_calls += 1
+        if self.witness_errors:
+            raise self.witness_errors.pop(0)
+        return [self._delivered(row) if row in self.rows else None for row in batch]
+
+    def _delivered(self, row: NewMessage) -> Delivered:
+        number = self.rows.index(row) + 1
+        return Delivered(
+            account_id=row.account_id,
+            mailbox_id=row.mailbox_id or INBOX,
+            uid=number,
+            uidvalidity=77,
+            modseq=100 + number,
+            content_id=1000 + number,
+            duplicate=False,
+        )
+
+
+class Doorbell:
+    def __init__(self) -> None:
+        self.rung: list[int] = []
+
+    def ring(self, content_ids: Iterable[int]) -> None:
+        self.rung += content_ids
+
+
+class Changes:
+    def __init__(self) -> None:
+        self.published: list[tuple[int, int, int]] = []
+
+    def publish(self, account_id: int, mailbox_id: int, modseq: int) -> None:
+        self.published.append((account_id, mailbox_id, modseq))
+
+
+class World:
+    """A delivery service and what it leaves behind."""
+
+    def __init__(self, folder: Path, *, lanes: int = 1, staging_size: int = 10**9) -> None:
+        self.folder = folder
+        self.now = NOON
+        self.staging = Staging(folder, staging_size)
+        self.messages = Messages(self.staging)
+        self.doorbell = Doorbell()
+        self.changes = Changes()
+        self.delivery = Delivery(
+            None,  # type: ignore[arg-type]
+            self.messages,  # type: ignore[arg-type]
+            self.staging,
+            self.changes,  # type: ignore[arg-type]
+            self.doorbell,
+            instance_id="node-1",
+            host="store.example.com",
+            lanes=lanes,
+            clock=lambda: self.now,
+        )
+
+    def staged(self) -> list[bytes]:
+        return sorted(path.read_bytes() for path in self.folder.glob("*.eml"))
+
+    async def send(self, text: bytes = LETTER, *accounts: int, sender: str = "s@example.org") -> list[Any]:
+        return await self.delivery.deliver(text, envelope(*(accounts or (1,)), sender=sender))
+
+    async def hold(self) -> asyncio.Task[list[Any]]:
+        """Occupy the only lane with a message until the gate opens."""
+        self.messages.gate.clear()
+        task = asyncio.create_task(self.send(b"Subject: first\r\n\r\n"))
+        await self.messages.entered.wait()
+        return task
+
+
+def to(account_id: int, text: str = "", mailbox_id: int | None = None) -> Recipient:
+    return Recipient(text or f"u{account_id}@example.com", account_id, f"u{account_id}@example.com", mailbox_id)
+
+
+def envelope(*recipients: int | Recipient, sender: str = "s@example.org") -> MailEnvelope:
+    known = tuple(to(item) if isinstance(item, int) else item for item in recipients)
+    return MailEnvelope(sender=sender, recipients=known, hello="mx.example.net", peer="192.0.2.1", id="x-1")
+
+
+def lose(*, maybe_done: bool = True) -> Callable[[Sequence[NewMessage]], Any]:
+    def fail(_: Sequence[NewMessage]) -> None:
+        raise DatabaseDown(detail="connection lost", maybe_done=maybe_done)
+
+    return fail
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    world = World(tmp_path / "staging")
+    yield world
+    await world.delivery.close()
+    world.staging.close()
+
+
+class TestMessage:
+    async def test_is_stamped_staged_and_committed(self, world: World) -> None:
+        assert await world.send() == [None]
+        (body,) = world.staged()
+        (row,) = world.messages.rows
+        assert body == (
+            b"Return-Path: <s@example.org>\r\nDelivered-To: u1@example.com\r\n"
+            b"Received: from mx.example.net ([192.0.2.1])\r\n"
+            b"\tby store.example.com with LMTP id x-1\r\n\tfor <u1@example.com>;\r\n"
+            b"\tThu, 5 Mar 2026 12:00:00 +0000\r\n" + LETTER
+        )
+        assert row.content_hash == hashlib.blake2b(body, digest_size=32).digest()
+        assert row.size == len(body)
+        assert row.internal_date == NOON
+        assert (row.account_id, row.mailbox_id) == (1, None)
+
+    async def test_wakes_uploader_and_watchers(self, world: World) -> None:
+        await world.send()
+        assert world.doorbell.rung == [1001]
+        assert world.changes.published == [(1, INBOX, 101)]
+
+    async def test_search_text_has_the_trace_headers(self, world: World) -> None:
+        await world.send()
+        text = world.messages.rows[0].digest.header_text
+        assert "delivered-to: u1@example.com" in text
+        assert "subject: hello" in text
+        assert text.index("delivered-to:") < text.index("subject:")
+
+    async def test_large_message_leaves_the_loop_alone(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        threads = []
+        real = module.mime_digest.digest
+
+        def spy(*args: Any, **kwargs: Any) -> Any:
+            threads.append(threading.current_thread())
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(module.mime_digest, "digest", spy)
+        await world.send(LETTER + b"x" * module.INLINE_BYTES)
+        await world.send()
+        assert threads[0] is not threading.main_thread()
+        assert threads[1] is threading.main_thread()
+
+
+class TestRecipients:
+    async def test_one_mailbox_named_twice_gets_one_message_and_two_answers(self, world: World) -> None:
+        outcome = await world.delivery.deliver(LETTER, envelope(to(1), to(1, "alias@example.com")))
+        assert outcome == [None, None]
+        assert len(world.messages.rows) == 1
+        (body,) = world.staged()
+        assert body.count(b"Delivered-To:") == 1
+        assert b"alias@example.com" not in body
+        assert b"\tfor <" not in body
+
+    async def test_two_mailboxes_of_an_account_share_the_body(self, world: World) -> None:
+        outcome = await world.delivery.deliver(LETTER, envelope(to(1), to(1, "u1+x@example.com", mailbox_id=5)))
+        assert outcome == [None, None]
+        first, second = world.messages.rows
+        assert {first.mailbox_id, second.mailbox_id} == {None, 5}
+        assert first.content_hash == second.content_hash
+        assert len(world.staged()) == 1
+
+    async def test_accounts_see_nothing_of_each_other(self, world: World) -> None:
+        await world.send(LETTER, 1, 2)
+        bodies = world.staged()
+        assert len(bodies) == 2
+        assert sorted(body.count(b"u1@example.com") for body in bodies) == [0, 2]
+        assert sorted(body.count(b"u2@example.com") for body in bodies) == [0, 2]
+
+    async def test_each_has_its_own_outcome_in_order(self, world: World) -> None:
+        world.messages.poison[b"u2@example.com"] = OverQuota()
+        world.messages.poison[b"u4@example.com"] = NotFound()
+        outcome = await world.send(LETTER, 4, 1, 2, 3)
+        assert [type(error) for error in outcome] == [NotFound, type(None), OverQuota, type(None)]
+        assert [row.account_id for row in world.messages.rows] == [1, 3]
+
+
+class TestLoops:
+    async def test_too_many_hops(self, world: World) -> None:
+        (error,) = await world.send(b"Received: x\r\n" * 51 + LETTER)
+        assert isinstance(error, MailLoop)
+        assert world.staged() == []
+
+    async def test_as_many_hops_as_allowed(self, world: World) -> None:
+        assert await world.send(b"Received: x\r\n" * 50 + LETTER) == [None]
+
+    async def test_own_delivered_to_stops_only_that_recipient(self, world: World) -> None:
+        outcome = await world.send(b"Delivered-To: U2@Example.com\r\n" + LETTER, 1, 2)
+        assert outcome[0] is None
+        assert isinstance(outcome[1], MailLoop)
+
+    async def test_delivered_to_in_the_body_is_text(self, world: World) -> None:
+        assert await world.send(LETTER + b"Delivered-To: u1@example.com\r\n") == [None]
+
+
+class TestDedupeKey:
+    async def test_a_retry_has_the_key_of_the_first_try(self, world: World) -> None:
+        await world.send()
+        world.now += timedelta(minutes=5)
+        await world.send()
+        first, second = world.messages.rows
+        assert first.key == second.key
+        assert first.content_hash != second.content_hash
+
+    async def test_an_alias_of_the_same_mailbox_is_the_same_delivery(self, world: World) -> None:
+        await world.delivery.deliver(LETTER, envelope(to(1), to(1, "alias@example.com")))
+        await world.delivery.deliver(LETTER, envelope(to(1, "alias@example.com")))
+        first, second = world.messages.rows
+        assert first.key == second.key
+
+    async def test_bytes_sender_and_account_count(self, world: World) -> None:
+        await world.send(LETTER, 1, 2)
+        await world.send(LETTER + b".", 1)
+        await world.send(LETTER, 1, sender="other@example.org")
+        await world.send(LETTER, 1, sender="")
+        assert len({row.key for row in world.messages.rows}) == 5
+
+    async def test_append_has_none(self, world: World) -> None:
+        await world.delivery.append(1, 5, [AppendItem(LETTER), AppendItem(LETTER)])
+        first, second = world.messages.rows
+        assert first.key is None
+        assert second.key is None
+        assert first.append_id != second.append_id
+
+
+class TestBatches:
+    async def test_what_waits_goes_together(self, world: World) -> None:
+        first = await world.hold()
+        others = [asyncio.create_task(world.send(b"n: %d\r\n\r\n" % number, number)) for number in range(1, 11)]
+        await settle(world, waiting=10)
+        world.messages.gate.set()
+        assert await asyncio.gather(first, *others) == [[None]] * 11
+        assert [len(call) for call in world.messages.calls] == [1, 10]
+
+    async def test_at_most_so_many(self, world: World) -> None:
+        first = await world.hold()
+        others = [asyncio.create_task(world.send(b"n: %d\r\n\r\n" % number, number)) for number in range(1, 101)]
+        await settle(world, waiting=100)
+        world.messages.gate.set()
+        await asyncio.gather(first, *others)
+        assert [len(call) for call in world.messages.calls] == [1, 64, 36]
+
+    async def test_at_most_so_large(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(world.delivery._lanes, "_max_bytes", 4000)
+        first = await world.hold()
+        texts = [b"n: %d\r\n\r\n" % number + b"x" * size for number, size in enumerate((1000, 1000, 9000, 10, 10))]
+        others = [asyncio.create_task(world.send(text)) for text in texts]
+        await settle(world, waiting=5)
+        world.messages.gate.set()
+        await asyncio.gather(first, *others)
+        assert [len(call) for call in world.messages.calls] == [1, 2, 1, 2]
+
+    async def test_two_lanes_work_at_the_same_time(self, tmp_path: Path) -> None:
+        world = World(tmp_path, lanes=2)
+        world.messages.gate.clear()
+        first = asyncio.create_task(world.send())
+        await world.messages.entered.wait()
+        world.messages.entered.clear()
+        second = asyncio.create_task(world.send(LETTER, 2))
+        await world.messages.entered.wait()
+        assert len(world.messages.calls) == 2
+        world.messages.gate.set()
+        assert await asyncio.gather(first, second) == [[None], [None]]
+        world.staging.close()
+
+    async def test_a_session_that_went_away_harms_nobody(self, world: World) -> None:
+        first = await world.hold()
+        gone = asyncio.create_task(world.send(LETTER, 2))
+        stays = asyncio.create_task(world.send(LETTER, 3))
+        await settle(world, waiting=2)
+        gone.cancel()
+        world.messages.gate.set()
+        assert await stays == [None]
+        await first
+        assert [row.account_id for row in world.messages.rows] == [1, 2, 3]
+
+    async def test_close_waits_for_what_was_taken(self, world: World) -> None:
+        first = await world.hold()
+        closing = asyncio.create_task(world.delivery.close())
+        await asyncio.sleep(0)
+        assert not closing.done()
+        world.messages.gate.set()
+        await closing
+        assert await first == [None]
+
+    async def test_a_bug_answers_everybody_and_ends_no_lane(self, world: World) -> None:
+        def bug(_: Sequence[NewMessage]) -> None:
+            raise ZeroDivisionError
+
+        world.messages.before.append(bug)
+        (error,) = await world.send()
+        assert isinstance(error, Unavailable)
+        assert await world.send() == [None]
+
+
+async def settle(world: World, waiting: int) -> None:
+    """Until so many units wait for the lane."""
+    while len(world.delivery._lanes._waiting) < waiting:
+        await asyncio.sleep(0)
+
+
+class TestRefusedBatch:
+    async def test_only_the_bad_one_fails(self, world: World) -> None:
+        first = await world.hold()
+        world.messages.poison[b"poison"] = asyncpg.UntranslatableCharacterError("bad text")
+        texts = [b"n: 1\r\n\r\n", b"n: poison\r\n\r\n", b"n: 3\r\n\r\n"]
+        others = [asyncio.create_task(world.send(text)) for text in texts]
+        await settle(world, waiting=3)
+        world.messages.gate.set()
+        await first
+        good, bad, also_good = await asyncio.gather(*others)
+        assert good == also_good == [None]
+        assert isinstance(bad[0], Unavailable)
+        assert [len(call) for call in world.messages.calls] == [1, 3, 1, 1, 1]
+        assert world.messages.witness_calls == 0
+
+    async def test_staged_files_stay(self, world: World) -> None:
+        world.messages.poison[b"body"] = asyncpg.UntranslatableCharacterError("no")
+        await world.send()
+        assert len(world.staged()) == 1
+
+    async def test_all_of_an_append_or_none(self, world: World) -> None:
+        world.messages.poison[b"poison"] = OverQuota()
+        with pytest.raises(OverQuota):
+            await world.delivery.append(1, 5, [AppendItem(b"a: b\r\n\r\n"), AppendItem(b"a: poison\r\n\r\n")])
+        assert world.messages.rows == []
+        assert [len(call) for call in world.messages.calls] == [2]
+
+
+class TestLostAnswer:
+    async def test_committed(self, world: World) -> None:
+        world.messages.after.append(lose())
+        assert await world.send() == [None]
+        assert len(world.messages.calls) == 1
+        assert len(world.messages.rows) == 1
+        assert world.doorbell.rung == [1001]
+        assert world.changes.published == [(1, INBOX, 101)]
+
+    async def test_not_committed_is_delivered_again(self, world: World) -> None:
+        world.messages.before.append(lose())
+        assert await world.send() == [None]
+        assert len(world.messages.calls) == 2
+        assert len(world.messages.rows) == 1
+
+    async def test_each_unit_by_its_own_witness(self, world: World) -> None:
+        def half(batch: Sequence[NewMessage]) -> None:
+            world.messages.rows.append(batch[0])
+            lose()(batch)
+
+        world.messages.before.append(half)
+        assert await world.send(LETTER, 1, 2) == [None, None]
+        assert [len(call) for call in world.messages.calls] == [2, 1]
+        assert sorted(row.account_id for row in world.messages.rows) == [1, 2]
+
+    async def test_lost_again_is_a_temporary_failure(self, world: World) -> None:
+        world.messages.before += [lose(), lose()]
+        (error,) = await world.send()
+        assert isinstance(error, DatabaseDown)
+        assert world.messages.rows == []
+        assert len(world.staged()) == 1
+
+    async def test_lost_again_but_committed(self, world: World) -> None:
+        world.messages.before.append(lose())
+        world.messages.after.append(lose())
+        assert await world.send() == [None]
+        assert len(world.messages.rows) == 1
+
+    async def test_witnesses_are_waited_for(self, world: World) -> None:
+        world.messages.after.append(lose())
+        world.messages.witness_errors += [DatabaseDown(), DatabaseDown()]
+        assert await world.send() == [None]
+        assert world.messages.witness_calls == 3
+
+    async def test_no_witness_no_promise(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "WITNESS_WAIT_S", 0.0)
+        world.messages.after.append(lose())
+        world.messages.witness_errors.append(DatabaseDown())
+        (error,) = await world.send()
+        assert isinstance(error, DatabaseDown)
+        assert len(world.messages.calls) == 1
+        assert len(world.staged()) == 1
+
+    async def test_never_sent_is_never_asked(self, world: World) -> None:
+        world.messages.before.append(lose(maybe_done=False))
+        (error,) = await world.send()
+        assert isinstance(error, DatabaseDown)
+        assert world.messages.witness_calls == 0
+        assert len(world.messages.calls) == 1
+
+    async def test_append_gets_its_uids_from_the_witness(self, world: World) -> None:
+        world.messages.after.append(lose())
+        result = await world.delivery.append(1, 5, [AppendItem(LETTER), AppendItem(LETTER)])
+        assert (result.uidvalidity, result.uids) == (77, (1, 2))
+
+
+class TestStaging:
+    async def test_full_is_told_and_leaves_nothing(self, tmp_path: Path) -> None:
+        world = World(tmp_path, staging_size=1000)
+        (error,) = await world.send(LETTER + b"x" * 2000)
+        assert isinstance(error, StagingFull)
+        assert world.staged() == []
+        assert world.messages.calls == []
+        world.staging.close()
+
+    async def test_what_fits_goes_in_beside_what_does_not(self, tmp_path: Path) -> None:
+        world = World(tmp_path, staging_size=3000)
+        first = await world.hold()
+        others = [asyncio.create_task(world.send(LETTER + b"x" * size)) for size in (10, 5000, 20)]
+        await settle(world, waiting=3)
+        world.messages.gate.set()
+        await first
+        small, large, also_small = await asyncio.gather(*others)
+        assert small == also_small == [None]
+        assert isinstance(large[0], StagingFull)
+        world.staging.close()
+
+    async def test_a_broken_disk_is_temporary(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def broken(_: object) -> None:
+            raise OSError(5, "Input/output error")
+
+        monkeypatch.setattr(world.staging, "stage_many", broken)
+        (error,) = await world.send()
+        assert isinstance(error, Unavailable)
+        assert world.messages.calls == []
+
+
+class TestAppend:
+    async def test_flags_dates_and_order(self, world: World) -> None:
+        items = [
+            AppendItem(b"n: 1\r\n\r\n", flags=(0, 16), internal_date=NOON - timedelta(days=1)),
+            AppendItem(b"n: 2\r\n\r\n"),
+        ]
+        result = await world.delivery.append(1, 5, items)
+        assert (result.uidvalidity, result.uids) == (77, (1, 2))
+        first, second = world.messages.rows
+        assert (first.flags, first.internal_date) == ((0, 16), NOON - timedelta(days=1))
+        assert (second.flags, second.internal_date) == ((), NOON)
+        assert world.staged() == [b"n: 1\r\n\r\n", b"n: 2\r\n\r\n"]
+
+    async def test_bytes_are_not_touched(self, world: World) -> None:
+        await world.delivery.append(1, 5, [AppendItem(LETTER)])
+        assert world.staged() == [LETTER]
+        assert world.messages.rows[0].content_hash == hashlib.blake2b(LETTER, digest_size=32).digest()
+
+    async def test_many_are_one_transaction(self, world: World) -> None:
+        result = await world.delivery.append(1, 5, [AppendItem(b"n: %d\r\n\r\n" % n) for n in range(100)])
+        assert result.uids == tuple(range(1, 101))
+        assert [len(call) for call in world.messages.calls] == [100]
+
+    async def test_equal_messages_are_staged_once_and_stored_twice(self, world: World) -> None:
+        result = await world.delivery.append(1, 5, [AppendItem(LETTER), AppendItem(LETTER)])
+        assert len(result.uids) == 2
+        assert len(world.staged()) == 1
+
+    async def test_no_such_mailbox(self, world: World) -> None:
+        world.messages.poison[b"body"] = NotFound()
+        with pytest.raises(NotFound):
+            await world.delivery.append(1, 5, [AppendItem(LETTER)])

@@ -7,14 +7,25 @@ with a reason. FETCH and SEARCH have modules of their own.
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING
+from base64 import b64decode
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from msgspec import Struct
 
+from sora.errors import BadSyntax
+from sora.wire.imap_fetch import parse_fetch
+from sora.wire.imap_search import parse_search
+from sora.wire.imap_syntax import parenthesised, whole
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
+    from sora._native.imapscan import Cursor
     from sora._native.seqset import SeqSet, UidSet
+
+
+V = TypeVar("V")
 
 
 class NoArguments(Struct, frozen=True):
@@ -258,3 +269,343 @@ class Move(Struct, frozen=True):
 
     messages: SeqSet | UidSet
     mailbox: str
+
+
+def _plain(value: V) -> Callable[[Cursor], V]:
+    """The parse function of a command without arguments."""
+    return whole(lambda _cur: value)
+
+
+parse_capability: Final = _plain(Capability())
+parse_noop: Final = _plain(Noop())
+parse_logout: Final = _plain(Logout())
+parse_starttls: Final = _plain(StartTls())
+parse_namespace: Final = _plain(Namespace())
+parse_check: Final = _plain(Check())
+parse_close: Final = _plain(Close())
+parse_unselect: Final = _plain(Unselect())
+parse_idle: Final = _plain(Idle())
+
+
+# --- before login ---
+
+
+@whole
+def parse_authenticate(cur: Cursor) -> Authenticate:
+    """`SP auth-type [SP (base64 / "=")]`."""
+    mechanism = cur.sp().keyword().decode()
+    if cur.at_end():
+        return Authenticate(mechanism)
+    encoded = cur.sp().atom()
+    try:
+        return Authenticate(mechanism, b"" if encoded == b"=" else b64decode(encoded, validate=True))
+    except ValueError as e:
+        raise BadSyntax("The initial response is not base64") from e
+
+
+@whole
+def parse_login(cur: Cursor) -> Login:
+    """`SP userid SP password`."""
+    return Login(cur.sp().text(), cur.sp().text())
+
+
+@whole
+def parse_enable(cur: Cursor) -> Enable:
+    """`1*(SP capability)`."""
+    names = [cur.sp().keyword().decode()]
+    while not cur.at_end():
+        names.append(cur.sp().keyword().decode())
+    return Enable(tuple(names))
+
+
+@whole
+def parse_id(cur: Cursor) -> Id:
+    """`SP (nil / "(" [string SP nstring *(SP string SP nstring)] ")")`."""
+
+    def pair(cur: Cursor) -> tuple[str, str | None]:
+        field = cur.string()
+        value = cur.sp().nstring()
+        return field.decode("utf-8", "replace").lower(), None if value is None else value.decode("utf-8", "replace")
+
+    if cur.sp().skip(b"NIL"):
+        return Id(None)
+    return Id(dict(parenthesised(cur, pair, empty=True)))
+
+
+# --- mailboxes ---
+
+
+def _known(numbers: V) -> V:
+    if getattr(numbers, "has_star", False) or getattr(numbers, "is_saved", False):
+        raise BadSyntax("This set must consist of numbers")
+    return numbers
+
+
+def _parse_qresync(cur: Cursor) -> QResync:
+    """`"(" uidvalidity SP mod-sequence-value [SP known-uids] [SP seq-match-data] ")"` (RFC 7162 §7)."""
+    uidvalidity = cur.expect(b"(").nz_number()
+    modseq = cur.sp().number64()
+    uids: UidSet | None = None
+    match: tuple[SeqSet, UidSet] | None = None
+    if cur.skip(b" "):
+        if cur.peek() != ord("("):
+            uids = _known(cur.uidset())
+        if cur.skip(b" (") if uids is not None else cur.skip(b"("):
+            match = _known(cur.seqset()), _known(cur.sp().uidset())
+            cur.expect(b")")
+            if len(match[0]) != len(match[1]):
+                raise BadSyntax("The sets of known messages are not of the same length")
+    cur.expect(b")")
+    return QResync(uidvalidity, modseq, uids, match)
+
+
+def _parse_select(cur: Cursor, read_only: bool) -> Select:
+    """`SP mailbox [SP "(" select-param *(SP select-param) ")"]`."""
+    mailbox = cur.sp().mailbox()
+    parameters: dict[bytes, Any] = {}
+
+    def parse_parameter(cur: Cursor) -> None:
+        name = cur.keyword()
+        if name not in (b"CONDSTORE", b"QRESYNC") or name in parameters:
+            raise BadSyntax("There is no such parameter of SELECT, or it comes twice")
+        parameters[name] = _parse_qresync(cur.sp()) if name == b"QRESYNC" else True
+
+    if cur.skip(b" ") and not cur.at_end():
+        parenthesised(cur, parse_parameter)
+    return Select(mailbox, read_only, b"CONDSTORE" in parameters, parameters.get(b"QRESYNC"))
+
+
+@whole
+def parse_select(cur: Cursor) -> Select:
+    """SELECT."""
+    return _parse_select(cur, read_only=False)
+
+
+@whole
+def parse_examine(cur: Cursor) -> Select:
+    """EXAMINE."""
+    return _parse_select(cur, read_only=True)
+
+
+@whole
+def parse_create(cur: Cursor) -> Create:
+    """`SP mailbox [SP "(USE (" [use-attr *(SP use-attr)] "))"]` (RFC 6154 §6)."""
+
+    def use_attribute(cur: Cursor) -> bytes:
+        return b"\\" + cur.expect(b"\\").atom()
+
+    mailbox = cur.sp().mailbox()
+    if len(mailbox) > 1:
+        mailbox = mailbox.removesuffix("/")
+    uses: list[bytes] = []
+    if cur.skip(b" (USE "):
+        uses = parenthesised(cur, use_attribute, empty=True)
+        cur.expect(b")")
+    return Create(mailbox, tuple(uses))
+
+
+@whole
+def parse_delete(cur: Cursor) -> Delete:
+    """`SP mailbox`."""
+    return Delete(cur.sp().mailbox())
+
+
+@whole
+def parse_rename(cur: Cursor) -> Rename:
+    """`SP mailbox SP mailbox`."""
+    return Rename(cur.sp().mailbox(), cur.sp().mailbox())
+
+
+@whole
+def parse_subscribe(cur: Cursor) -> Subscribe:
+    """`SP mailbox`."""
+    return Subscribe(cur.sp().mailbox())
+
+
+@whole
+def parse_unsubscribe(cur: Cursor) -> Unsubscribe:
+    """`SP mailbox`."""
+    return Unsubscribe(cur.sp().mailbox())
+
+
+_SELECT_OPTIONS: Final = frozenset({"SUBSCRIBED", "REMOTE", "RECURSIVEMATCH", "SPECIAL-USE"})
+_RETURN_OPTIONS: Final = frozenset({"SUBSCRIBED", "CHILDREN", "SPECIAL-USE", "MYRIGHTS", "STATUS"})
+_STATUS_ITEMS: Final = frozenset(
+    "MESSAGES RECENT UIDNEXT UIDVALIDITY UNSEEN DELETED SIZE HIGHESTMODSEQ MAILBOXID APPENDLIMIT".split()
+)
+
+
+def _one_of(names: frozenset[str], what: str) -> Callable[[Cursor], str]:
+    def parse_one(cur: Cursor) -> str:
+        name = cur.keyword().decode()
+        if name not in names:
+            raise BadSyntax(f"There is no such {what}")
+        return name
+
+    return parse_one
+
+
+_parse_select_option = _one_of(_SELECT_OPTIONS, "selection option of LIST")
+_parse_return_option = _one_of(_RETURN_OPTIONS, "return option of LIST")
+_parse_status_item = _one_of(_STATUS_ITEMS, "STATUS item")
+
+
+def _parse_status_items(cur: Cursor) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(parenthesised(cur, _parse_status_item)))
+
+
+@whole
+def parse_list(cur: Cursor) -> List:
+    """`SP [list-select-opts SP] mailbox SP mbox-or-pat [SP "RETURN" SP list-return-opts]` (RFC 5258 §6)."""
+    extended = cur.sp().peek() == ord("(")
+    select = frozenset(parenthesised(cur, _parse_select_option, empty=True)) if extended else frozenset()
+    if "RECURSIVEMATCH" in select and not select & {"SUBSCRIBED", "SPECIAL-USE"}:
+        raise BadSyntax("RECURSIVEMATCH needs another selection option")
+    reference = (cur.sp() if extended else cur).mailbox()
+    if cur.sp().peek() == ord("("):
+        extended = True
+        patterns = tuple(parenthesised(cur, lambda cur: cur.list_mailbox()))
+    else:
+        patterns = (cur.list_mailbox(),)
+    returns: frozenset[str] = frozenset()
+    status: tuple[str, ...] | None = None
+    if cur.skip(b" RETURN "):
+        extended = True
+        returns, status = _parse_list_returns(cur)
+    return List(reference, patterns, select, returns, status, extended)
+
+
+def _parse_list_returns(cur: Cursor) -> tuple[frozenset[str], tuple[str, ...] | None]:
+    """`"(" [return-option *(SP return-option)] ")"`, STATUS having a list of its own (RFC 5819)."""
+    status: tuple[str, ...] | None = None
+
+    def parse_one(cur: Cursor) -> str:
+        nonlocal status
+        name = _parse_return_option(cur)
+        if name == "STATUS":
+            status = _parse_status_items(cur.sp())
+        return name
+
+    names = frozenset(parenthesised(cur, parse_one, empty=True))
+    return names - {"STATUS"}, status
+
+
+@whole
+def parse_lsub(cur: Cursor) -> Lsub:
+    """`SP mailbox SP list-mailbox`."""
+    return Lsub(cur.sp().mailbox(), cur.sp().list_mailbox())
+
+
+@whole
+def parse_status(cur: Cursor) -> Status:
+    """`SP mailbox SP "(" status-att *(SP status-att) ")"`."""
+    return Status(cur.sp().mailbox(), _parse_status_items(cur.sp()))
+
+
+# --- messages ---
+
+
+@whole
+def parse_append(cur: Cursor) -> Append:
+    """`SP mailbox 1*append-message` (RFC 3502 §5).
+
+    Also reads a command that is not whole yet (`Scanner.partial()`): the message announced is then the last item.
+    """
+    mailbox = cur.sp().mailbox()
+    items = [_parse_append_item(cur)]
+    while cur.peek() == ord(" "):
+        items.append(_parse_append_item(cur))
+    return Append(mailbox, tuple(items))
+
+
+def _parse_append_item(cur: Cursor) -> AppendItem:
+    """`[SP flag-list] [SP date-time] SP (literal / literal8 / "UTF8" SP "(" literal8 ")")`."""
+    flags: tuple[bytes, ...] = ()
+    internal_date: datetime | None = None
+    if cur.sp().peek() == ord("("):
+        flags = cur.flags()
+        cur.sp()
+    if cur.peek() == ord('"'):
+        internal_date = cur.date_time()
+        cur.sp()
+    utf8 = cur.skip(b"UTF8 (")
+    pending = cur.at_pending()
+    message = cur.literal()
+    if utf8 and not pending:
+        cur.expect(b")")
+    return AppendItem(flags, internal_date, message.size, message.binary, utf8, message.data)
+
+
+@whole
+def parse_expunge(cur: Cursor) -> Expunge:
+    """Nothing; after UID: `SP sequence-set`."""
+    return Expunge(cur.sp().uidset()) if cur.uid else Expunge()
+
+
+@whole
+def parse_store(cur: Cursor) -> Store:
+    """`SP sequence-set [SP "(UNCHANGEDSINCE" SP modseq ")"] SP ["+" / "-"] "FLAGS" [".SILENT"] SP flags`."""
+    messages = cur.sp().numset()
+    unchanged_since: int | None = None
+    if cur.sp().skip(b"(UNCHANGEDSINCE "):
+        unchanged_since = cur.number64()
+        cur.expect(b")").sp()
+    mode = StoreMode.ADD if cur.skip(b"+") else StoreMode.REMOVE if cur.skip(b"-") else StoreMode.REPLACE
+    cur.expect(b"FLAGS")
+    silent = cur.skip(b".SILENT")
+    flags = cur.flags() if cur.sp().peek() == ord("(") else cur.bare_flags()
+    return Store(messages, mode, flags, silent, unchanged_since)
+
+
+@whole
+def parse_copy(cur: Cursor) -> Copy:
+    """`SP sequence-set SP mailbox`."""
+    return Copy(cur.sp().numset(), cur.sp().mailbox())
+
+
+@whole
+def parse_move(cur: Cursor) -> Move:
+    """`SP sequence-set SP mailbox` (RFC 6851 §5)."""
+    return Move(cur.sp().numset(), cur.sp().mailbox())
+
+
+_BOTH: Final[dict[bytes, Callable[[Cursor], Any]]] = {
+    b"EXPUNGE": parse_expunge,
+    b"SEARCH": parse_search,
+    b"FETCH": parse_fetch,
+    b"STORE": parse_store,
+    b"COPY": parse_copy,
+    b"MOVE": parse_move,
+}
+
+PARSERS: Final[dict[bytes, Callable[[Cursor], Any]]] = (
+    {
+        b"CAPABILITY": parse_capability,
+        b"NOOP": parse_noop,
+        b"LOGOUT": parse_logout,
+        b"STARTTLS": parse_starttls,
+        b"AUTHENTICATE": parse_authenticate,
+        b"LOGIN": parse_login,
+        b"ENABLE": parse_enable,
+        b"ID": parse_id,
+        b"SELECT": parse_select,
+        b"EXAMINE": parse_examine,
+        b"CREATE": parse_create,
+        b"DELETE": parse_delete,
+        b"RENAME": parse_rename,
+        b"SUBSCRIBE": parse_subscribe,
+        b"UNSUBSCRIBE": parse_unsubscribe,
+        b"LIST": parse_list,
+        b"LSUB": parse_lsub,
+        b"NAMESPACE": parse_namespace,
+        b"STATUS": parse_status,
+        b"APPEND": parse_append,
+        b"CHECK": parse_check,
+        b"CLOSE": parse_close,
+        b"UNSELECT": parse_unselect,
+        b"IDLE": parse_idle,
+    }
+    | _BOTH
+    | {b"UID " + name: parse for name, parse in _BOTH.items()}
+)
+"""Parse function of every command, by the name that the scanner gives it."""

@@ -7,12 +7,19 @@
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
+from sora.errors import BadSyntax
+from sora.wire.imap_syntax import astring, parenthesised, whole
+
 if TYPE_CHECKING:
+    from sora._native.imapscan import Cursor
     from sora._native.seqset import SeqSet, UidSet
+
+MAX_PATH: Final = 100
+"""Part numbers in one section; no message that is parsed nests deeper."""
 
 
 class Attribute(enum.Enum):
@@ -93,3 +100,131 @@ class Fetch(Struct, frozen=True):
     items: tuple[FetchItem, ...]
     changed_since: int | None = None
     vanished: bool = False
+
+
+# Items that are a section under another name (RFC 3501 §6.4.5).
+_RFC822: Final = {
+    b"RFC822": Section((), b"", b"RFC822"),
+    b"RFC822.HEADER": Section((), b"HEADER", b"RFC822.HEADER", peek=True),
+    b"RFC822.TEXT": Section((), b"TEXT", b"RFC822.TEXT"),
+}
+_ATTRIBUTES: Final = {attribute.value: attribute for attribute in Attribute}
+_FAST: Final = (Attribute.FLAGS, Attribute.INTERNALDATE, Attribute.RFC822_SIZE)
+_MACROS: Final[dict[bytes, tuple[FetchItem, ...]]] = {
+    b"FAST": _FAST,
+    b"ALL": (*_FAST, Attribute.ENVELOPE),
+    b"FULL": (*_FAST, Attribute.ENVELOPE, Attribute.BODY),
+}
+_FIELDS: Final = (b"HEADER.FIELDS", b"HEADER.FIELDS.NOT")
+_DIGITS: Final = frozenset(b"0123456789")
+
+
+@whole
+def parse_fetch(cur: Cursor) -> Fetch:
+    """`sequence-set SP (macro / fetch-att / "(" fetch-att *(SP fetch-att) ")") [SP fetch-modifiers]`."""
+    messages = cur.sp().numset()
+    items = _parse_items(cur.sp())
+    changed_since, vanished = _parse_modifiers(cur) if cur.skip(b" (") else (None, False)
+    if vanished and (changed_since is None or not cur.uid):
+        raise BadSyntax("VANISHED goes with UID FETCH and CHANGEDSINCE only")
+    return Fetch(messages, items, changed_since, vanished)
+
+
+def _parse_items(cur: Cursor) -> tuple[FetchItem, ...]:
+    if cur.peek() == ord("("):
+        # A dict keeps the order and each item once: `(FLAGS FLAGS)` is answered with one FLAGS.
+        return tuple(dict.fromkeys(parenthesised(cur, lambda cur: _parse_item(cur, cur.name()))))
+    name = cur.name()
+    return _MACROS.get(name) or (_parse_item(cur, name),)
+
+
+def _parse_item(cur: Cursor, name: bytes) -> FetchItem:
+    if name in (b"BODY", b"BODY.PEEK") and cur.peek() == ord("["):
+        return _parse_section(cur, peek=name == b"BODY.PEEK")
+    if name in (b"BINARY", b"BINARY.PEEK", b"BINARY.SIZE"):
+        return _parse_binary(cur, name)
+    if name == b"PREVIEW":
+        return Preview(lazy=cur.skip(b" (LAZY)"))
+    item = _ATTRIBUTES.get(name) or _RFC822.get(name)
+    if item is None:
+        raise BadSyntax("There is no such FETCH item")
+    return item
+
+
+def _parse_section(cur: Cursor, *, peek: bool) -> Section:
+    """`"[" [section-spec] "]" ["<" number64 "." nz-number64 ">"]`."""
+    path, text = _parse_section_spec(cur.expect(b"["))
+    fields = tuple(parenthesised(cur.sp(), lambda cur: cur.astring())) if text in _FIELDS else ()
+    cur.expect(b"]")
+    partial = _parse_partial(cur)
+    label = b"BODY[%s]%s" % (_write_spec(path, text, fields), _write_origin(partial))
+    return Section(path, text, label, fields, peek, partial)
+
+
+def _parse_section_spec(cur: Cursor) -> tuple[tuple[int, ...], bytes]:
+    """`section-msgtext / (section-part ["." section-text])`, or nothing."""
+    path: list[int] = []
+    while cur.peek() in _DIGITS:
+        path.append(cur.nz_number())
+        if len(path) > MAX_PATH:
+            raise BadSyntax("The part number is too long")
+        if not cur.skip(b"."):
+            return tuple(path), b""
+    if not path and cur.peek() == ord("]"):
+        return (), b""
+    text = cur.name()
+    if text not in (b"HEADER", b"TEXT", *_FIELDS) and not (text == b"MIME" and path):
+        raise BadSyntax("There is no such section")
+    return tuple(path), text
+
+
+def _parse_binary(cur: Cursor, name: bytes) -> Binary:
+    """`"BINARY" [".PEEK"] section-binary [partial]`, `"BINARY.SIZE" section-binary` (RFC 3516 §7)."""
+    path, text = _parse_section_spec(cur.expect(b"["))
+    if text:
+        raise BadSyntax("BINARY takes part numbers only")
+    cur.expect(b"]")
+    size_only = name == b"BINARY.SIZE"
+    partial = None if size_only else _parse_partial(cur)
+    label = b"%s[%s]%s" % (b"BINARY.SIZE" if size_only else b"BINARY", _write_spec(path), _write_origin(partial))
+    return Binary(path, label, name != b"BINARY", size_only, partial)
+
+
+def _parse_partial(cur: Cursor) -> tuple[int, int] | None:
+    if not cur.skip(b"<"):
+        return None
+    first = cur.number64()
+    count = cur.expect(b".").number64()
+    cur.expect(b">")
+    if count == 0:
+        raise BadSyntax("A partial fetch of no octets")
+    return first, count
+
+
+def _write_spec(path: tuple[int, ...], text: bytes = b"", fields: tuple[bytes, ...] = ()) -> bytes:
+    words = [b"%d" % number for number in path]
+    if text:
+        words.append(text)
+    names = b" (%s)" % b" ".join(map(astring, fields)) if fields else b""
+    return b".".join(words) + names
+
+
+def _write_origin(partial: tuple[int, int] | None) -> bytes:
+    return b"" if partial is None else b"<%d>" % partial[0]
+
+
+def _parse_modifiers(cur: Cursor) -> tuple[int | None, bool]:
+    """`fetch-modifier *(SP fetch-modifier) ")"` behind its "(" (RFC 7162 §7)."""
+    changed_since: int | None = None
+    vanished = False
+    while True:
+        name = cur.keyword()
+        if name == b"CHANGEDSINCE":
+            changed_since = cur.sp().number64()
+        elif name == b"VANISHED":
+            vanished = True
+        else:
+            raise BadSyntax("There is no such FETCH modifier")
+        if cur.skip(b")"):
+            return changed_since, vanished
+        cur.sp()

@@ -7,17 +7,24 @@ The many keys of the wire become few kinds of node: `UNSEEN` is `HasFlag(rb"\\Se
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
+from sora.errors import BadSyntax
+from sora.wire.imap_syntax import parenthesised, whole
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import date
 
+    from sora._native.imapscan import Cursor
     from sora._native.seqset import SeqSet, UidSet
 
-MAX_DEPTH = 50
-MAX_KEYS = 5000
+MAX_DEPTH: Final = 50
+"""Keys inside of keys."""
+MAX_KEYS: Final = 5000
+"""All keys of a command."""
 
 
 class DateField(enum.Enum):
@@ -198,3 +205,188 @@ class Search(Struct, frozen=True):
     charset: str = "UTF-8"
     charset_known: bool = True
     has_modseq: bool = False
+
+
+_CHARSETS: Final = frozenset(
+    """US-ASCII UTF-8 ISO-8859-1 ISO-8859-2 ISO-8859-3 ISO-8859-4 ISO-8859-5 ISO-8859-6 ISO-8859-7 ISO-8859-8
+    ISO-8859-9 ISO-8859-10 ISO-8859-13 ISO-8859-14 ISO-8859-15 ISO-8859-16 WINDOWS-1250 WINDOWS-1251 WINDOWS-1252
+    WINDOWS-1253 WINDOWS-1254 WINDOWS-1255 WINDOWS-1256 WINDOWS-1257 WINDOWS-1258 KOI8-R KOI8-U GB2312 GBK GB18030
+    BIG5 SHIFT_JIS ISO-2022-JP EUC-JP EUC-KR""".split()
+)
+_RETURNS: Final = frozenset({"MIN", "MAX", "ALL", "COUNT", "SAVE"})
+_NUMBERS: Final = frozenset(b"0123456789*$")
+
+
+@whole
+def parse_search(cur: Cursor) -> Search:
+    """`[SP "RETURN" SP "(" ... ")"] SP ["CHARSET" SP charset SP] search-key *(SP search-key)`."""
+    returns, partial = _parse_returns(cur) if cur.skip(b" RETURN ") else (None, None)
+    cur.sp()
+    charset = "UTF-8"
+    if cur.skip(b"CHARSET "):
+        charset = cur.astring().decode("ascii", "replace").upper()
+        cur.sp()
+    keys = _Keys(cur, charset)
+    key = keys.parse_program()
+    return Search(key, cur.uid, returns, partial, charset, charset in _CHARSETS, keys.has_modseq)
+
+
+def _parse_returns(cur: Cursor) -> tuple[frozenset[str], tuple[int, int] | None]:
+    """`"(" [search-return-opt *(SP search-return-opt)] ")"` (RFC 4731 §3.1, RFC 5182, RFC 9394)."""
+    partial: tuple[int, int] | None = None
+
+    def parse_one(cur: Cursor) -> str:
+        nonlocal partial
+        name = cur.keyword().decode()
+        if name == "PARTIAL":
+            partial = _parse_range(cur.sp())
+        elif name not in _RETURNS:
+            raise BadSyntax("There is no such RETURN option")
+        return name
+
+    returns = frozenset(parenthesised(cur, parse_one, empty=True))
+    if {"ALL", "PARTIAL"} <= returns:
+        raise BadSyntax("PARTIAL does not go with ALL")
+    return returns or frozenset({"ALL"}), partial
+
+
+def _parse_range(cur: Cursor) -> tuple[int, int]:
+    """`nz-number ":" nz-number`, or both with "-" in front."""
+    sign = -1 if cur.skip(b"-") else 1
+    first = cur.nz_number()
+    cur.expect(b":-" if sign < 0 else b":")
+    return sign * first, sign * cur.nz_number()
+
+
+class _Keys:
+    """Reads search keys; bounds how deep they nest and how many they are."""
+
+    def __init__(self, cur: Cursor, charset: str) -> None:
+        self.cur = cur
+        self.has_modseq = False
+        self._codec = charset if charset in _CHARSETS else "ISO-8859-1"
+        self._keys = 0
+        self._depth = 0
+
+    def parse_program(self) -> SearchKey:
+        """`search-key *(SP search-key)`."""
+        keys = [self.parse_key()]
+        while self.cur.peek() == ord(" "):
+            mark = self.cur.mark()
+            self.cur.sp()
+            if self.cur.at_end():  # spaces at the end of the line are forgiven everywhere
+                self.cur.reset(mark)
+                break
+            keys.append(self.parse_key())
+        return keys[0] if len(keys) == 1 else And(tuple(keys))
+
+    def parse_key(self) -> SearchKey:
+        """One search-key (RFC 9051 §9)."""
+        self._keys += 1
+        if self._keys > MAX_KEYS or self._depth > MAX_DEPTH:
+            raise BadSyntax("The search has too many keys, or they nest too deep")
+        self._depth += 1
+        try:
+            return self._parse_key()
+        finally:
+            self._depth -= 1
+
+    def _parse_key(self) -> SearchKey:
+        if self.cur.skip(b"("):
+            key = self.parse_program()
+            self.cur.expect(b")")
+            return key
+        if self.cur.peek() in _NUMBERS:
+            return InSeqs(self.cur.seqset())
+        name = self.cur.keyword()
+        if name in _PLAIN:
+            return _PLAIN[name]
+        if name not in _WITH_ARGUMENTS:
+            raise BadSyntax("There is no such search key")
+        self.cur.sp()
+        return _WITH_ARGUMENTS[name](self)
+
+    def text(self) -> str:
+        """An astring in the charset of the command."""
+        try:
+            return self.cur.astring().decode(self._codec)
+        except UnicodeDecodeError as e:
+            raise BadSyntax("A search text is not in the charset of the command") from e
+
+    def modseq(self) -> SearchKey:
+        """`[entry-name SP entry-type-req SP] mod-sequence-valzer` (RFC 7162 §7)."""
+        self.has_modseq = True
+        flag, scope = b"", b""
+        if self.cur.peek() == ord('"'):
+            entry = self.cur.string()
+            if not entry.lower().startswith(b"/flags/"):
+                raise BadSyntax("There is no such metadata entry")
+            flag = entry[len(b"/flags/") :]
+            scope = self.cur.sp().keyword()
+            if scope not in (b"PRIV", b"SHARED", b"ALL"):
+                raise BadSyntax("There is no such type of metadata entry")
+            self.cur.sp()
+        return ByModSeq(self.cur.number64(), flag, scope)
+
+    def header(self) -> SearchKey:
+        """`header-fld-name SP astring`."""
+        field = self.cur.astring().decode("ascii", "replace").upper()
+        self.cur.sp()
+        return HeaderText(field, self.text())
+
+    def either(self) -> SearchKey:
+        """`search-key SP search-key`."""
+        left = self.parse_key()
+        self.cur.sp()
+        return Or(left, self.parse_key())
+
+
+_FLAG_KEYS: Final[dict[bytes, SearchKey]] = {
+    prefix + flag[1:].upper(): HasFlag(flag, value)
+    for flag in (rb"\Answered", rb"\Deleted", rb"\Draft", rb"\Flagged", rb"\Seen")
+    for prefix, value in ((b"", True), (b"UN", False))
+}
+_PLAIN: Final[dict[bytes, SearchKey]] = {
+    b"ALL": All(),
+    b"RECENT": IsRecent(True),
+    b"OLD": IsRecent(False),
+    b"NEW": And((IsRecent(True), HasFlag(rb"\Seen", False))),
+    b"SAVEDATESUPPORTED": SaveDateSupported(),
+    **_FLAG_KEYS,
+}
+
+
+def _by_date(field: DateField, relation: Relation) -> Callable[[_Keys], SearchKey]:
+    return lambda keys: ByDate(field, relation, keys.cur.date())
+
+
+def _shortcut(field: str) -> Callable[[_Keys], SearchKey]:
+    return lambda keys: HeaderText(field, keys.text(), shortcut=True)
+
+
+_WITH_ARGUMENTS: Final[dict[bytes, Callable[[_Keys], SearchKey]]] = (
+    {
+        b"BODY": lambda keys: BodyText(keys.text(), headers=False),
+        b"TEXT": lambda keys: BodyText(keys.text(), headers=True),
+        b"HEADER": _Keys.header,
+        b"KEYWORD": lambda keys: HasFlag(keys.cur.atom(), True),
+        b"UNKEYWORD": lambda keys: HasFlag(keys.cur.atom(), False),
+        b"LARGER": lambda keys: BySize(keys.cur.number64(), larger=True),
+        b"SMALLER": lambda keys: BySize(keys.cur.number64(), larger=False),
+        b"OLDER": lambda keys: Within(keys.cur.nz_number(), older=True),
+        b"YOUNGER": lambda keys: Within(keys.cur.nz_number(), older=False),
+        b"UID": lambda keys: InUids(keys.cur.uidset()),
+        b"MODSEQ": _Keys.modseq,
+        b"EMAILID": lambda keys: ByObjectId(keys.cur.astring(), thread=False),
+        b"THREADID": lambda keys: ByObjectId(keys.cur.astring(), thread=True),
+        b"FUZZY": lambda keys: Fuzzy(keys.parse_key()),
+        b"NOT": lambda keys: Not(keys.parse_key()),
+        b"OR": _Keys.either,
+    }
+    | {name.encode(): _shortcut(name) for name in ("BCC", "CC", "FROM", "SUBJECT", "TO")}
+    | {
+        prefix + relation.name.encode(): _by_date(field, relation)
+        for prefix, field in ((b"", DateField.INTERNAL), (b"SENT", DateField.SENT), (b"SAVED", DateField.SAVED))
+        for relation in Relation
+    }
+)

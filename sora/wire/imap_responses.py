@@ -1,0 +1,142 @@
+"""Writers of IMAP responses: plain values in, bytes out (RFC 9051 §7).
+
+A `..._line` function writes a whole untagged response; the others write a piece of one. Mailbox names are text and
+become modified UTF-7, or UTF-8 for a client that has enabled it.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from sora.wire import utf7
+from sora.wire.imap_syntax import astring, literal, nstring, quoted, string
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
+    from sora._native.seqset import NumSet, UidSet
+
+__all__ = [
+    "appenduid", "astring", "copyuid", "date_time", "esearch_line", "flag_list", "list_line", "literal", "mailbox",
+    "nstring", "quoted", "search_line", "status_line", "string", "vanished_line",
+]  # fmt: skip
+
+_MONTHS: Final = (b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec")
+
+
+def mailbox(name: str, *, utf8: bool = False) -> bytes:
+    """A mailbox name."""
+    return astring(name.encode() if utf8 else utf7.encode(name), utf8=utf8)
+
+
+def date_time(moment: datetime) -> bytes:
+    """date-time with its quotes: `"17-Jul-1996 02:44:25 -0700"`; *moment* is aware."""
+    offset = moment.utcoffset()
+    if offset is None:
+        raise ValueError("a date-time needs a time zone")
+    minutes = int(offset.total_seconds()) // 60
+    sign, minutes = (b"-", -minutes) if minutes < 0 else (b"+", minutes)
+    return b'"%2d-%s-%04d %02d:%02d:%02d %s%02d%02d"' % (
+        moment.day, _MONTHS[moment.month - 1], moment.year, moment.hour, moment.minute, moment.second,
+        sign, minutes // 60, minutes % 60,
+    )  # fmt: skip
+
+
+def flag_list(flags: Iterable[bytes]) -> bytes:
+    r"""`(\Seen kw)`."""
+    return b"(" + b" ".join(flags) + b")"
+
+
+def list_line(
+    attributes: Iterable[bytes],
+    name: str,
+    *,
+    delimiter: str | None = "/",
+    verb: bytes = b"LIST",
+    child_info: Iterable[str] = (),
+    utf8: bool = False,
+) -> bytes:
+    """LIST or LSUB.
+
+    Args:
+        attributes: such as rb"\\HasChildren".
+        delimiter: None: the hierarchy is flat.
+        child_info: selection options that match below this name (RFC 5258 §3.5).
+    """
+    separator = b"NIL" if delimiter is None else quoted(delimiter.encode())
+    # A name that asks for the delimiter alone is empty, and an empty astring is quoted.
+    line = b"* %s %s %s %s" % (verb, flag_list(attributes), separator, mailbox(name, utf8=utf8))
+    options = b" ".join(quoted(option.encode()) for option in child_info)
+    return line + (b' ("CHILDINFO" (%s))\r\n' % options if options else b"\r\n")
+
+
+def status_line(name: str, items: Iterable[tuple[str, bytes]], *, utf8: bool = False) -> bytes:
+    """STATUS; items with their values, in the order in which they were asked for."""
+    values = b" ".join(b"%s %s" % (item.encode(), value) for item, value in items)
+    return b"* STATUS %s (%s)\r\n" % (mailbox(name, utf8=utf8), values)
+
+
+def search_line(numbers: Iterable[int], *, modseq: int | None = None) -> bytes:
+    """The SEARCH response of RFC 3501 §7.2.5; *modseq* is the highest one found (RFC 7162 §3.1.5)."""
+    found = b"".join(b" %d" % number for number in numbers)
+    if modseq is None or not found:
+        return b"* SEARCH%s\r\n" % found
+    return b"* SEARCH%s (MODSEQ %d)\r\n" % (found, modseq)
+
+
+def esearch_line(
+    tag: bytes,
+    numbers: NumSet,
+    returns: Iterable[str],
+    *,
+    uid: bool,
+    partial: tuple[int, int] | None = None,
+    modseq: int | None = None,
+) -> bytes:
+    """ESEARCH (RFC 9051 §7.3.4): exactly what was asked for; MIN, MAX and ALL of nothing are left out.
+
+    Args:
+        returns: of MIN MAX COUNT ALL PARTIAL; SAVE is no result.
+        partial: the range of PARTIAL (RFC 9394 §3.1).
+    """
+    asked = frozenset(returns)
+    words = [b"* ESEARCH (TAG %s)" % quoted(tag)]
+    if uid:
+        words.append(b"UID")
+    if numbers:
+        words += [b"MIN %d" % numbers.first] if "MIN" in asked else []
+        words += [b"MAX %d" % numbers.last] if "MAX" in asked else []
+        words += [b"ALL " + bytes(numbers)] if "ALL" in asked else []
+    if "COUNT" in asked:
+        words.append(b"COUNT %d" % len(numbers))
+    if partial is not None:
+        words.append(b"PARTIAL (%d:%d %s)" % (*partial, bytes(_page(numbers, partial)) or b"NIL"))
+    if modseq is not None and numbers:
+        words.append(b"MODSEQ %d" % modseq)
+    return b" ".join(words) + b"\r\n"
+
+
+def _page(numbers: NumSet, partial: tuple[int, int]) -> NumSet:
+    """Those of *numbers* at the positions of *partial*; negative ones count from the end."""
+    low, high = sorted(abs(position) for position in partial)
+    if partial[0] < 0:
+        count = len(numbers)
+        low, high = max(count - high + 1, 1), count - low + 1
+    return type(numbers).from_numbers(islice(numbers, low - 1, max(high, 0)))
+
+
+def appenduid(uidvalidity: int, uids: UidSet) -> bytes:
+    """Response code APPENDUID (RFC 4315 §3)."""
+    return b"APPENDUID %d %s" % (uidvalidity, bytes(uids))
+
+
+def copyuid(uidvalidity: int, source: UidSet, target: UidSet) -> bytes:
+    """Response code COPYUID (RFC 4315 §3): the sets belong together pairwise, both ascending."""
+    return b"COPYUID %d %s %s" % (uidvalidity, bytes(source), bytes(target))
+
+
+def vanished_line(uids: UidSet, *, earlier: bool = False) -> bytes:
+    """VANISHED (RFC 7162 §3.2.10)."""
+    return b"* VANISHED %s%s\r\n" % (b"(EARLIER) " if earlier else b"", bytes(uids))

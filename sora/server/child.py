@@ -53,6 +53,7 @@ class Child:
         dsn: Of the primary.
         supervisor_pid: Whose child this is.
         row: This process's numbers.
+        node_row: Numbers of the node, which outlive its processes.
         channel: Our end of the socket to the supervisor.
     """
 
@@ -63,6 +64,7 @@ class Child:
     dsn: str
     supervisor_pid: int
     row: Row
+    node_row: Row
     channel: socket.socket
     listeners: Listeners
     doorbell: Doorbell

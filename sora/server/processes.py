@@ -57,8 +57,8 @@ class Running:
     """
 
     __slots__ = (
-        "_beat", "_beat_mono", "channel", "draining", "failed", "generation", "hung_up", "pid", "ready", "row", "serving",
-        "slot", "started_mono",
+        "_beat", "_beat_mono", "channel", "draining", "failed", "generation", "hung_up", "pid", "ready", "row",
+        "serving", "slot", "started_mono",
     )  # fmt: skip
 
     def __init__(self, pid: int, slot: Slot, generation: int, row: Row, channel: socket.socket) -> None:

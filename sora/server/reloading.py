@@ -89,6 +89,6 @@ def check_files(config: Config) -> None:
     Raises:
         ConfigError: A certificate or key that cannot be used.
     """
-    for _, server in config.servers.items():
+    for _, server in tuple(config.servers.items()):
         if server.tls_cert:
             server_context(server.tls_cert, server.tls_key)

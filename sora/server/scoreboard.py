@@ -23,6 +23,8 @@ FIELDS: Final = (
     "uploads_oldest_ms",
     "postgresql",
     "object_store",
+    "incarnation",
+    "lease_token",
 )
 PROTOCOLS: Final = ("imap", "pop3", "lmtp")
 

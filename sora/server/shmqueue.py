@@ -1,7 +1,7 @@
 """The doorbell between the workers, who stage bodies, and the uploader, who sends them.
 
-It carries hints: what must be uploaded stands in `pending_uploads` and in the staging directory, which the uploader looks
-through every few seconds anyway. A hint that is lost costs those seconds and nothing else.
+It carries hints: what must be uploaded stands in `pending_uploads` and in the staging directory, which the uploader
+looks through every few seconds anyway. A hint that is lost costs those seconds and nothing else.
 """
 
 from __future__ import annotations

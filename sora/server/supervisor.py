@@ -24,12 +24,11 @@ import signal
 import socket
 import time
 import traceback
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sora import config as configuration
 from sora import log
-from sora.errors import ConfigError, SoraError, Unavailable
+from sora.errors import SoraError, Unavailable
 from sora.server import metricfiles, notify, reloading
 from sora.server.child import Child
 from sora.server.control import ControlServer
@@ -38,17 +37,18 @@ from sora.server.listeners import Listeners
 from sora.server.postmaster import Postmaster
 from sora.server.processes import ROLES, Role, Running, Slot, assign
 from sora.server.reactor import Reactor, Timer
-from sora.server.reloading import Change
-from sora.server.runtime import Runtime
 from sora.server.scoreboard import Scoreboard
 from sora.server.shmqueue import Doorbell
 from sora.services.limits import SharedCounts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from sora.config import Config
     from sora.server.control import Answer
+    from sora.server.reloading import Change
+    from sora.server.runtime import Runtime
 
     Prepare = Callable[[Child], int]
 
@@ -72,22 +72,24 @@ class Supervisor:
     Args:
         path: Of the configuration file, read again by a reload.
         config: What it says now.
+        runtime: Its lock is ours; given back at the end.
         prepare: Runs in a child of its own once PostgreSQL accepts and before anything else starts; gives the exit
             status, and says `failed` if that is not 0.
         on_ready: Called once, when every listener accepts.
         start_timeout_s: Give up if that takes longer; None: never.
-        reread: Gives the configuration again, for a reload.
+        roles: What runs.
     """
 
     def __init__(
         self,
         path: Path,
         config: Config,
+        runtime: Runtime,
         *,
         prepare: Prepare | None = None,
         on_ready: Callable[[Supervisor], None] | None = None,
         start_timeout_s: float | None = None,
-        reread: Callable[[Path], Config] = configuration.load,
+        roles: Sequence[Role] = ROLES,
     ) -> None:
         self.path = path
         self.config = config
@@ -97,11 +99,11 @@ class Supervisor:
         self._prepare = prepare
         self._on_ready = on_ready
         self._start_timeout_s = start_timeout_s
-        self._reread = reread
-        self._runtime = Runtime(config)
+        self._runtime = runtime
         self._started_mono = time.monotonic()
         self._failure = ""
-        self._slots = [Slot(role, number) for role in ROLES for number in range(self._count(role))]
+        self._roles = roles
+        self._slots = [Slot(role, number) for role in roles for number in range(self._count(role.name))]
         self._children: dict[int, Running] = {}
         self._reload: _Reload | None = None
         self._preparing: Running | None = None
@@ -158,19 +160,19 @@ class Supervisor:
 
     def _open(self) -> None:
         """Everything up to the first fork."""
-        self._runtime.acquire(self.config.process.drain_timeout + 5.0)
         _raise_open_files()
         reloading.check_files(self.config)
-        self.listeners = Listeners.open(self.config, self._count(ROLES[0]), notify.take_listen_fds())
+        self.listeners = Listeners.open(self.config, self._count("worker"), notify.take_listen_fds())
         self._control = ControlServer(
             self._runtime.control,
             self._reactor,
             {"status": self._status_verb, "reload": self._reload_verb, "stop": self._stop_verb},
         )
         self._scoreboard = Scoreboard()
+        self._node_row = self._scoreboard.take()
         self._doorbell = Doorbell()
-        self._counts = SharedCounts(columns=max(64, 6 * self._count(ROLES[0])))
-        _import_everything()
+        self._counts = SharedCounts(columns=max(64, 6 * self._count("worker")))
+        _import_everything(self._roles)
         self._reactor.every(TICK_S, self._tick)
         if watchdog_s := notify.watchdog_interval():
             self._reactor.every(watchdog_s, notify.alive)
@@ -203,7 +205,7 @@ class Supervisor:
             _logger.info("ready", extra={"ports": self.listeners.ports()})
             if self._on_ready is not None:
                 self._on_ready(self)
-            notify.ready(f"{self._count(ROLES[0])} workers")
+            notify.ready(f"{len(self._slots)} processes")
 
     def _start_timeout(self) -> None:
         if self.state == "starting":
@@ -241,11 +243,11 @@ class Supervisor:
 
     # ------------------------------------------------------------------ processes
 
-    def _count(self, role: Role) -> int:
+    def _count(self, role: str) -> int:
         """How many processes of a role run."""
-        if role.name == "worker":
+        if role == "worker":
             return self.config.process.workers or len(os.sched_getaffinity(0))
-        if role.name == "http":
+        if role == "http":
             return int(any(name in ("metrics", "http_api") for name, _ in self.config.servers.items()))
         return 1
 
@@ -287,6 +289,7 @@ class Supervisor:
                 dsn=self._dsn,
                 supervisor_pid=supervisor_pid,
                 row=row,
+                node_row=self._node_row,
                 channel=channel,
                 listeners=self.listeners,
                 doorbell=self._doorbell,
@@ -424,7 +427,7 @@ class Supervisor:
             return
         notify.reloading()
         try:
-            change = reloading.classify(self.config, self._reread(self.path))
+            change = reloading.classify(self.config, configuration.load(self.path))
             reloading.check_files(change.effective)
         except SoraError as error:
             notify.ready("reload refused")
@@ -512,9 +515,7 @@ class Supervisor:
                 "postgres_pid": self._postmaster.pid if self._postmaster is not None else None,
             },
             "processes": [
-                running.status(running.slot.restarts)
-                for running in sorted(self._children.values(), key=_status_order)
-                if running is not self._preparing
+                running.status(running.slot.restarts) for running in sorted(self._processes(), key=self._status_order)
             ],
             "uploads": {
                 "pending": uploader.row.get("uploads_pending") if uploader else None,
@@ -525,6 +526,12 @@ class Supervisor:
                 "object_store": uploader.row.health("object_store") if uploader else "unknown",
             },
         }
+
+    def _processes(self) -> list[Running]:
+        return [running for running in self._children.values() if running is not self._preparing]
+
+    def _status_order(self, running: Running) -> tuple[int, int, int]:
+        return self._roles.index(running.slot.role), running.slot.number, running.generation
 
     def _database_health(self, uploader: Running | None) -> str:
         if self._postmaster is not None and not self._postmaster.ready:
@@ -583,10 +590,6 @@ class _Reload:
         self._answer(answer)
 
 
-def _status_order(running: Running) -> tuple[int, int, int]:
-    return ROLES.index(running.slot.role) if running.slot.role in ROLES else -1, running.slot.number, running.generation
-
-
 def _peek_ended() -> int | None:
     """Pid of a child that ended and was not collected yet."""
     try:
@@ -608,8 +611,8 @@ def _raise_open_files() -> None:
     _logger.warning("limit of open files stays", extra={"soft": soft, "hard": hard})
 
 
-def _import_everything() -> None:
+def _import_everything(roles: Sequence[Role]) -> None:
     """Whatever children run, imported once, so that they share the memory of it."""
-    for role in ROLES:
+    for role in roles:
         module = importlib.import_module(role.module)
         getattr(module, "preload", lambda: None)()

@@ -6,20 +6,32 @@ PostgreSQL is away starts, says "try again", and is well as soon as PostgreSQL i
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
+import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from sora.errors import ConfigError
+from sora.net.connection import Connections
+from sora.services.auth import Auth
+from sora.services.changes import Changes
+from sora.services.delivery import Delivery
+from sora.services.limits import Limits, LocalCounts
+from sora.store.bodies import Bodies, open_blob_store, open_cache, open_staging
+from sora.store.db import Database
+from sora.store.store import Store
 
 if TYPE_CHECKING:
     from sora.config import Config
-    from sora.net.connection import Connections
-    from sora.services.auth import Auth
-    from sora.services.changes import Changes
-    from sora.services.delivery import Delivery
-    from sora.services.limits import Limits
+    from sora.services.delivery import Doorbell
+    from sora.services.limits import Counts
     from sora.store.blobs import BlobStore
-    from sora.store.bodies import Bodies
     from sora.store.staging import Staging
-    from sora.store.store import Store
+
+INSTANCE_FILE: Final = "instance"
 
 
 @dataclass(slots=True)
@@ -38,6 +50,7 @@ class Node:
         auth: Logins.
         changes: What happened to a mailbox, from and to the other processes.
         limits: How many connections an address and an account may hold.
+        counts: What the limits count with; outlives them.
     """
 
     config: Config
@@ -51,3 +64,135 @@ class Node:
     auth: Auth
     changes: Changes
     limits: Limits
+    counts: Counts
+    _closing: contextlib.AsyncExitStack
+
+    @classmethod
+    async def open(cls, config: Config, *, dsn: str, doorbell: Doorbell, counts: Counts | None = None) -> Node:
+        """Put the services of a process together.
+
+        Args:
+            dsn: Of the primary.
+            doorbell: Wakes the uploader.
+            counts: Connections of all processes of the node; None: this one alone.
+
+        Raises:
+            ConfigError: A directory that cannot be used, an endpoint that cannot be.
+        """
+        counts = LocalCounts() if counts is None else counts
+        async with contextlib.AsyncExitStack() as stack:
+            name = socket.gethostname()
+            try:
+                staging = open_staging(config)
+                cache = open_cache(config)
+            except OSError as error:
+                raise ConfigError(f"{error.filename}: {error.strerror}") from error
+            stack.callback(staging.close)
+            if cache is not None:
+                stack.callback(cache.close)
+            blobs = open_blob_store(config.object_store)
+            stack.callback(blobs.close)
+            database = await open_database(config, dsn, "sora")
+            stack.push_async_callback(database.close)
+            deliveries = await Database.open(
+                dsn, min_size=0, max_size=config.database.delivery_connections, application_name="sora delivery"
+            )
+            stack.push_async_callback(deliveries.close)
+            store = Store(database)
+            bodies = Bodies(cache, staging, blobs)
+            stack.push_async_callback(bodies.close)
+            changes = Changes(dsn)
+            changes.start()
+            stack.push_async_callback(changes.close)
+            instance_id = own_instance_id(config)
+            delivery = Delivery(
+                store,
+                Store(deliveries).messages,
+                staging,
+                changes,
+                doorbell,
+                instance_id=instance_id,
+                host=name,
+                default_domain=config.auth.default_domain,
+                lanes=config.database.delivery_connections,
+                body_limit=config.search.body_limit if config.search.index_bodies else 0,
+            )
+            stack.push_async_callback(delivery.close)
+            auth = Auth(
+                store.accounts,
+                default_domain=config.auth.default_domain,
+                hash_workers=config.auth.hash_workers,
+                cache_ttl=config.auth.cache_ttl,
+            )
+            stack.push_async_callback(auth.close)
+            return cls(
+                config=config,
+                instance_id=instance_id,
+                connections=Connections(),
+                store=store,
+                blobs=blobs,
+                staging=staging,
+                bodies=bodies,
+                delivery=delivery,
+                auth=auth,
+                changes=changes,
+                limits=_limits(config, counts),
+                counts=counts,
+                _closing=stack.pop_all(),
+            )
+
+    def take_live(self, config: Config) -> None:
+        """Go on with a configuration in which `live` keys have changed."""
+        self.config = config
+        self.limits = _limits(config, self.counts)
+
+    async def close(self) -> None:
+        """Finish what is in hand, and let go of everything in the reverse order."""
+        await self._closing.aclose()
+
+
+async def open_database(config: Config, dsn: str, name: str) -> Database:
+    """The pool of a process; connects when it is first used."""
+    return await Database.open(dsn, min_size=0, max_size=config.database.pool_size, application_name=name)
+
+
+def own_instance_id(config: Config) -> str:
+    """The name of this node's staging directory, kept inside it and made at first use.
+
+    Raises:
+        ConfigError: The directory cannot be written.
+    """
+    path = Path(config.uploader.staging_path) / INSTANCE_FILE
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            _make_instance_file(path)
+        return path.read_text(encoding="ascii").strip()
+    except OSError as error:
+        raise ConfigError(f"uploader.staging_path: {error.filename}: {error.strerror}") from error
+
+
+def _make_instance_file(path: Path) -> None:
+    """Under another name first, then linked: of several processes one wins, and none reads half a name."""
+    temporary = path.with_name(f"{INSTANCE_FILE}.{os.getpid()}")
+    with temporary.open("w", encoding="ascii") as file:
+        file.write(f"{uuid.uuid4()}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    with contextlib.suppress(FileExistsError):
+        os.link(temporary, path)
+    temporary.unlink()
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _limits(config: Config, counts: Counts) -> Limits:
+    return Limits(
+        per_address=config.limits.connections_per_address,
+        per_account=config.limits.connections_per_account,
+        exempt_networks=config.limits.exempt_networks,
+        counts=counts,
+    )

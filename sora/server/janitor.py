@@ -1,0 +1,186 @@
+"""The janitor: says that this node lives, and does the cluster's housekeeping while it holds the lease for that."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.metadata
+import random
+import socket
+from typing import TYPE_CHECKING, Final
+
+from sora import log
+from sora.errors import InUse, NotFound, Unavailable
+from sora.server import child as children
+from sora.services.cleanup import Cleanup
+from sora.services.indexing import Indexing
+from sora.services.node import open_database, own_instance_id
+from sora.store.bodies import open_blob_store
+from sora.store.leases import Lease
+from sora.store.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from typing import Any
+
+    from sora.server.child import Child, Process
+    from sora.server.scoreboard import Row
+
+_logger = log.get(__name__)
+
+LEASE: Final = "janitor"
+LEASE_S: Final = 60.0
+HEARTBEAT_S: Final = 15.0
+"""A node that was silent for 60 s is taken for dead."""
+LEAD_S: Final = 20.0
+INDEX_BUSY_S: Final = 0.05
+INDEX_IDLE_S: Final = 1.0
+INDEX_LONG_S: Final = 5.0
+FIRST_CONTACT_S: Final = 5.0
+
+
+def run(child: Child) -> int:
+    """Be the janitor."""
+    return children.run(child, _main)
+
+
+async def _main(process: Process) -> None:
+    child = process.child
+    async with contextlib.AsyncExitStack() as stack:
+        database = await open_database(child.config, child.dsn, "sora janitor")
+        stack.push_async_callback(database.close)
+        blobs = open_blob_store(child.config.object_store)
+        stack.callback(blobs.close)
+        store = Store(database)
+        node = Registration(store, own_instance_id(child.config), child.node_row)
+        leader = Leadership(store, node.instance_id, child.node_row)
+        stack.push_async_callback(leader.resign)
+        # POP3 needs a registered node for its leases: register before anybody is told that we are ready.
+        await _first(node.beat())
+        process.ready()
+        cleanup = Cleanup(database, blobs, grace_s=child.config.cleanup.grace_period)
+        tasks = (
+            _repeat(process, lambda: HEARTBEAT_S, node.beat),
+            _index(process, leader, Indexing(database)),
+            _clean(process, leader, cleanup),
+        )
+        async with asyncio.TaskGroup() as group:
+            for task in tasks:
+                group.create_task(task)
+
+
+class Registration:
+    """This node's row in `instances`.
+
+    A node is registered once for each life of its supervisor: what an earlier life held is void then. The incarnation
+    is kept in shared memory, so that a janitor that died and came back does not void what the workers hold.
+    """
+
+    def __init__(self, store: Store, instance_id: str, row: Row) -> None:
+        self.instance_id = instance_id
+        self._leases = store.leases
+        self._row = row
+
+    async def beat(self) -> None:
+        """Say that the node lives.
+
+        Raises:
+            Unavailable: Nobody heard it.
+        """
+        incarnation = self._row.get("incarnation")
+        if incarnation:
+            if await self._leases.heartbeat(self.instance_id, incarnation):
+                return
+            _logger.error("another node has started under our name", extra={"instance_id": self.instance_id})
+        incarnation = await self._leases.register(
+            self.instance_id, host=socket.gethostname(), version=importlib.metadata.version("sora-mail")
+        )
+        self._row.set("incarnation", incarnation)
+
+
+class Leadership:
+    """The lease of the cluster's janitor. Its token is kept in shared memory, for the successor of a dead process."""
+
+    def __init__(self, store: Store, instance_id: str, row: Row) -> None:
+        self._leases = store.leases
+        self._instance_id = instance_id
+        self._row = row
+        self._renew_at = 0.0
+
+    async def held(self) -> bool:
+        """True if we are the leader; takes or renews the lease when that is due.
+
+        Raises:
+            Unavailable: It cannot be known.
+        """
+        now = asyncio.get_running_loop().time()
+        if now < self._renew_at:
+            return bool(self._row.get("lease_token"))
+        token = self._row.get("lease_token")
+        if token and not await self._leases.renew(Lease(LEASE, token), ttl_s=LEASE_S):
+            token = 0
+        if not token:
+            token = await self._acquire()
+        self._row.set("lease_token", token)
+        self._renew_at = now + LEAD_S * random.uniform(0.8, 1.0)
+        return bool(token)
+
+    async def _acquire(self) -> int:
+        with contextlib.suppress(InUse, NotFound):
+            lease = await self._leases.acquire(LEASE, self._instance_id, ttl_s=LEASE_S)
+            _logger.info("leader of the housekeeping")
+            return lease.token
+        return 0
+
+    async def resign(self) -> None:
+        """Give the lease back, so that another node need not wait for its end."""
+        token = self._row.get("lease_token")
+        self._row.set("lease_token", 0)
+        self._renew_at = 0.0
+        if token:
+            with contextlib.suppress(Unavailable):
+                await self._leases.release(Lease(LEASE, token))
+
+
+async def _first(contact: Coroutine[Any, Any, None]) -> None:
+    try:
+        await asyncio.wait_for(contact, FIRST_CONTACT_S)
+    except (Unavailable, TimeoutError) as error:
+        _logger.warning("started without the database", extra={"detail": str(error)})
+
+
+async def _repeat(
+    process: Process, pause_s: Callable[[], float], work: Callable[[], Coroutine[Any, Any, None]]
+) -> None:
+    """Work, pause, until the process is told to stop; a dependency that is away is met again after the pause."""
+    while not process.stopping.is_set():
+        try:
+            await work()
+        except Unavailable as error:
+            _logger.warning("will try again", extra={"detail": str(error)})
+        await _pause(process, pause_s())
+
+
+async def _pause(process: Process, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(process.stopping.wait(), seconds * random.uniform(0.8, 1.2))
+
+
+async def _index(process: Process, leader: Leadership, indexing: Indexing) -> None:
+    """Batches as fast as they come, then ever rarer looks."""
+    pause_s = INDEX_IDLE_S
+
+    async def step() -> None:
+        nonlocal pause_s
+        moved = await indexing.step() if await leader.held() else 0
+        pause_s = INDEX_BUSY_S if moved else min(INDEX_LONG_S, max(INDEX_IDLE_S, 1.5 * pause_s))
+
+    await _repeat(process, lambda: pause_s, step)
+
+
+async def _clean(process: Process, leader: Leadership, cleanup: Cleanup) -> None:
+    async def go_on() -> bool:
+        return not process.stopping.is_set() and await leader.held()
+
+    await _pause(process, 10.0)  # a start has better things to do
+    await _repeat(process, lambda: process.config.cleanup.wake_interval, lambda: cleanup.run(go_on))

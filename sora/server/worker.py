@@ -1,0 +1,174 @@
+"""A worker: every mail protocol of one slot, on one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import socket
+from typing import TYPE_CHECKING, Final
+
+from sora import log
+from sora.errors import Unavailable
+from sora.net.listener import BACKLOG, Listener
+from sora.net.tls import server_context
+from sora.server import child as children
+from sora.server.scoreboard import PROTOCOLS
+from sora.services.node import Node
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable, Sequence
+
+    from sora.config import Config
+    from sora.server.child import Child, Process
+    from sora.server.listeners import Endpoint
+
+_logger = log.get(__name__)
+
+SERVERS: Final = {
+    "imap": "sora.protocols.imap.session",
+    "lmtp": "sora.protocols.lmtp",
+    "pop3": "sora.protocols.pop3",
+}
+"""Module of each server; it has `connection_factory(node, listener)`."""
+
+FIRST_CONTACT_S: Final = 5.0
+HANDSHAKE_TIMEOUT_S: Final = 30.0
+ABORT_GRACE_S: Final = 2.0
+
+
+def preload() -> None:
+    """Import in the supervisor what every worker needs."""
+    for module in SERVERS.values():
+        importlib.import_module(module)
+
+
+def run(child: Child) -> int:
+    """Be a worker."""
+    child.counts.attach()
+    return children.run(child, _main)
+
+
+async def _main(process: Process) -> None:
+    child = process.child
+    node = await Node.open(child.config, dsn=child.dsn, doorbell=child.doorbell, counts=child.counts)
+    try:
+        acceptor = Acceptor(process, node)
+        process.on_live = node.take_live
+        process.on_serve = acceptor.serve
+        process.on_beat = lambda: _count(process, node)
+        await _first_contact(node)
+        await acceptor.serve((child.slot,))
+        process.ready()
+        await process.stopping.wait()
+        acceptor.close()
+        await _let_go(process, node)
+    finally:
+        await node.close()
+
+
+def _count(process: Process, node: Node) -> None:
+    """Write the connection counts to the scoreboard."""
+    for protocol in PROTOCOLS:
+        process.child.row.set(protocol, node.connections.count(protocol))
+
+
+async def _first_contact(node: Node) -> None:
+    """Reach the database once, so that the first client does not wait for a connection; if it is away, so be it."""
+    try:
+        await asyncio.wait_for(node.store.db.ping(), FIRST_CONTACT_S)
+    except (Unavailable, TimeoutError) as error:
+        _logger.warning("started without the database", extra={"detail": str(error)})
+
+
+async def _let_go(process: Process, node: Node) -> None:
+    """Let the sessions end: by themselves while they may linger, then asked, then cut."""
+    connections = node.connections
+    await _first_of(connections.drained(), process.ending.wait())
+    connections.stop()
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(connections.drained(), process.config.process.drain_timeout)
+        return
+    _logger.warning("cutting sessions that do not end", extra={"connections": len(connections)})
+    connections.abort()
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(connections.drained(), ABORT_GRACE_S)
+
+
+async def _first_of(*waits: object) -> None:
+    tasks = [asyncio.ensure_future(wait) for wait in waits]  # type: ignore[call-overload]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+class Acceptor:
+    """Accepts connections on the listeners of one or more slots."""
+
+    def __init__(self, process: Process, node: Node) -> None:
+        self._child = process.child
+        self._factories: dict[Endpoint, Callable[[], asyncio.Protocol]] = {}
+        self._contexts = {endpoint: _tls(node.config, endpoint) for endpoint, _ in self._child.listeners.of_slot(0)}
+        for endpoint, context in self._contexts.items():
+            module = importlib.import_module(SERVERS[endpoint.server])
+            self._factories[endpoint] = module.connection_factory(node, _listener(node.config, endpoint, context))
+        self._servers: dict[int, list[asyncio.AbstractServer]] = {}
+
+    async def serve(self, slots: Sequence[int]) -> None:
+        """Accept on the listeners of exactly these slots."""
+        for slot in set(self._servers) - set(slots):
+            for server in self._servers.pop(slot):
+                server.close()
+        for slot in slots:
+            if slot not in self._servers:
+                self._servers[slot] = await self._serve_slot(slot)
+
+    def close(self) -> None:
+        """Stop accepting. The sockets stay open in the supervisor; what waits in their queues waits for the next."""
+        for servers in self._servers.values():
+            for server in servers:
+                server.close()
+        self._servers.clear()
+
+    async def _serve_slot(self, slot: int) -> list[asyncio.AbstractServer]:
+        """Servers on the sockets of a slot, less those that are shared by all slots and served already."""
+        served = {sock.fileno() for other in self._servers for _, sock in self._child.listeners.of_slot(other)}
+        return [
+            await self._serve_socket(endpoint, sock)
+            for endpoint, sock in self._child.listeners.of_slot(slot)
+            if sock.fileno() not in served
+        ]
+
+    async def _serve_socket(self, endpoint: Endpoint, sock: socket.socket) -> asyncio.AbstractServer:
+        loop = asyncio.get_running_loop()
+        factory = self._factories[endpoint]
+        if sock.family == socket.AF_UNIX:
+            return await loop.create_unix_server(factory, sock=sock.dup(), backlog=BACKLOG)
+        tls = self._contexts[endpoint] if endpoint.implicit_tls else None
+        return await loop.create_server(
+            factory,
+            sock=sock.dup(),
+            backlog=BACKLOG,
+            ssl=tls,
+            ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if tls else None,
+        )
+
+
+def _tls(config: Config, endpoint: Endpoint) -> ssl.SSLContext | None:
+    """The certificate of a server, read anew by each generation."""
+    table = getattr(config.servers, endpoint.server)
+    return server_context(table.tls_cert, table.tls_key) if table.tls_cert else None
+
+
+def _listener(config: Config, endpoint: Endpoint, context: ssl.SSLContext | None) -> Listener:
+    table = getattr(config.servers, endpoint.server)
+    return Listener(
+        protocol=endpoint.server,
+        address=endpoint.address,
+        tls=context,
+        implicit_tls=endpoint.implicit_tls,
+        trusted_networks=table.trusted_networks,
+    )

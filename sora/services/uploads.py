@@ -1,0 +1,391 @@
+"""From staging to the object store, for ever and in any weather.
+
+What must be sent stands in `pending_uploads`; the doorbell only says when to look. For each row: read the staged file,
+compare it with its hash, PUT it, and then in one transaction mark the content as uploaded, delete the row and remove
+the staged file (why in there: `PendingUploads.done`). Every step may be repeated, so a crash costs a repetition:
+
+| killed after | what the next start finds                  | what it does                      |
+|--------------|--------------------------------------------|-----------------------------------|
+| claim, PUT   | a pending row, the staged file             | sends it (again)                  |
+| mark         | the same: the transaction was rolled back  | sends it again                    |
+| unlink       | a pending row, no staged file, the object  | reads the object, compares, marks |
+
+A row is never given up. While the object store is away one row at a time asks whether it is back (`Breaker`); the
+others wait untouched. A row whose file and object are both missing is an error in the log and in the metrics, and
+stays.
+
+Every now and then the staging directory is compared with the database. Files that were spared because another delivery
+might have counted on them go when they are idle; a file whose content waits for an upload that nobody noted (a database
+restored from a backup) is queued; a file that no row refers to (its delivery was never committed) goes after a day.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Final, Protocol
+
+from sora import log, metrics
+from sora.crashpoints import crash_point
+from sora.errors import BlobDown, Busy, DatabaseDown, NotFound, SoraError
+from sora.store.blobs import BlobRef
+from sora.store.staging import SETTLE_S
+from sora.store.uploads import Backlog, PendingUpload
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from sora.store.blobs import BlobStore
+    from sora.store.cache import Cache
+    from sora.store.staging import StagedFile, Staging
+    from sora.store.uploads import PendingUploads, StagedFact
+
+POLL_S: Final = 2.0
+"""How often the table is looked at while the doorbell is silent."""
+DATABASE_PAUSE_S: Final = 1.0
+CLAIM_SHARE: Final = 4
+"""Rows claimed at a time, in units of what is sent at a time: one query for several uploads."""
+DRAIN_S: Final = 10.0
+REPORT_S: Final = 5.0
+REPORT_SHARE: Final = 20
+"""Counting a large backlog takes at most one part in so many of the time."""
+SWEEP_S: Final = 600.0
+SWEEP_BATCH: Final = 500
+ORPHAN_S: Final = 86400.0
+
+OUTAGE_BASE_S: Final = 0.5
+OUTAGE_MAX_S: Final = 30.0
+"""A row that met an outage is not at fault: it is due again soon after the store is back."""
+FAULT_BASE_S: Final = 2.0
+FAULT_MAX_S: Final = 600.0
+
+_log = log.get(__name__)
+
+
+class Doorbell(Protocol):
+    """Says that there may be something to do."""
+
+    async def wait(self, timeout: float | None = None) -> object:
+        """Return when it rings, or after `timeout` seconds."""
+
+
+class BodyLost(SoraError):
+    """Neither the staged file nor the object is there, but a row says they must be."""
+
+    default_text = "Message body lost"
+
+
+class Breaker:
+    """How many uploads may be under way, by how the last ones went.
+
+    Closed: as many as wanted. After `THRESHOLD` failures in a row it is open: none, for a pause that doubles with each
+    failed probe; then one, the probe. Its success closes the breaker.
+    """
+
+    THRESHOLD: Final = 3
+    FIRST_S: Final = 0.5
+    CAP_S: Final = 30.0
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._failures = 0
+        self._doublings = 0
+        self._until_mono = 0.0
+
+    @property
+    def closed(self) -> bool:
+        """True if the store is believed to be there."""
+        return self._failures < self.THRESHOLD
+
+    @property
+    def pause_s(self) -> float:
+        """Seconds until the next probe; 0 if there is nothing to wait for."""
+        return 0.0 if self.closed else max(0.0, self._until_mono - self._clock())
+
+    def allowed(self, wanted: int) -> int:
+        """How many may be under way now."""
+        if self.closed:
+            return wanted
+        return 0 if self.pause_s else 1
+
+    def succeeded(self) -> None:
+        """The store answered."""
+        self._failures = self._doublings = 0
+
+    def failed(self) -> None:
+        """The store did not answer."""
+        if self.pause_s:
+            return  # it was under way when the breaker opened: nothing new
+        self._failures += 1
+        if not self.closed:
+            pause = min(self.CAP_S, self.FIRST_S * 2**self._doublings)
+            self._doublings = min(self._doublings + 1, 16)
+            self._until_mono = self._clock() + pause * random.uniform(0.75, 1.25)
+
+
+class Uploads:
+    """The uploader of a node; one per staging directory.
+
+    Args:
+        cache: Gets what was sent, because new mail is read soon; None: no cache on this node.
+        parallel: Uploads at a time.
+    """
+
+    def __init__(
+        self,
+        pending: PendingUploads,
+        staging: Staging,
+        blobs: BlobStore,
+        cache: Cache | None,
+        doorbell: Doorbell,
+        *,
+        parallel: int = 6,
+        poll_s: float = POLL_S,
+    ) -> None:
+        self._pending = pending
+        self._staging = staging
+        self._blobs = blobs
+        self._cache = cache
+        self._doorbell = doorbell
+        self._parallel = parallel
+        self._poll_s = poll_s
+        self._breaker = Breaker()
+        self._claimed: deque[PendingUpload] = deque()
+        self._running: set[asyncio.Task[None]] = set()
+        self._backlog = Backlog()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Upload until `stop` is set; then finish what is under way and give back the rest."""
+        stopping = asyncio.create_task(stop.wait())
+        others = [asyncio.create_task(self._report_for_ever()), asyncio.create_task(self._sweep_for_ever())]
+        try:
+            await self._recover(stopping)
+            await self._upload_until(stopping)
+        finally:
+            for task in (stopping, *others):
+                task.cancel()
+            await asyncio.gather(stopping, *others, return_exceptions=True)
+            await self._drain()
+
+    def status(self) -> Backlog:
+        """What waits, as of a few seconds ago."""
+        return self._backlog
+
+    @property
+    def store_is_up(self) -> bool:
+        """False while the object store is taken to be away."""
+        return self._breaker.closed
+
+    async def report(self) -> None:
+        """Count what waits, for `status` and the metrics."""
+        self._backlog = await self._pending.backlog()
+        metrics.uploads_pending.set(self._backlog.pending)
+        metrics.uploads_oldest_seconds.set(self._backlog.oldest_s)
+
+    async def sweep(self) -> None:
+        """Compare the staging directory with the database, see above."""
+        idle = [file for file in await self._staging.list_files() if time.time() - file.modified_at_s >= SETTLE_S]
+        for batch in _batches(idle, SWEEP_BATCH):
+            facts = await self._pending.facts([(file.account_id, file.content_hash) for file in batch])
+            for file, fact in zip(batch, facts, strict=True):
+                await self._judge(file, fact)
+
+    async def upload(self, row: PendingUpload) -> None:
+        """All the steps of one row.
+
+        Raises:
+            BlobDown: The object store is away.
+            BodyLost: There is nothing to send, and nothing was sent.
+        """
+        crash_point("uploader.claimed")
+        if not row.uploaded:
+            await self._send(row.ref)
+        crash_point("uploader.put")
+        await self._pending.done(row, lambda: self._retire(row))
+
+    async def _recover(self, stopping: asyncio.Task[bool]) -> None:
+        while not stopping.done():
+            try:
+                await self._pending.recover()
+            except SoraError as error:
+                _log.warning("uploads wait for the database", extra={"error": str(error)})
+                await asyncio.wait((stopping,), timeout=DATABASE_PAUSE_S)
+            else:
+                return
+
+    async def _upload_until(self, stopping: asyncio.Task[bool]) -> None:
+        ringing = asyncio.ensure_future(self._doorbell.wait(self._poll_s))
+        try:
+            while not stopping.done():
+                if ringing.done():
+                    ringing.result()
+                    ringing = asyncio.ensure_future(self._doorbell.wait(self._poll_s))
+                if not await self._start_uploads():
+                    await asyncio.wait(
+                        (stopping, ringing, *self._running),
+                        timeout=self._breaker.pause_s or self._poll_s,
+                        return_when=asyncio.FIRST_COMPLETED,
+                    )
+        finally:
+            ringing.cancel()
+            await asyncio.gather(ringing, return_exceptions=True)
+
+    async def _start_uploads(self) -> int:
+        """Start as many as may be under way; how many were started."""
+        free = self._breaker.allowed(self._parallel) - len(self._running)
+        if free <= 0:
+            return 0
+        if not self._claimed:
+            await self._claim()
+        started = min(free, len(self._claimed))
+        for _ in range(started):
+            task = asyncio.create_task(self._attempt(self._claimed.popleft()))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+        return started
+
+    async def _claim(self) -> None:
+        limit = self._parallel * CLAIM_SHARE if self._breaker.closed else 1
+        try:
+            self._claimed.extend(await self._pending.claim(limit))
+        except SoraError as error:
+            _log.warning("uploads wait for the database", extra={"error": str(error)})
+            await asyncio.sleep(DATABASE_PAUSE_S)
+
+    async def _attempt(self, row: PendingUpload) -> None:
+        """One row, whatever happens."""
+        try:
+            await self.upload(row)
+        except BlobDown as error:
+            metrics.uploads.labels("store_down").inc()
+            self._breaker.failed()
+            _log.warning("upload failed", extra={**_fields(row), "error": str(error)})
+            await self._fail(row, error, OUTAGE_BASE_S, OUTAGE_MAX_S)
+            if not self._breaker.closed:
+                await self._give_back()
+        except (DatabaseDown, Busy) as error:
+            # The claim ends by itself. Whether it was marked will show: the object is there in either case.
+            metrics.uploads.labels("database_down").inc()
+            _log.warning("upload not marked", extra={**_fields(row), "error": str(error)})
+        except BodyLost as error:
+            metrics.uploads.labels("lost").inc()
+            _log.error("staged body and object are both missing", extra=_fields(row))
+            await self._fail(row, error, FAULT_BASE_S, FAULT_MAX_S)
+        except Exception as error:
+            metrics.uploads.labels("error").inc()
+            _log.exception("upload failed", extra=_fields(row))
+            await self._fail(row, error, FAULT_BASE_S, FAULT_MAX_S)
+        else:
+            metrics.uploads.labels("done").inc()
+
+    async def _fail(self, row: PendingUpload, error: Exception, base_s: float, max_s: float) -> None:
+        try:
+            await self._pending.failed(row, str(error), base_s=base_s * random.uniform(0.5, 1.5), max_s=max_s)
+        except SoraError as failure:
+            _log.warning("failure not noted, the claim ends by itself", extra={"error": str(failure)})
+
+    async def _give_back(self) -> None:
+        """What was claimed and not started need not wait for its claim to end."""
+        if not self._claimed:
+            return
+        rows = list(self._claimed)
+        self._claimed.clear()
+        try:
+            await self._pending.give_back(rows)
+        except SoraError as error:
+            _log.warning("claims not given back, they end by themselves", extra={"error": str(error)})
+
+    async def _send(self, ref: BlobRef) -> None:
+        """Put the object there, or make sure that it is."""
+        data = await self._staged(ref)
+        if data is None:
+            stored = await self._is_stored(ref)
+            self._breaker.succeeded()
+            if not stored:
+                raise BodyLost(detail=ref.key)
+            return
+        await self._blobs.put(ref.key, data)
+        self._breaker.succeeded()
+        path = self._staging.path(ref.account_id, ref.content_hash)
+        if self._cache and not await self._cache.adopt(ref, path):
+            self._cache.offer(ref, data)
+
+    async def _staged(self, ref: BlobRef) -> bytes | None:
+        """The staged body; None if it is not there, or not what its name says (then it is moved aside)."""
+        data = await self._staging.read(ref.account_id, ref.content_hash)
+        if data is None or await asyncio.to_thread(ref.matches, data):
+            return data
+        metrics.bodies_corrupt.labels("staging").inc()
+        _log.error("staged body does not match its hash", extra={"account_id": ref.account_id, "file": ref.name})
+        await self._staging.quarantine(ref.account_id, ref.content_hash)
+        return None
+
+    async def _is_stored(self, ref: BlobRef) -> bool:
+        """True if the object is there and is the right one."""
+        try:
+            if (await self._blobs.stat(ref.key)).size != ref.size:
+                return False
+            data = await self._blobs.get(ref.key)
+        except NotFound:
+            return False
+        return await asyncio.to_thread(ref.matches, data)
+
+    async def _retire(self, row: PendingUpload) -> None:
+        crash_point("uploader.marked")
+        try:
+            await self._staging.retire(row.account_id, row.content_hash)
+        except OSError as error:
+            # The object is there, so the row may go; the sweep will come by.
+            _log.error("staged file not removed", extra={**_fields(row), "error": str(error)})
+        crash_point("uploader.unlinked")
+
+    async def _judge(self, file: StagedFile, fact: StagedFact) -> None:
+        if fact.pending:
+            return
+        if fact.content_id is None:
+            if await self._staging.unlink_idle(file.account_id, file.content_hash, ORPHAN_S):
+                _log.info("staged body without a message removed", extra={"account_id": file.account_id})
+        elif fact.uploaded:
+            await self._staging.unlink_idle(file.account_id, file.content_hash, SETTLE_S)
+        else:
+            _log.error("staged body was not queued for upload", extra={"account_id": file.account_id})
+            await self._pending.add(BlobRef(file.account_id, fact.content_id, file.content_hash, file.size))
+
+    async def _report_for_ever(self) -> None:
+        while True:
+            began = time.monotonic()
+            try:
+                await self.report()
+            except Exception:
+                _log.exception("backlog not counted")
+            await asyncio.sleep(max(REPORT_S, REPORT_SHARE * (time.monotonic() - began)))
+
+    async def _sweep_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S * random.uniform(0.75, 1.25))
+            try:
+                await self.sweep()
+            except Exception:
+                _log.exception("staging directory not compared with the database")
+
+    async def _drain(self) -> None:
+        """Let what is under way finish, for a while; give back what was not begun."""
+        if self._running:
+            _, late = await asyncio.wait(self._running, timeout=DRAIN_S)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        await self._give_back()
+
+
+def _fields(row: PendingUpload) -> dict[str, object]:
+    return {"account_id": row.account_id, "content_id": row.content_id, "attempts": row.attempts, "size": row.size}
+
+
+def _batches(files: Sequence[StagedFile], size: int) -> Iterator[list[StagedFile]]:
+    rest = iter(files)
+    while batch := list(itertools.islice(rest, size)):
+        yield batch

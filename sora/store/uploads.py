@@ -1,0 +1,182 @@
+"""`pending_uploads`: which staged bodies are not in the object store yet. One row for each node that holds a copy."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+
+from sora.store.blobs import BlobRef
+from sora.types import AccountId, ContentId  # noqa: TC001 — msgspec reads the annotations at run time
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from sora.store.db import Database
+
+LEASE_S: Final = 300.0
+"""A claim of this age is given out again: longer than the largest upload over the slowest line takes."""
+
+
+class PendingUpload(Struct, frozen=True):
+    """A claimed row.
+
+    Attributes:
+        attempts: Claims so far, this one included.
+        uploaded: The object is known to be there already: the same bytes were delivered again.
+    """
+
+    account_id: AccountId
+    content_id: ContentId
+    content_hash: bytes
+    size: int
+    attempts: int
+    created_at: datetime
+    uploaded: bool
+
+    @property
+    def ref(self) -> BlobRef:
+        """The body."""
+        return BlobRef(self.account_id, self.content_id, self.content_hash, self.size)
+
+
+class Backlog(Struct, frozen=True):
+    """What waits on one node.
+
+    Attributes:
+        failing: Those of `pending` that were tried at least once.
+        oldest_s: Age of the oldest; 0 if nothing waits.
+    """
+
+    pending: int = 0
+    failing: int = 0
+    oldest_s: float = 0.0
+
+
+class StagedFact(Struct, frozen=True):
+    """What the database knows of a staged file.
+
+    Attributes:
+        content_id: None: no row refers to these bytes.
+        uploaded: The object is in the object store.
+        pending: It waits for its upload on this node.
+    """
+
+    content_id: ContentId | None
+    uploaded: bool
+    pending: bool
+
+
+class PendingUploads:
+    """The queue of one node.
+
+    Args:
+        instance_id: Names the node's staging directory.
+    """
+
+    def __init__(self, db: Database, instance_id: str) -> None:
+        self._db = db
+        self._instance_id = instance_id
+
+    async def claim(self, limit: int) -> list[PendingUpload]:
+        """Take rows that are due, oldest first; nobody else is given them for `LEASE_S` seconds."""
+        rows = await self._db.fetch(
+            "SELECT * FROM claim_uploads($1, $2, $3)", self._instance_id, limit, timedelta(seconds=LEASE_S)
+        )
+        return [PendingUpload(**row) for row in rows]
+
+    async def give_back(self, claimed: Sequence[PendingUpload]) -> None:
+        """Undo claims of which nothing was tried."""
+        await self._db.execute(
+            """
+            UPDATE pending_uploads u SET next_try = clock(), attempts = greatest(u.attempts - 1, 0)
+            FROM unnest($2::bigint[], $3::bytea[]) g (account_id, content_hash)
+            WHERE u.instance_id = $1 AND u.account_id = g.account_id AND u.content_hash = g.content_hash
+            """,
+            self._instance_id,
+            [row.account_id for row in claimed],
+            [row.content_hash for row in claimed],
+        )
+
+    async def recover(self) -> None:
+        """End every claim and every pause: the uploader has just started, so nobody else is at work on this node."""
+        await self._db.execute(
+            "UPDATE pending_uploads SET next_try = clock() WHERE instance_id = $1 AND next_try > clock()",
+            self._instance_id,
+        )
+
+    async def done(self, row: PendingUpload, unlink: Callable[[], Awaitable[object]]) -> None:
+        """Note that an object is in the store.
+
+        `unlink` is awaited inside the transaction, with the content row locked, if nothing on this node counts on the
+        staged file any more. A delivery of the same bytes waits at that lock: when it goes on it sees the content as
+        uploaded, so the file that is gone is not missed. If the process dies between `unlink` and the commit, the row
+        is still pending, and whoever claims it finds the object in the store.
+        """
+        async with self._db.transaction() as connection:
+            last = await connection.fetchval(
+                "SELECT upload_done($1, $2, $3, $4)",
+                row.account_id,
+                row.content_id,
+                row.content_hash,
+                self._instance_id,
+            )
+            if last:
+                await unlink()
+
+    async def failed(self, row: PendingUpload, error: str, *, base_s: float, max_s: float) -> None:
+        """Note a failure; the row is due again after `base_s` doubled with each attempt, at most `max_s`, for ever."""
+        await self._db.execute(
+            "SELECT upload_failed($1, $2, $3, $4, $5, $6)",
+            row.account_id,
+            row.content_hash,
+            self._instance_id,
+            error,
+            timedelta(seconds=base_s),
+            timedelta(seconds=max_s),
+        )
+
+    async def backlog(self) -> Backlog:
+        """What waits."""
+        row = await self._db.fetchrow(
+            """
+            SELECT count(*) AS pending, count(*) FILTER (WHERE attempts > 0) AS failing,
+                   coalesce(extract(epoch FROM clock() - min(created_at)), 0)::float8 AS oldest_s
+            FROM pending_uploads WHERE instance_id = $1
+            """,
+            self._instance_id,
+        )
+        return Backlog(**row) if row else Backlog()
+
+    async def facts(self, staged: Sequence[tuple[AccountId, bytes]]) -> list[StagedFact]:
+        """What is known of staged files, in their order."""
+        rows = await self._db.fetch(
+            """
+            SELECT c.content_id, c.uploaded_at IS NOT NULL AS uploaded, EXISTS (
+                SELECT 1 FROM pending_uploads u
+                WHERE u.account_id = f.account_id AND u.content_hash = f.content_hash AND u.instance_id = $1) AS pending
+            FROM unnest($2::bigint[], $3::bytea[]) WITH ORDINALITY f (account_id, content_hash, place)
+            LEFT JOIN message_contents c
+              ON c.account_id = f.account_id AND c.content_hash = f.content_hash AND c.purging_at IS NULL
+            ORDER BY f.place
+            """,
+            self._instance_id,
+            [account_id for account_id, _ in staged],
+            [content_hash for _, content_hash in staged],
+        )
+        return [StagedFact(**row) for row in rows]
+
+    async def add(self, ref: BlobRef) -> None:
+        """Queue a staged body that has no row, as after a restore of the database from a backup."""
+        await self._db.execute(
+            """
+            INSERT INTO pending_uploads (account_id, content_hash, instance_id, content_id, size)
+            VALUES ($1, $2, $3, $4, $5) ON CONFLICT (account_id, content_hash, instance_id) DO NOTHING
+            """,
+            ref.account_id,
+            ref.content_hash,
+            self._instance_id,
+            ref.content_id,
+            ref.size,
+        )

@@ -16,22 +16,13 @@ from sora.store.domains import claim
 from sora.types import AccountId
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from asyncpg import Record
 
     from sora.store.db import Database
 
 MAX_APP_PASSWORDS: Final = 32
-
-DEFAULT_MAILBOXES: Final[Mapping[str, str | None]] = {
-    "INBOX": None,
-    "Sent": "\\Sent",
-    "Drafts": "\\Drafts",
-    "Archive": "\\Archive",
-    "Junk": "\\Junk",
-    "Trash": "\\Trash",
-}
 
 
 class Recipient(Struct, frozen=True):
@@ -91,6 +82,17 @@ class Account(Struct, frozen=True):
     used_messages: int
 
 
+class Quota(Struct, frozen=True):
+    """What an account uses and may; a limit of None: unlimited."""
+
+    bytes_used: int
+    bytes_limit: int | None
+    messages_used: int
+    messages_limit: int | None
+    mailboxes_used: int
+    mailboxes_limit: int | None
+
+
 class Credential(Struct, frozen=True):
     """A credential without its hash."""
 
@@ -113,40 +115,18 @@ class Accounts:
         """Where mail for each address goes, in one query for all.
 
         The first that fits: the address as it stands (account, then alias), the same without `+detail`, the catch-all
-        of the domain. A disabled or deleted account takes no mail, and no catch-all takes it instead.
+        of the domain. A disabled account takes no mail, and no catch-all takes it instead.
 
         Returns:
             One entry for each address, in order; None = nobody here.
         """
-        asked = [_ask(address) for address in addresses]
+        asked = [fold_address(address) if _is_text(address) else "" for address in addresses]
         rows = await self._db.fetch(
-            """
-            WITH asked AS (
-              SELECT * FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS t(exact, base, domain, ord)
-            ), hit AS (
-              SELECT ord, 1 AS rank, account_id FROM asked JOIN accounts ON address = exact AND deleted_at IS NULL
-              UNION ALL
-              SELECT ord, 2, account_id FROM asked JOIN aliases ON address = exact
-              UNION ALL
-              SELECT ord, 3, account_id FROM asked JOIN accounts ON address = base AND deleted_at IS NULL
-              UNION ALL
-              SELECT ord, 4, account_id FROM asked JOIN aliases ON address = base
-              UNION ALL
-              SELECT ord, 5, coalesce((
-                  SELECT min(account_id) FROM accounts WHERE deleted_at IS NOT NULL AND address IN (exact, base)
-                ), catch_all_account_id)
-              FROM asked JOIN domains ON name = domain WHERE catch_all_account_id IS NOT NULL
-            ), best AS (
-              SELECT DISTINCT ON (h.ord) h.ord, h.rank, a.account_id, a.address,
-                a.disabled OR a.deleted_at IS NOT NULL AS off
-              FROM hit h JOIN accounts a USING (account_id)
-              ORDER BY h.ord, h.rank, a.deleted_at IS NOT NULL, a.account_id
-            )
-            SELECT ord, rank, account_id, address, sora.is_over_quota(account_id) AS over_quota FROM best WHERE NOT off
-            """,
-            *zip(*asked, strict=True) if asked else ([], [], []),
+            "SELECT * FROM resolve_recipients($1) WHERE account_id IS NOT NULL AND NOT disabled", asked
         )
-        found = {row["ord"]: row for row in rows}
+        found: dict[int, Record] = {}
+        for row in rows:
+            found.setdefault(row["ord"], row)  # an alias has one target: `Domains.add_alias` sees to it
         return [_recipient(address, found.get(ord)) for ord, address in enumerate(addresses, 1)]
 
     async def find_login(self, login: str) -> Login | None:
@@ -215,41 +195,34 @@ class Accounts:
         """
         address = canonical_address(address)
         async with self._db.transaction() as conn:
-            domain_id = await claim(conn, address)
-            account_id = AccountId(
-                await conn.fetchval(
-                    "INSERT INTO accounts (domain_id, address, quota_bytes, quota_messages) VALUES ($1, $2, $3, $4)"
-                    " RETURNING account_id",
-                    domain_id, address, quota_bytes, quota_messages,
-                )
-            )  # fmt: skip
-            await conn.execute(
-                """
-                WITH new AS (SELECT * FROM unnest($2::text[], $3::text[]) AS t(name, special_use)),
-                boxes AS (INSERT INTO mailboxes (account_id, name, special_use) SELECT $1, name, special_use FROM new)
-                INSERT INTO subscriptions (account_id, name) SELECT $1, name FROM new
-                """,
-                account_id, list(DEFAULT_MAILBOXES), list(DEFAULT_MAILBOXES.values()),
-            )  # fmt: skip
+            await claim(conn, address)
+            account_id = AccountId(await conn.fetchval("SELECT create_account($1)", address))
+            if quota_bytes is not None or quota_messages is not None:
+                await conn.execute(_SET_QUOTA, account_id, quota_bytes, quota_messages)
             if password_hash is not None:
                 await conn.execute(_SET_PASSWORD, account_id, password_hash)
         return account_id
 
-    async def get(self, address: str) -> Account:
-        """One account by its primary address or an alias; a deleted one only if no other has the address.
+    async def get(self, address: str, *, deleted: bool = False) -> Account:
+        """One account by its primary address or an alias.
+
+        Args:
+            deleted: look among the deleted ones, the latest first.
 
         Raises:
             NotFound: nobody has the address.
         """
         row = await self._db.fetchrow(
             f"""
-            {_ACCOUNTS} WHERE a.address = $1 OR a.account_id IN (SELECT account_id FROM aliases WHERE address = $1)
-            ORDER BY a.deleted_at IS NOT NULL, a.address = $1 DESC, a.deleted_at DESC, a.account_id LIMIT 1
+            {_ACCOUNTS} WHERE (a.deleted_at IS NOT NULL) = $2
+              AND (a.address = $1 OR a.account_id IN (SELECT account_id FROM aliases WHERE address = $1))
+            ORDER BY a.address = $1 DESC, a.deleted_at DESC, a.account_id LIMIT 1
             """,
             fold_address(address),
+            deleted,
         )
         if row is None:
-            raise NotFound(f"No account {address}")
+            raise NotFound(f"No {'deleted ' if deleted else ''}account {address}")
         return _account(row)
 
     async def list_accounts(
@@ -302,12 +275,18 @@ class Accounts:
 
     async def set_quota(self, account_id: AccountId, *, quota_bytes: int | None, quota_messages: int | None) -> None:
         """Set both limits: None = the domain's default, 0 = unlimited."""
-        await self._update(
-            "UPDATE accounts SET quota_bytes = $2, quota_messages = $3 WHERE account_id = $1",
-            account_id,
-            quota_bytes,
-            quota_messages,
-        )
+        await self._update(_SET_QUOTA, account_id, quota_bytes, quota_messages)
+
+    async def get_quota(self, account_id: AccountId) -> Quota:
+        """Usage and the limits that hold, those of the domain included.
+
+        Raises:
+            NotFound: no such account.
+        """
+        row = await self._db.fetchrow("SELECT * FROM account_quota($1)", account_id)
+        if row is None:
+            raise NotFound("No such account")
+        return Quota(**row)
 
     # ── credentials ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -366,6 +345,7 @@ class Accounts:
             raise NotFound(missing)
 
 
+_SET_QUOTA: Final = "UPDATE accounts SET quota_bytes = $2, quota_messages = $3 WHERE account_id = $1"
 _SET_PASSWORD: Final = """
     INSERT INTO credentials (account_id, kind, name, hash) VALUES ($1, 'password', '', $2)
     ON CONFLICT (account_id, kind, name) DO UPDATE SET hash = EXCLUDED.hash, created_at = clock()
@@ -373,11 +353,7 @@ _SET_PASSWORD: Final = """
 _ACCOUNTS: Final = """
     SELECT a.account_id, a.address, a.disabled, a.deleted_at, a.created_at, a.quota_bytes, a.quota_messages,
       u.bytes AS used_bytes, u.messages AS used_messages
-    FROM accounts a CROSS JOIN LATERAL (
-      SELECT coalesce(sum(s.total_size), 0)::bigint AS bytes, coalesce(sum(s.message_count), 0)::bigint AS messages
-      FROM mailbox_stats s JOIN mailboxes m USING (account_id, mailbox_id)
-      WHERE s.account_id = a.account_id AND m.deleted_at IS NULL
-    ) u
+    FROM accounts a CROSS JOIN LATERAL account_usage(a.account_id) u
 """
 
 
@@ -385,21 +361,17 @@ def _account(row: Record) -> Account:
     return Account(**row)
 
 
-def _ask(address: str) -> tuple[str, str, str]:
-    """Exact address, the same without its detail, domain. What PostgreSQL cannot hold as text becomes empty."""
-    exact = fold_address(address)
-    if "\0" in exact or not _is_text(exact):
-        return ("", "", "")
-    return (exact, split_detail(exact)[0], exact.rpartition("@")[2])
-
-
 def _recipient(address: str, row: Record | None) -> Recipient | None:
     if row is None:
         return None
-    # an alias or account with a plus sign of its own (rank 1, 2) has no detail
-    detail = split_detail(address.strip())[1] if row["rank"] > 2 else ""
-    return Recipient(AccountId(row["account_id"]), row["address"], detail, row["over_quota"])
+    return Recipient(
+        account_id=AccountId(row["account_id"]),
+        address=row["address"],
+        detail="" if row["detail"] is None else split_detail(address.strip())[1],
+        over_quota=row["over_quota"],
+    )
 
 
 def _is_text(text: str) -> bool:
-    return not any("\ud800" <= c <= "\udfff" for c in text)
+    """PostgreSQL can hold it: neither NUL nor half a character."""
+    return not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in text)

@@ -7,7 +7,7 @@ are stored and compared. Every change of the tree runs inside one SQL function, 
 from __future__ import annotations
 
 import unicodedata
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from msgspec import Struct
 
@@ -85,6 +85,9 @@ class ListedMailbox(Struct, frozen=True):
     status: Status | None
 
 
+_Listing: TypeAlias = "list[ListedMailbox]"  # inside the class `list` is the method
+
+
 def canonical_name(name: str) -> str:
     """The form in which a mailbox name is stored: NFC, `INBOX` in capitals as first level, no `/` at the end.
 
@@ -120,7 +123,8 @@ class Mailboxes:
             return None
         row = await self._db.fetchrow(
             """
-            SELECT m.mailbox_id, m.name, m.uidvalidity, m.special_use, m.noselect, coalesce(r.recent_uid, 0) AS recent_uid
+            SELECT m.mailbox_id, m.name, m.uidvalidity, m.special_use, m.noselect,
+              coalesce(r.recent_uid, 0) AS recent_uid
             FROM mailboxes m LEFT JOIN mailbox_recent r USING (account_id, mailbox_id)
             WHERE m.account_id = $1 AND m.name = $2 AND m.deleted_at IS NULL
             """,
@@ -140,7 +144,7 @@ class Mailboxes:
             raise NotFound("No such mailbox")
         return found
 
-    async def list_mailboxes(self, account_id: AccountId) -> list[ListedMailbox]:
+    async def list(self, account_id: AccountId) -> _Listing:
         """Everything LIST, LSUB and LIST-STATUS ask of an account, in byte order of the names; one query.
 
         Subscriptions whose mailbox is gone are among them.

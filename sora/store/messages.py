@@ -1,0 +1,491 @@
+"""Messages: state of a mailbox, delivery, flags, expunge, copy and move, rows.
+
+Each change is one call of one SQL function, hence one transaction under the mailbox's lock. What a lost connection
+means is the caller's affair: `DatabaseDown.maybe_done` says that the change may have been committed. Only a delivery
+leaves something behind by which that can be found out (`find_witnesses`); for all others the answer is "try again".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime  # noqa: TC003 — msgspec reads the annotations at run time
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID  # noqa: TC003
+
+from msgspec import Struct
+
+from sora.errors import NotFound
+from sora.types import MAX_UID, AccountId, ContentId, MailboxId, ModSeq, Uid, UidValidity
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Sequence
+
+    from asyncpg import Record
+
+    from sora._native.seqset import UidSet
+    from sora.mime.digest import Digest
+    from sora.store.db import Database
+    from sora.store.leases import Lease
+
+CHUNK_ROWS: Final = 500
+"""Rows of one statement in `rows`: about a megabyte of envelopes and structures."""
+MAX_EXPUNGE: Final = 50_000
+"""UIDs of one expunging statement; its row in the expunge log is an array of them."""
+
+
+class MailboxState(Struct, frozen=True):
+    """A mailbox in one database snapshot; `state` has the record format of `viewcols.Snapshot.load`.
+
+    Attributes:
+        state: all blocks, or in a delta the changed ones; None: there are none.
+    """
+
+    uid_next: Uid
+    highest_modseq: ModSeq
+    message_count: int
+    unseen_count: int
+    state: bytes | None
+    uidvalidity: UidValidity = UidValidity(0)
+    deleted_count: int = 0
+    total_size: int = 0
+    expunge_floor: ModSeq = ModSeq(0)
+
+
+class NewMessage(Struct, frozen=True, kw_only=True):
+    """One message for one mailbox.
+
+    Attributes:
+        mailbox_id: None: INBOX, looked up inside the transaction, because RENAME of INBOX may be under way.
+        content_hash: BLAKE2b-256 of the stored octets.
+        flags: flag numbers; keywords are registered before.
+        key: LMTP: what a retry of the same delivery has in common; a second delivery with it is suppressed for 24 h.
+        append_id: APPEND: a number of its own, by which a commit whose answer was lost is found again.
+    """
+
+    account_id: AccountId
+    mailbox_id: MailboxId | None
+    content_hash: bytes
+    size: int
+    internal_date: datetime
+    digest: Digest
+    flags: tuple[int, ...] = ()
+    key: bytes | None = None
+    append_id: UUID | None = None
+
+
+class Delivered(Struct, frozen=True):
+    """What became of one `NewMessage`.
+
+    Attributes:
+        modseq: of the message, and of the mailbox after it.
+        duplicate: nothing was stored; the fields tell of the message that was there.
+    """
+
+    account_id: AccountId
+    mailbox_id: MailboxId
+    uid: Uid
+    modseq: ModSeq
+    uidvalidity: UidValidity
+    content_id: ContentId
+    duplicate: bool = False
+
+
+class FlagChange(Struct, frozen=True):
+    """Answer of `store_flags`.
+
+    Attributes:
+        modseq: of the mailbox after the call, raised only if a flag changed; 0: none of the messages is there.
+        blocks: (block number, and three masks of 128 octets: messages the change was applied to, those of them whose
+            flags it really changed, those that failed UNCHANGEDSINCE).
+    """
+
+    modseq: ModSeq
+    blocks: list[tuple[int, bytes, bytes, bytes]]
+
+
+class Expunged(Struct, frozen=True):
+    """Answer of `expunge`: the mailbox's modseq after it, and the UIDs that went, ascending."""
+
+    modseq: ModSeq
+    uids: list[Uid]
+
+
+class CopyResult(Struct, frozen=True):
+    """Answer of `copy` and `move`: COPYUID (RFC 4315 §3).
+
+    Attributes:
+        uidvalidity: of the target.
+        source_uids: ascending; empty: nothing was copied.
+        target_uids: in the order of `source_uids`.
+        source_modseq: of the source mailbox after it.
+        target_modseq: of the target mailbox after it.
+    """
+
+    uidvalidity: UidValidity
+    source_uids: list[Uid]
+    target_uids: list[Uid]
+    source_modseq: ModSeq
+    target_modseq: ModSeq
+
+
+# Columns that `rows` can give, by the table they are in.
+_MESSAGE_COLUMNS: Final = frozenset(
+    {"uid", "size", "internal_date", "saved_at", "content_id", "created_modseq", "expunged_at"}
+)
+_CONTENT_COLUMNS: Final = frozenset(
+    {
+        "content_hash", "sent_at", "message_id", "in_reply_to", "reference_ids", "thread_id", "subject", "base_subject",
+        "sender", "recipients", "cc", "bcc", "reply_to", "display_from", "display_to", "preview", "envelope",
+        "body_structure", "uploaded_at",
+    }
+)  # fmt: skip
+
+
+class Messages:
+    """Messages of all mailboxes."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    # ── state ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def state(self, account_id: AccountId, mailbox_id: MailboxId) -> MailboxState:
+        """Everything a session must know of a mailbox, in one row.
+
+        Raises:
+            NotFound: the mailbox is gone.
+        """
+        return _state(await self._db.fetchrow("SELECT * FROM mailbox_state($1, $2)", account_id, mailbox_id))
+
+    async def delta(self, account_id: AccountId, mailbox_id: MailboxId, since: int) -> MailboxState:
+        """The blocks that changed after modseq *since*, whole.
+
+        Raises:
+            NotFound: the mailbox is gone.
+        """
+        return _state(await self._db.fetchrow("SELECT * FROM mailbox_delta($1, $2, $3)", account_id, mailbox_id, since))
+
+    # ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def rows(
+        self, account_id: AccountId, mailbox_id: MailboxId, uids: UidSet, columns: Sequence[str]
+    ) -> AsyncIterator[list[Record]]:
+        """Rows of messages, in chunks and in the order of their UIDs.
+
+        The next chunk is on its way while the caller works on one. Messages that were expunged but are not purged yet
+        are among them: a session may fetch what it has not been told to forget (RFC 9051 §5.5).
+
+        Args:
+            columns: any of the columns of `messages` and `message_contents`; `uid` is always there.
+
+        Raises:
+            ValueError: an unknown column.
+        """
+        sql = _select(columns)
+        slices = _slices(uids, CHUNK_ROWS)
+        pending = self._fetch_slice(sql, account_id, mailbox_id, next(slices, None))
+        try:
+            while pending is not None:
+                rows = await pending
+                pending = self._fetch_slice(sql, account_id, mailbox_id, next(slices, None))
+                if rows:
+                    yield rows
+        finally:
+            if pending is not None:
+                pending.cancel()
+
+    def _fetch_slice(
+        self, sql: str, account_id: AccountId, mailbox_id: MailboxId, bounds: tuple[list[int], list[int]] | None
+    ) -> asyncio.Task[list[Record]] | None:
+        if bounds is None:
+            return None
+        return asyncio.create_task(self._db.fetch(sql, account_id, mailbox_id, *bounds))
+
+    async def list_messages(
+        self, account_id: AccountId, mailbox_id: MailboxId, *, after: int = 0, limit: int = 1000
+    ) -> list[Record]:
+        """Live messages behind a UID, for an administrator: uid, size, internal_date, sender, subject, uploaded_at."""
+        return await self._db.fetch(
+            """
+            SELECT m.uid, m.size, m.internal_date, c.sender, c.subject, c.uploaded_at
+            FROM messages m JOIN message_contents c USING (account_id, content_id)
+            WHERE m.account_id = $1 AND m.mailbox_id = $2 AND m.uid > $3 AND m.expunged_at IS NULL
+            ORDER BY m.uid LIMIT $4
+            """,
+            account_id, mailbox_id, after, limit,
+        )  # fmt: skip
+
+    # ── delivery ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def deliver(self, batch: Sequence[NewMessage], instance_id: str) -> list[Delivered]:
+        """Store messages, all or none, in one statement.
+
+        Args:
+            batch: at least one; bodies are staged on *instance_id* already.
+
+        Returns:
+            One entry for each message, in order.
+
+        Raises:
+            NotFound: one of the mailboxes is gone; nothing was stored.
+            OverQuota: one of the messages does not fit; nothing was stored.
+            DatabaseDown: with `maybe_done`, ask `find_witnesses`.
+        """
+        digests, numbers = _share(batch)
+        rows = await self._db.fetch(_DELIVER, *_message_arrays(batch), numbers, *_digest_arrays(digests), instance_id)
+        return [
+            Delivered(
+                account_id=AccountId(row["account_id"]),
+                mailbox_id=MailboxId(row["mailbox_id"]),
+                uid=Uid(row["uid"]),
+                modseq=ModSeq(row["modseq"] or 0),
+                uidvalidity=UidValidity(row["uidvalidity"]),
+                content_id=ContentId(row["content_id"] or 0),
+                duplicate=row["duplicate"],
+            )
+            for row in rows
+        ]
+
+    async def find_witnesses(self, batch: Sequence[NewMessage]) -> list[Delivered | None]:
+        """Which messages of a lost `deliver` are stored: the answer is final.
+
+        The mailbox locks are taken first, so a backend that is still committing the call is waited for.
+
+        Returns:
+            One entry for each message, in order; None: not stored.
+        """
+        found: dict[int, Record] = {}
+        lmtp = [(i, m) for i, m in enumerate(batch) if m.key is not None]
+        if lmtp:
+            rows = await self._db.fetch(
+                _FIND_DELIVERIES,
+                [m.account_id for _, m in lmtp],
+                [m.mailbox_id for _, m in lmtp],
+                [m.key for _, m in lmtp],
+            )
+            found |= {lmtp[row["ord"] - 1][0]: row for row in rows}
+        places = {m.append_id: i for i, m in enumerate(batch) if m.append_id is not None}
+        for account_id, mailbox_id in {(m.account_id, m.mailbox_id) for m in batch if m.append_id is not None}:
+            rows = await self._db.fetch(_FIND_APPENDS, account_id, mailbox_id, list(places))
+            found |= {places[row["append_id"]]: row for row in rows}
+        return [_witness(message, found.get(i)) for i, message in enumerate(batch)]
+
+    # ── changes ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def store_flags(
+        self,
+        account_id: AccountId,
+        mailbox_id: MailboxId,
+        uids: UidSet,
+        set: Sequence[int],
+        clear: Sequence[int] = (),
+        replace: bool = False,
+        unchanged_since: int | None = None,
+    ) -> FlagChange:
+        """Set and clear flags; `replace`: clear every other one too (STORE, RFC 9051 §6.4.6).
+
+        Args:
+            uids: those that are gone are skipped.
+            unchanged_since: leave messages alone that changed after this modseq (RFC 7162 §3.1.3); 0 is a value.
+
+        Raises:
+            NotFound: the mailbox is gone.
+        """
+        rows = await self._db.fetch(
+            "SELECT * FROM store_flags($1, $2, $3, $4, $5, $6, $7, $8)",
+            account_id, mailbox_id, *uids.bounds(), list(set), list(clear), replace, unchanged_since,
+        )  # fmt: skip
+        return FlagChange(
+            ModSeq(rows[0]["modseq"] if rows else 0),
+            [(row["block_no"], row["applied"], row["changed"], row["failed"]) for row in rows],
+        )
+
+    async def expunge(
+        self,
+        account_id: AccountId,
+        mailbox_id: MailboxId,
+        uids: UidSet | None = None,
+        only_deleted: bool = True,
+        lease: Lease | None = None,
+    ) -> Expunged:
+        """Remove messages (they can be restored within the grace period).
+
+        Args:
+            uids: None: the whole mailbox.
+            only_deleted: only those with \\Deleted, as EXPUNGE and UID EXPUNGE want.
+            lease: refuse unless this is still held (POP3 QUIT).
+
+        Raises:
+            NotFound: the mailbox is gone.
+            InUse: the lease was lost; a part of a large set may be gone already.
+        """
+        modseq = ModSeq(0)
+        gone: list[Uid] = []
+        parts = [([1], [MAX_UID])] if uids is None else _slices(uids, MAX_EXPUNGE)
+        for lows, highs in parts:
+            row = await self._db.fetchrow(
+                "SELECT * FROM expunge($1, $2, $3, $4, $5, $6, $7)",
+                account_id, mailbox_id, lows, highs, only_deleted, lease and lease.name, lease and lease.token,
+            )  # fmt: skip
+            assert row is not None, "expunge() always answers with one row"
+            modseq = ModSeq(row["modseq"])
+            gone += row["uids"]
+        return Expunged(modseq, gone)
+
+    async def copy(
+        self, account_id: AccountId, mailbox_id: MailboxId, uids: UidSet, to_mailbox_id: MailboxId
+    ) -> CopyResult:
+        """Copy messages inside an account with flags and internal dates, all or none (RFC 9051 §6.4.7).
+
+        Args:
+            uids: those that are gone are skipped.
+
+        Raises:
+            NotFound: one of the mailboxes is gone.
+            OverQuota: nothing was copied.
+        """
+        return await self._transfer("copy_messages", account_id, mailbox_id, uids, to_mailbox_id)
+
+    async def move(
+        self, account_id: AccountId, mailbox_id: MailboxId, uids: UidSet, to_mailbox_id: MailboxId
+    ) -> CopyResult:
+        """Copy messages and expunge them here, in one transaction (RFC 6851 §3.3)."""
+        return await self._transfer("move_messages", account_id, mailbox_id, uids, to_mailbox_id)
+
+    async def _transfer(
+        self, function: str, account_id: AccountId, mailbox_id: MailboxId, uids: UidSet, to_mailbox_id: MailboxId
+    ) -> CopyResult:
+        row = await self._db.fetchrow(
+            f"SELECT * FROM {function}($1, $2, $1, $3, $4, $5)", account_id, mailbox_id, to_mailbox_id, *uids.bounds()
+        )
+        assert row is not None, "copy_messages() always answers with one row"
+        return CopyResult(**row)
+
+
+# One message over quota fails the call, so that a batch stays "all or none" in one round trip.
+_DELIVER: Final = f"""
+    SELECT d.*, CASE WHEN d.over_quota THEN fail('SR001', 'Over quota', d.account_id::text)::text END
+    FROM deliver({", ".join(f"${i}" for i in range(1, 30))}) d ORDER BY d.ord
+"""
+_FIND_DELIVERIES: Final = """
+    SELECT f.*, m.created_modseq AS modseq FROM find_deliveries($1, $2, $3) f
+    LEFT JOIN messages m ON m.account_id = f.account_id AND m.mailbox_id = f.mailbox_id AND m.uid = f.uid
+"""
+_FIND_APPENDS: Final = """
+    SELECT f.*, $1 AS account_id, m.content_id, m.created_modseq AS modseq FROM find_appends($1, $2, $3) f
+    LEFT JOIN messages m ON m.account_id = $1 AND m.mailbox_id = f.mailbox_id AND m.uid = f.uid
+"""
+
+
+def _share(batch: Sequence[NewMessage]) -> tuple[list[Digest], list[int]]:
+    """The different digests of a batch, and for each message the number (from 1) of its own."""
+    places: dict[int, int] = {}
+    digests: list[Digest] = []
+    for message in batch:
+        if id(message.digest) not in places:
+            digests.append(message.digest)
+            places[id(message.digest)] = len(digests)
+    return digests, [places[id(message.digest)] for message in batch]
+
+
+def _message_arrays(batch: Sequence[NewMessage]) -> tuple[list[Any], ...]:
+    return (
+        [m.account_id for m in batch],
+        [m.mailbox_id for m in batch],
+        [m.content_hash for m in batch],
+        [m.size for m in batch],
+        [",".join(map(str, m.flags)) or None for m in batch],
+        [m.internal_date for m in batch],
+        [m.key for m in batch],
+        [m.append_id for m in batch],
+    )
+
+
+def _digest_arrays(digests: Sequence[Digest]) -> tuple[list[Any], ...]:
+    return (
+        [d.sent_at for d in digests],
+        [d.message_id or None for d in digests],
+        [d.in_reply_to or None for d in digests],
+        [d.references or None for d in digests],
+        [d.subject for d in digests],
+        [d.base_subject for d in digests],
+        [d.sender for d in digests],
+        [d.to for d in digests],
+        [d.cc for d in digests],
+        [d.bcc for d in digests],
+        [d.reply_to for d in digests],
+        [d.display_from for d in digests],
+        [d.display_to for d in digests],
+        [d.preview for d in digests],
+        [d.envelope for d in digests],
+        [d.body_structure for d in digests],
+        [d.header_text for d in digests],
+        [d.body_text for d in digests],
+        [d.body_truncated for d in digests],
+    )
+
+
+def _witness(message: NewMessage, row: Record | None) -> Delivered | None:
+    if row is None:
+        return None
+    return Delivered(
+        account_id=message.account_id,
+        mailbox_id=MailboxId(row["mailbox_id"]),
+        uid=Uid(row["uid"]),
+        modseq=ModSeq(row["modseq"] or 0),
+        uidvalidity=UidValidity(row["uidvalidity"]),
+        content_id=ContentId(row["content_id"] or 0),
+    )
+
+
+def _state(row: Record | None) -> MailboxState:
+    if row is None:
+        raise NotFound("No such mailbox")
+    return MailboxState(**row)
+
+
+def _select(columns: Sequence[str]) -> str:
+    """Rows of the UIDs in $3 … $4 (ranges).
+
+    Both LATERALs end in OFFSET 0: without it a generic plan reads the whole mailbox and filters, because the planner
+    takes account and mailbox for independent and expects one row.
+    """
+    unknown = set(columns) - _MESSAGE_COLUMNS - _CONTENT_COLUMNS
+    if unknown:
+        raise ValueError(f"no such column: {', '.join(sorted(unknown))}")
+    names = ["uid", *(name for name in dict.fromkeys(columns) if name != "uid")]
+    chosen = ", ".join(("m." if name in _MESSAGE_COLUMNS else "c.") + name for name in names)
+    contents = ", ".join(name for name in names if name in _CONTENT_COLUMNS)
+    join = (
+        f"""
+        CROSS JOIN LATERAL (
+          SELECT {contents} FROM message_contents i
+          WHERE i.account_id = $1 AND i.content_id = m.content_id OFFSET 0) c"""
+        if contents
+        else ""
+    )
+    return f"""
+        SELECT {chosen} FROM unnest($3::bigint[], $4::bigint[]) r(lo, hi)
+        CROSS JOIN LATERAL (
+          SELECT * FROM messages i
+          WHERE i.account_id = $1 AND i.mailbox_id = $2 AND i.uid BETWEEN r.lo AND r.hi OFFSET 0) m{join}
+        ORDER BY m.uid"""
+
+
+def _slices(uids: UidSet, size: int) -> Iterator[tuple[list[int], list[int]]]:
+    """Cut a set into bounds of at most *size* numbers each, ascending."""
+    lows: list[int] = []
+    highs: list[int] = []
+    room = size
+    for low, high in uids.ranges():
+        while low <= high:
+            end = min(high, low + room - 1)
+            lows.append(low)
+            highs.append(end)
+            room -= end - low + 1
+            low = end + 1
+            if not room:
+                yield lows, highs
+                lows, highs, room = [], [], size
+    if lows:
+        yield lows, highs

@@ -1,0 +1,163 @@
+"""SEARCH: what PostgreSQL can say about the messages of a mailbox.
+
+Texts and patterns are folded the same way before they come here (`mime.text.fold`), so a search is a search for
+octets. Results are exact at any time, also for messages that the indexer has not seen: the queue of the indexer is
+searched by brute force in the same statement. A message whose stored body text is not whole comes back as `unsure`:
+only its body can tell.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+
+from sora._native.seqset import UidSet
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from asyncpg import Record
+
+    from sora.store.db import Database
+    from sora.types import AccountId, MailboxId
+
+_FACTS: Final = struct.Struct(">Iqqqqq")
+_NO_DATE: Final = -(2**63)
+FACTS_UIDS: Final = 100_000
+"""Messages of one statement in `facts`: 4.4 MB."""
+
+
+class Hits(Struct, frozen=True):
+    """Answer of a text search.
+
+    Attributes:
+        sure: these match.
+        unsure: these match, or their bodies hold more text than is kept: look at the body.
+    """
+
+    sure: UidSet
+    unsure: UidSet
+
+
+class Facts(Struct, frozen=True):
+    """What never changes about a message; dates are seconds since 1970.
+
+    Attributes:
+        sent_at: of the Date header; None: it has none that can be read.
+    """
+
+    uid: int
+    content_id: int
+    internal_date: int
+    sent_at: int | None
+    saved_at: int
+    size: int
+
+
+class Search:
+    """Searches inside one mailbox. Messages that are gone, or not in the given set, never come back."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def text(
+        self, account_id: AccountId, mailbox_id: MailboxId, uids: UidSet, pattern: str, *, headers: bool, body: bool
+    ) -> Hits:
+        """Messages with a text in their headers, body text or either (BODY, TEXT; RFC 9051 §6.4.4).
+
+        Args:
+            pattern: folded; empty: everything matches.
+        """
+        if not uids or not pattern:
+            return Hits(uids, UidSet.empty())
+        rows = await self._db.fetch(
+            "SELECT * FROM search_messages($1, $2, $3, $4, $5, $6, $7)",
+            account_id, mailbox_id, *uids.bounds(), headers, body, pattern,
+        )  # fmt: skip
+        return Hits(
+            UidSet.from_numbers(row["uid"] for row in rows if row["certain"]),
+            UidSet.from_numbers(row["uid"] for row in rows if not row["certain"]),
+        )
+
+    async def header(
+        self, account_id: AccountId, mailbox_id: MailboxId, uids: UidSet, field: str, pattern: str
+    ) -> UidSet:
+        """Messages with a header field that holds a text (HEADER, FROM, SUBJECT …).
+
+        Args:
+            field: name of the field, folded, without the colon.
+            pattern: folded; empty: the field is there at all.
+        """
+        if not uids:
+            return uids
+        rows = await self._db.fetch(_HEADER, account_id, mailbox_id, *uids.bounds(), f"{field}:", pattern)
+        return UidSet.from_numbers(row["uid"] for row in rows)
+
+    async def facts(self, account_id: AccountId, mailbox_id: MailboxId, uids: UidSet) -> list[Facts]:
+        """Dates and sizes of messages, ascending by UID: SINCE, SENTBEFORE, LARGER and the keys of SORT."""
+        found: list[Facts] = []
+        for low, high in _spans(uids):
+            packed: bytes | None = await self._db.fetchval(
+                "SELECT message_columns($1, $2, $3, $4)", account_id, mailbox_id, low, high
+            )
+            for uid, content_id, internal, sent, saved, size in _FACTS.iter_unpack(packed or b""):
+                if uid in uids:
+                    found.append(Facts(uid, content_id, internal, None if sent == _NO_DATE else sent, saved, size))
+        return found
+
+    async def sort_keys(self, account_id: AccountId, mailbox_id: MailboxId, uids: UidSet) -> list[Record]:
+        """Texts by which SORT and THREAD order messages (RFC 5256 §3), ascending by UID.
+
+        Returns:
+            Rows with uid, base_subject, sender, recipients, cc, message_id, in_reply_to, reference_ids.
+        """
+        return await self._db.fetch(
+            """
+            SELECT m.uid, c.base_subject, c.sender, c.recipients, c.cc, c.message_id, c.in_reply_to, c.reference_ids
+            FROM unnest($3::bigint[], $4::bigint[]) r(lo, hi)
+            CROSS JOIN LATERAL (
+              SELECT i.uid, i.content_id FROM messages i
+              WHERE i.account_id = $1 AND i.mailbox_id = $2 AND i.uid BETWEEN r.lo AND r.hi AND i.expunged_at IS NULL
+              OFFSET 0) m
+            CROSS JOIN LATERAL (
+              SELECT * FROM message_contents i WHERE i.account_id = $1 AND i.content_id = m.content_id OFFSET 0) c
+            ORDER BY m.uid
+            """,
+            account_id, mailbox_id, *uids.bounds(),
+        )  # fmt: skip
+
+
+# The text of the headers has one line for each field. The index narrows by neither name nor value here, because the set
+# of messages does; both conditions are decided on the line.
+_HEADER: Final = """
+    SELECT m.uid FROM unnest($3::bigint[], $4::bigint[]) r(lo, hi)
+    CROSS JOIN LATERAL (
+      SELECT i.uid, i.content_id FROM messages i
+      WHERE i.account_id = $1 AND i.mailbox_id = $2 AND i.uid BETWEEN r.lo AND r.hi AND i.expunged_at IS NULL
+      OFFSET 0) m
+    CROSS JOIN LATERAL (
+      SELECT i.headers FROM search_index i WHERE i.account_id = $1 AND i.content_id = m.content_id
+      UNION ALL
+      SELECT q.headers FROM search_queue q WHERE q.account_id = $1 AND q.content_id = m.content_id
+      OFFSET 0) t
+    WHERE strpos(t.headers, $6) > 0 AND EXISTS (
+      SELECT 1 FROM string_to_table(t.headers, E'\\n') line
+      WHERE starts_with(line, $5) AND strpos(substr(line, length($5) + 1), $6) > 0)
+"""
+
+
+def _spans(uids: UidSet) -> Iterator[tuple[int, int]]:
+    """From the first to the last UID of a set, in spans of at most `FACTS_UIDS` numbers that are not all empty."""
+    low = high = 0
+    for first, last in uids.ranges():
+        while first <= last:
+            if low and first - low >= FACTS_UIDS:
+                yield low, high
+                low = 0
+            low = low or first
+            high = min(last, low + FACTS_UIDS - 1)
+            first = high + 1
+    if low:
+        yield low, high

@@ -1,0 +1,34 @@
+"""Everything that is kept in PostgreSQL, by noun."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sora.store.accounts import Accounts
+from sora.store.domains import Domains
+from sora.store.leases import Leases
+from sora.store.mailboxes import Mailboxes
+from sora.store.messages import Messages
+from sora.store.search import Search
+
+if TYPE_CHECKING:
+    from sora.store.db import Database
+
+
+class Store:
+    """The repositories over one `Database`.
+
+    Attributes:
+        db: for what has no repository of its own.
+    """
+
+    __slots__ = ("accounts", "db", "domains", "leases", "mailboxes", "messages", "search")
+
+    def __init__(self, db: Database) -> None:
+        self.db = db
+        self.accounts = Accounts(db)
+        self.domains = Domains(db)
+        self.leases = Leases(db)
+        self.mailboxes = Mailboxes(db)
+        self.messages = Messages(db)
+        self.search = Search(db)

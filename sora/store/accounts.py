@@ -291,8 +291,12 @@ class Accounts:
     # ── credentials ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def set_password(self, account_id: AccountId, password_hash: str) -> None:
-        """Set the account's one password."""
-        await self._db.execute(_SET_PASSWORD, account_id, password_hash)
+        """Set the account's one password.
+
+        Raises:
+            NotFound: no such account.
+        """
+        await self._update(_SET_PASSWORD, account_id, password_hash)
 
     async def add_app_password(
         self, account_id: AccountId, name: str, password_hash: str, expires_at: datetime | None = None
@@ -300,11 +304,13 @@ class Accounts:
         """Add an app password; gives its id.
 
         Raises:
+            NotFound: no such account.
             AlreadyExists: the account has one of that name.
             LimitExceeded: the account has as many as it may.
         """
         async with self._db.transaction() as conn:
-            await conn.execute("SELECT FROM accounts WHERE account_id = $1 FOR UPDATE", account_id)
+            if not await conn.fetchval("SELECT true FROM accounts WHERE account_id = $1 FOR UPDATE", account_id):
+                raise NotFound("No such account")
             names = [r[0] for r in await conn.fetch(
                 "SELECT name FROM credentials WHERE account_id = $1 AND kind = 'app_password'", account_id
             )]  # fmt: skip
@@ -347,7 +353,8 @@ class Accounts:
 
 _SET_QUOTA: Final = "UPDATE accounts SET quota_bytes = $2, quota_messages = $3 WHERE account_id = $1"
 _SET_PASSWORD: Final = """
-    INSERT INTO credentials (account_id, kind, name, hash) VALUES ($1, 'password', '', $2)
+    INSERT INTO credentials (account_id, kind, name, hash)
+    SELECT account_id, 'password', '', $2 FROM accounts WHERE account_id = $1
     ON CONFLICT (account_id, kind, name) DO UPDATE SET hash = EXCLUDED.hash, created_at = clock()
 """
 _ACCOUNTS: Final = """

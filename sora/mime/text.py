@@ -1,0 +1,273 @@
+"""Text out of octets: charsets, encoded words, transfer encodings, HTML, and case folding for search and sorting.
+
+Nothing here raises on any input, and every result can be stored: no NUL, no lone surrogate (PostgreSQL refuses both).
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+import unicodedata
+from encodings.aliases import aliases
+from html import unescape
+from typing import Final
+
+_NOT_TEXT: Final = {
+    "base64_codec", "bz2_codec", "hex_codec", "mbcs", "oem", "quopri_codec", "rot_13", "tactis", "uu_codec",
+    "zlib_codec",
+}  # fmt: skip
+
+# What mail calls a charset, where Python has no such name or means a narrower one (WHATWG Encoding Standard: browsers
+# read iso-8859-1 as windows-1252, gb2312 as gbk, ks_c_5601-1987 as cp949, and mailers count on it).
+_MISNOMERS: Final = {
+    "": "us_ascii",
+    "default": "us_ascii",
+    "us_ascii": "us_ascii",
+    "x_unknown": "us_ascii",
+    "unknown": "us_ascii",
+    "unknown_8bit": "us_ascii",
+    "8bit": "us_ascii",
+    "7bit": "us_ascii",
+    "none": "us_ascii",
+    "utf": "utf_8",
+    "utf8mb4": "utf_8",
+    "utf_8_": "utf_8",
+    "unicode_1_1_utf_7": "utf_7",
+    "x_unicode_2_0_utf_7": "utf_7",
+    "unicode": "utf_16",
+    "ansi": "cp1252",
+    "iso_8859_1": "cp1252",
+    "iso8859_1": "cp1252",
+    "latin1": "cp1252",
+    "latin_1": "cp1252",
+    "l1": "cp1252",
+    "x_ansi": "cp1252",
+    "x_cp1252": "cp1252",
+    "cp_1252": "cp1252",
+    "win_1252": "cp1252",
+    "windows1252": "cp1252",
+    "iso_8859_8_i": "iso8859_8",
+    "iso_8859_8_e": "iso8859_8",
+    "iso_8859_6_i": "iso8859_6",
+    "iso_8859_6_e": "iso8859_6",
+    "x_mac_roman": "mac_roman",
+    "macintosh": "mac_roman",
+    "x_mac_cyrillic": "mac_cyrillic",
+    "gb2312": "gb18030",
+    "gbk": "gb18030",
+    "x_gbk": "gb18030",
+    "cp936": "gb18030",
+    "gb_2312_80": "gb18030",
+    "ks_c_5601_1987": "cp949",
+    "ks_c_5601": "cp949",
+    "euc_kr": "cp949",
+    "x_windows_949": "cp949",
+    "shift_jis": "cp932",
+    "sjis": "cp932",
+    "x_sjis": "cp932",
+    "windows_31j": "cp932",
+    "iso_2022_jp": "iso2022_jp_ext",
+    "cp50220": "iso2022_jp_ext",
+    "x_euc_jp": "euc_jp",
+    "big5": "big5hkscs",
+    "x_x_big5": "big5hkscs",
+    "tis_620": "cp874",
+    "windows_874": "cp874",
+    "iso_8859_11": "cp874",
+    "koi8_ru": "koi8_u",
+}
+
+
+def _codecs() -> dict[str, str]:
+    """Every name that is looked up, in one closed table: an unknown one must not make Python search its path."""
+    known = {codec: codec for codec in aliases.values() if codec not in _NOT_TEXT}
+    known.update((alias, codec) for alias, codec in aliases.items() if codec not in _NOT_TEXT)
+    known.update((codec, codec) for codec in ("cp874", "koi8_u", "mac_cyrillic"))
+    for number in (*range(1250, 1259), 874):
+        known[f"windows_{number}"] = known[f"cp{number}"] = known[f"x_cp{number}"] = f"cp{number}"
+    known.update({name: codec for name, codec in _MISNOMERS.items() if codec != "us_ascii"})
+    for name in (*(name for name, codec in _MISNOMERS.items() if codec == "us_ascii"), "ascii"):
+        known[name] = ""
+    return known
+
+
+_CODECS: Final = _codecs()
+_SEPARATORS: Final = str.maketrans("-.: ", "____")
+_UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
+_ENCODED_WORD: Final = re.compile(rb"=\?([^?\s]{1,75})\?([bBqQ])\?([^?\r\n]*)\?=")
+
+
+def clean(text: str) -> str:
+    """Replace what PostgreSQL refuses, NUL and lone surrogates, by U+FFFD."""
+    if text.isascii():
+        return text.replace("\0", "\ufffd") if "\0" in text else text
+    return _UNSTORABLE.sub("\ufffd", text)
+
+
+def decode_raw(data: bytes | bytearray) -> str:
+    """Octets without a declared charset: UTF-8 if they are, else windows-1252."""
+    try:
+        return clean(data.decode())
+    except UnicodeDecodeError:
+        return clean(data.decode("cp1252", "replace"))
+
+
+def decode_charset(data: bytes | bytearray, charset: bytes) -> str:
+    """Octets in a charset, misnomers understood; what cannot be decoded becomes U+FFFD."""
+    name = charset.decode("latin-1").strip().strip("\"'").lower()[:64].translate(_SEPARATORS)
+    name = name.partition("*")[0]  # RFC 2231 §5: a language may follow
+    codec = _CODECS.get(name, "")
+    if not codec:  # US-ASCII with octets above 127, and charsets nobody knows: as if nothing was declared
+        return decode_raw(data)
+    return clean(data.decode(codec, "replace"))
+
+
+# ------------------------------------------------------------------------------------------------------- encoded words
+
+
+def decode_words(value: bytes) -> str:
+    """An unfolded header value with its encoded words decoded (RFC 2047 §6.2).
+
+    White space between two encoded words vanishes. Neighbours of the same charset are put together before they are
+    decoded: mailers split characters, although they must not.
+    """
+    if b"=?" not in value:
+        return decode_raw(value)
+    out: list[str] = []
+    pending, charset = bytearray(), b""
+    position = 0
+    for match in _ENCODED_WORD.finditer(value):
+        between = value[position : match.start()]
+        apart = not pending or bool(between.strip(b" \t"))
+        if pending and (apart or charset != match[1].lower()):
+            out.append(decode_charset(pending, charset))
+            pending = bytearray()
+        if apart:
+            out.append(decode_raw(between))
+        pending += _word_octets(match[2], match[3])
+        charset = match[1].lower()
+        position = match.end()
+    if pending:
+        out.append(decode_charset(pending, charset))
+    out.append(decode_raw(value[position:]))
+    return "".join(out)
+
+
+def _word_octets(encoding: bytes, text: bytes) -> bytes:
+    """The octets of an encoded word (RFC 2047 §4)."""
+    if encoding in b"bB":
+        return decode_base64(text)
+    return binascii.a2b_qp(text, header=True)
+
+
+# --------------------------------------------------------------------------------------------------- transfer encodings
+
+_NOT_BASE64: Final = re.compile(rb"[^A-Za-z0-9+/]+")
+
+
+def decode_base64(data: bytes) -> bytes:
+    """Base64, without minding what is not part of it, padding in the middle or missing padding."""
+    try:
+        return binascii.a2b_base64(data)
+    except binascii.Error:
+        letters = _NOT_BASE64.sub(b"", data)
+        if len(letters) % 4 == 1:
+            letters = letters[:-1]
+        return binascii.a2b_base64(letters + b"=" * (-len(letters) % 4))
+
+
+def decode_transfer(data: bytes, encoding: bytes) -> bytes:
+    """Undo a Content-Transfer-Encoding (RFC 2045 §6); an unknown one is left as it is."""
+    encoding = encoding.lower()
+    if encoding == b"base64":
+        return decode_base64(data)
+    if encoding == b"quoted-printable":
+        return binascii.a2b_qp(data)
+    return data
+
+
+# ----------------------------------------------------------------------------------------------------------------- HTML
+
+_TAG_NAME: Final = re.compile(r"/?([a-zA-Z][a-zA-Z0-9]*)")
+_INLINE: Final = frozenset(
+    "a abbr acronym b bdi bdo big cite code del dfn em font i ins kbd mark q s samp small span strike strong sub sup "
+    "tt u var wbr".split()
+)
+"""Tags that do not part words."""
+_HIDDEN: Final = frozenset(["script", "style", "template", "title"])
+"""Elements whose content is not shown."""
+_HIDDEN_END: Final = {name: re.compile(rf"</{name}\b", re.IGNORECASE) for name in _HIDDEN}
+_REFERENCE: Final = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});?")
+
+
+def html_text(html: str) -> str:
+    """The words of an HTML text, for search and preview; each octet is looked at a fixed number of times."""
+    out: list[str] = []
+    position = 0
+    while (start := html.find("<", position)) >= 0:
+        out.append(html[position:start])
+        position = _behind_tag(html, start, out)
+    out.append(html[position:])
+    text = "".join(out)
+    if "&" in text:
+        text = _REFERENCE.sub(lambda match: unescape(match[0]), text)
+    return clean(text)
+
+
+def _behind_tag(html: str, start: int, out: list[str]) -> int:
+    """Where the text goes on behind the tag, comment or hidden element that begins at *start*."""
+    if html.startswith("<!--", start):
+        end = html.find("-->", start + 4)
+        return len(html) if end < 0 else end + 3
+    name = _TAG_NAME.match(html, start + 1)
+    if name is None and not html.startswith(("<!", "<?"), start):
+        out.append("<")  # as in "a < b"
+        return start + 1
+    end = html.find(">", start)
+    if end < 0:  # no tag, then, and neither is anything behind it
+        out.append(html[start:])
+        return len(html)
+    tag = name[1].lower() if name else ""
+    if tag not in _INLINE:
+        out.append(" " if tag in ("td", "th") else "\n")
+    if tag in _HIDDEN and html[start + 1] != "/" and html[end - 1] != "/":
+        closing = _HIDDEN_END[tag].search(html, end)
+        return len(html) if closing is None else closing.start()
+    return end + 1
+
+
+# -------------------------------------------------------------------------------------------------------------- folding
+
+
+def _title_exceptions() -> dict[int, str]:
+    """Characters whose simple titlecase mapping is not what `str.upper` gives: ß, ŉ, dž and their like."""
+    exceptions = {}
+    for code in range(0x80, 0x20000):
+        char = chr(code)
+        title = char.title()
+        title = title if len(title) == 1 else char
+        if title != char.upper():
+            exceptions[code] = title
+    return exceptions
+
+
+_TITLE: Final = _title_exceptions()
+_UNUSUAL: Final = re.compile("([" + "".join(map(chr, _TITLE)) + "])")
+
+
+def fold(text: str) -> str:
+    """Map text so that i;unicode-casemap comparison becomes comparison of code points (RFC 5051 §2).
+
+    Titlecase by the simple mapping, then compatibility decomposition. Stored text and search keys are both folded.
+    """
+    if text.isascii():
+        return text.upper()
+    pieces = _UNUSUAL.split(text)
+    pieces[::2] = map(str.upper, pieces[::2])
+    pieces[1::2] = [_TITLE[ord(char)] for char in pieces[1::2]]
+    return unicodedata.normalize("NFKD", "".join(pieces))
+
+
+def collapse(text: str) -> str:
+    """White space runs become one space; none at the ends."""
+    return " ".join(text.split())

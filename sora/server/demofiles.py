@@ -164,7 +164,7 @@ def _keep_facts(path: Path, given: Mapping[str, Any]) -> Facts:
     facts = msgspec.structs.replace(before, **{key: value for key, value in given.items() if value is not None})
     if facts.accounts < 1:
         raise ConfigError("--accounts must be at least 1")
-    _write(path, orjson.dumps(facts, option=orjson.OPT_INDENT_2) + b"\n", 0o600)
+    _write(path, msgspec.json.encode(facts) + b"\n", 0o600)
     return facts
 
 

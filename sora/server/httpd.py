@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any, Final
 
-from sora import log
 from sora.errors import Unavailable
 from sora.server import child as children
 from sora.services.node import open_database
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from sora.server.child import Child, Process
     from sora.store.db import Database
 
-_logger = log.get(__name__)
-
 PROBE_S: Final = 2.0
 GRACEFUL_S: Final = 5
 
@@ -32,11 +29,18 @@ def run(child: Child) -> int:
 
 
 async def _main(process: Process) -> None:
+    # Imported after the fork: no other process needs these tens of megabytes.
+    from sora.web.health import build_app
+
     child = process.child
     database = await open_database(child.config, child.dsn, "sora http")
+
+    async def readiness() -> dict[str, str]:
+        draining = process.stopping.is_set()
+        return {"postgresql": await _probe(database), "node": "draining" if draining else "ok"}
+
     sockets = [sock.dup() for sock in child.listeners.of_http("metrics")]
-    server = _server(build_app(process, database))
-    server.on_started = process.ready
+    server = _server(build_app(readiness), process.ready)
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(server.serve(sockets))
@@ -44,42 +48,6 @@ async def _main(process: Process) -> None:
             server.should_exit = True
     finally:
         await database.close()
-
-
-def build_app(process: Process, database: Database) -> Litestar:
-    """The application of `servers.metrics`."""
-    # Imported after the fork: no other process needs these tens of megabytes.
-    from litestar import Litestar, Response, get
-    from prometheus_client import CONTENT_TYPE_LATEST
-
-    @get("/metrics")
-    async def show_metrics() -> Response[bytes]:
-        """All processes of this node, in the text format of Prometheus."""
-        return Response(await asyncio.to_thread(collect), headers={"content-type": CONTENT_TYPE_LATEST})
-
-    @get("/livez")
-    async def live() -> dict[str, str]:
-        """This process answers."""
-        return {"status": "ok"}
-
-    @get("/readyz")
-    async def ready() -> Response[dict[str, str]]:
-        """This node can serve: the database answers, and nobody told us to end."""
-        state = {"postgresql": await _probe(database), "node": "draining" if process.stopping.is_set() else "ok"}
-        good = set(state.values()) == {"ok"}
-        return Response({"status": "ok" if good else "unavailable", **state}, status_code=200 if good else 503)
-
-    return Litestar(route_handlers=[show_metrics, live, ready], openapi_config=None, logging_config=None, debug=False)
-
-
-def collect() -> bytes:
-    """The metrics of every process, added up."""
-    from prometheus_client import CollectorRegistry, generate_latest
-    from prometheus_client.multiprocess import MultiProcessCollector
-
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return generate_latest(registry)
 
 
 async def _probe(database: Database) -> str:
@@ -90,21 +58,19 @@ async def _probe(database: Database) -> str:
     return "ok"
 
 
-def _server(app: Litestar) -> Any:
+def _server(app: Litestar, on_started: Callable[[], None]) -> Any:
     import uvicorn
 
     class Server(uvicorn.Server):
         """Signals are the child's business, not uvicorn's; and it says when it accepts."""
 
-        on_started: Callable[[], None]
-
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            self.on_started()
-
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
             yield
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            on_started()
 
     return Server(
         uvicorn.Config(

@@ -92,10 +92,16 @@ class Registration:
             if await self._leases.heartbeat(self.instance_id, incarnation):
                 return
             _logger.error("another node has started under our name", extra={"instance_id": self.instance_id})
-        incarnation = await self._leases.register(
-            self.instance_id, host=socket.gethostname(), version=importlib.metadata.version("sora-mail")
-        )
+        incarnation = await self._leases.register(self.instance_id, host=socket.gethostname(), version=_version())
         self._row.set("incarnation", incarnation)
+
+
+def _version() -> str:
+    """Of the installed package; empty in a source tree that was not installed."""
+    try:
+        return importlib.metadata.version("sora-mail")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 class Leadership:

@@ -270,13 +270,14 @@ _STATUS: Final = """
     ) r
     WHERE m.account_id = $1 AND m.name = ANY ($2::text[]) AND m.deleted_at IS NULL AND NOT m.noselect
 """
-# Two sessions may both find no row and both claim; RFC 3501 §2.3.2 prefers that to a message recent for nobody.
+# Two sessions may both find no row and both claim; RFC 3501 §2.3.2 prefers that to a message recent for nobody. The
+# INSERT asks for `before` so that the row is read and locked before it is changed.
 _CLAIM_RECENT: Final = """
     WITH before AS (
       SELECT recent_uid FROM mailbox_recent WHERE account_id = $1 AND mailbox_id = $2 FOR UPDATE
     ), claim AS (
       INSERT INTO mailbox_recent AS r (account_id, mailbox_id, recent_uid)
-      SELECT account_id, mailbox_id, $3 FROM mailboxes
+      SELECT account_id, mailbox_id, greatest($3, (SELECT recent_uid FROM before)) FROM mailboxes
       WHERE account_id = $1 AND mailbox_id = $2 AND deleted_at IS NULL
       ON CONFLICT (account_id, mailbox_id) DO UPDATE SET recent_uid = greatest(r.recent_uid, EXCLUDED.recent_uid)
       RETURNING 1

@@ -18,13 +18,15 @@ from sora._native.seqset import UidSet
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from asyncpg import Record
-
     from sora.store.db import Database
     from sora.types import AccountId, MailboxId
 
 _FACTS: Final = struct.Struct(">Iqqqqq")
 _NO_DATE: Final = -(2**63)
+TRIGRAM: Final = 3
+"""Characters that a pattern needs before the index can help."""
+MANY: Final = 500
+"""Messages whose headers are read one by one sooner than the index is asked."""
 FACTS_UIDS: Final = 100_000
 """Messages of one statement in `facts`: 4.4 MB."""
 
@@ -92,7 +94,10 @@ class Search:
         """
         if not uids:
             return uids
-        rows = await self._db.fetch(_HEADER, account_id, mailbox_id, *uids.bounds(), f"{field}:", pattern)
+        many = len(uids) > MANY and len(pattern) >= TRIGRAM
+        rows = await self._db.fetch(
+            _HEADER_OF_INDEX if many else _HEADER_OF_SET, account_id, mailbox_id, *uids.bounds(), f"{field}: ", pattern
+        )
         return UidSet.from_numbers(row["uid"] for row in rows)
 
     async def facts(self, account_id: AccountId, mailbox_id: MailboxId, uids: UidSet) -> list[Facts]:
@@ -107,45 +112,38 @@ class Search:
                     found.append(Facts(uid, content_id, internal, None if sent == _NO_DATE else sent, saved, size))
         return found
 
-    async def sort_keys(self, account_id: AccountId, mailbox_id: MailboxId, uids: UidSet) -> list[Record]:
-        """Texts by which SORT and THREAD order messages (RFC 5256 §3), ascending by UID.
 
-        Returns:
-            Rows with uid, base_subject, sender, recipients, cc, message_id, in_reply_to, reference_ids.
-        """
-        return await self._db.fetch(
-            """
-            SELECT m.uid, c.base_subject, c.sender, c.recipients, c.cc, c.message_id, c.in_reply_to, c.reference_ids
-            FROM unnest($3::bigint[], $4::bigint[]) r(lo, hi)
-            CROSS JOIN LATERAL (
-              SELECT i.uid, i.content_id FROM messages i
-              WHERE i.account_id = $1 AND i.mailbox_id = $2 AND i.uid BETWEEN r.lo AND r.hi AND i.expunged_at IS NULL
-              OFFSET 0) m
-            CROSS JOIN LATERAL (
-              SELECT * FROM message_contents i WHERE i.account_id = $1 AND i.content_id = m.content_id OFFSET 0) c
-            ORDER BY m.uid
-            """,
-            account_id, mailbox_id, *uids.bounds(),
-        )  # fmt: skip
-
-
-# The text of the headers has one line for each field. The index narrows by neither name nor value here, because the set
-# of messages does; both conditions are decided on the line.
-_HEADER: Final = """
-    SELECT m.uid FROM unnest($3::bigint[], $4::bigint[]) r(lo, hi)
-    CROSS JOIN LATERAL (
+# The text of the headers has one line for each field, `NAME: VALUE`; name and value are decided on the line. The messages
+# to look at are those of the set, or, where the set is large, those of the index which have the value in any field.
+_OF_SET: Final = """
+    SELECT m.uid, m.content_id FROM unnest($3::bigint[], $4::bigint[]) r(lo, hi) CROSS JOIN LATERAL (
       SELECT i.uid, i.content_id FROM messages i
       WHERE i.account_id = $1 AND i.mailbox_id = $2 AND i.uid BETWEEN r.lo AND r.hi AND i.expunged_at IS NULL
       OFFSET 0) m
-    CROSS JOIN LATERAL (
-      SELECT i.headers FROM search_index i WHERE i.account_id = $1 AND i.content_id = m.content_id
+"""
+_OF_INDEX: Final = """
+    SELECT f.uid, m.content_id FROM search_messages($1, $2, $3, $4, true, false, $6) f CROSS JOIN LATERAL (
+      SELECT i.content_id FROM messages i
+      WHERE i.account_id = $1 AND i.mailbox_id = $2 AND i.uid = f.uid
+      OFFSET 0) m
+"""
+
+
+def _header_sql(candidates: str) -> str:
+    return f"""
+    SELECT c.uid FROM ({candidates}) c CROSS JOIN LATERAL (
+      SELECT i.headers FROM search_index i WHERE i.account_id = $1 AND i.content_id = c.content_id
       UNION ALL
-      SELECT q.headers FROM search_queue q WHERE q.account_id = $1 AND q.content_id = m.content_id
+      SELECT q.headers FROM search_queue q WHERE q.account_id = $1 AND q.content_id = c.content_id
       OFFSET 0) t
     WHERE strpos(t.headers, $6) > 0 AND EXISTS (
-      SELECT 1 FROM string_to_table(t.headers, E'\\n') line
+      SELECT 1 FROM string_to_table(t.headers, E'\n') line
       WHERE starts_with(line, $5) AND strpos(substr(line, length($5) + 1), $6) > 0)
-"""
+    """
+
+
+_HEADER_OF_SET: Final = _header_sql(_OF_SET)
+_HEADER_OF_INDEX: Final = _header_sql(_OF_INDEX)
 
 
 def _spans(uids: UidSet) -> Iterator[tuple[int, int]]:

@@ -2,7 +2,7 @@
 
 Envelope and structure are ready to send. The texts are decoded, so that search, sorting, threading and previews never
 need the body again. `header_text` and `body_text` are folded as search keys are (`text.fold`); `body_text` is cut at a
-limit, and `body_whole` says whether it was: only then must a search look into the body itself.
+limit, and `body_truncated` says whether it was: only then must a search look into the body itself.
 """
 
 from __future__ import annotations
@@ -52,15 +52,15 @@ class Digest(Struct, frozen=True):
         sent_at: The Date field in UTC; None if there is none that can be read.
         message_id: With angle brackets, quoting undone (RFC 5256 §3); None if there is no valid one.
         in_reply_to: The first message id of In-Reply-To.
-        references: Message ids of References in order, oldest first.
+        references: Message ids of References in order, oldest first, separated by spaces.
         subject: Decoded.
         base_subject: RFC 5256 §2.1, not folded.
         sender: The From field, decoded, as are the next four.
-        sort_from: Mailbox of the first From address (RFC 5256 §3), as are the next two of To and Cc.
-        display_from: Name, or else address, of the first From address (RFC 5957 §3); the same for To.
+        display_from: Name, or else address, of the first From address (RFC 5957 §3).
+        display_to: The same of To.
         header_text: One `NAME: VALUE` and LF for each field, decoded and folded.
         body_text: Text parts and the headers of messages inside, decoded and folded.
-        body_whole: False if `body_text` was cut.
+        body_truncated: True if `body_text` was cut at the limit.
         preview: The beginning of the first text that is no attachment, on one line.
     """
 
@@ -69,7 +69,7 @@ class Digest(Struct, frozen=True):
     sent_at: datetime | None
     message_id: str | None
     in_reply_to: str | None
-    references: tuple[str, ...]
+    references: str
     subject: str
     base_subject: str
     sender: str
@@ -77,14 +77,11 @@ class Digest(Struct, frozen=True):
     cc: str
     bcc: str
     reply_to: str
-    sort_from: str
-    sort_to: str
-    sort_cc: str
     display_from: str
     display_to: str
     header_text: str
     body_text: str
-    body_whole: bool
+    body_truncated: bool
     preview: str
 
 
@@ -95,7 +92,7 @@ def digest(data: bytes, limit: int = BODY_LIMIT) -> Digest:
         limit: Characters of `body_text`.
     """
     root = scan(data)
-    author, to, cc = (addresses(root, name) for name in (b"from", b"to", b"cc"))
+    author, to = addresses(root, b"from"), addresses(root, b"to")
     subject = decode_words(root.last(b"subject") or b"")
     date = root.last(b"date")
     body, whole = _searchable(root, data, limit)
@@ -105,22 +102,19 @@ def digest(data: bytes, limit: int = BODY_LIMIT) -> Digest:
         sent_at=parse_date(date) if date else None,
         message_id=next(iter(message_ids(root.last(b"message-id"))), None),
         in_reply_to=next(iter(message_ids(root.last(b"in-reply-to"))), None),
-        references=tuple(message_ids(root.last(b"references"))[-MAX_REFERENCES:]),
+        references=" ".join(message_ids(root.last(b"references"))[-MAX_REFERENCES:]),
         subject=subject,
         base_subject=base_subject(subject),
         sender=display(author),
         to=display(to),
-        cc=display(cc),
+        cc=display(addresses(root, b"cc")),
         bcc=display(addresses(root, b"bcc")),
         reply_to=display(addresses(root, b"reply-to")),
-        sort_from=_first_mailbox(author),
-        sort_to=_first_mailbox(to),
-        sort_cc=_first_mailbox(cc),
         display_from=display_name(author),
         display_to=display_name(to),
         header_text=fold(header_text(root)),
         body_text=body,
-        body_whole=whole,
+        body_truncated=not whole,
         preview=_preview(root, data),
     )
 
@@ -134,10 +128,6 @@ def searchable(data: bytes) -> tuple[str, str]:
 def header_text(part: Part) -> str:
     """Every field of a header as `Name: value` and LF, decoded."""
     return "".join(f"{decode_raw(name)}: {decode_words(value)}\n" for name, value in part.fields())
-
-
-def _first_mailbox(found: list[tuple[bytes | None, bytes | None, bytes | None, bytes | None]]) -> str:
-    return decode_raw(found[0][2] or b"") if found else ""
 
 
 # ----------------------------------------------------------------------------------------------------------- body text

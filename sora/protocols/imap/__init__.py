@@ -1,1 +1,26 @@
-"""IMAP (RFC 3501, RFC 9051)."""
+"""IMAP4rev1 (RFC 3501, and RFC 9051 where it says the same more clearly).
+
+`session` is the loop, `commands` the table of what it can do, `view` the heart: what each client has been told.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sora.protocols.imap.session import ImapServer, Session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sora.net.listener import Listener
+    from sora.services.node import Node
+
+_servers: dict[int, ImapServer] = {}
+
+
+def connection_factory(node: Node, listener: Listener) -> Callable[[], Session]:
+    """What a listener's `create_server` calls for each connection; all listeners of a node share the mailbox views."""
+    server = _servers.get(id(node))
+    if server is None or server.node is not node:
+        server = _servers[id(node)] = ImapServer(node)
+    return lambda: Session(server, listener)

@@ -1,0 +1,119 @@
+"""Which commands there are: one row each, and everything that follows from the row.
+
+The session takes from it the state check, the parser, the handler, whether messages may be renumbered at the command's
+end, CAPABILITY and the label of its metrics. A command without a row does not exist.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
+
+from sora.protocols.imap import idle, login, mailboxes, messages, search, select, transfer
+from sora.protocols.imap.state import ANY, AUTHENTICATED, NOT_AUTHENTICATED, SELECTED, State
+from sora.wire import imap_commands as wire
+from sora.wire import imap_fetch, imap_search
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from sora._native.imapscan import Cursor
+    from sora.protocols.imap.replies import Reply
+    from sora.protocols.imap.session import Session
+
+
+class Effect(enum.Flag):
+    """What a command means for the sequence numbers of its session.
+
+    Attributes:
+        USES_SEQS: Its arguments or responses hold sequence numbers (unless it is the UID variant).
+        BREAKS_SEQS: EXPUNGE responses may be sent at its end although it uses numbers (RFC 9051 §7.5.1).
+    """
+
+    NONE = 0
+    USES_SEQS = enum.auto()
+    BREAKS_SEQS = enum.auto()
+
+
+NONE: Final = Effect.NONE
+USES_SEQS: Final = Effect.USES_SEQS
+BREAKS_SEQS: Final = Effect.BREAKS_SEQS
+
+
+class Command(Struct, frozen=True):
+    """One row.
+
+    Attributes:
+        name: Upper case, without UID.
+        parse: From the cursor behind the name to a value; raises BadSyntax.
+        run: Does it; None: `<name> completed`.
+        states: States in which it is allowed.
+        effect: See `Effect`.
+        capability: Advertised once this row is here, in the states in which the command is allowed; or empty.
+        uid: There is a UID variant, run by the same two functions.
+    """
+
+    name: str
+    parse: Callable[[Cursor], Any]
+    run: Callable[[Session, Any], Awaitable[Reply | None]]
+    states: State
+    effect: Effect = NONE
+    capability: str = ""
+    uid: bool = False
+
+    def holds_expunges(self, by_uid: bool) -> bool:
+        """Messages may not be renumbered at the end of this command."""
+        return not by_uid and self.effect & (USES_SEQS | BREAKS_SEQS) == USES_SEQS
+
+
+USES_AND_BREAKS: Final = USES_SEQS | BREAKS_SEQS
+OUT: Final = NOT_AUTHENTICATED
+IN: Final = AUTHENTICATED | SELECTED
+OPEN: Final = SELECTED
+
+# fmt: off
+ROWS: Final = (
+    #       name           parse                      run                     state sequence numbers capability
+    Command("CAPABILITY",  wire.parse_capability,     login.capability,       ANY),
+    Command("NOOP",        wire.parse_noop,           select.noop,            ANY,  BREAKS_SEQS),
+    Command("LOGOUT",      wire.parse_logout,         login.logout,           ANY),
+    Command("ID",          wire.parse_id,             login.identify,         ANY,  NONE,            "ID"),
+    Command("STARTTLS",    wire.parse_starttls,       login.starttls,         OUT),
+    Command("AUTHENTICATE", wire.parse_authenticate,   login.authenticate,     OUT),
+    Command("LOGIN",       wire.parse_login,          login.login,            OUT),
+    Command("ENABLE",      wire.parse_enable,         login.enable,           IN,   NONE,            "ENABLE"),
+    Command("SELECT",      wire.parse_select,         select.select,          IN),
+    Command("EXAMINE",     wire.parse_examine,        select.select,          IN),
+    Command("CREATE",      wire.parse_create,         mailboxes.create,       IN),
+    Command("DELETE",      wire.parse_delete,         mailboxes.delete,       IN),
+    Command("RENAME",      wire.parse_rename,         mailboxes.rename,       IN),
+    Command("SUBSCRIBE",   wire.parse_subscribe,      mailboxes.subscribe,    IN),
+    Command("UNSUBSCRIBE", wire.parse_unsubscribe,    mailboxes.unsubscribe,  IN),
+    Command("LIST",        wire.parse_list,           mailboxes.list_,        IN),
+    Command("LSUB",        wire.parse_lsub,           mailboxes.lsub,         IN),
+    Command("STATUS",      wire.parse_status,         mailboxes.status,       IN),
+    Command("NAMESPACE",   wire.parse_namespace,      mailboxes.namespace,    IN,   NONE,            "NAMESPACE"),
+    Command("APPEND",      wire.parse_append,         transfer.append,        IN),
+    Command("IDLE",        wire.parse_idle,           idle.idle,              IN,   BREAKS_SEQS,     "IDLE"),
+    Command("CHECK",       wire.parse_check,          select.noop,            OPEN, BREAKS_SEQS),
+    Command("CLOSE",       wire.parse_close,          select.close,           OPEN),
+    Command("UNSELECT",    wire.parse_unselect,       select.unselect,        OPEN, NONE,            "UNSELECT"),
+    Command("EXPUNGE",     wire.parse_expunge,        transfer.expunge,       OPEN, BREAKS_SEQS,     "UIDPLUS", uid=True),
+    Command("SEARCH",      imap_search.parse_search,  search.search,          OPEN, USES_SEQS,       uid=True),
+    Command("FETCH",       imap_fetch.parse_fetch,    messages.fetch,         OPEN, USES_SEQS,       uid=True),
+    Command("STORE",       wire.parse_store,          messages.store,         OPEN, USES_SEQS,       uid=True),
+    Command("COPY",        wire.parse_copy,           transfer.copy,          OPEN, USES_AND_BREAKS, uid=True),
+    Command("MOVE",        wire.parse_move,           transfer.move,          OPEN, USES_AND_BREAKS, "MOVE", uid=True),
+)
+# fmt: on
+
+
+def _by_name() -> dict[bytes, Command]:
+    named = {row.name.encode(): row for row in ROWS}
+    return named | {b"UID " + row.name.encode(): row for row in ROWS if row.uid}
+
+
+COMMANDS: Final = _by_name()
+"""By the name that the scanner gives, `UID …` included."""

@@ -1,0 +1,107 @@
+"""CAPABILITY, ID, STARTTLS, AUTHENTICATE, LOGIN, ENABLE, LOGOUT: who the client is and what both sides can do."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import TYPE_CHECKING, Final
+
+from sora import log
+from sora.errors import BadSyntax
+from sora.protocols.imap.replies import ANSWERED, Cannot, PrivacyRequired, Reply
+from sora.wire import sasl
+
+if TYPE_CHECKING:
+    from sora.protocols.imap.session import Session
+    from sora.wire import imap_commands as wire
+
+_log = log.get(__name__)
+
+MAX_SASL_LINE: Final = 12288
+"""RFC 4616 allows 3 x 255 octets and their base64; OAuth tokens (later) are up to 8 KiB."""
+
+OWN_ID: Final = b'("name" "Sora")'
+"""Not the version: whoever connects may ask, and it only helps those who look for an old one."""
+
+ENABLEABLE: Final[frozenset[str]] = frozenset()
+"""Extensions that ENABLE can switch on; others are ignored without an error (RFC 9051 §6.3.1)."""
+
+
+async def capability(s: Session, _cmd: wire.Capability) -> None:
+    """RFC 9051 §6.1.1."""
+    s.write(b"* CAPABILITY %s\r\n" % s.capabilities())
+
+
+async def identify(s: Session, cmd: wire.Id) -> None:
+    """RFC 2971 §3.1: what the client says goes to the log, and nowhere else."""
+    if cmd.fields:
+        _log.info("client named itself", extra={"client": {k[:30]: (v or "")[:200] for k, v in cmd.fields.items()}})
+    s.write(b"* ID %s\r\n" % OWN_ID)
+
+
+async def enable(s: Session, cmd: wire.Enable) -> None:
+    """RFC 9051 §6.3.1."""
+    enabled = [name for name in cmd.capabilities if name in ENABLEABLE]
+    s.write(b"* ENABLED%s\r\n" % "".join(f" {name}" for name in enabled).encode())
+
+
+async def logout(s: Session, _cmd: wire.Logout) -> None:
+    """RFC 9051 §6.1.3."""
+    s.bye(b"Logging out")
+
+
+async def starttls(s: Session, _cmd: wire.StartTls) -> Reply:
+    """RFC 9051 §6.2.1: the OK is the last octet in plaintext; what came after the command is thrown away.
+
+    The session stays in the not authenticated state and remembers nothing that was learnt in plaintext.
+    """
+    if s.tls or s.listener.tls is None:
+        raise BadSyntax("TLS is active already" if s.tls else "No TLS here")
+    s.write(b"%s OK Begin TLS now\r\n" % s.tag)
+    await s.start_tls()
+    return ANSWERED
+
+
+async def login(s: Session, cmd: wire.Login) -> Reply:
+    """RFC 9051 §6.2.3."""
+    _require_privacy(s)
+    return await _log_in(s, cmd.login, cmd.password)
+
+
+async def authenticate(s: Session, cmd: wire.Authenticate) -> Reply:
+    """RFC 9051 §6.2.2 with the initial response of RFC 4959."""
+    _require_privacy(s)
+    if cmd.mechanism != "PLAIN":
+        raise Cannot("Unknown authentication mechanism")
+    initial = cmd.initial if cmd.initial is not None else await _challenge(s, b"")
+    plain = sasl.parse_plain(initial)
+    if plain.authzid and plain.authzid != plain.authcid:
+        raise Cannot("Logging in for somebody else is not possible")
+    return await _log_in(s, plain.authcid, plain.password)
+
+
+def _require_privacy(s: Session) -> None:
+    if not s.tls and not s.node.config.auth.allow_cleartext:
+        raise PrivacyRequired
+
+
+async def _log_in(s: Session, name: str, password: str) -> Reply:
+    identity = await s.node.auth.login(name, password, peer=s.peer, protocol=s.protocol)
+    s.log_in(identity)
+    return Reply(text=b"Logged in", code=b"CAPABILITY " + s.capabilities())
+
+
+async def _challenge(s: Session, challenge: bytes) -> bytes:
+    """Send a challenge and read the response.
+
+    Raises:
+        BadSyntax: It is no base64, or the client gave up with `*`.
+    """
+    s.write(b"+ %s\r\n" % base64.b64encode(challenge))
+    line = await s.read_line(MAX_SASL_LINE)
+    if line == b"*":
+        raise BadSyntax("Authentication cancelled")
+    try:
+        return base64.b64decode(line, validate=True)
+    except binascii.Error:
+        raise BadSyntax("The response is not base64") from None

@@ -1,0 +1,169 @@
+"""CREATE, DELETE, RENAME, SUBSCRIBE, UNSUBSCRIBE, LIST, LSUB, STATUS, NAMESPACE: the mailbox tree."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from sora.errors import BadSyntax, NotFound
+from sora.protocols.imap.patterns import matches, parents
+from sora.protocols.imap.replies import Cannot
+from sora.protocols.imap.view import GONE
+from sora.wire import imap_responses as responses
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from sora.protocols.imap.session import Session
+    from sora.store.mailboxes import ListedMailbox, Status
+    from sora.wire import imap_commands as wire
+
+SPECIAL_USES: Final = frozenset({rb"\Archive", rb"\Drafts", rb"\Flagged", rb"\Junk", rb"\Sent", rb"\Trash"})
+
+
+async def create(s: Session, cmd: wire.Create) -> None:
+    """RFC 9051 §6.3.4; missing parents are created too.
+
+    Raises:
+        Cannot: A special use that is not one mailbox's to have (RFC 6154 §3).
+    """
+    if len(cmd.special_use) > 1 or not SPECIAL_USES.issuperset(cmd.special_use):
+        raise Cannot("A mailbox may have one special use of " + b" ".join(sorted(SPECIAL_USES)).decode())
+    special_use = cmd.special_use[0].decode() if cmd.special_use else None
+    await s.node.store.mailboxes.create(s.account_id, cmd.mailbox, special_use)
+
+
+async def delete(s: Session, cmd: wire.Delete) -> None:
+    """RFC 9051 §6.3.5. Sessions that have it selected end with BYE (RFC 2180 §3.3); this one just leaves it."""
+    mailbox_id = await s.node.store.mailboxes.delete(s.account_id, cmd.mailbox)
+    if s.selection is not None and s.view.view.mailbox_id == mailbox_id:
+        s.unselect()
+    s.server.views.deleted(s.account_id, mailbox_id)
+    s.node.changes.publish(s.account_id, mailbox_id, GONE)
+
+
+async def rename(s: Session, cmd: wire.Rename) -> None:
+    """RFC 9051 §6.3.6; of INBOX only the messages go."""
+    await s.node.store.mailboxes.rename(s.account_id, cmd.source, cmd.target)
+
+
+async def subscribe(s: Session, cmd: wire.Subscribe) -> None:
+    """RFC 9051 §6.3.7: a name, whether the mailbox exists or not."""
+    await s.node.store.mailboxes.subscribe(s.account_id, cmd.mailbox)
+
+
+async def unsubscribe(s: Session, cmd: wire.Unsubscribe) -> None:
+    """RFC 9051 §6.3.8."""
+    await s.node.store.mailboxes.unsubscribe(s.account_id, cmd.mailbox)
+
+
+async def namespace(s: Session, _cmd: wire.Namespace) -> None:
+    """RFC 2342: personal mailboxes only."""
+    s.write(b'* NAMESPACE (("" "/")) NIL NIL\r\n')
+
+
+# ---------------------------------------------------------------------------------------------------- LIST
+
+
+async def list_(s: Session, cmd: wire.List) -> None:
+    """RFC 9051 §6.3.9, with the options of RFC 5258, 5819 and 6154."""
+    if "MYRIGHTS" in cmd.returns:
+        raise BadSyntax("ACL is not offered here")
+    if cmd.patterns == ("",) and not cmd.extended:
+        s.write(responses.list_line([rb"\Noselect"], ""))  # asks for the delimiter alone
+        return
+    tree = await s.node.store.mailboxes.list(s.account_id)
+    patterns = [cmd.reference + pattern for pattern in cmd.patterns]
+    listed = {box.name for box in tree if any(matches(pattern, box.name) for pattern in patterns)}
+    below = _subscribed_below(tree, listed) if "RECURSIVEMATCH" in cmd.select else frozenset()
+    chosen = [box for box in tree if box.name in listed and (_passes(box, cmd.select) or box.name in below)]
+    counts = await _list_counts(s, chosen, cmd.status or ())
+    for box in chosen:
+        s.write(_list_line(box, cmd, child_info=box.name in below))
+        if cmd.status is not None and (found := counts.get(box.name)) is not None:
+            s.write(_status_line(s, found, cmd.status))
+
+
+def _passes(box: ListedMailbox, options: frozenset[str]) -> bool:
+    """A name passes the selection options; one that is only subscribed is listed by SUBSCRIBED alone."""
+    if "SUBSCRIBED" in options and not box.subscribed:
+        return False
+    if "SPECIAL-USE" in options and box.special_use is None:
+        return False
+    return box.exists or "SUBSCRIBED" in options
+
+
+def _subscribed_below(tree: Iterable[ListedMailbox], listed: set[str]) -> frozenset[str]:
+    """RECURSIVEMATCH: names that have a subscribed name below them which is not listed itself."""
+    return frozenset(
+        parent for box in tree if box.subscribed and box.name not in listed for parent in parents(box.name)
+    )
+
+
+def _list_line(box: ListedMailbox, cmd: wire.List, *, child_info: bool) -> bytes:
+    attributes = [rb"\HasChildren" if box.has_children else rb"\HasNoChildren"]
+    if not box.exists:
+        attributes.append(rb"\NonExistent")
+    elif box.noselect:
+        attributes.append(rb"\Noselect")
+    if box.special_use is not None:
+        attributes.append(box.special_use.encode())
+    if box.subscribed and ("SUBSCRIBED" in cmd.returns or "SUBSCRIBED" in cmd.select):
+        attributes.append(rb"\Subscribed")
+    return responses.list_line(attributes, box.name, child_info=("SUBSCRIBED",) if child_info else ())
+
+
+async def _list_counts(
+    s: Session, chosen: Sequence[ListedMailbox], items: Sequence[str]
+) -> Mapping[str, Status | None]:
+    """Counters for LIST-STATUS: they came with the tree, but for \\Recent."""
+    if "RECENT" in items:
+        names = [box.name for box in chosen if box.exists and not box.noselect]
+        return await s.node.store.mailboxes.status(s.account_id, names, recent=True)
+    return {box.name: box.status for box in chosen if not box.noselect}
+
+
+async def lsub(s: Session, cmd: wire.Lsub) -> None:
+    """RFC 3501 §6.3.9: subscribed names; with `%` also a parent of one, which is \\Noselect then."""
+    pattern = cmd.reference + cmd.pattern
+    subscribed = [box.name for box in await s.node.store.mailboxes.list(s.account_id) if box.subscribed]
+    names: dict[str, Sequence[bytes]] = {name: () for name in subscribed if matches(pattern, name)}
+    if pattern.endswith("%"):
+        above = {parent for name in subscribed if name not in names for parent in parents(name)}
+        names = {parent: (rb"\Noselect",) for parent in above if matches(pattern, parent)} | names
+    for name in sorted(names):
+        s.write(responses.list_line(names[name], name, verb=b"LSUB"))
+
+
+# ---------------------------------------------------------------------------------------------------- STATUS
+
+
+STATUS_ITEMS: Final[Mapping[str, Callable[[Status], bytes]]] = {
+    "MESSAGES": lambda found: b"%d" % found.messages,
+    "RECENT": lambda found: b"%d" % (found.recent or 0),
+    "UIDNEXT": lambda found: b"%d" % found.uid_next,
+    "UIDVALIDITY": lambda found: b"%d" % found.uidvalidity,
+    "UNSEEN": lambda found: b"%d" % found.unseen,
+    "DELETED": lambda found: b"%d" % found.deleted,
+    "SIZE": lambda found: b"%d" % found.size,
+    "HIGHESTMODSEQ": lambda found: b"%d" % found.highest_modseq,
+    "MAILBOXID": lambda found: b"(F%d)" % found.mailbox_id,
+}
+
+
+async def status(s: Session, cmd: wire.Status) -> None:
+    """RFC 9051 §6.3.11.
+
+    Raises:
+        NotFound: There is no such mailbox, or it holds no messages.
+    """
+    counts = await s.node.store.mailboxes.status(s.account_id, [cmd.mailbox], recent="RECENT" in cmd.items)
+    found = counts[cmd.mailbox]
+    if found is None:
+        raise NotFound("No such mailbox")
+    s.write(_status_line(s, found, cmd.items))
+
+
+def _status_line(s: Session, found: Status, items: Iterable[str]) -> bytes:
+    limit = b"%d" % s.limits.message_size
+    values = ((item, limit if item == "APPENDLIMIT" else STATUS_ITEMS[item](found)) for item in items)
+    return responses.status_line(found.name, values)

@@ -1,0 +1,320 @@
+r"""FETCH and STORE.
+
+FETCH works out a plan once: which columns of the rows it needs, whether it needs bodies, whether it sets \Seen. What is
+in the view alone (UID, FLAGS) is answered without a statement. Rows come in chunks by UID; bodies are fetched a few
+ahead of the one that is being written. A body that cannot be had now is left out and the command ends in
+NO [UNAVAILABLE]: an empty literal would be kept by the client for ever (lesson 14).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
+
+from sora._native.seqset import UidSet
+from sora.errors import BadSyntax, BlobDown, Expunged, LimitExceeded
+from sora.mime import message as mime
+from sora.mime.envelope import strip_extensions
+from sora.protocols.imap.bodies import BODY_COLUMNS, Ahead, chunks_of
+from sora.protocols.imap.replies import ReadOnly
+from sora.protocols.imap.view import NO_UIDS, FlagEdit
+from sora.types import SEEN
+from sora.wire import imap_responses as responses
+from sora.wire.imap_commands import StoreMode
+from sora.wire.imap_fetch import Attribute, Section
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from sora.protocols.imap.session import Session
+    from sora.protocols.imap.view import Selection
+    from sora.wire import imap_commands as wire
+    from sora.wire.imap_fetch import Fetch, FetchItem
+
+WRITE_SLICE: Final = 131072
+"""A body leaves in slices of this size, so that a client that reads slowly holds one slice and not the whole."""
+MAX_KEYWORDS: Final = 64
+"""Keywords of one message (db-design, amendment 8)."""
+
+
+class Row(Struct, frozen=True):
+    """What one FETCH item needs of the database, and how it is written.
+
+    Attributes:
+        column: Column of the row.
+        write: From its value to the text of the answer.
+    """
+
+    column: str
+    write: Callable[[Any], bytes]
+
+
+ROW_ITEMS: Final[Mapping[FetchItem, Row]] = {
+    Attribute.INTERNALDATE: Row("internal_date", responses.date_time),
+    Attribute.RFC822_SIZE: Row("size", b"%d".__mod__),
+    Attribute.ENVELOPE: Row("envelope", bytes),
+    Attribute.BODYSTRUCTURE: Row("body_structure", bytes),
+    Attribute.BODY: Row("body_structure", strip_extensions),
+}
+VIEW_ITEMS: Final = frozenset({Attribute.UID, Attribute.FLAGS})
+
+
+class Plan(Struct, frozen=True):
+    """A FETCH, worked out once for all its messages.
+
+    Attributes:
+        items: What is answered, in order.
+        columns: Columns that the rows must have.
+        bodies: Bodies are needed.
+        sets_seen: A body is asked for without PEEK.
+    """
+
+    items: tuple[FetchItem, ...]
+    columns: tuple[str, ...]
+    bodies: bool
+    sets_seen: bool
+
+
+def plan_of(cmd: Fetch) -> Plan:
+    """Work out what a FETCH needs.
+
+    Raises:
+        BadSyntax: An item of an extension that is not offered.
+    """
+    if cmd.changed_since is not None or cmd.vanished:
+        raise BadSyntax("CONDSTORE and QRESYNC are not offered here")
+    items = dict.fromkeys(cmd.items)
+    if isinstance(cmd.messages, UidSet):
+        items = {Attribute.UID: None, **items}
+    columns: dict[str, None] = {}
+    sections = [item for item in items if isinstance(item, Section)]
+    for item in items:
+        if item in ROW_ITEMS:
+            columns[ROW_ITEMS[item].column] = None
+        elif item not in VIEW_ITEMS and not isinstance(item, Section):
+            raise BadSyntax(f"{item.label.decode()} is not offered here")
+    if sections:
+        columns |= dict.fromkeys(BODY_COLUMNS)
+    return Plan(tuple(items), tuple(columns), bool(sections), any(not section.peek for section in sections))
+
+
+async def fetch(s: Session, cmd: Fetch) -> None:
+    """RFC 9051 §6.4.5.
+
+    Raises:
+        BlobDown: Some bodies could not be had; everything else was answered.
+        Expunged: Some messages are gone for good; everything else was answered.
+    """
+    plan = plan_of(cmd)
+    uids = s.uids(cmd.messages)
+    if not uids:
+        return
+    if not plan.columns:
+        await _from_view(s, uids, plan)
+        return
+    marked = NO_UIDS
+    if plan.sets_seen and not s.view.read_only:
+        marked = await _mark_seen(s, uids)
+    answer = Answer(s.view, plan, marked)
+    failed = await (_with_bodies(s, uids, plan, answer) if plan.bodies else _from_rows(s, uids, plan, answer))
+    if failed:
+        await _unmark_seen(s, marked & UidSet.from_numbers(failed))
+        raise BlobDown("Some message bodies are temporarily unavailable")
+    if answer.count < len(uids):
+        raise Expunged("Some of the messages no longer exist")
+
+
+async def _from_view(s: Session, uids: UidSet, plan: Plan) -> None:
+    """UID and FLAGS: no statement at all."""
+    selection = s.view
+    if Attribute.FLAGS in plan.items:
+        with_uid = Attribute.UID in plan.items
+        chunks = selection.told.write_fetch_flags(uids, selection.names, with_uid, selection.recent_after)
+    else:
+        chunks = _uid_lines(selection, uids)
+    for chunk in chunks:
+        s.write(chunk)
+        await s.flush()
+
+
+def _uid_lines(selection: Selection, uids: UidSet, chunk: int = 1000) -> Iterator[bytes]:
+    lines = []
+    for uid in uids:
+        lines.append(b"* %d FETCH (UID %d)\r\n" % (selection.told.seq(uid), uid))
+        if len(lines) == chunk:
+            yield b"".join(lines)
+            lines.clear()
+    yield b"".join(lines)
+
+
+class Answer:
+    """Writes the answer for one message after the other.
+
+    Attributes:
+        count: Messages answered.
+    """
+
+    def __init__(self, selection: Selection, plan: Plan, marked: UidSet) -> None:
+        self._selection = selection
+        self._plan = plan
+        self._marked = marked
+        self.count = 0
+
+    def pieces(self, record: Mapping[str, Any], body: bytes | None) -> Iterator[bytes]:
+        """The answer for a row, and its body if the plan needs one; literals come as pieces of their own."""
+        uid = record["uid"]
+        message: mime.Message | None = None
+        head = b"* %d FETCH (" % self._selection.told.seq(uid)
+        for item in self._items(uid):
+            if isinstance(item, Section):
+                assert body is not None
+                if message is None and (item.path or item.text):
+                    message = mime.parse(body)
+                data = section_data(item, body, message)
+                yield head + item.label + (b" NIL" if data is None else b" {%d}\r\n" % len(data))
+                if data:
+                    yield from _slices(data)
+                head = b" "
+            else:
+                yield head + item.label + b" " + self._text(item, uid, record)
+                head = b" "
+        self.count += 1
+        yield b")\r\n"
+
+    def _items(self, uid: int) -> Iterator[FetchItem]:
+        yield from self._plan.items
+        if uid in self._marked and Attribute.FLAGS not in self._plan.items:
+            yield Attribute.FLAGS  # RFC 9051 §6.4.5: the change that the fetch itself made
+
+    def _text(self, item: FetchItem, uid: int, record: Mapping[str, Any]) -> bytes:
+        if item is Attribute.UID:
+            return b"%d" % uid
+        if item is Attribute.FLAGS:
+            selection = self._selection
+            return selection.told.flags_text(uid, selection.names, uid > selection.recent_after)
+        row = ROW_ITEMS[item]
+        return row.write(record[row.column])
+
+
+def _slices(data: bytes) -> Iterator[bytes]:
+    if len(data) <= WRITE_SLICE:
+        yield data
+        return
+    for start in range(0, len(data), WRITE_SLICE):
+        yield data[start : start + WRITE_SLICE]
+
+
+def section_data(section: Section, body: bytes, message: mime.Message | None) -> bytes | None:
+    """Octets of a body section; None if there is no such part (lesson 42).
+
+    Args:
+        message: The parsed body; may be None for the whole message.
+    """
+    if message is None:
+        data = body
+    elif section.text.startswith(b"HEADER.FIELDS"):
+        if message.part(section.path) is None:
+            return None
+        data = message.header_fields(section.path, section.fields, section.text == b"HEADER.FIELDS.NOT")
+    else:
+        span = message.section(section.path, section.text)
+        if span is None:
+            return None
+        data = body[span[0] : span[1]]
+    if section.partial is None:
+        return data
+    first, count = section.partial
+    return data[first : first + count]
+
+
+async def _from_rows(s: Session, uids: UidSet, plan: Plan, answer: Answer) -> list[int]:
+    """Everything that stands in the rows; nothing can fail."""
+    async with chunks_of(s, uids, plan.columns) as chunks:
+        async for rows in chunks:
+            s.write(b"".join(piece for row in rows for piece in answer.pieces(row, None)))
+            await s.flush()
+    return []
+
+
+async def _with_bodies(s: Session, uids: UidSet, plan: Plan, answer: Answer) -> list[int]:
+    """Rows with their bodies; those whose body cannot be had are left out, and their UIDs given back."""
+    ahead = Ahead(s.node.bodies, s.view.view.account_id)
+    async with chunks_of(s, uids, plan.columns) as chunks:
+        async for rows in chunks:
+            async with ahead.over(rows) as bodies:
+                async for row, body in bodies:
+                    await _write_gently(s, answer.pieces(row, body))
+    return ahead.failed
+
+
+async def _write_gently(s: Session, pieces: Iterator[bytes]) -> None:
+    """Write one message; a large one waits for the client to read between two slices."""
+    for piece in pieces:
+        s.write(piece)
+        if len(piece) >= WRITE_SLICE:
+            await s.flush()
+
+
+async def _mark_seen(s: Session, uids: UidSet) -> UidSet:
+    r"""Set \Seen where it is missing, before the answer, which says so; returns the messages that were changed."""
+    unseen = uids & s.view.told.with_flag(SEEN, False)
+    if unseen:
+        await _change_flags(s, unseen, FlagEdit((SEEN,)), tell=False)
+    return unseen
+
+
+async def _unmark_seen(s: Session, uids: UidSet) -> None:
+    r"""A message that was not delivered to the client was not seen."""
+    if uids:
+        await _change_flags(s, uids, FlagEdit(clear=(SEEN,)), tell=True)
+
+
+async def store(s: Session, cmd: wire.Store) -> None:
+    """RFC 9051 §6.4.6.
+
+    Raises:
+        ReadOnly: The mailbox was opened by EXAMINE.
+        Expunged: Some of the numbers stand for messages that are gone; the others were changed.
+        LimitExceeded: Too many keywords.
+    """
+    if cmd.unchanged_since is not None:
+        raise BadSyntax("CONDSTORE is not offered here")
+    uids = s.uids(cmd.messages)
+    if s.view.read_only:
+        raise ReadOnly
+    edit = await _edit_of(s, cmd)
+    if not uids:
+        return
+    left = await _change_flags(s, uids, edit, tell=not cmd.silent)
+    if left < len(uids) and not isinstance(cmd.messages, UidSet):
+        raise Expunged("Some of the messages no longer exist")
+
+
+async def _edit_of(s: Session, cmd: wire.Store) -> FlagEdit:
+    """Flag names to numbers; keywords that are new are registered, but not by taking them away."""
+    keywords = s.view.view.keywords
+    if cmd.mode is StoreMode.REMOVE:
+        return FlagEdit(clear=keywords.known(cmd.flags))
+    if sum(not flag.startswith(b"\\") for flag in cmd.flags) > MAX_KEYWORDS:
+        raise LimitExceeded(f"A message may have {MAX_KEYWORDS} keywords")
+    return FlagEdit(await keywords.numbers(cmd.flags), replace=cmd.mode is StoreMode.REPLACE)
+
+
+async def _change_flags(s: Session, uids: UidSet, edit: FlagEdit, *, tell: bool) -> int:
+    """Change flags in the database, in the shared picture and in the client's.
+
+    Args:
+        tell: The client hears the flags of all of `uids` at the end of the command; else it knows them by itself.
+
+    Returns:
+        Messages that were still there.
+    """
+    selection = s.view
+    view = selection.view
+    change = await s.node.store.messages.store_flags(
+        view.account_id, view.mailbox_id, uids, edit.set, edit.clear, edit.replace
+    )
+    selection.changed(change, edit, uids if tell else NO_UIDS)
+    s.node.changes.publish(view.account_id, view.mailbox_id, change.modseq)
+    return sum(int.from_bytes(applied).bit_count() for _, applied, _, _ in change.blocks)

@@ -1,0 +1,115 @@
+"""From an exception to the tagged response: one table, and the few refusals that only IMAP knows.
+
+Lower floors raise the neutral errors of `sora.errors`. A handler that knows more (COPY to a mailbox that could be
+created) raises one of the subclasses here; the table is searched along the class's ancestors, so the nearest row wins.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+
+from sora import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+OK: Final = b"OK"
+NO: Final = b"NO"
+BAD: Final = b"BAD"
+
+
+class Reply(Struct, frozen=True):
+    """A tagged response.
+
+    Attributes:
+        status: OK, NO or BAD.
+        text: For people; empty: the session writes `<command> completed`.
+        code: Response code without its brackets, or empty (RFC 9051 §7.1).
+    """
+
+    status: bytes = OK
+    text: bytes = b""
+    code: bytes = b""
+
+
+ANSWERED: Final = Reply()
+"""The handler has written the tagged response itself."""
+
+
+class TryCreate(errors.NotFound):
+    """The target mailbox does not exist, but could be created (RFC 9051 §7.1)."""
+
+    default_text = "No such mailbox; create it first"
+
+
+class ReadOnly(errors.Refused):
+    """The mailbox was opened by EXAMINE."""
+
+    default_text = "Mailbox is read-only"
+
+
+class PrivacyRequired(errors.Refused):
+    """Passwords are not taken in cleartext (RFC 5530 §3)."""
+
+    default_text = "Use TLS before you log in"
+
+
+class BadCharset(errors.Refused):
+    """SEARCH in a charset that is not known (RFC 9051 §6.4.4)."""
+
+    default_text = "Unknown charset"
+
+
+class Cannot(errors.Refused):
+    """The operation is not possible, whoever asks and when (RFC 5530 §3)."""
+
+    default_text = "Not possible"
+
+
+class HasChildren(errors.Refused):
+    """DELETE of a name that is only a parent of others (RFC 5530 §3)."""
+
+    default_text = "Mailbox has children"
+
+
+ERRORS: Final[Mapping[type[errors.SoraError], tuple[bytes, bytes]]] = {
+    errors.BadSyntax: (BAD, b""),
+    errors.LineTooLong: (BAD, b"TOOBIG"),
+    errors.LiteralTooBig: (BAD, b"TOOBIG"),
+    errors.WireError: (BAD, b""),
+    errors.NotFound: (NO, b"NONEXISTENT"),
+    TryCreate: (NO, b"TRYCREATE"),
+    errors.AlreadyExists: (NO, b"ALREADYEXISTS"),
+    errors.NoPermission: (NO, b"NOPERM"),
+    errors.OverQuota: (NO, b"OVERQUOTA"),
+    errors.TooBig: (NO, b"TOOBIG"),
+    errors.InvalidName: (NO, b"CANNOT"),
+    errors.Expunged: (NO, b"EXPUNGEISSUED"),
+    errors.InUse: (NO, b"INUSE"),
+    errors.AuthFailed: (NO, b"AUTHENTICATIONFAILED"),
+    errors.LimitExceeded: (NO, b"LIMIT"),
+    ReadOnly: (NO, b""),
+    PrivacyRequired: (NO, b"PRIVACYREQUIRED"),
+    BadCharset: (NO, b"BADCHARSET (US-ASCII UTF-8)"),
+    Cannot: (NO, b"CANNOT"),
+    HasChildren: (NO, b"HASCHILDREN"),
+    errors.Refused: (NO, b""),
+    errors.Unavailable: (NO, b"UNAVAILABLE"),
+    errors.SoraError: (NO, b"SERVERBUG"),
+}
+
+SERVER_BUG: Final = Reply(NO, b"Internal error", b"SERVERBUG")
+
+
+def reply_to(error: errors.SoraError) -> Reply:
+    """The response for an error: the row of its class, or of its nearest ancestor."""
+    status, code = next(ERRORS[c] for c in type(error).__mro__ if c in ERRORS)
+    return Reply(status, printable(error.text), code)
+
+
+def printable(text: str) -> bytes:
+    """One line of printable US-ASCII, as `resp-text` wants it; never empty."""
+    line = " ".join(text.split())
+    return "".join(c if " " <= c <= "~" else "?" for c in line).encode() or b"-"

@@ -1,0 +1,157 @@
+"""SEARCH (RFC 9051 §6.4.4): the cheap keys first, each on what the others have left.
+
+A key is a set of UIDs within a set of UIDs. What the client's picture knows (numbers, UIDs, flags) is set arithmetic
+and costs nothing; dates and sizes are one statement; texts are one statement on the search index and, where that cannot
+decide, the body itself. Of keys that must all hold the cheapest is asked first and the next only about what is left.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from sora._native.seqset import UidSet
+from sora.errors import BadSyntax
+from sora.protocols.imap import searchtext
+from sora.protocols.imap.replies import BadCharset
+from sora.protocols.imap.view import NO_UIDS
+from sora.types import MAX_UID
+from sora.wire import imap_responses as responses
+from sora.wire import imap_search as keys
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+
+    from sora._native.seqset import NumSet
+    from sora.protocols.imap.session import Session
+    from sora.wire.imap_search import Search, SearchKey
+
+NUMBERS_PER_WRITE: Final = 2000
+RETURNED: Final = frozenset({"MIN", "MAX", "ALL", "COUNT"})
+"""Return options that are offered (RFC 4731)."""
+
+FREE, STATEMENT, TEXT = range(3)
+
+
+async def search(s: Session, cmd: Search) -> None:
+    """Find and answer.
+
+    Raises:
+        BadCharset: The texts are in a charset that is not known.
+        BadSyntax: A key or option of an extension that is not offered.
+    """
+    if not cmd.charset_known:
+        raise BadCharset
+    if cmd.returns is not None and not cmd.returns <= RETURNED:
+        raise BadSyntax("These RETURN options are not offered here")
+    found = await matching(s, cmd.key, s.view.told.all_uids())
+    numbers: NumSet = found if cmd.uid else s.view.told.seqs(found)
+    if cmd.returns is None:
+        await _write_numbers(s, numbers)
+    else:
+        s.write(responses.esearch_line(s.tag, numbers, cmd.returns, uid=cmd.uid))
+
+
+async def _write_numbers(s: Session, numbers: Iterable[int]) -> None:
+    """`* SEARCH 1 2 3`, however long; never cut (lesson 37)."""
+    s.write(b"* SEARCH")
+    for chunk in _chunks(numbers):
+        s.write(b" " + b" ".join([b"%d" % number for number in chunk]))
+        await s.flush()
+    s.write(b"\r\n")
+
+
+def _chunks(numbers: Iterable[int]) -> Iterator[list[int]]:
+    chunk = []
+    for number in numbers:
+        chunk.append(number)
+        if len(chunk) == NUMBERS_PER_WRITE:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+# ---------------------------------------------------------------------------------------------------- keys
+
+
+async def matching(s: Session, key: SearchKey, within: UidSet) -> UidSet:
+    """Those of `within` for which the key holds.
+
+    Raises:
+        BadSyntax: A key of an extension that is not offered.
+    """
+    if not within:
+        return within
+    match key:
+        case keys.Not():
+            return within - await matching(s, key.key, within)
+        case keys.Or():
+            left = await matching(s, key.left, within)
+            return left | await matching(s, key.right, within - left)
+        case keys.And():
+            for part in sorted(key.keys, key=cost):
+                within = await matching(s, part, within)
+            return within
+    if (free := FREE_KEYS.get(type(key))) is not None:
+        return within & free(s, key)
+    if (asked := ASKED_KEYS.get(type(key))) is not None:
+        return await asked[1](s, key, within)
+    raise BadSyntax(f"The search key {type(key).__name__} is not offered here")
+
+
+def cost(key: SearchKey) -> int:
+    """How dear a key is: its dearest part."""
+    match key:
+        case keys.Not():
+            return cost(key.key)
+        case keys.Or():
+            return max(cost(key.left), cost(key.right))
+        case keys.And():
+            return max(cost(part) for part in key.keys)
+    asked = ASKED_KEYS.get(type(key))
+    return FREE if asked is None else asked[0]
+
+
+def _all(s: Session, _key: keys.All) -> UidSet:
+    return s.view.told.all_uids()
+
+
+def _in_seqs(s: Session, key: keys.InSeqs) -> UidSet:
+    return s.uids(key.messages)
+
+
+def _in_uids(s: Session, key: keys.InUids) -> UidSet:
+    return s.uids(key.messages)
+
+
+def _has_flag(s: Session, key: keys.HasFlag) -> UidSet:
+    """A keyword without a number is on no message."""
+    number = s.view.view.keywords.find(key.flag)
+    if number is not None:
+        return s.view.told.with_flag(number, key.value)
+    return NO_UIDS if key.value else s.view.told.all_uids()
+
+
+def _is_recent(s: Session, key: keys.IsRecent) -> UidSet:
+    told, after = s.view.told, s.view.recent_after
+    recent = told.present(UidSet.from_ranges([(after + 1, MAX_UID)])) if after < MAX_UID else NO_UIDS
+    return recent if key.value else told.all_uids() - recent
+
+
+FREE_KEYS: Final[Mapping[type, Callable[[Session, Any], UidSet]]] = {
+    keys.All: _all,
+    keys.InSeqs: _in_seqs,
+    keys.InUids: _in_uids,
+    keys.HasFlag: _has_flag,
+    keys.IsRecent: _is_recent,
+}
+"""Keys that the client's picture answers."""
+
+ASKED_KEYS: Final[Mapping[type, tuple[int, Callable[[Session, Any, UidSet], Awaitable[UidSet]]]]] = {
+    keys.BySize: (STATEMENT, searchtext.by_size),
+    keys.ByDate: (STATEMENT, searchtext.by_date),
+    keys.Within: (STATEMENT, searchtext.by_age),
+    keys.HeaderText: (TEXT, searchtext.by_header),
+    keys.BodyText: (TEXT, searchtext.by_text),
+}
+"""Keys that need the store, and how dear they are."""

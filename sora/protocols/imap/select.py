@@ -1,0 +1,70 @@
+"""SELECT, EXAMINE, CLOSE, UNSELECT, NOOP and CHECK: which mailbox is open, and what is new in it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sora.errors import BadSyntax, NotFound, Unavailable
+from sora.protocols.imap.replies import Reply
+
+if TYPE_CHECKING:
+    from sora.protocols.imap.session import Session
+    from sora.wire import imap_commands as wire
+
+
+async def select(s: Session, cmd: wire.Select) -> Reply:
+    """RFC 9051 §6.3.2, §6.3.3. Two statements: the name, and the picture of the mailbox.
+
+    The mailbox that was selected is left first, whether the new one can be opened or not.
+    """
+    if cmd.condstore or cmd.qresync is not None:
+        raise BadSyntax("CONDSTORE and QRESYNC are not offered here")
+    s.unselect()
+    mailbox = await s.node.store.mailboxes.get(s.account_id, cmd.mailbox)
+    if mailbox.noselect:
+        raise NotFound("This name only has mailboxes below it")
+    selection = await s.server.views.select(
+        s.account_id, mailbox.mailbox_id, read_only=cmd.read_only, recent_uid=mailbox.recent_uid
+    )
+    s.select(selection)
+    told = selection.told
+    s.write(b"* FLAGS %s\r\n" % selection.flags_list())
+    s.write(selection.permanent_flags())
+    s.write(b"* %d EXISTS\r\n* %d RECENT\r\n" % (len(told), selection.recent_count()))
+    if unseen := told.first_unseen():
+        s.write(b"* OK [UNSEEN %d] First unseen\r\n" % unseen)
+    s.write(b"* OK [UIDVALIDITY %d] UIDs valid\r\n" % mailbox.uidvalidity)
+    s.write(b"* OK [UIDNEXT %d] Predicted next UID\r\n" % told.uid_next)
+    return Reply(code=b"READ-ONLY" if cmd.read_only else b"READ-WRITE")
+
+
+async def noop(s: Session, _cmd: wire.Noop | wire.Check) -> None:
+    """NOOP and CHECK: the client asks for news, so a picture that may have aged is compared with the database.
+
+    Notices from other workers take a few milliseconds. A client that stored something on one connection and polls on
+    another must see it, so only a picture that was compared within that time is taken as it is.
+    """
+    if s.selection is None or s.view.view.fresh:
+        return
+    try:
+        await s.view.view.refresh()
+    except NotFound:
+        pass  # told at the end of the command, as for every other one
+    except Unavailable:
+        pass  # NOOP always succeeds (RFC 9051 §6.1.2); the news come later
+
+
+async def close(s: Session, _cmd: wire.Close) -> None:
+    """RFC 9051 §6.4.1: messages with \\Deleted go, silently; not in EXAMINE."""
+    selection = s.view
+    if not selection.read_only:
+        view = selection.view
+        done = await s.node.store.messages.expunge(s.account_id, view.mailbox_id, None)
+        if done.uids:
+            s.node.changes.publish(s.account_id, view.mailbox_id, done.modseq)
+    s.unselect()
+
+
+async def unselect(s: Session, _cmd: wire.Unselect) -> None:
+    """RFC 9051 §6.4.2."""
+    s.unselect()

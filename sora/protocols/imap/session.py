@@ -1,0 +1,351 @@
+"""One IMAP session: pulls commands from the scanner, runs their rows, answers in order.
+
+The loop knows no command. It decides about literals before a byte of them is read, checks the row's states, turns
+every error into a tagged response, and brings the client's picture of its mailbox up to date after each command.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from sora import log, metrics
+from sora._native.imapscan import Command as Line
+from sora._native.imapscan import NeedLiteral, Scanner
+from sora._native.seqset import UidSet
+from sora.errors import BadSyntax, LimitExceeded, LiteralTooBig, NotFound, PeerGone, SoraError, Unavailable, WireError
+from sora.net.connection import Connection
+from sora.protocols.imap import transfer
+from sora.protocols.imap.capability import capabilities
+from sora.protocols.imap.commands import COMMANDS
+from sora.protocols.imap.keywords import KeywordRegistry
+from sora.protocols.imap.replies import ANSWERED, BAD, OK, SERVER_BUG, Reply, printable, reply_to
+from sora.protocols.imap.state import AUTHENTICATED, LOGOUT, NOT_AUTHENTICATED, SELECTED
+from sora.protocols.imap.view import Views
+
+if TYPE_CHECKING:
+    from sora._native.seqset import SeqSet
+    from sora.config import LimitsTable
+    from sora.net.listener import Listener
+    from sora.protocols.imap.commands import Command
+    from sora.protocols.imap.state import State
+    from sora.protocols.imap.view import Selection
+    from sora.services.auth import Identity
+    from sora.services.limits import Slot
+    from sora.services.node import Node
+    from sora.store.mailboxes import Mailbox
+    from sora.types import AccountId
+
+_log = log.get(__name__)
+
+NO_COMMAND: Final = "none"
+"""Metric label of what is no command."""
+
+
+class ImapServer:
+    """What all IMAP sessions of a worker share.
+
+    Attributes:
+        views: Selected mailboxes.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.keywords = KeywordRegistry(node.store.mailboxes)
+        self.views = Views(node.store.messages, node.store.mailboxes, node.changes, self.keywords)
+
+
+class Session(Connection):
+    """One connection.
+
+    Attributes:
+        state: See RFC 9051 §3.
+        identity: Who logged in.
+        selection: The selected mailbox as the client knows it.
+        tag: Of the command in hand.
+        append_target: Mailbox of the APPEND whose literals are being read.
+    """
+
+    protocol: ClassVar[str] = "imap"
+    __slots__ = (
+        "_account_slot", "_bad_in_a_row", "_commands", "_failed", "_stalled_s",
+        "append_target", "identity", "scanner", "selection", "server", "state", "tag",
+    )  # fmt: skip
+
+    def __init__(self, server: ImapServer, listener: Listener) -> None:
+        super().__init__(listener, server.node.connections)
+        self.server = server
+        self.scanner = Scanner(self.limits.command_line)
+        self.state: State = NOT_AUTHENTICATED
+        self.identity: Identity | None = None
+        self.selection: Selection | None = None
+        self.tag = b"*"
+        self.append_target: Mailbox | None = None
+        self._account_slot: Slot | None = None
+        self._bad_in_a_row = 0
+        self._commands = 0
+        self._failed = 0
+        self._stalled_s = 0.0
+
+    # ------------------------------------------------------------------ what handlers use
+
+    @property
+    def node(self) -> Node:
+        """The services of the worker."""
+        return self.server.node
+
+    @property
+    def limits(self) -> LimitsTable:
+        """The limits as they are now: a reload may change them."""
+        return self.server.node.config.limits
+
+    @property
+    def account_id(self) -> AccountId:
+        """The account that is logged in; the command table lets nobody else come here."""
+        assert self.identity is not None
+        return self.identity.account_id
+
+    @property
+    def view(self) -> Selection:
+        """The selected mailbox; only for commands of the selected state."""
+        assert self.selection is not None
+        return self.selection
+
+    def capabilities(self) -> bytes:
+        """What is advertised in the present state."""
+        return capabilities(
+            self.state,
+            tls=self.tls,
+            can_start_tls=self.listener.tls is not None,
+            allow_cleartext=self.node.config.auth.allow_cleartext,
+        )
+
+    def log_in(self, identity: Identity) -> None:
+        """Enter the authenticated state.
+
+        Raises:
+            LimitExceeded: The account has as many connections as it may have.
+        """
+        self._account_slot = self.node.limits.login(identity.account_id)
+        self.identity = identity
+        self.state = AUTHENTICATED
+        log.bind(account_id=identity.account_id, login=identity.address)
+
+    def select(self, selection: Selection) -> None:
+        """Enter the selected state."""
+        self.selection = selection
+        self.state = SELECTED
+
+    def unselect(self) -> None:
+        """Leave the selected state, if it is that."""
+        if self.selection is not None:
+            self.server.views.close(self.selection)
+            self.selection = None
+            self.state = AUTHENTICATED
+
+    def uids(self, messages: SeqSet | UidSet) -> UidSet:
+        """UIDs of the messages that a command names, in the client's picture; unknown UIDs are skipped.
+
+        Raises:
+            BadSyntax: A sequence number that no message has (RFC 9051 §6.4: the client errs).
+        """
+        told = self.view.told
+        if messages.is_saved:
+            raise BadSyntax("There is no saved search result")
+        if isinstance(messages, UidSet):
+            return told.present(messages)
+        if not messages.has_star and messages.last > len(told):
+            raise BadSyntax("No message has that sequence number")
+        return told.uids(messages)
+
+    async def bring_up_to_date(self, *, hold: bool = False, with_uid: bool = False) -> None:
+        """Tell the client what happened to its mailbox.
+
+        A database that is away changes nothing about the command in hand: the news come with the next one.
+        """
+        selection = self.view
+        if selection.view.stale:
+            try:
+                await selection.view.refresh()
+            except NotFound:
+                pass  # the view knows that it is gone
+            except Unavailable as error:
+                _log.info("mailbox not refreshed", extra={"detail": str(error)})
+        if selection.view.gone:
+            self.bye(b"[UNAVAILABLE] The selected mailbox was deleted")
+            return
+        if selection.sync(self.write, hold=hold, with_uid=with_uid):
+            self.server.views.claim_later(selection.view)
+
+    async def read_line(self, max_line: int) -> bytes:
+        """A line that is no command: the response to a challenge.
+
+        Raises:
+            LineTooLong: It is thrown away.
+            TimeoutError: It does not come.
+        """
+        while (line := self.scanner.take_line(max_line)) is None:
+            await self.wait(self._patience())
+        return line
+
+    def bye(self, text: bytes) -> None:
+        """End the session after the command in hand."""
+        self.write(b"* BYE %s\r\n" % text)
+        self.unselect()
+        self.state = LOGOUT
+
+    # ------------------------------------------------------------------ what the connection calls
+
+    def received(self, data: bytes) -> None:
+        """See `Connection`."""
+        self.scanner.feed(data)
+
+    def discard_input(self) -> None:
+        """See `Connection`."""
+        self.scanner.clear()
+
+    def totals(self) -> dict[str, Any]:
+        """See `Connection`."""
+        return {"commands": self._commands, "failed": self._failed}
+
+    async def flush(self) -> None:
+        """See `Connection`; the time in which the peer does not read is not the server's (lesson 72)."""
+        started_mono = time.monotonic()
+        await super().flush()
+        self._stalled_s += time.monotonic() - started_mono
+
+    async def serve(self) -> None:
+        """Greeting, commands, farewell."""
+        try:
+            with self.node.limits.connect(self.peer):
+                self.write(b"* OK [CAPABILITY %s] Sora ready\r\n" % self.capabilities())
+                while self.state is not LOGOUT:
+                    await self._step()
+        except LimitExceeded as error:
+            self.write(b"* BYE [LIMIT] %s\r\n" % printable(error.text))
+        finally:
+            self.unselect()
+            if self._account_slot is not None:
+                self._account_slot.release()
+
+    # ------------------------------------------------------------------ the loop
+
+    async def _step(self) -> None:
+        """One command, or the reason why there is none."""
+        try:
+            line = await self._next_line()
+        except TimeoutError:
+            self.bye(b"[UNAVAILABLE] Autologout; idle for too long")
+        except WireError as error:
+            self._finish(NO_COMMAND, self.scanner.tag or b"*", reply_to(error))
+        else:
+            if line is not None:
+                await self._run_line(line)
+
+    async def _next_line(self) -> Line | None:
+        """The next whole command; None if the session ends or a literal was refused (and answered)."""
+        while True:
+            step = self.scanner.next()
+            if isinstance(step, Line):
+                return step
+            if isinstance(step, NeedLiteral):
+                if not await self._decide_literal(step):
+                    return None
+            elif self.stopping:
+                self.bye(b"[UNAVAILABLE] Server is going down, connect again")
+                return None
+            else:
+                await self.wait(self._patience())
+
+    def _patience(self) -> float:
+        limits = self.limits
+        return limits.login_timeout if self.state is NOT_AUTHENTICATED else limits.imap_idle_timeout
+
+    async def _decide_literal(self, literal: NeedLiteral) -> bool:
+        """Take the announced literal or refuse its command, before a byte of it is read."""
+        line = self.scanner.partial()
+        assert line is not None, "a literal is announced inside a command"
+        try:
+            row = self._row(line)
+            if row.name == "APPEND" and transfer.is_message(line):
+                await transfer.check_message(self, line, literal)
+            else:
+                self._check_size(literal)
+        except PeerGone:
+            raise
+        except SoraError as error:
+            reply = reply_to(error)
+        except Exception:
+            _log.exception("command failed", extra={"command": line.name.decode("ascii", "replace")})
+            reply = SERVER_BUG
+        else:
+            self.scanner.accept()
+            if literal.synchronizing:
+                self.write(b"+ OK\r\n")
+            return True
+        self.scanner.discard()
+        self._finish(self._label(line), line.tag, reply)
+        return False
+
+    def _check_size(self, literal: NeedLiteral) -> None:
+        limits = self.limits
+        limit = limits.literal_before_login if self.state is NOT_AUTHENTICATED else limits.literal
+        if self.scanner.held + literal.size > limit:
+            raise LiteralTooBig(f"Literals of this command may have {limit} octets")
+
+    def _row(self, line: Line) -> Command:
+        row = COMMANDS.get(line.name)
+        if row is None:
+            raise BadSyntax("Unknown command")
+        if not row.states & self.state:
+            raise BadSyntax(f"{row.name} is not allowed now")
+        return row
+
+    async def _run_line(self, line: Line) -> None:
+        """Run a command and answer it."""
+        started_mono = time.monotonic()
+        self._stalled_s = 0.0
+        self.tag = line.tag
+        label = self._label(line)
+        try:
+            reply = await self._execute(line)
+        except PeerGone:
+            raise
+        except SoraError as error:
+            reply = reply_to(error)
+            if error.detail:
+                _log.info("command refused", extra={"command": label, "detail": str(error)})
+        except Exception:
+            _log.exception("command failed", extra={"command": label})
+            reply = SERVER_BUG
+        if reply.status is not BAD and self.selection is not None:
+            row = COMMANDS[line.name]
+            await self.bring_up_to_date(hold=row.holds_expunges(line.uid), with_uid=line.uid)
+        self._finish(label, line.tag, reply)
+        elapsed = time.monotonic() - started_mono - self._stalled_s
+        metrics.command_seconds.labels(self.protocol, label).observe(elapsed)
+
+    async def _execute(self, line: Line) -> Reply:
+        row = self._row(line)
+        arguments = row.parse(line.cursor)
+        reply = await row.run(self, arguments)
+        if reply is None or (not reply.text and reply is not ANSWERED):
+            done = b"%s completed" % line.name
+            return Reply(OK, done) if reply is None else Reply(reply.status, done, reply.code)
+        return reply
+
+    def _label(self, line: Line) -> str:
+        """The metric label; never the peer's own words."""
+        return line.name.decode() if line.name in COMMANDS else NO_COMMAND
+
+    def _finish(self, label: str, tag: bytes, reply: Reply) -> None:
+        """Write the tagged response, count it, and lose patience with a client that only errs."""
+        code = b"[%s] " % reply.code if reply.code else b""
+        if reply is not ANSWERED:
+            self.write(b"%s %s %s%s\r\n" % (tag, reply.status, code, reply.text))
+        self._commands += 1
+        self._failed += reply.status is not OK
+        metrics.commands.labels(self.protocol, label, reply.status.decode()).inc()
+        self._bad_in_a_row = self._bad_in_a_row + 1 if reply.status is BAD else 0
+        if self._bad_in_a_row >= self.limits.bad_commands and self.state is not LOGOUT:
+            self.bye(b"[CLIENTBUG] Too many bad commands")

@@ -1,0 +1,524 @@
+"""The selected mailbox: what is true, and what each client has been told.
+
+Two things are kept apart, and every sequence number in this package rests on it:
+
+* A `MailboxView` holds the newest picture of one mailbox that this worker has. All sessions of the worker that select
+  the mailbox share it; it is refreshed by one statement, however many of them ask.
+* A `Selection` holds the picture that one client has been told. It is a reference to an older (or the same) version of
+  the picture; versions share their blocks, so a session that lags behind costs only what differs.
+
+The rules:
+
+1. `MailboxView.newest` only moves forward. Modseq order is commit order inside a mailbox, so a refresh with a lower
+   modseq than `newest` is old news, whatever order the answers arrive in (lesson 26).
+2. A sequence number is always answered from `Selection.told`, never from `newest` and never by SQL (lesson 29).
+3. Only `Selection.sync` moves `told` over changes made by others, and it writes exactly what it moves over: expunges
+   first, then EXISTS and RECENT, then new keywords, then flags (lessons 22 to 25).
+4. Where a response may not renumber messages (RFC 9051 §7.5.1: during FETCH, STORE and SEARCH), `told` moves to a
+   picture that keeps its own messages. New messages wait too then, because a count that includes them would be wrong
+   by the expunges which are withheld.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from time import monotonic
+from typing import TYPE_CHECKING, Final, Protocol
+
+from sora._native.seqset import UidSet
+from sora._native.viewcols import Snapshot
+from sora.errors import NotFound, Unavailable
+from sora.types import MAX_UID, SYSTEM_FLAGS, AccountId, MailboxId, ModSeq
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+
+    from sora.protocols.imap.keywords import KeywordRegistry, Keywords
+
+log = logging.getLogger(__name__)
+
+IDLE_VIEWS: Final = 64
+"""Views kept without a session, so that a client which selects mailboxes in turn needs a delta and not a load."""
+
+FRESH_S: Final = 0.01
+"""How long a refreshed view is taken as current without asking: as long as a notice from another worker may take."""
+
+GONE: Final = ModSeq(1 << 62)
+"""Published when a mailbox is deleted: a modseq that none reaches, so all who watch it look, and find it gone."""
+
+NO_UIDS: Final = UidSet.empty()
+
+
+class State(Protocol):
+    """What `store.messages.state` and `.delta` give (one statement, one database snapshot)."""
+
+    @property
+    def uid_next(self) -> int: ...
+    @property
+    def highest_modseq(self) -> int: ...
+    @property
+    def message_count(self) -> int: ...
+    @property
+    def state(self) -> bytes | None: ...
+
+
+class FlagChange(Protocol):
+    """What `store.messages.store_flags` gives.
+
+    Attributes:
+        blocks: Block number and three masks of messages: the change was applied to, really changed, refused.
+    """
+
+    @property
+    def modseq(self) -> int: ...
+    @property
+    def blocks(self) -> Sequence[tuple[int, bytes, bytes, bytes]]: ...
+
+
+class Messages(Protocol):
+    """The part of the message repository which a view needs."""
+
+    async def state(self, account_id: AccountId, mailbox_id: MailboxId, /) -> State: ...
+    async def delta(self, account_id: AccountId, mailbox_id: MailboxId, since: ModSeq, /) -> State: ...
+
+
+class Mailboxes(Protocol):
+    """The part of the mailbox repository which a view needs."""
+
+    async def claim_recent(self, account_id: AccountId, mailbox_id: MailboxId, up_to: int, /) -> int: ...
+
+
+class Changes(Protocol):
+    """The change feed of the worker."""
+
+    def watch(
+        self, account_id: AccountId, mailbox_id: MailboxId, callback: Callable[[AccountId, MailboxId, ModSeq], None], /
+    ) -> Callable[[], None]: ...
+
+
+class MailboxView:
+    """The newest picture of one mailbox, shared by the sessions of a worker that select it.
+
+    Attributes:
+        newest: The picture.
+        keywords: Keyword names of the mailbox's account.
+        gone: The mailbox was deleted under its sessions.
+    """
+
+    __slots__ = (
+        "_checked_mono",
+        "_flight",
+        "_messages",
+        "_next_flight",
+        "_selections",
+        "_signalled",
+        "_tasks",
+        "_unwatch",
+        "account_id",
+        "gone",
+        "keywords",
+        "mailbox_id",
+        "newest",
+    )
+
+    def __init__(self, messages: Messages, keywords: Keywords, account_id: AccountId, mailbox_id: MailboxId) -> None:
+        self.account_id = account_id
+        self.mailbox_id = mailbox_id
+        self.keywords = keywords
+        self.newest: Snapshot = EMPTY
+        self.gone = False
+        self._messages = messages
+        self._signalled = 0
+        self._checked_mono = float("-inf")
+        self._selections: set[Selection] = set()
+        self._flight: asyncio.Task[None] | None = None
+        self._next_flight: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._unwatch: Callable[[], None] | None = None
+
+    @property
+    def stale(self) -> bool:
+        """Somebody announced a change that `newest` does not hold yet."""
+        return self._signalled > self.newest.highest_modseq
+
+    @property
+    def fresh(self) -> bool:
+        """`newest` was compared with the database a moment ago."""
+        return not self.stale and monotonic() - self._checked_mono < FRESH_S
+
+    def signal(self, _account_id: AccountId, _mailbox_id: MailboxId, modseq: ModSeq) -> None:
+        """Take a notice from the change feed; clients in IDLE are served at once, others at their next command."""
+        self._signalled = max(self._signalled, modseq)
+        if self.stale and any(s.wake is not None for s in self._selections):
+            self.spawn(self._refresh_for_idlers())
+
+    async def refresh(self) -> None:
+        """Bring `newest` up to everything committed before this call; callers share statements.
+
+        A statement on its way may already have its database snapshot, older than the caller's reason to ask. So who
+        comes while one is under way waits for the next, and all who wait share that one.
+
+        Raises:
+            NotFound: The mailbox is gone.
+            Unavailable: The database is.
+        """
+        if self._flight is None:
+            self._flight = self._start(self._fly())
+            await asyncio.shield(self._flight)
+            return
+        if self._next_flight is None:
+            self._next_flight = self._start(self._fly_after(self._flight))
+        await asyncio.shield(self._next_flight)
+
+    def expunged(self, modseq: int, uids: Iterable[int]) -> None:
+        """A session of this worker has expunged messages.
+
+        If nothing lies between `newest` and that change, `newest` is patched; else it is stale until the next refresh.
+        """
+        if modseq == self.newest.highest_modseq + 1:
+            self._patched(self.newest.patch_expunge(modseq, uids))
+        else:
+            self._signalled = max(self._signalled, modseq)
+
+    def flagged(self, change: FlagChange, edit: FlagEdit) -> None:
+        """A session of this worker has changed flags; see `expunged`."""
+        if change.modseq == self.newest.highest_modseq + 1:
+            self._patched(edit.patch(self.newest, change.modseq, change.blocks))
+        else:
+            self._signalled = max(self._signalled, change.modseq)
+
+    def deleted(self) -> None:
+        """The mailbox is gone: idling sessions must say so, others find out at their next command."""
+        self.gone = True
+        self._wake()
+
+    def _patched(self, newest: Snapshot) -> None:
+        self.newest = newest
+        self._wake()
+
+    def spawn(self, work: Coroutine[None, None, None]) -> None:
+        """Run something for the view in the background; the view keeps it alive."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def attach(self, selection: Selection) -> None:
+        """Count a session in; the first one starts the watch."""
+        self._selections.add(selection)
+
+    def detach(self, selection: Selection) -> bool:
+        """Count a session out; True if it was the last one."""
+        self._selections.discard(selection)
+        return not self._selections
+
+    def watch(self, changes: Changes) -> None:
+        """Begin to listen for changes; must come before the refresh that it completes."""
+        if self._unwatch is None:
+            self._unwatch = changes.watch(self.account_id, self.mailbox_id, self.signal)
+
+    def unwatch(self) -> None:
+        """Stop listening: `newest` may grow old until the next refresh."""
+        if self._unwatch is not None:
+            self._unwatch()
+            self._unwatch = None
+
+    def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        # Those who wait see the error through their shield; if all of them went away, nobody needs it.
+        task.add_done_callback(lambda t: t.cancelled() or t.exception())
+        return task
+
+    async def _fly(self) -> None:
+        try:
+            await self._read()
+        finally:
+            self._flight = None
+
+    async def _fly_after(self, earlier: asyncio.Task[None]) -> None:
+        await asyncio.wait((earlier,))
+        self._flight, self._next_flight = self._next_flight, None
+        await self._fly()
+
+    async def _read(self) -> None:
+        started_mono = monotonic()
+        try:
+            if self.newest is EMPTY:
+                await self._load()
+            else:
+                await self._apply_delta()
+        except NotFound:
+            self.gone = True
+            self._wake()
+            raise
+        self._checked_mono = started_mono
+
+    async def _load(self) -> None:
+        state = await self._messages.state(self.account_id, self.mailbox_id)
+        snapshot = Snapshot.load(state.state, state.uid_next, state.highest_modseq)
+        await self._advance(snapshot)
+
+    async def _apply_delta(self) -> None:
+        state = await self._messages.delta(self.account_id, self.mailbox_id, ModSeq(self.newest.highest_modseq))
+        if state.highest_modseq <= self.newest.highest_modseq:
+            return
+        snapshot = self.newest.apply(state.state, state.uid_next, state.highest_modseq)
+        if len(snapshot) != state.message_count:
+            # The picture and the counters come from one database snapshot, so one of them is wrong: heal by a full
+            # load (lesson 30), and say so, because `check_mailbox` will find which.
+            log.error(
+                "mailbox picture disagrees with its counters, loading it again",
+                extra={"mailbox_id": self.mailbox_id, "messages": len(snapshot), "counted": state.message_count},
+            )
+            await self._load()
+            return
+        await self._advance(snapshot)
+
+    async def _advance(self, snapshot: Snapshot) -> None:
+        """Make `snapshot` the newest, once every keyword in it has a name."""
+        if not self.keywords.names.keys() >= set(snapshot.flag_numbers()):
+            await self.keywords.reload()
+        if snapshot.highest_modseq > self.newest.highest_modseq or self.newest is EMPTY:
+            self.newest = snapshot
+            self._wake()
+
+    def _wake(self) -> None:
+        for selection in self._selections:
+            if selection.wake is not None:
+                selection.wake()
+
+    async def _refresh_for_idlers(self) -> None:
+        try:
+            await self.refresh()
+        except NotFound:
+            pass  # `gone` is set, and the idlers are awake to see it
+        except Unavailable as e:
+            log.warning("mailbox not refreshed: %s", e, extra={"mailbox_id": self.mailbox_id})
+
+
+EMPTY: Final = Snapshot.load(None, 1, 0)
+"""The picture of a mailbox that was not loaded yet, and of one without messages."""
+
+
+class Views:
+    """The views of a worker: one for each selected mailbox, and a few that nobody has selected just now."""
+
+    def __init__(
+        self,
+        messages: Messages,
+        mailboxes: Mailboxes,
+        changes: Changes,
+        keywords: KeywordRegistry,
+        *,
+        idle: int = IDLE_VIEWS,
+    ) -> None:
+        self._messages = messages
+        self._mailboxes = mailboxes
+        self._changes = changes
+        self._keywords = keywords
+        self._idle_limit = idle
+        self._active: dict[tuple[AccountId, MailboxId], MailboxView] = {}
+        self._idle: OrderedDict[tuple[AccountId, MailboxId], MailboxView] = OrderedDict()
+
+    async def select(
+        self, account_id: AccountId, mailbox_id: MailboxId, *, read_only: bool, recent_uid: int
+    ) -> Selection:
+        """Open a mailbox for one session: one statement, if it was open lately or not.
+
+        Args:
+            read_only: EXAMINE: flags stay as they are and \\Recent is not claimed.
+            recent_uid: Highest UID that some earlier session has been told of as recent.
+
+        Raises:
+            NotFound: The mailbox is gone.
+        """
+        key = (account_id, mailbox_id)
+        view = self._active.get(key) or self._idle.pop(key, None)
+        if view is None or view.gone:
+            view = MailboxView(self._messages, self._keywords.of(account_id), account_id, mailbox_id)
+        self._active[key] = view
+        selection = Selection(view, read_only=read_only, recent_after=recent_uid)
+        view.attach(selection)
+        view.watch(self._changes)
+        try:
+            await view.refresh()
+            if not read_only:
+                selection.recent_after = await self._claim(view, recent_uid)
+        except BaseException:
+            self.close(selection)
+            raise
+        selection.start()
+        return selection
+
+    def close(self, selection: Selection) -> None:
+        """A session leaves its mailbox."""
+        view = selection.view
+        if not view.detach(selection):
+            return
+        view.unwatch()
+        key = (view.account_id, view.mailbox_id)
+        if self._active.get(key) is view:
+            del self._active[key]
+            self._keep(key, view)
+
+    def deleted(self, account_id: AccountId, mailbox_id: MailboxId) -> None:
+        """A session of this worker has deleted a mailbox."""
+        self._idle.pop((account_id, mailbox_id), None)
+        view = self._active.pop((account_id, mailbox_id), None)
+        if view is not None:
+            view.deleted()
+
+    def claim_later(self, view: MailboxView) -> None:
+        """Note in the background that messages up to `newest` were shown as recent to somebody (amendment 9)."""
+        view.spawn(self._claim_quietly(view))
+
+    def _keep(self, key: tuple[AccountId, MailboxId], view: MailboxView) -> None:
+        if view.gone or view.newest is EMPTY:
+            return
+        self._idle[key] = view
+        if len(self._idle) > self._idle_limit:
+            self._idle.popitem(last=False)
+
+    async def _claim(self, view: MailboxView, recent_uid: int) -> int:
+        last = view.newest.uid_next - 1
+        if last <= recent_uid:
+            return recent_uid
+        return await self._mailboxes.claim_recent(view.account_id, view.mailbox_id, last)
+
+    async def _claim_quietly(self, view: MailboxView) -> None:
+        try:
+            await self._mailboxes.claim_recent(view.account_id, view.mailbox_id, view.newest.uid_next - 1)
+        except (NotFound, Unavailable) as e:
+            # A message is then recent for one more session, which RFC 3501 §2.3.2 allows.
+            log.info("recent messages not claimed: %s", e, extra={"mailbox_id": view.mailbox_id})
+
+
+class Selection:
+    """What one client has been told of the mailbox it selected.
+
+    Attributes:
+        told: The picture the client has.
+        read_only: EXAMINE.
+        recent_after: Messages with a higher UID are \\Recent in this session.
+        wake: Called when the view moves, while the session is in IDLE.
+    """
+
+    __slots__ = ("_flags_told", "_tell", "read_only", "recent_after", "told", "view", "wake")
+
+    def __init__(self, view: MailboxView, *, read_only: bool, recent_after: int) -> None:
+        self.view = view
+        self.read_only = read_only
+        self.recent_after = recent_after
+        self.told: Snapshot = EMPTY
+        self.wake: Callable[[], None] | None = None
+        self._flags_told: tuple[int, ...] = ()
+        self._tell: UidSet = NO_UIDS
+
+    def start(self) -> None:
+        """The answer to SELECT tells the newest picture."""
+        self.told = self.view.newest
+        self._flags_told = self.told.flag_numbers()
+
+    @property
+    def behind(self) -> bool:
+        """There is something to tell."""
+        return self.told is not self.view.newest
+
+    @property
+    def names(self) -> Mapping[int, bytes]:
+        """Names of all flags that may occur."""
+        return self.view.keywords.names
+
+    def recent_count(self) -> int:
+        """Messages that are \\Recent in this session."""
+        if self.recent_after >= self.told.uid_next - 1:
+            return 0
+        return len(self.told.present(UidSet.from_ranges([(self.recent_after + 1, MAX_UID)])))
+
+    def flags_list(self) -> bytes:
+        """The parenthesised list of FLAGS: the system flags and the keywords that occur in the mailbox."""
+        keywords = (self.names[n] for n in self._flags_told if n not in SYSTEM_FLAGS)
+        return b"(%s)" % b" ".join((*SYSTEM_FLAGS.values(), *keywords))
+
+    def changed(self, change: FlagChange, edit: FlagEdit, tell: UidSet) -> None:
+        """This session has changed flags: the shared picture learns it, and the client knows it.
+
+        Args:
+            tell: Messages whose flags the client still wants to be told at the next `sync` (STORE without .SILENT).
+        """
+        in_step = self.told is self.view.newest
+        self.view.flagged(change, edit)
+        if in_step and self.view.newest.highest_modseq == change.modseq:
+            self.told = self.view.newest
+        else:
+            self.told = edit.patch(self.told, self.told.highest_modseq, change.blocks)
+        self._tell = self._tell | tell
+
+    def sync(self, write: Callable[[bytes], None], *, hold: bool, with_uid: bool = False) -> bool:
+        """Tell the client what changed, and remember that it was told.
+
+        Args:
+            hold: Messages may not be renumbered now: expunges (and then arrivals) wait.
+            with_uid: The command speaks of UIDs, so the flags carry them.
+
+        Returns:
+            True if there were new messages that a read-write session now knows as recent.
+        """
+        also, self._tell = self._tell, NO_UIDS
+        if self.told is self.view.newest and not also:
+            self._tell_keywords(write)
+            return False
+        before, newest = self.told, self.view.newest
+        diff = before.diff(newest)
+        if hold and diff.expunged_seqs:
+            newest = before.hold_expunges(newest)
+            diff = before.diff(newest)
+        self.told = newest
+        for seq in diff.expunged_seqs:
+            write(b"* %d EXPUNGE\r\n" % seq)
+        if diff.arrived:
+            write(b"* %d EXISTS\r\n* %d RECENT\r\n" % (len(newest), self.recent_count()))
+        self._tell_keywords(write)
+        changed = newest.present(diff.changed | also)
+        if changed:
+            for chunk in newest.write_fetch_flags(newest.seqs(changed), self.names, with_uid, self.recent_after):
+                write(chunk)
+        return bool(diff.arrived) and not self.read_only
+
+    def _tell_keywords(self, write: Callable[[bytes], None]) -> None:
+        """RFC 9051 §7.3.5: FLAGS again when a keyword shows up that was not in it."""
+        numbers = self.told.flag_numbers()
+        if set(numbers) <= set(self._flags_told):
+            return
+        self._flags_told = tuple(sorted({*self._flags_told, *numbers}))
+        write(b"* FLAGS %s\r\n" % self.flags_list())
+        write(self.permanent_flags())
+
+    def permanent_flags(self) -> bytes:
+        r"""The PERMANENTFLAGS line (RFC 9051 §7.1): none in EXAMINE, else all, and \* for new keywords."""
+        if self.read_only:
+            return b"* OK [PERMANENTFLAGS ()] Read-only mailbox\r\n"
+        return b"* OK [PERMANENTFLAGS (%s \\*)] Flags permitted\r\n" % self.flags_list()[1:-1]
+
+
+class FlagEdit:
+    """A flag change as STORE means it.
+
+    Attributes:
+        set: Flag numbers to set.
+        clear: Flag numbers to clear.
+        replace: Every flag that is not in `set` is cleared.
+    """
+
+    __slots__ = ("clear", "replace", "set")
+
+    def __init__(self, set_: Sequence[int] = (), clear: Sequence[int] = (), *, replace: bool = False) -> None:
+        self.set = tuple(set_)
+        self.clear = tuple(clear)
+        self.replace = replace
+
+    def patch(self, picture: Snapshot, modseq: int, blocks: Iterable[tuple[int, bytes, bytes, bytes]]) -> Snapshot:
+        """The picture after this change; `blocks` as in `FlagChange`."""
+        masks = [(block_no, applied) for block_no, applied, _, _ in blocks]
+        return picture.patch_flags(modseq, masks, self.set, self.clear, self.replace)

@@ -1,0 +1,138 @@
+"""The world of IMAP transcripts: accounts with mailboxes on a real store, sessions without sockets.
+
+    given alice: INBOX=3 Archive=0        mailboxes of alice@example.com with so many plain messages
+    given alice: Mixed=multipart,latin    or with these of `SAMPLES`
+    given bob                             from here on connections log in as bob (first named: alice)
+    given nobody                          from here on connections are not logged in
+    given cleartext: no                   passwords need TLS
+    given limits: bad_commands=3          the configuration's limits
+
+Placeholders: `<uidvalidity NAME>`, `<size SAMPLE>`.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from sora.net.listener import Listener
+from sora.protocols.imap import connection_factory
+from sora.services import passwords
+from sora.services.auth import Identity
+from sora.services.delivery import AppendItem
+from tests.support.transcripts import Link
+
+if TYPE_CHECKING:
+    from sora.protocols.imap.session import Session
+    from sora.services.node import Node
+    from sora.types import AccountId
+
+FIRST_DATE: Final = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
+
+
+def plain(number: int) -> bytes:
+    """A plain message, the same for the same number."""
+    return (
+        f"From: Sender {number} <s{number}@example.org>\r\n"
+        f"To: Alice <alice@example.com>\r\n"
+        f"Subject: Message {number}\r\n"
+        f"Date: Thu, {number % 28 + 1:02} Jan 2026 10:00:00 +0100\r\n"
+        f"Message-ID: <m{number}@example.org>\r\n"
+        f"\r\n"
+        f"Body of message {number}.\r\n"
+    ).encode()
+
+
+SAMPLES: Final[dict[str, bytes]] = {
+    "multipart": (
+        b"From: =?utf-8?q?J=C3=B6rg?= <joerg@example.org>\r\nTo: alice@example.com\r\nCc: bob@example.com\r\n"
+        b"Subject: =?iso-8859-1?q?Gr=FC=DFe?=\r\nDate: Fri, 2 Jan 2026 23:30:00 -0800\r\n"
+        b"Message-ID: <multi@example.org>\r\nX-Spam-Score: 17\r\nMIME-Version: 1.0\r\n"
+        b'Content-Type: multipart/mixed; boundary="b"\r\n\r\npreamble\r\n--b\r\n'
+        b"Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n"
+        b"Stra=C3=9Fe im Regen\r\n--b\r\nContent-Type: message/rfc822\r\n\r\n"
+        b"From: inner@example.org\r\nSubject: inner\r\n\r\ninner body\r\n--b\r\n"
+        b"Content-Type: application/octet-stream\r\nContent-Transfer-Encoding: base64\r\n\r\nAAEC\r\n--b--\r\n"
+    ),
+    "headless": b"\r\nno header at all\r\n",
+    "bare": b"Subject: bare\n\nline feed only\n",
+    "big": b"Subject: big\r\n\r\n" + b"0123456789abcdef" * 20000,
+}
+
+
+class ImapWorld:
+    """Accounts, mailboxes and sessions on one node."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.accounts: dict[str, AccountId] = {}
+        self.login: str | None = None
+        self.sessions: list[Session] = []
+        self._nobody = False
+        self._messages = 0
+
+    async def given(self, text: str) -> None:
+        """See the module's head."""
+        subject, colon, rest = text.partition(":")
+        if subject == "nobody":
+            self.login, self._nobody = None, True
+        elif subject == "cleartext":
+            auth = msgspec.structs.replace(self.node.config.auth, allow_cleartext=rest.strip() == "yes")
+            self.node.config = msgspec.structs.replace(self.node.config, auth=auth)
+        elif subject == "limits":
+            changes = {name: int(value) for name, _, value in (item.partition("=") for item in rest.split())}
+            limits = msgspec.structs.replace(self.node.config.limits, **changes)
+            self.node.config = msgspec.structs.replace(self.node.config, limits=limits)
+        else:
+            await self._account(subject, rest.split())
+            if not colon or (self.login is None and not self._nobody):
+                self.login = subject
+
+    async def connect(self, number: int) -> Link:
+        """A session, logged in unless the transcript says otherwise, behind its greeting."""
+        listener = Listener("imap", "127.0.0.1:143")
+        session = connection_factory(self.node, listener)()
+        self.sessions.append(session)
+        link = Link(session)
+        greeting = await link.read_line()
+        assert greeting.startswith(b"* OK [CAPABILITY "), greeting
+        if self.login is not None:
+            session.log_in(Identity(self.accounts[self.login], f"{self.login}@example.com"))
+        return link
+
+    async def value(self, name: str) -> str:
+        """A placeholder's value."""
+        what, _, which = name.partition(" ")
+        if what == "size":
+            return str(len(SAMPLES[which] if which in SAMPLES else plain(int(which))))
+        assert what == "uidvalidity", name
+        mailbox = await self.node.store.mailboxes.get(self.accounts[self.login or "alice"], which)
+        return str(mailbox.uidvalidity)
+
+    async def append(self, account: str, mailbox: str, data: bytes, flags: tuple[int, ...] = ()) -> int:
+        """Store a message; returns its UID."""
+        account_id = self.accounts[account]
+        found = await self.node.store.mailboxes.get(account_id, mailbox)
+        date = FIRST_DATE + timedelta(days=self._messages)
+        self._messages += 1
+        done = await self.node.delivery.append(account_id, found.mailbox_id, [AppendItem(data, flags, date)])
+        return done.uids[0]
+
+    async def _account(self, name: str, mailboxes: list[str]) -> None:
+        if name not in self.accounts:
+            hashed = passwords.hash_password("secret", passwords.HashCost(memory_kib=8, passes=1, lanes=1))
+            self.accounts[name] = await self.node.store.accounts.create(f"{name}@example.com", password_hash=hashed)
+        for item in mailboxes:
+            mailbox, _, content = item.partition("=")
+            account_id = self.accounts[name]
+            if await self.node.store.mailboxes.find(account_id, mailbox) is None:
+                await self.node.store.mailboxes.create(account_id, mailbox)
+            messages = (
+                [plain(i + 1) for i in range(int(content))]
+                if content.isdecimal()
+                else [SAMPLES[sample] for sample in content.split(",")]
+            )
+            for data in messages:
+                await self.append(name, mailbox, data)

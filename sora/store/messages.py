@@ -406,7 +406,7 @@ def _digest_arrays(digests: Sequence[Digest]) -> tuple[list[Any], ...]:
         [d.sent_at for d in digests],
         [d.message_id for d in digests],
         [d.in_reply_to for d in digests],
-        [" ".join(d.references) or None for d in digests],
+        [d.references or None for d in digests],
         [d.subject for d in digests],
         [d.base_subject for d in digests],
         [d.sender for d in digests],
@@ -421,7 +421,7 @@ def _digest_arrays(digests: Sequence[Digest]) -> tuple[list[Any], ...]:
         [d.body_structure for d in digests],
         [d.header_text for d in digests],
         [d.body_text for d in digests],
-        [not d.body_whole for d in digests],
+        [d.body_truncated for d in digests],
     )
 
 

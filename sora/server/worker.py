@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _logger = log.get(__name__)
 
 SERVERS: Final = {
-    "imap": "sora.protocols.imap.session",
+    "imap": "sora.protocols.imap",
     "lmtp": "sora.protocols.lmtp",
     "pop3": "sora.protocols.pop3",
 }

@@ -113,8 +113,8 @@ class Search:
         return found
 
 
-# The text of the headers has one line for each field, `NAME: VALUE`; name and value are decided on the line. The messages
-# to look at are those of the set, or, where the set is large, those of the index which have the value in any field.
+# The text of the headers has one line for each field, `NAME: VALUE`; name and value are decided on the line. The
+# messages to look at are those of the set, or, where it is large, those of the index which have the value in any field.
 _OF_SET: Final = """
     SELECT m.uid, m.content_id FROM unnest($3::bigint[], $4::bigint[]) r(lo, hi) CROSS JOIN LATERAL (
       SELECT i.uid, i.content_id FROM messages i

@@ -1,0 +1,166 @@
+"""SEARCH on a real database: exact before and after indexing, exact about fields, honest about cut bodies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sora._native.seqset import UidSet
+from sora.mime.text import fold
+from sora.store import search as store_search
+from sora.store.search import Facts, _spans
+from tests.support.letters import NODE, WHEN, letter, new_message
+
+if TYPE_CHECKING:
+    from sora.store.store import Store
+    from sora.types import AccountId, MailboxId
+
+ALL = UidSet.from_ranges([(1, 100)])
+LETTERS = [
+    letter("Lunch on Friday", "Shall we meet at noon?"),
+    letter("Invoice 4711", "The friday price is 100% final_offer."),
+    letter("=?utf-8?q?K=C3=A4se?=", "Grüße aus Köln", headers="Cc: Friday Club <club@example.org>\r\nX-Empty:\r\n"),
+    letter("ok", "subject: lunch"),
+]
+
+
+@pytest.fixture
+async def ann(store: Store) -> AccountId:
+    return await store.accounts.create("ann@example.com")
+
+
+@pytest.fixture
+async def inbox(store: Store, ann: AccountId) -> MailboxId:
+    return (await store.mailboxes.get(ann, "INBOX")).mailbox_id
+
+
+@pytest.fixture(params=["queued", "indexed", "mixed"])
+async def filled(request: pytest.FixtureRequest, store: Store, ann: AccountId) -> None:
+    """The letters as UIDs 1 to 4, in the queue of the indexer, in the index, or half and half."""
+    for i, data in enumerate(LETTERS):
+        await store.messages.deliver([new_message(ann, data)], NODE)
+        if request.param == "indexed" or (request.param == "mixed" and i == 1):
+            await store.db.fetchval("SELECT index_batch()")
+
+
+async def text(
+    store: Store, ann: AccountId, inbox: MailboxId, pattern: str, within: UidSet = ALL, **where: bool
+) -> list[int]:
+    hits = await store.search.text(
+        ann, inbox, within, fold(pattern), headers=where.get("headers", False), body=where.get("body", False)
+    )
+    assert not hits.unsure
+    return list(hits.sure)
+
+
+TEXTS: tuple[tuple[str, list[int], list[int]], ...] = (
+    # pattern, UIDs with it in their headers, in their bodies
+    ("friday", [1, 3], [2]),
+    ("FRIDAY", [1, 3], [2]),
+    ("käse", [3], []),
+    ("grüSSe", [], []),
+    ("grüße", [], [3]),
+    ("100%", [], [2]),
+    ("l_o", [], [2]),
+    ("l%o", [], []),
+    ("ok", [4], []),
+    ("o", [1, 2, 3, 4], [1, 2, 3]),
+    ("lunch", [1], [4]),
+    ("nowhere to be found", [], []),
+    ("\\", [], []),
+)
+FIELDS: tuple[tuple[str, str, list[int]], ...] = (
+    ("subject", "friday", [1]),
+    ("SUBJECT", "käse", [3]),
+    ("cc", "friday", [3]),
+    ("from", "friday", []),
+    ("to", "bob@", [1, 2, 3, 4]),
+    ("x-empty", "", [3]),
+    ("x-empty", "x", []),
+    ("x-absent", "", []),
+    ("subject", "k", [3, 4]),
+    ("sub", "lunch", []),
+    ("date", "2024", [1, 2, 3, 4]),
+    ("subject", ": lunch", []),
+    ("subject", "lunch on friday\nmessage", []),
+)
+
+
+@pytest.mark.usefixtures("filled")
+async def test_text(store: Store, ann: AccountId, inbox: MailboxId) -> None:
+    for pattern, headers, body in TEXTS:
+        assert (pattern, await text(store, ann, inbox, pattern, headers=True)) == (pattern, headers)
+        assert (pattern, await text(store, ann, inbox, pattern, body=True)) == (pattern, body)
+        both = await text(store, ann, inbox, pattern, headers=True, body=True)
+        assert (pattern, both) == (pattern, sorted({*headers, *body}))
+
+
+@pytest.mark.usefixtures("filled")
+async def test_only_the_given_set_and_only_what_is_there(store: Store, ann: AccountId, inbox: MailboxId) -> None:
+    sent = (await store.mailboxes.get(ann, "Sent")).mailbox_id
+    bob = await store.accounts.create("bob@example.com")
+    await store.messages.deliver([new_message(ann, LETTERS[0], sent), new_message(bob, LETTERS[0])], NODE)
+    within = UidSet.from_numbers([2, 3])
+    for where in ({"headers": True}, {"headers": True, "body": True}):
+        assert await text(store, ann, inbox, "friday", within, **where) == ([3] if len(where) == 1 else [2, 3])
+    assert await text(store, ann, inbox, "friday", UidSet.empty(), headers=True) == []
+    assert await text(store, ann, inbox, "", within, headers=True) == [2, 3]
+    await store.messages.expunge(ann, inbox, UidSet.from_numbers([1, 2]), only_deleted=False)
+    assert await text(store, ann, inbox, "friday", headers=True) == [3]
+    assert await text(store, ann, inbox, "friday", headers=True, body=True) == [3]
+    assert list(await store.search.header(ann, inbox, ALL, fold("subject"), "")) == [3, 4]
+
+
+async def test_a_cut_body_is_unsure(store: Store, ann: AccountId, inbox: MailboxId) -> None:
+    data = letter("long", "x" * 50 + " needle")
+    await store.messages.deliver(
+        [new_message(ann, data, body_limit=20), new_message(ann, letter("needle", "no"))], NODE
+    )
+    hits = await store.search.text(ann, inbox, ALL, fold("needle"), headers=False, body=True)
+    assert (list(hits.sure), list(hits.unsure)) == ([], [1])
+    hits = await store.search.text(ann, inbox, ALL, fold("needle"), headers=True, body=True)
+    assert (list(hits.sure), list(hits.unsure)) == ([2], [1])
+    hits = await store.search.text(ann, inbox, ALL, fold("xxx"), headers=False, body=True)
+    assert (list(hits.sure), list(hits.unsure)) == ([1], [])
+
+
+@pytest.mark.usefixtures("filled")
+async def test_header(store: Store, ann: AccountId, inbox: MailboxId, monkeypatch: pytest.MonkeyPatch) -> None:
+    for many in (0, 500):  # by the index, one by one
+        monkeypatch.setattr(store_search, "MANY", many)
+        for field, pattern, found in FIELDS:
+            uids = await store.search.header(ann, inbox, ALL, fold(field), fold(pattern))
+            assert (field, pattern, list(uids)) == (field, pattern, found)
+
+
+async def test_facts(store: Store, ann: AccountId, inbox: MailboxId, monkeypatch: pytest.MonkeyPatch) -> None:
+    no_date = b"Subject: x\r\n\r\nx\r\n"
+    done = await store.messages.deliver([new_message(ann), new_message(ann, no_date), new_message(ann)], NODE)
+    found = await store.search.facts(ann, inbox, ALL)
+    internal = int(WHEN.timestamp())
+    assert [fact.uid for fact in found] == [1, 2, 3]
+    assert found[1] == Facts(2, done[1].content_id, internal, None, found[1].saved_at, len(no_date))
+    assert found[0].sent_at == internal
+    assert found[0].saved_at >= internal
+    monkeypatch.setattr(store_search, "FACTS_UIDS", 1)
+    assert await store.search.facts(ann, inbox, UidSet.from_numbers([1, 3])) == [found[0], found[2]]
+    assert await store.search.facts(ann, inbox, UidSet.empty()) == []
+
+
+@pytest.mark.parametrize(
+    ("ranges", "spans"),
+    [
+        ([], []),
+        ([(5, 5)], [(5, 5)]),
+        ([(1, 10)], [(1, 10)]),
+        ([(1, 11)], [(1, 10), (11, 11)]),
+        ([(3, 4), (9, 9), (13, 14)], [(3, 9), (13, 14)]),
+        ([(3, 25)], [(3, 12), (13, 22), (23, 25)]),
+        ([(1, 1), (1000, 1001)], [(1, 1), (1000, 1001)]),
+        ([(8, 12), (17, 19)], [(8, 17), (18, 19)]),
+    ],
+)
+def test_spans(monkeypatch: pytest.MonkeyPatch, ranges: list[tuple[int, int]], spans: list[tuple[int, int]]) -> None:
+    monkeypatch.setattr(store_search, "FACTS_UIDS", 10)
+    assert list(_spans(UidSet.from_ranges(ranges))) == spans

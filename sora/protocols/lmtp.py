@@ -123,6 +123,12 @@ class LmtpServer:
         self.node = node
 
 
+def connection_factory(node: Node, listener: Listener) -> Callable[[], Session]:
+    """What a listener's `create_server` calls for each connection."""
+    server = LmtpServer(node)
+    return lambda: Session(server, listener)
+
+
 class Session(Connection):
     """One connection.
 
@@ -334,7 +340,7 @@ class Session(Connection):
         _log.info(
             "message",
             extra={
-                "message": f"{self.session}-{self._messages}",
+                "transaction": f"{self.session}-{self._messages}",
                 "sender": self.mail.sender.text,
                 "size": size,
                 "recipients": len(outcomes),
@@ -446,7 +452,7 @@ async def _store(s: Session, command: lmtp.Mail, message: bytes) -> list[SoraErr
     except SoraError as error:
         return [error] * len(s.recipients)
     except Exception:
-        _log.exception("delivery failed", extra={"message": s.message_id})
+        _log.exception("delivery failed", extra={"transaction": s.message_id})
         return [errors.Unavailable()] * len(s.recipients)
 
 

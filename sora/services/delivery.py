@@ -30,8 +30,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from sora import log, metrics
+from sora._native.mimescan import scan
 from sora.crashpoints import crash_point
-from sora.errors import DatabaseDown, NotFound, OverQuota, Refused, SoraError, StagingFull, Unavailable
+from sora.errors import Busy, DatabaseDown, NotFound, OverQuota, Refused, SoraError, StagingFull, Unavailable
 from sora.mime import digest as mime_digest
 from sora.mime.text import fold
 from sora.store.messages import NewMessage
@@ -442,21 +443,29 @@ class Delivery:
                 self._refuse(units, error)
                 return
             await self._after_lost_answer(units, error, again)
-        except (Refused, asyncpg.PostgresError, asyncpg.DataError) as error:
+        except (Refused, Busy, asyncpg.PostgresError, asyncpg.DataError) as error:
             await self._after_refusal(units, error, again)
         else:
             metrics.delivery_batch.observe(len(rows))
             self._finish(units, delivered)
 
     async def _after_refusal(self, units: list[_Unit], error: Exception, again: bool) -> None:
-        """The server said no to a batch, so nothing of it is there: each unit stands for itself."""
-        if len(units) > 1:
+        """Nothing of the batch is there, the server says so: each unit stands for itself.
+
+        But where it was not even asked, because no connection was free, asking again for each only takes longer.
+        """
+        asked = not isinstance(error, Busy) or isinstance(error.__cause__, asyncpg.PostgresError)
+        if len(units) > 1 and asked:
             for unit in units:
                 await self._save([unit], again=again)
+            return
+        if isinstance(error, NotFound) and _send_to_inbox(units[0]):
+            await self._save(units, again=again)
             return
         if isinstance(error, SoraError):
             self._refuse(units, error)
             return
+        # No mail is lost over a mistake of ours: the sender keeps it until this is mended.
         _log.error("delivery refused by the database", exc_info=error, extra={"path": units[0].path})
         self._refuse(units, Unavailable(detail=str(error)))
 
@@ -559,11 +568,20 @@ def _dedupe_key(received: hashlib.blake2b, sender: str, account_id: AccountId) -
 
 def _stamped(digest: mime_digest.Digest, stamp: bytes) -> mime_digest.Digest:
     """The digest of the stamped message: trace headers change nothing but the searchable header text."""
-    return replace(digest, header_text=fold(stamp.decode()) + digest.header_text)
+    trace = fold(mime_digest.header_text(scan(stamp + b"\r\n")))
+    return replace(digest, header_text=trace + digest.header_text)
 
 
 def _box(recipient: Recipient) -> _Box:
     return recipient.account_id, recipient.mailbox_id
+
+
+def _send_to_inbox(unit: _Unit) -> bool:
+    """Readdress a delivery whose `+detail` mailbox was deleted meanwhile; False if it goes to INBOX already."""
+    if unit.path != "lmtp" or unit.letters[0].row.mailbox_id is None:
+        return False
+    unit.letters[0].row = replace(unit.letters[0].row, mailbox_id=None)
+    return True
 
 
 def _error(result: list[Delivered] | SoraError) -> SoraError | None:

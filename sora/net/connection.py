@@ -15,7 +15,7 @@ import random
 import socket
 import ssl
 import time
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 from sora import log, metrics
 from sora.errors import PeerGone
@@ -251,7 +251,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the session."""
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass of it
         self._transport = transport
         peername = transport.get_extra_info("peername")
         if isinstance(peername, tuple):

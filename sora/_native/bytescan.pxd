@@ -72,10 +72,10 @@ cdef inline unsigned char upper(unsigned char c) noexcept nogil:
     return c - 32 if 97 <= c <= 122 else c
 
 
-# Digits from p up to end: how many there are; the number in value, saturated at 2^63 - 1.
+# Digits from p up to end: how many there are; the number in value, saturated at 2^64 - 1.
 cdef inline Py_ssize_t scan_number(const unsigned char *p, const unsigned char *end, uint64_t *value) noexcept nogil:
     cdef const unsigned char *start = p
-    cdef uint64_t v = 0, limit = (<uint64_t>1 << 63) - 1, digit
+    cdef uint64_t v = 0, limit = ~(<uint64_t>0), digit
     while p < end and is_digit(p[0]):
         digit = p[0] - 48
         if v > (limit - digit) // 10:

@@ -388,8 +388,9 @@ cdef class Scanner:
             raise BadSyntax("The name of the command is missing")
         command = Command.__new__(Command)
         if end - start == 3 and upper_bytes(p + start, 3) == b"UID" and end < n and p[end] == c' ':
-            command.uid = True
-            end = span(p, end + 1, n, ATOM)
+            command.uid = span(p, end + 1, n, ATOM) > end + 1
+            if command.uid:
+                end = span(p, end + 1, n, ATOM)
         if end < n and p[end] != c' ':
             raise BadSyntax("The name of the command has a character that is not allowed")
         command.tag = self.tag
@@ -807,7 +808,7 @@ cdef class Cursor:
         cdef Py_ssize_t n = scan_number(self.p + self.pos, self.p + self.size, &value)
         if n == 0:
             raise self.bad("A number is missing")
-        if not least <= value <= most or n > 19:
+        if not least <= value <= most:
             raise self.bad("A number is out of range")
         self.pos += n
         return value

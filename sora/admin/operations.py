@@ -1,0 +1,92 @@
+"""The table of admin operations.
+
+The command line (`cli/admin.py`), the HTTP API and its OpenAPI text, and the manual page are all rendered from these
+rows: an operation is defined once, as a request struct, an async function and one line here.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sora.admin import accounts, mailboxes, system
+from sora.admin.context import Operation
+from sora.errors import AlreadyExists, InvalidName, LimitExceeded, NoPermission, NotFound, OverQuota, Refused
+
+NEW: Final = (AlreadyExists, InvalidName)
+GONE: Final = (NotFound,)
+
+OPERATIONS: Final[tuple[Operation, ...]] = (
+    Operation("accounts.create", "POST /v1/accounts", accounts.create, errors=NEW),
+    Operation("accounts.list", "GET /v1/accounts", accounts.list_accounts),
+    Operation("accounts.show", "GET /v1/accounts/{address}", accounts.show, errors=GONE),
+    Operation("accounts.disable", "POST /v1/accounts/{address}/disable", accounts.disable, errors=GONE),
+    Operation("accounts.enable", "POST /v1/accounts/{address}/enable", accounts.enable, errors=GONE),
+    Operation("accounts.delete", "DELETE /v1/accounts/{address}", accounts.delete, errors=GONE),
+    Operation(
+        "accounts.restore", "POST /v1/accounts/{address}/restore", accounts.restore, errors=(NotFound, AlreadyExists)
+    ),
+    Operation(
+        "accounts.set-password",
+        "PUT /v1/accounts/{address}/password",
+        accounts.set_password,
+        errors=(NotFound, InvalidName),
+    ),
+    Operation(
+        "credentials.add",
+        "POST /v1/accounts/{address}/credentials",
+        accounts.add_credential,
+        errors=(NotFound, AlreadyExists, LimitExceeded),
+    ),
+    Operation("credentials.list", "GET /v1/accounts/{address}/credentials", accounts.list_credentials, errors=GONE),
+    Operation(
+        "credentials.remove",
+        "DELETE /v1/accounts/{address}/credentials/{credential_id}",
+        accounts.remove_credential,
+        errors=GONE,
+    ),
+    Operation("aliases.add", "POST /v1/aliases", accounts.add_alias, errors=(NotFound, *NEW)),
+    Operation("aliases.list", "GET /v1/aliases", accounts.list_aliases, positional=("address",), errors=GONE),
+    Operation("aliases.remove", "DELETE /v1/aliases/{alias}", accounts.remove_alias, errors=GONE),
+    Operation("domains.add", "POST /v1/domains", accounts.add_domain, errors=NEW),
+    Operation("domains.list", "GET /v1/domains", accounts.list_domains),
+    Operation("domains.remove", "DELETE /v1/domains/{domain}", accounts.remove_domain, errors=(NotFound, Refused)),
+    Operation(
+        "domains.set-catch-all",
+        "PUT /v1/domains/{domain}/catch-all",
+        accounts.set_catch_all,
+        positional=("domain", "address"),
+        errors=GONE,
+    ),
+    Operation("mailboxes.list", "GET /v1/accounts/{address}/mailboxes", mailboxes.list_mailboxes, errors=GONE),
+    Operation(
+        "mailboxes.create",
+        "POST /v1/accounts/{address}/mailboxes",
+        mailboxes.create,
+        errors=(NotFound, *NEW, OverQuota),
+    ),
+    Operation(
+        "mailboxes.rename",
+        "POST /v1/accounts/{address}/mailboxes/rename",
+        mailboxes.rename,
+        errors=(NotFound, *NEW, NoPermission),
+    ),
+    Operation(
+        "mailboxes.delete", "DELETE /v1/accounts/{address}/mailboxes", mailboxes.delete, errors=(NotFound, NoPermission)
+    ),
+    Operation(
+        "messages.list",
+        "GET /v1/accounts/{address}/messages",
+        mailboxes.list_messages,
+        positional=("address", "mailbox"),
+        errors=GONE,
+    ),
+    Operation("quota.show", "GET /v1/accounts/{address}/quota", accounts.show_quota, errors=GONE),
+    Operation("quota.set", "PUT /v1/accounts/{address}/quota", accounts.set_quota, errors=GONE),
+    Operation("uploads.status", "GET /v1/uploads", system.uploads_status),
+    Operation("health", "GET /v1/health", system.health, failed=lambda health: 0 if health.well else 3),
+    Operation("stats", "GET /v1/stats", system.stats),
+    Operation("migrate.up", "POST /v1/migrate", system.migrate_up),
+    Operation("migrate.status", "GET /v1/migrate", system.migrate_status),
+    Operation("config.dump", "GET /v1/config", system.config_dump),
+    Operation("config.check", "GET /v1/config/check", system.config_check),
+)

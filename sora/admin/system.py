@@ -1,0 +1,172 @@
+"""Admin operations on the installation: health, migrations, uploads, figures, configuration."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
+
+from sora import config as configuration
+from sora.admin.context import AdminContext  # noqa: TC001 — the table of operations reads the annotations
+from sora.errors import NotFound, SoraError
+from sora.store import migrate
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+CHECK_TIMEOUT_S: Final = 10.0
+_PROBE: Final = "health/probe"
+
+
+class Health(Struct, frozen=True):
+    """`ok`, or what is wrong, of each dependency."""
+
+    postgresql: str
+    object_store: str
+    staging: str
+
+    @property
+    def well(self) -> bool:
+        """True if all are ok."""
+        return self.postgresql == self.object_store == self.staging == "ok"
+
+
+class Migration(Struct, frozen=True):
+    """One file of the schema."""
+
+    name: str
+    applied: bool
+
+
+class Migrated(Struct, frozen=True):
+    """What `migrate up` did."""
+
+    applied: list[str]
+
+
+class Uploads(Struct, frozen=True):
+    """Bodies that are not in the object store yet.
+
+    Attributes:
+        oldest_s: age of the oldest, 0 if there is none.
+        failing: those that were tried at least once.
+    """
+
+    pending: int
+    bytes: int
+    oldest_s: float
+    failing: int
+    last_error: str | None
+
+
+class Stats(Struct, frozen=True):
+    """Figures of the whole installation."""
+
+    domains: int
+    accounts: int
+    mailboxes: int
+    messages: int
+    bytes: int
+    pending_uploads: int
+    database_bytes: int
+
+
+class Checked(Struct, frozen=True):
+    """A configuration that can be used."""
+
+    ok: bool = True
+
+
+async def health(ctx: AdminContext) -> Health:
+    """Ask every dependency whether it works."""
+    postgresql, object_store, staging = await asyncio.gather(
+        _verdict(ctx.store.db.ping()),
+        _verdict(_probe(ctx)),
+        _verdict(asyncio.to_thread(_write_probe, ctx.config.uploader.staging_path)),
+    )
+    return Health(postgresql, object_store, staging)
+
+
+async def migrate_up(ctx: AdminContext) -> Migrated:
+    """Bring the schema of the database to this release."""
+    return Migrated(list(await migrate.up(ctx.dsn)))
+
+
+async def migrate_status(ctx: AdminContext) -> list[Migration]:
+    """Show which files of the schema are applied."""
+    return [Migration(step.name, step.applied) for step in await migrate.status(ctx.dsn)]
+
+
+async def uploads_status(ctx: AdminContext) -> Uploads:
+    """Show how many bodies wait for the object store."""
+    row = await ctx.store.db.fetchrow(
+        """
+        SELECT coalesce(sum(pending), 0)::bigint AS pending, coalesce(sum(bytes), 0)::bigint AS bytes,
+          coalesce(extract(epoch FROM clock() - min(oldest_at)), 0)::float8 AS oldest_s,
+          coalesce(sum(failing), 0)::bigint AS failing,
+          (SELECT last_error FROM pending_uploads WHERE last_error IS NOT NULL ORDER BY next_try DESC LIMIT 1)
+            AS last_error
+        FROM upload_status()
+        """
+    )
+    assert row is not None
+    return Uploads(**row)
+
+
+async def stats(ctx: AdminContext) -> Stats:
+    """Show figures of the whole installation."""
+    row = await ctx.store.db.fetchrow(
+        """
+        SELECT (SELECT count(*) FROM domains) AS domains,
+          (SELECT count(*) FROM accounts WHERE deleted_at IS NULL) AS accounts,
+          count(*) AS mailboxes, coalesce(sum(s.message_count), 0)::bigint AS messages,
+          coalesce(sum(s.total_size), 0)::bigint AS bytes,
+          (SELECT count(*) FROM pending_uploads) AS pending_uploads,
+          pg_database_size(current_database()) AS database_bytes
+        FROM mailboxes m JOIN mailbox_stats s USING (account_id, mailbox_id) JOIN accounts a USING (account_id)
+        WHERE m.deleted_at IS NULL AND a.deleted_at IS NULL
+        """
+    )
+    assert row is not None
+    return Stats(**row)
+
+
+async def config_dump(ctx: AdminContext) -> dict[str, Any]:
+    """Show every key of the configuration with its value; secrets are masked."""
+    return configuration.dump(ctx.config)
+
+
+async def config_check(ctx: AdminContext) -> Checked:
+    """Say whether the configuration can be used."""
+    return Checked()
+
+
+async def _verdict(check: Awaitable[object]) -> str:
+    try:
+        await asyncio.wait_for(check, CHECK_TIMEOUT_S)
+    except TimeoutError:
+        return f"no answer in {CHECK_TIMEOUT_S:.0f} s"
+    except SoraError as error:
+        return error.detail or error.text
+    except OSError as error:
+        return error.strerror or str(error)
+    return "ok"
+
+
+async def _probe(ctx: AdminContext) -> None:
+    """The store answers: an object that is not there is an answer."""
+    try:
+        await ctx.blobs.stat(_PROBE)
+    except NotFound:
+        return
+
+
+def _write_probe(path: str) -> None:
+    """A file can be made, reaches the disk, and goes away again."""
+    with tempfile.NamedTemporaryFile(dir=path, prefix=".health-") as file:
+        file.write(b"sora")
+        file.flush()
+        os.fdatasync(file.fileno())

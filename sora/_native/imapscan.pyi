@@ -141,7 +141,7 @@ class Cursor:
 
     def at_end(self) -> bool: ...
     def end(self) -> None:
-        """Nothing but spaces may follow."""
+        """Nothing may follow; spaces at the end of a command are gone already."""
 
     def at_literal(self) -> bool: ...
     def at_pending(self) -> bool:

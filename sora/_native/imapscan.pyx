@@ -402,8 +402,10 @@ cdef class Scanner:
         self.command = command
         return 0
 
+    # Spaces at the end of a command are forgiven, here once for all commands.
     cdef Command complete(self, bytes line):
         cdef Command command = self.command
+        line = line.rstrip(b" ")
         if self.lines is not None:
             self.lines.append(line)
             line = b"".join(self.lines)
@@ -645,10 +647,7 @@ cdef class Cursor:
         return self.pos >= self.size
 
     def end(self):
-        cdef Py_ssize_t i = self.pos
-        while i < self.size and self.p[i] == c' ':
-            i += 1
-        if i < self.size:
+        if self.pos < self.size:
             raise self.bad("Something follows the last argument")
 
     def at_literal(self):

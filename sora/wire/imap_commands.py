@@ -370,7 +370,7 @@ def _parse_select(cur: Cursor, read_only: bool) -> Select:
             raise BadSyntax("There is no such parameter of SELECT, or it comes twice")
         parameters[name] = _parse_qresync(cur.sp()) if name == b"QRESYNC" else True
 
-    if cur.skip(b" ") and not cur.at_end():
+    if cur.skip(b" "):
         parenthesised(cur, parse_parameter)
     return Select(mailbox, read_only, b"CONDSTORE" in parameters, parameters.get(b"QRESYNC"))
 

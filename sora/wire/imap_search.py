@@ -272,11 +272,7 @@ class _Keys:
         """`search-key *(SP search-key)`."""
         keys = [self.parse_key()]
         while self.cur.peek() == ord(" "):
-            mark = self.cur.mark()
             self.cur.sp()
-            if self.cur.at_end():  # spaces at the end of the line are forgiven everywhere
-                self.cur.reset(mark)
-                break
             keys.append(self.parse_key())
         return keys[0] if len(keys) == 1 else And(tuple(keys))
 

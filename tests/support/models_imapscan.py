@@ -58,11 +58,12 @@ def _command(data: bytes, pos: int, max_line: int, decisions: Iterator[str], eve
                 events.append(("error", "BadSyntax", _tag_of(_TAG_ONLY, line)))
                 return _skip(data, pos, literal)
             text = text[head.end() :]
-        arguments.append(text)
         if literal is None:
+            arguments.append(text.rstrip(b" "))
             name = head[2].upper()
             events.append(("command", head[1], name, bool(_UID_ALONE.match(name)), _joined(arguments)))
             return pos
+        arguments.append(text)
         size, synchronizing = int(literal[2]), not literal[3]
         events.append(("need", size, synchronizing, bool(literal[1])))
         decision = next(decisions)

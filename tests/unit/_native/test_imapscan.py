@@ -496,7 +496,7 @@ REFUSE: list[tuple[bytes, Callable[[Cursor], object]]] = [
 
 @pytest.mark.parametrize(("text", "read"), REFUSE, ids=[f"{text!r}-{read.__name__}" for text, read in REFUSE])
 def test_refuse(text: bytes, read: Callable[[Cursor], object]) -> None:
-    cur = cursor(b" " + text).sp()
+    cur = cursor(b" " + text).sp() if text else cursor(b"")
     mark = cur.mark()
     with pytest.raises(BadSyntax) as caught:
         read(cur)
@@ -552,10 +552,9 @@ def test_small_steps() -> None:
     assert cur.skip(b" aBC")
     with pytest.raises(BadSyntax, match="RETURN is missing"):
         cur.expect(b"RETURN")
-    assert not cur.at_end()
-    cur.end()
-    assert cur.sp().sp().at_end()
+    assert cur.at_end()
     assert cur.peek() == -1
+    cur.end()
     assert not cur.at_literal()
 
 

@@ -1,0 +1,167 @@
+"""Writers of responses and strings; strings are read back by the cursor."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sora._native.imapscan import Command, Cursor, NeedLiteral, Scanner
+from sora._native.seqset import SeqSet, UidSet
+from sora.wire import imap_responses as responses
+from sora.wire.imap_syntax import MAX_QUOTED, astring, literal, nstring, quoted, string
+
+
+def read_back(written: bytes) -> Cursor:
+    scanner = Scanner(1 << 20)
+    scanner.feed(b"a X " + written + b"\r\n")
+    while isinstance(found := scanner.next(), NeedLiteral):
+        scanner.accept()
+    assert isinstance(found, Command)
+    return found.cursor.sp()
+
+
+texts = st.binary(max_size=20).map(lambda data: data.replace(b"\0", b"x"))
+
+
+@given(texts, st.booleans())
+def test_strings_are_read_as_they_were(text: bytes, utf8: bool) -> None:
+    for write in (string, astring, nstring):
+        cur = read_back(write(text, utf8=utf8))
+        assert cur.astring() == text
+        cur.end()
+    assert string(text, utf8=utf8)[:1] in b'"{'
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        (b"INBOX", b"INBOX"),
+        (b"a]b", b"a]b"),
+        (b"", b'""'),
+        (b"a b", b'"a b"'),
+        (b'a"\\', b'"a\\"\\\\"'),
+        (b"nil", b'"nil"'),
+        (b"a%", b'"a%"'),
+        (b"\xc3\xa4", b"{2}\r\n\xc3\xa4"),
+        (b"a\r\nb", b"{4}\r\na\r\nb"),
+        (b"a\nb", b"{3}\r\na\nb"),
+    ],
+)
+def test_astring(text: bytes, written: bytes) -> None:
+    assert astring(text) == written
+
+
+def test_choice_of_strings() -> None:
+    assert nstring(None) == b"NIL"
+    assert string(b"\xc3\xa4", utf8=True) == b'"\xc3\xa4"'
+    assert string(b"\r", utf8=True) == literal(b"\r")
+    assert string(b" " * MAX_QUOTED) == quoted(b" " * MAX_QUOTED)
+    assert string(b" " * (MAX_QUOTED + 1)).startswith(b"{1025}\r\n")
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
+def test_mailbox_names_are_read_as_they_were(name: str) -> None:
+    assert read_back(responses.mailbox(name)).mailbox() == ("INBOX" if name.upper() == "INBOX" else name)
+
+
+def test_mailbox() -> None:
+    assert responses.mailbox("Entwürfe") == b"Entw&APw-rfe"
+    assert responses.mailbox("Entwürfe", utf8=True) == b'"Entw\xc3\xbcrfe"'
+
+
+@pytest.mark.parametrize(
+    ("moment", "written"),
+    [
+        (datetime(1996, 7, 17, 2, 44, 25, tzinfo=timezone(timedelta(hours=-7))), b'"17-Jul-1996 02:44:25 -0700"'),
+        (datetime(2000, 1, 1, tzinfo=UTC), b'" 1-Jan-2000 00:00:00 +0000"'),
+        (
+            datetime(999, 12, 31, 23, 59, 59, tzinfo=timezone(timedelta(hours=5, minutes=45))),
+            b'"31-Dec-0999 23:59:59 +0545"',
+        ),
+        (datetime(2000, 1, 1, tzinfo=timezone(timedelta(minutes=-30))), b'" 1-Jan-2000 00:00:00 -0030"'),
+    ],
+)
+def test_date_time(moment: datetime, written: bytes) -> None:
+    assert responses.date_time(moment) == written
+    assert read_back(written).date_time() == moment
+
+
+def test_date_time_needs_a_zone() -> None:
+    with pytest.raises(ValueError, match="time zone"):
+        responses.date_time(datetime(2000, 1, 1))
+
+
+def test_list_line() -> None:
+    assert responses.list_line([rb"\HasChildren", rb"\Sent"], "a b") == b'* LIST (\\HasChildren \\Sent) "/" "a b"\r\n'
+    assert responses.list_line([rb"\Noselect"], "") == b'* LIST (\\Noselect) "/" ""\r\n'
+    assert responses.list_line([], "x", verb=b"LSUB", delimiter=None) == b"* LSUB () NIL x\r\n"
+    assert responses.list_line([], "ü", delimiter="\\", utf8=True) == b'* LIST () "\\\\" "\xc3\xbc"\r\n'
+    assert (
+        responses.list_line([], "x", child_info=("SUBSCRIBED",)) == b'* LIST () "/" x ("CHILDINFO" ("SUBSCRIBED"))\r\n'
+    )
+
+
+def test_status_line() -> None:
+    written = responses.status_line("ü", [("MESSAGES", b"3"), ("MAILBOXID", b"(F1)")])
+    assert written == b"* STATUS &APw- (MESSAGES 3 MAILBOXID (F1))\r\n"
+
+
+def test_search_line() -> None:
+    assert responses.search_line([]) == b"* SEARCH\r\n"
+    assert responses.search_line([], modseq=5) == b"* SEARCH\r\n"
+    assert responses.search_line(SeqSet.parse(b"1:3,9")) == b"* SEARCH 1 2 3 9\r\n"
+    assert responses.search_line([2, 5], modseq=917) == b"* SEARCH 2 5 (MODSEQ 917)\r\n"
+
+
+def test_esearch_line_has_what_was_asked() -> None:
+    found = UidSet.parse(b"3,5:7")
+
+    def line(*returns: str) -> bytes:
+        return responses.esearch_line(b'a"1', found, returns, uid=True)
+
+    assert line("COUNT") == b'* ESEARCH (TAG "a\\"1") UID COUNT 4\r\n'
+    assert line("MIN", "MAX") == b'* ESEARCH (TAG "a\\"1") UID MIN 3 MAX 7\r\n'
+    assert line("ALL") == b'* ESEARCH (TAG "a\\"1") UID ALL 3,5:7\r\n'
+    assert line("SAVE") == b'* ESEARCH (TAG "a\\"1") UID\r\n'
+
+
+def test_esearch_line_of_nothing() -> None:
+    everything = ("MIN", "MAX", "ALL", "COUNT")
+    written = responses.esearch_line(b"a", SeqSet.empty(), everything, uid=False, modseq=5)
+    assert written == b'* ESEARCH (TAG "a") COUNT 0\r\n'
+    assert responses.esearch_line(b"a", SeqSet.parse(b"2"), ["ALL"], uid=False, modseq=5).endswith(
+        b"ALL 2 MODSEQ 5\r\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("partial", "page"),
+    [
+        ((1, 2), b"1:2 10:11"),
+        ((2, 1), b"2:1 10:11"),
+        ((3, 10), b"3:10 20:21"),
+        ((5, 9), b"5:9 NIL"),
+        ((-1, -1), b"-1:-1 21"),
+        ((-1, -3), b"-1:-3 11,20:21"),
+        ((-9, -4), b"-9:-4 10"),
+        ((-9, -5), b"-9:-5 NIL"),
+    ],
+)
+def test_partial(partial: tuple[int, int], page: bytes) -> None:
+    found = UidSet.parse(b"10,11,20,21")
+    written = responses.esearch_line(b"a", found, ["PARTIAL"], uid=True, partial=partial)
+    assert written == b'* ESEARCH (TAG "a") UID PARTIAL (%s)\r\n' % page
+
+
+def test_response_codes() -> None:
+    assert responses.appenduid(38505, UidSet.parse(b"3955:3956")) == b"APPENDUID 38505 3955:3956"
+    assert (
+        responses.copyuid(9, UidSet.parse(b"304,319:320"), UidSet.parse(b"3956:3958"))
+        == b"COPYUID 9 304,319:320 3956:3958"
+    )
+    assert responses.vanished_line(UidSet.parse(b"5:6")) == b"* VANISHED 5:6\r\n"
+    assert responses.vanished_line(UidSet.parse(b"5"), earlier=True) == b"* VANISHED (EARLIER) 5\r\n"
+    assert responses.flag_list([rb"\Seen", b"x"]) == b"(\\Seen x)"

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import logging
 import os
 import resource
 import signal
@@ -359,7 +360,7 @@ class Supervisor:
         metricfiles.forget(running.row.number)
         slot = running.slot
         _logger.log(
-            20 if running.draining and status == 0 else 40,
+            logging.INFO if status == 0 and (running.draining or running is self._preparing) else logging.ERROR,
             "process ended",
             extra={"role": slot.role.name, "slot": slot.number, "child_pid": running.pid, "status": status},
         )

@@ -16,7 +16,6 @@ import hashlib
 import ipaddress
 import mmap
 import os
-import struct
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from sora.errors import LimitExceeded
@@ -69,6 +68,7 @@ class Limits:
         per_address: connections of one client address, 0 = unlimited.
         per_account: logged-in connections of one account, 0 = unlimited.
         exempt_networks: addresses in these are not counted, such as proxies and webmail.
+        counts: may be those of earlier `Limits` (a reload): slots that are out keep counting.
     """
 
     def __init__(
@@ -80,10 +80,6 @@ class Limits:
         counts: Counts | None = None,
     ) -> None:
         self._counts = LocalCounts() if counts is None else counts
-        self.configure(per_address=per_address, per_account=per_account, exempt_networks=exempt_networks)
-
-    def configure(self, *, per_address: int, per_account: int, exempt_networks: Sequence[str]) -> None:
-        """Take other limits (a reload); slots that are out keep counting."""
         self._per_address = per_address
         self._per_account = per_account
         self._exempt = tuple(ipaddress.ip_network(network, strict=False) for network in exempt_networks)
@@ -152,14 +148,19 @@ class LocalCounts:
 class SharedCounts:
     """Counts of all processes of a node, in memory that they share.
 
-    Made before the fork; every process that counts calls `attach` after it. Rows are kept in small buckets: a row is
-    the key's fingerprint and one number for each process (its column). Rules:
+    Made before the fork; every process that counts calls `attach` after it. The memory is a table: rows are keys (their
+    fingerprints, in small buckets), columns are processes, and each column lies in one piece. Rules:
 
     - Every change happens under one lock of the kernel (POSIX, on a byte of the memory file). A killed process lets go
       of it; it can leave at most one of its own numbers changed.
     - A process owns its column by a second such lock, held for life. A column whose lock is free belongs to the
       dead: its number in a row is wiped before anybody is refused because of it, and all when it is taken over.
+    - A row whose numbers are all zero is free, whatever key stands in it.
     - A key whose bucket is full is let in uncounted: a limit must never become an outage.
+
+    Args:
+        buckets: each has room for eight keys.
+        columns: processes that may count at a time.
     """
 
     BUCKET_ROWS: Final = 8
@@ -167,11 +168,14 @@ class SharedCounts:
     def __init__(self, *, buckets: int = 4096, columns: int = 64) -> None:
         self._buckets = buckets
         self._columns = columns
-        self._row = struct.Struct(f"<Q{columns}H")
+        self._rows = buckets * self.BUCKET_ROWS
         self._fd = os.memfd_create("sora-limits", os.MFD_CLOEXEC)
-        size = self._row.size * buckets * self.BUCKET_ROWS
+        size = self._rows * (8 + 2 * columns)
         os.ftruncate(self._fd, size)
         self._memory = mmap.mmap(self._fd, size)
+        table = memoryview(self._memory)
+        self._keys = table[: self._rows * 8].cast("Q")
+        self._numbers = table[self._rows * 8 :].cast("H")
         self._salt = os.urandom(16)
         self._column: int | None = None
         self._uncounted: dict[str, int] = {}
@@ -186,22 +190,24 @@ class SharedCounts:
             for column in range(self._columns):
                 if self._own(column):
                     self._column = column
-                    self._wipe(column)
+                    start = column * self._rows
+                    self._numbers[start : start + self._rows] = memoryview(bytes(2 * self._rows)).cast("H")
                     return
         raise LimitExceeded("Too many processes", detail=f"{self._columns} columns of connection counts are taken")
 
     def add(self, key: str, limit: int) -> bool:
         """See `Counts`."""
         with self._locked():
-            at = self._find(key)
-            if at is None:
+            row = self._find(key)
+            if row is None:
                 self._uncounted[key] = self._uncounted.get(key, 0) + 1
                 return True
-            if self._sum(at) >= limit:
-                self._bury(at)
-                if self._sum(at) >= limit:
+            if self._sum(row) >= limit:
+                self._bury(row)
+                if self._sum(row) >= limit:
                     return False
-            self._change(at, key, 1)
+            self._keys[row] = self._fingerprint(key)
+            self._numbers[self._cell(row)] += 1
             return True
 
     def remove(self, key: str) -> None:
@@ -212,12 +218,14 @@ class SharedCounts:
                 del self._uncounted[key]
             return
         with self._locked():
-            at = self._find(key)
-            if at is not None:
-                self._change(at, key, -1)
+            row = self._find(key)
+            if row is not None and self._numbers[self._cell(row)]:
+                self._numbers[self._cell(row)] -= 1
 
     def close(self) -> None:
         """Give the column and the memory back."""
+        self._keys.release()
+        self._numbers.release()
         self._memory.close()
         os.close(self._fd)
 
@@ -230,56 +238,40 @@ class SharedCounts:
             fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, 0)
 
     def _own(self, column: int) -> bool:
-        """Try for the lock of *column*; a lock this process holds already is had again."""
+        """Try for the lock of a column; a lock this process holds already is had again."""
         try:
             fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 1 + column)
         except OSError:
             return False
         return True
 
-    def _bury(self, at: int) -> None:
+    def _cell(self, row: int) -> int:
+        """Where this process's number of a row is."""
+        assert self._column is not None, "attach() comes first"
+        return self._column * self._rows + row
+
+    def _sum(self, row: int) -> int:
+        return sum(self._numbers[row :: self._rows])
+
+    def _bury(self, row: int) -> None:
         """Wipe the numbers that dead processes left in one row."""
-        mark, *numbers = self._row.unpack_from(self._memory, at)
-        for column, number in enumerate(numbers):
+        for column, number in enumerate(self._numbers[row :: self._rows]):
             if number and column != self._column and self._own(column):
                 fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, 1 + column)
-                numbers[column] = 0
-        self._row.pack_into(self._memory, at, mark, *numbers)
+                self._numbers[column * self._rows + row] = 0
+
+    def _find(self, key: str) -> int | None:
+        """The row of *key*, else a free row of its bucket, else None."""
+        mark = self._fingerprint(key)
+        start = (mark % self._buckets) * self.BUCKET_ROWS
+        bucket = range(start, start + self.BUCKET_ROWS)
+        for row in bucket:
+            if self._keys[row] == mark:
+                return row
+        return next((row for row in bucket if not self._sum(row)), None)
 
     def _fingerprint(self, key: str) -> int:
         return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8, key=self._salt).digest(), "little") or 1
-
-    def _find(self, key: str) -> int | None:
-        """Offset of the row of *key*, else of a free row of its bucket, else None."""
-        mark = self._fingerprint(key)
-        start = (mark % self._buckets) * self.BUCKET_ROWS * self._row.size
-        free = None
-        for at in range(start, start + self.BUCKET_ROWS * self._row.size, self._row.size):
-            found, *numbers = self._row.unpack_from(self._memory, at)
-            if found == mark:
-                return at
-            if free is None and not any(numbers):
-                free = at
-        return free
-
-    def _sum(self, at: int) -> int:
-        return sum(self._row.unpack_from(self._memory, at)[1:])
-
-    def _change(self, at: int, key: str, by: int) -> None:
-        assert self._column is not None, "attach() comes first"
-        mark = self._fingerprint(key)
-        found, *numbers = self._row.unpack_from(self._memory, at)
-        if found != mark:
-            numbers = [0] * self._columns
-        numbers[self._column] = max(0, numbers[self._column] + by)
-        self._row.pack_into(self._memory, at, mark if any(numbers) else 0, *numbers)
-
-    def _wipe(self, column: int) -> None:
-        for at in range(0, len(self._memory), self._row.size):
-            mark, *numbers = self._row.unpack_from(self._memory, at)
-            if numbers[column]:
-                numbers[column] = 0
-                self._row.pack_into(self._memory, at, mark if any(numbers) else 0, *numbers)
 
 
 def _parse(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -2,8 +2,8 @@
 
     given alice: INBOX=3 Archive=0        mailboxes of alice@example.com with so many plain messages
     given alice: Mixed=multipart,latin    or with these of `SAMPLES`
-    given bob                             from here on connections log in as bob (first named: alice)
-    given nobody                          from here on connections are not logged in
+    given bob                             an account; connections log in as the one that was named first
+    given nobody                          connections are not logged in
     given cleartext: no                   passwords need TLS
     given limits: bad_commands=3          the configuration's limits
 
@@ -68,16 +68,15 @@ class ImapWorld:
     def __init__(self, node: Node) -> None:
         self.node = node
         self.accounts: dict[str, AccountId] = {}
-        self.login: str | None = None
         self.sessions: list[Session] = []
         self._nobody = False
         self._messages = 0
 
     async def given(self, text: str) -> None:
         """See the module's head."""
-        subject, colon, rest = text.partition(":")
+        subject, _, rest = text.partition(":")
         if subject == "nobody":
-            self.login, self._nobody = None, True
+            self._nobody = True
         elif subject == "cleartext":
             auth = msgspec.structs.replace(self.node.config.auth, allow_cleartext=rest.strip() == "yes")
             self.node.config = msgspec.structs.replace(self.node.config, auth=auth)
@@ -87,8 +86,6 @@ class ImapWorld:
             self.node.config = msgspec.structs.replace(self.node.config, limits=limits)
         else:
             await self._account(subject, rest.split())
-            if not colon or (self.login is None and not self._nobody):
-                self.login = subject
 
     async def connect(self, number: int) -> Link:
         """A session, logged in unless the transcript says otherwise, behind its greeting."""
@@ -98,8 +95,9 @@ class ImapWorld:
         link = Link(session)
         greeting = await link.read_line()
         assert greeting.startswith(b"* OK [CAPABILITY "), greeting
-        if self.login is not None:
-            session.log_in(Identity(self.accounts[self.login], f"{self.login}@example.com"))
+        if self.accounts and not self._nobody:
+            name, account_id = next(iter(self.accounts.items()))
+            session.log_in(Identity(account_id, f"{name}@example.com"))
         return link
 
     async def value(self, name: str) -> str:
@@ -108,7 +106,7 @@ class ImapWorld:
         if what == "size":
             return str(len(SAMPLES[which] if which in SAMPLES else plain(int(which))))
         assert what == "uidvalidity", name
-        mailbox = await self.node.store.mailboxes.get(self.accounts[self.login or "alice"], which)
+        mailbox = await self.node.store.mailboxes.get(next(iter(self.accounts.values())), which)
         return str(mailbox.uidvalidity)
 
     async def append(self, account: str, mailbox: str, data: bytes, flags: tuple[int, ...] = ()) -> int:

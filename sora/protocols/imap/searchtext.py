@@ -119,7 +119,7 @@ def written_day(envelope: bytes) -> date | None:
 async def by_header(s: Session, key: HeaderText, within: UidSet) -> UidSet:
     """HEADER, and FROM, TO, CC, BCC and SUBJECT, which are headers too."""
     view = s.view.view
-    return await s.node.store.search.header(view.account_id, view.mailbox_id, within, key.field.lower(), fold(key.text))
+    return await s.node.store.search.header(view.account_id, view.mailbox_id, within, fold(key.field), fold(key.text))
 
 
 async def by_text(s: Session, key: BodyText, within: UidSet) -> UidSet:

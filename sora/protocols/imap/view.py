@@ -183,8 +183,12 @@ class MailboxView:
             self._signalled = max(self._signalled, modseq)
 
     def flagged(self, change: FlagChange, edit: FlagEdit) -> None:
-        """A session of this worker has changed flags; see `expunged`."""
-        if change.modseq == self.newest.highest_modseq + 1:
+        """A session of this worker has changed flags; see `expunged`.
+
+        A STORE that changed nothing gives the modseq which somebody else's change has brought: that is no patch.
+        """
+        really = any(any(changed) for _, _, changed, _ in change.blocks)
+        if really and change.modseq == self.newest.highest_modseq + 1:
             self._patched(edit.patch(self.newest, change.modseq, change.blocks))
         else:
             self._signalled = max(self._signalled, change.modseq)
@@ -404,7 +408,7 @@ class Selection:
         wake: Called when the view moves, while the session is in IDLE.
     """
 
-    __slots__ = ("_flags_told", "_tell", "read_only", "recent_after", "told", "view", "wake")
+    __slots__ = ("_keywords_told", "_tell", "read_only", "recent_after", "told", "view", "wake")
 
     def __init__(self, view: MailboxView, *, read_only: bool, recent_after: int) -> None:
         self.view = view
@@ -412,13 +416,13 @@ class Selection:
         self.recent_after = recent_after
         self.told: Snapshot = EMPTY
         self.wake: Callable[[], None] | None = None
-        self._flags_told: tuple[int, ...] = ()
+        self._keywords_told: frozenset[int] = frozenset()
         self._tell: UidSet = NO_UIDS
 
     def start(self) -> None:
         """The answer to SELECT tells the newest picture."""
         self.told = self.view.newest
-        self._flags_told = self.told.flag_numbers()
+        self._keywords_told = frozenset(self.told.flag_numbers()) - SYSTEM_FLAGS.keys()
 
     @property
     def behind(self) -> bool:
@@ -438,7 +442,7 @@ class Selection:
 
     def flags_list(self) -> bytes:
         """The parenthesised list of FLAGS: the system flags and the keywords that occur in the mailbox."""
-        keywords = (self.names[n] for n in self._flags_told if n not in SYSTEM_FLAGS)
+        keywords = (self.names[number] for number in sorted(self._keywords_told))
         return b"(%s)" % b" ".join((*SYSTEM_FLAGS.values(), *keywords))
 
     def changed(self, change: FlagChange, edit: FlagEdit, tell: UidSet) -> None:
@@ -488,10 +492,10 @@ class Selection:
 
     def _tell_keywords(self, write: Callable[[bytes], None]) -> None:
         """RFC 9051 §7.3.5: FLAGS again when a keyword shows up that was not in it."""
-        numbers = self.told.flag_numbers()
-        if set(numbers) <= set(self._flags_told):
+        new = set(self.told.flag_numbers()) - SYSTEM_FLAGS.keys() - self._keywords_told
+        if not new:
             return
-        self._flags_told = tuple(sorted({*self._flags_told, *numbers}))
+        self._keywords_told |= new
         write(b"* FLAGS %s\r\n" % self.flags_list())
         write(self.permanent_flags())
 

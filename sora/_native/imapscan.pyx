@@ -28,7 +28,7 @@ from sora._native.seqset cimport NumSet, SeqSet, UidSet, numset_parse
 from sora.errors import BadSyntax, LineTooLong
 
 cdef enum:
-    KEEP_BUFFER = 16384     # a larger buffer is given back once it is empty
+    KEEP_BUFFER = 1024      # a larger buffer is given back once it is empty: most sessions are idle
     TAIL = 64               # bytes kept of a line that is thrown away, to see the literal at its end
 
     # RFC 9051 §9
@@ -246,6 +246,7 @@ cdef class Scanner:
     cdef Py_ssize_t text_size       # of the lines of this command that were consumed
     cdef list lines                 # ... and they themselves, if there is a literal
     cdef list literals
+    cdef bytes holding              # the literal that comes into memory, filled as it arrives
     cdef Command command            # being read
     cdef NeedLiteral need
     cdef bytes tail                 # end of a line in DRAIN_LINE
@@ -439,6 +440,7 @@ cdef class Scanner:
         self.lines = None
         self.literals = None
         self.need = None
+        self.holding = None
         self.text_size = 0
         self.held = 0
 
@@ -475,8 +477,14 @@ cdef class Scanner:
             raise RuntimeError("no literal waits for a decision")
         return <Literal>self.literals[-1]
 
+    # The bytes go to their place as they arrive, so that a large literal is in memory once. The room is not touched
+    # before, so announcing much and sending nothing costs next to nothing.
     def accept(self):
-        self.decided().state = HELD
+        cdef Literal literal = self.decided()
+        if self.left >> 62:
+            raise MemoryError
+        self.holding = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>self.left)
+        literal.state = HELD
         self.held += self.left
         self.state = HOLD
 
@@ -512,12 +520,16 @@ cdef class Scanner:
             self.abandon(True, self.left)
 
     cdef bint hold_literal(self) except -1:
-        if <uint64_t>(self.end - self.start) < self.left:
+        cdef Py_ssize_t n = <Py_ssize_t>min(self.left, <uint64_t>(self.end - self.start))
+        cdef Py_ssize_t filled = PyBytes_GET_SIZE(self.holding) - <Py_ssize_t>self.left
+        if n:
+            memcpy(PyBytes_AS_STRING(self.holding) + filled, self.buffer + self.start, n)
+            self.consume(n)
+            self.left -= n
+        if self.left:
             return False
-        (<Literal>self.literals[-1]).data = PyBytes_FromStringAndSize(
-            <char *>self.buffer + self.start, <Py_ssize_t>self.left)
-        self.consume(<Py_ssize_t>self.left)
-        self.left = 0
+        (<Literal>self.literals[-1]).data = self.holding
+        self.holding = None
         self.state = LINE
         return True
 

@@ -259,6 +259,34 @@ def test_held_counts_the_accepted_literals() -> None:
     assert scanner.held == 0
 
 
+def test_an_accepted_literal_is_in_memory_once() -> None:
+    """It leaves the buffer as it arrives."""
+    scanner = Scanner()
+    scanner.feed(b"a X {300000}\r\n")
+    assert isinstance(scanner.next(), NeedLiteral)
+    scanner.accept()
+    for n in range(100):
+        scanner.feed(bytes([65 + n % 26]) * 3000)
+        assert scanner.next() is None
+        assert scanner.buffered == 0
+    scanner.feed(b"\r\n")
+    command = scanner.next()
+    assert isinstance(command, Command)
+    data = command.cursor.sp().astring()
+    assert data == b"".join(bytes([65 + n % 26]) * 3000 for n in range(100))
+
+
+def test_a_literal_that_fits_no_memory_is_not_accepted() -> None:
+    scanner = Scanner()
+    scanner.feed(b"a X {9223372036854775807}\r\n")
+    assert isinstance(scanner.next(), NeedLiteral)
+    with pytest.raises(MemoryError):
+        scanner.accept()
+    scanner.discard()
+    scanner.feed(b"b NOOP\r\n")
+    assert isinstance(scanner.next(), Command)
+
+
 def test_decisions_need_a_literal() -> None:
     scanner = Scanner()
     for decide in (scanner.accept, scanner.stream):

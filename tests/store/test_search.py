@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec import structs
 
 from sora._native.seqset import UidSet
 from sora.mime.text import fold
@@ -146,6 +148,31 @@ async def test_facts(store: Store, ann: AccountId, inbox: MailboxId, monkeypatch
     monkeypatch.setattr(store_search, "FACTS_UIDS", 1)
     assert await store.search.facts(ann, inbox, UidSet.from_numbers([1, 3])) == [found[0], found[2]]
     assert await store.search.facts(ann, inbox, UidSet.empty()) == []
+
+
+async def test_between(store: Store, ann: AccountId, inbox: MailboxId) -> None:
+    no_date = b"Subject: x\r\n\r\nx\r\n"
+    batch = [new_message(ann), new_message(ann, no_date), new_message(ann), new_message(ann)]
+    batch = [structs.replace(message, internal_date=WHEN + timedelta(days=i)) for i, message in enumerate(batch)]
+    await store.messages.deliver(batch, NODE)
+    await store.messages.expunge(ann, inbox, UidSet.from_numbers([4]), only_deleted=False)
+
+    async def between(column: Any, low: Any = None, high: Any = None, within: UidSet = ALL) -> list[int]:
+        return list(await store.search.between(ann, inbox, within, column, low, high))
+
+    day = timedelta(days=1)
+    assert await between("internal_date", WHEN + day) == [2, 3]
+    assert await between("internal_date", None, WHEN + day) == [1]
+    assert await between("internal_date", WHEN, WHEN + 2 * day) == [1, 2]
+    assert await between("internal_date", WHEN, WHEN + 2 * day, UidSet.from_numbers([2, 3])) == [2]
+    assert await between("size", len(no_date), len(no_date) + 1) == [2]
+    assert await between("size", len(no_date) + 1) == [1, 3]
+    assert await between("sent_at") == [1, 3]
+    assert await between("sent_at", WHEN, WHEN + day) == [1, 3]
+    assert await between("sent_at", None, WHEN) == []
+    assert await between("saved_at", WHEN) == [1, 2, 3]
+    assert await between("saved_at", None, WHEN) == []
+    assert await between("size", within=UidSet.empty()) == []
 
 
 @pytest.mark.parametrize(

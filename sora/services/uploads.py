@@ -248,9 +248,8 @@ class Uploads:
         return started
 
     async def _claim(self) -> None:
-        limit = self._parallel * CLAIM_SHARE if self._breaker.closed else 1
         try:
-            self._claimed.extend(await self._pending.claim(limit))
+            self._claimed.extend(await self._pending.claim(self._parallel * CLAIM_SHARE))
         except SoraError as error:
             _log.warning("uploads wait for the database", extra={"error": str(error)})
             await asyncio.sleep(DATABASE_PAUSE_S)

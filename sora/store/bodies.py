@@ -70,7 +70,7 @@ class Bodies:
         if search is None:
             search = asyncio.create_task(self._search(ref))
             self._searches[ref.name] = search
-            search.add_done_callback(lambda done: self._searched(ref, done))
+            search.add_done_callback(lambda _: self._searches.pop(ref.name))
         # Shielded: one reader that goes away must not take the body from the others.
         return await asyncio.shield(search)
 
@@ -119,11 +119,6 @@ class Bodies:
         if self.cache and source.remote:
             self.cache.offer(ref, data)
         return data
-
-    def _searched(self, ref: BlobRef, done: asyncio.Task[bytes]) -> None:
-        del self._searches[ref.name]
-        if not done.cancelled():
-            done.exception()  # every reader may have gone: then nobody else looks at it
 
 
 class _Source(Protocol):

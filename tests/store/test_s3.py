@@ -191,8 +191,8 @@ async def test_endpoints_that_cannot_be(endpoint: str) -> None:
 
 # S3 behind a network that fails.
 
-CONNECT_S = 0.5
-READ_S = 0.6
+CONNECT_S = 0.3
+READ_S = 1.0
 REQUEST_S = 1.5
 BOUND_S = CONNECT_S + 2 * READ_S + REQUEST_S + 1.0
 
@@ -257,7 +257,7 @@ async def test_a_body_that_ends_early_is_never_accepted(behind: S3Store, proxy: 
     for amount in (reply // 2, len(BODY), reply):
         proxy.set(Fault.TRUNCATE_REPLY, amount)
         proxy.cut()
-        with pytest.raises(BlobDown, match=r"IncompleteRead|octets came"):
+        with pytest.raises(BlobDown, match="IncompleteRead"):
             await behind.get("k")
 
 
@@ -298,28 +298,43 @@ async def test_latency_is_no_fault(behind: S3Store, proxy: FaultProxy) -> None:
     assert await behind.get("k") == BODY
 
 
-async def test_a_slow_upload_may_take_longer_than_a_handshake(behind: S3Store, proxy: FaultProxy) -> None:
-    """`sendall` of the whole body under the connect timeout would fail for ever on a slow line."""
-    body = BODY * 800
-    proxy.set(Fault.THROTTLE, 4_000_000)
+async def test_a_slow_upload_may_take_longer_than_any_single_wait(s3_server: SwiftServer, proxy: FaultProxy) -> None:
+    """`sendall` of a piece, or of the whole body, under the connect timeout would fail for ever on a slow line."""
+    body = BODY * 250
+    connect_s, read_s, rate = 0.2, 2.0, 800_000
+    assert s3.PIECE_BYTES / rate > connect_s
+    store = S3Store(
+        proxy.endpoint, "us-east-1", _bucket(), s3_server.access_key, s3_server.secret_key,
+        connect_s=connect_s, read_s=read_s,
+    )  # fmt: skip
+    await store.prepare()
+    proxy.set(Fault.THROTTLE, rate)
     proxy.cut()
     started = time.monotonic()
-    await behind.put("slow", body)
-    assert time.monotonic() - started > max(CONNECT_S, READ_S)
+    await store.put("slow", body)
+    assert time.monotonic() - started > read_s
     proxy.set(Fault.OK)
-    assert await behind.get("slow") == body
+    assert await store.get("slow") == body
+    store.close()
 
 
-async def test_a_reply_that_trickles_is_ended(
-    behind: S3Store, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tests.support.faultproxy.PIECE", 100)
-    proxy.set(Fault.THROTTLE, 400)  # each piece is well within the bound on one wait; the whole would take 25 s
+async def test_a_reply_that_trickles_is_ended(behind: S3Store, proxy: FaultProxy) -> None:
+    """Each wait is short; the whole would take three times the bound."""
+    proxy.set(Fault.TRICKLE_REPLY, 30)
     proxy.cut()
     started = time.monotonic()
-    with pytest.raises(BlobDown):
+    with pytest.raises(BlobDown, match="too slow"):
         await behind.get("k")
-    assert time.monotonic() - started < BOUND_S
+    assert REQUEST_S <= time.monotonic() - started < BOUND_S
+
+
+async def test_a_kept_connection_that_breaks_at_the_next_request_is_no_error(
+    behind: S3Store, proxy: FaultProxy
+) -> None:
+    for call in (lambda: behind.get("k"), lambda: behind.put("k", BODY), lambda: behind.stat("k")):
+        proxy.set(Fault.RESET_REQUEST, once=True)
+        await call()
+        assert proxy.mode.fault is Fault.OK
 
 
 async def test_waiting_for_a_free_connection_is_bounded_too(behind: S3Store, proxy: FaultProxy) -> None:

@@ -291,6 +291,16 @@ async def test_the_same_bytes_for_another_node_wait_there(house: House, store: S
     assert other.uploaded
 
 
+async def test_a_file_that_a_later_row_counts_on_stays(house: House) -> None:
+    """The row was re-armed for a new content of the same bytes, whose object has another key."""
+    ref = await house.deliver()
+    row = await house.claim()
+    await house.db.execute("UPDATE pending_uploads SET content_id = content_id + 1000")
+    await house.uploads.upload(row)
+    assert await house.staged(ref)
+    assert [left["content_id"] for left in await house.rows()] == [ref.content_id + 1000]
+
+
 # ── the same bytes again ─────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 PIECE: Final = 16384
+DROP: Final = 64
 REPLY_503: Final = b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 RESET: Final = struct.pack("ii", 1, 0)
 
@@ -28,6 +29,7 @@ class Fault(Enum):
     OK = "ok"
     LATENCY = "each piece of data is late by `amount` milliseconds"
     THROTTLE = "data passes at `amount` octets a second"
+    TRICKLE_REPLY = "the reply comes in drops, one each `amount` milliseconds"
     REFUSE = "connections are reset at once"
     UNAVAILABLE = "every request is answered 503, upstream hears nothing"
     RESET_REQUEST = "the connection is reset after `amount` octets of the request"
@@ -38,10 +40,15 @@ class Fault(Enum):
 
 @dataclass(frozen=True)
 class Mode:
-    """A fault and its number."""
+    """A fault and its number.
+
+    Attributes:
+        once: It happens to one request; then all is well.
+    """
 
     fault: Fault = Fault.OK
     amount: int = 0
+    once: bool = False
 
 
 class FaultProxy:
@@ -77,9 +84,9 @@ class FaultProxy:
         """For clients that want a URL."""
         return f"http://127.0.0.1:{self.port}"
 
-    def set(self, fault: Fault, amount: int = 0) -> None:
-        """Switch the mode."""
-        self.mode = Mode(fault, amount)
+    def set(self, fault: Fault, amount: int = 0, *, once: bool = False) -> None:
+        """Switch the mode; `once` goes with RESET_REQUEST."""
+        self.mode = Mode(fault, amount, once)
 
     def cut(self) -> None:
         """Reset every open connection."""
@@ -128,8 +135,8 @@ class FaultProxy:
             return
         upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", self._upstream_port)
         try:
-            requests = asyncio.create_task(self._pump(reader, upstream_writer, self._on_request))
-            replies = asyncio.create_task(self._pump(upstream_reader, writer, self._on_reply))
+            requests = asyncio.create_task(self._pump(reader, upstream_writer, self._on_request, drops=False))
+            replies = asyncio.create_task(self._pump(upstream_reader, writer, self._on_reply, drops=True))
             try:
                 await asyncio.wait((requests, replies), return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -144,11 +151,13 @@ class FaultProxy:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         verdict: Callable[[bytes, int], Awaitable[bytes | None]],
+        *,
+        drops: bool,
     ) -> None:
         """Pass data on until either side ends, or the verdict on a piece is None (end here)."""
         passed = 0
         try:
-            while data := await reader.read(PIECE):
+            while data := await reader.read(DROP if drops and self.mode.fault is Fault.TRICKLE_REPLY else PIECE):
                 allowed = await verdict(data, passed)
                 passed += len(data)
                 if allowed:
@@ -164,6 +173,8 @@ class FaultProxy:
     async def _on_request(self, data: bytes, passed: int) -> bytes | None:
         await self._slow_down(data)
         if self.mode.fault is Fault.RESET_REQUEST and passed + len(data) > self.mode.amount:
+            if self.mode.once:
+                self.mode = Mode()
             return None
         return data
 
@@ -178,7 +189,7 @@ class FaultProxy:
         return data
 
     async def _slow_down(self, data: bytes) -> None:
-        if self.mode.fault is Fault.LATENCY:
+        if self.mode.fault in (Fault.LATENCY, Fault.TRICKLE_REPLY):
             await asyncio.sleep(self.mode.amount / 1000)
         elif self.mode.fault is Fault.THROTTLE:
             await asyncio.sleep(len(data) / self.mode.amount)

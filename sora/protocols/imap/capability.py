@@ -8,42 +8,43 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from sora.protocols.imap.commands import ROWS
-from sora.protocols.imap.state import AUTHENTICATED, NOT_AUTHENTICATED, SELECTED, State
+from sora.protocols.imap.state import NOT_AUTHENTICATED, SELECTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from sora.protocols.imap.state import State
 
 REVISIONS: Final = ("IMAP4rev1",)
 
 BEFORE_LOGIN: Final = ("LITERAL+", "SASL-IR", "ID", "ENABLE")
 """What a client may want to know of before it logs in; the rest is announced with the answer to the login."""
 
-AFTER_LOGIN: Final = ("LITERAL+", "CHILDREN", "SPECIAL-USE")
+AFTER_LOGIN: Final = (
+    "LITERAL+", "CHILDREN", "LIST-EXTENDED", "LIST-STATUS", "STATUS=SIZE", "SPECIAL-USE", "CREATE-SPECIAL-USE",
+    "MULTIAPPEND", "BINARY", "ESEARCH", "WITHIN",
+)  # fmt: skip
 
-_LOGGED_IN: Final = AUTHENTICATED | SELECTED
+OF_COMMANDS: Final = tuple(row.capability for row in ROWS if row.capability and SELECTED in row.states)
 
 
-def capabilities(state: State, *, tls: bool, can_start_tls: bool, allow_cleartext: bool) -> bytes:
+def capabilities(state: State, *, tls: bool, can_start_tls: bool, allow_cleartext: bool, append_limit: int) -> bytes:
     """The names for one state of a session, separated by spaces.
 
     Args:
         tls: The connection is encrypted.
         can_start_tls: The listener has a certificate.
         allow_cleartext: Passwords are taken without TLS.
+        append_limit: Octets that a message may have (RFC 7889).
     """
-    names = dict.fromkeys(_names(state, tls, can_start_tls, allow_cleartext))
+    if state is NOT_AUTHENTICATED:
+        names = [*REVISIONS, *BEFORE_LOGIN, *_ways_in(tls, can_start_tls, allow_cleartext)]
+    else:
+        names = [*REVISIONS, *AFTER_LOGIN, f"APPENDLIMIT={append_limit}", *OF_COMMANDS]
     return " ".join(names).encode()
 
 
-def _names(state: State, tls: bool, can_start_tls: bool, allow_cleartext: bool) -> Iterator[str]:
-    yield from REVISIONS
-    if state is NOT_AUTHENTICATED:
-        yield from BEFORE_LOGIN
-        if can_start_tls and not tls:
-            yield "STARTTLS"
-        yield "AUTH=PLAIN" if tls or allow_cleartext else "LOGINDISABLED"
-        return
-    yield from AFTER_LOGIN
-    for row in ROWS:
-        if row.capability and row.states & _LOGGED_IN:
-            yield row.capability
+def _ways_in(tls: bool, can_start_tls: bool, allow_cleartext: bool) -> Iterator[str]:
+    if can_start_tls and not tls:
+        yield "STARTTLS"
+    yield "AUTH=PLAIN" if tls or allow_cleartext else "LOGINDISABLED"

@@ -71,41 +71,41 @@ class Command(Struct, frozen=True):
 USES_AND_BREAKS: Final = USES_SEQS | BREAKS_SEQS
 OUT: Final = NOT_AUTHENTICATED
 IN: Final = AUTHENTICATED | SELECTED
-OPEN: Final = SELECTED
+SEL: Final = SELECTED
 
 # fmt: off
 ROWS: Final = (
-    #       name           parse                      run                     state sequence numbers capability
-    Command("CAPABILITY",  wire.parse_capability,     login.capability,       ANY),
-    Command("NOOP",        wire.parse_noop,           select.noop,            ANY,  BREAKS_SEQS),
-    Command("LOGOUT",      wire.parse_logout,         login.logout,           ANY),
-    Command("ID",          wire.parse_id,             login.identify,         ANY,  NONE,            "ID"),
-    Command("STARTTLS",    wire.parse_starttls,       login.starttls,         OUT),
-    Command("AUTHENTICATE", wire.parse_authenticate,   login.authenticate,     OUT),
-    Command("LOGIN",       wire.parse_login,          login.login,            OUT),
-    Command("ENABLE",      wire.parse_enable,         login.enable,           IN,   NONE,            "ENABLE"),
-    Command("SELECT",      wire.parse_select,         select.select,          IN),
-    Command("EXAMINE",     wire.parse_examine,        select.select,          IN),
-    Command("CREATE",      wire.parse_create,         mailboxes.create,       IN),
-    Command("DELETE",      wire.parse_delete,         mailboxes.delete,       IN),
-    Command("RENAME",      wire.parse_rename,         mailboxes.rename,       IN),
-    Command("SUBSCRIBE",   wire.parse_subscribe,      mailboxes.subscribe,    IN),
-    Command("UNSUBSCRIBE", wire.parse_unsubscribe,    mailboxes.unsubscribe,  IN),
-    Command("LIST",        wire.parse_list,           mailboxes.list_,        IN),
-    Command("LSUB",        wire.parse_lsub,           mailboxes.lsub,         IN),
-    Command("STATUS",      wire.parse_status,         mailboxes.status,       IN),
-    Command("NAMESPACE",   wire.parse_namespace,      mailboxes.namespace,    IN,   NONE,            "NAMESPACE"),
-    Command("APPEND",      wire.parse_append,         transfer.append,        IN),
-    Command("IDLE",        wire.parse_idle,           idle.idle,              IN,   BREAKS_SEQS,     "IDLE"),
-    Command("CHECK",       wire.parse_check,          select.noop,            OPEN, BREAKS_SEQS),
-    Command("CLOSE",       wire.parse_close,          select.close,           OPEN),
-    Command("UNSELECT",    wire.parse_unselect,       select.unselect,        OPEN, NONE,            "UNSELECT"),
-    Command("EXPUNGE",     wire.parse_expunge,        transfer.expunge,       OPEN, BREAKS_SEQS,     "UIDPLUS", uid=True),
-    Command("SEARCH",      imap_search.parse_search,  search.search,          OPEN, USES_SEQS,       uid=True),
-    Command("FETCH",       imap_fetch.parse_fetch,    messages.fetch,         OPEN, USES_SEQS,       uid=True),
-    Command("STORE",       wire.parse_store,          messages.store,         OPEN, USES_SEQS,       uid=True),
-    Command("COPY",        wire.parse_copy,           transfer.copy,          OPEN, USES_AND_BREAKS, uid=True),
-    Command("MOVE",        wire.parse_move,           transfer.move,          OPEN, USES_AND_BREAKS, "MOVE", uid=True),
+    #       name            parse                      run                    state sequence numbers capability
+    Command("CAPABILITY",   wire.parse_capability,     login.capability,      ANY),
+    Command("NOOP",         wire.parse_noop,           select.noop,           ANY, BREAKS_SEQS),
+    Command("LOGOUT",       wire.parse_logout,         login.logout,          ANY),
+    Command("ID",           wire.parse_id,             login.identify,        ANY, NONE,           "ID"),
+    Command("STARTTLS",     wire.parse_starttls,       login.starttls,        OUT),
+    Command("AUTHENTICATE", wire.parse_authenticate,   login.authenticate,    OUT),
+    Command("LOGIN",        wire.parse_login,          login.login,           OUT),
+    Command("ENABLE",       wire.parse_enable,         login.enable,          IN,  NONE,           "ENABLE"),
+    Command("SELECT",       wire.parse_select,         select.select,         IN),
+    Command("EXAMINE",      wire.parse_examine,        select.select,         IN),
+    Command("CREATE",       wire.parse_create,         mailboxes.create,      IN),
+    Command("DELETE",       wire.parse_delete,         mailboxes.delete,      IN),
+    Command("RENAME",       wire.parse_rename,         mailboxes.rename,      IN),
+    Command("SUBSCRIBE",    wire.parse_subscribe,      mailboxes.subscribe,   IN),
+    Command("UNSUBSCRIBE",  wire.parse_unsubscribe,    mailboxes.unsubscribe, IN),
+    Command("LIST",         wire.parse_list,           mailboxes.list_,       IN),
+    Command("LSUB",         wire.parse_lsub,           mailboxes.lsub,        IN),
+    Command("STATUS",       wire.parse_status,         mailboxes.status,      IN),
+    Command("NAMESPACE",    wire.parse_namespace,      mailboxes.namespace,   IN,  NONE,           "NAMESPACE"),
+    Command("APPEND",       wire.parse_append,         transfer.append,       IN),
+    Command("IDLE",         wire.parse_idle,           idle.idle,             IN,  BREAKS_SEQS,    "IDLE"),
+    Command("CHECK",        wire.parse_check,          select.noop,           SEL, BREAKS_SEQS),
+    Command("CLOSE",        wire.parse_close,          select.close,          SEL),
+    Command("UNSELECT",     wire.parse_unselect,       select.unselect,       SEL, NONE,           "UNSELECT"),
+    Command("EXPUNGE",      wire.parse_expunge,        transfer.expunge,      SEL, BREAKS_SEQS,    "UIDPLUS", uid=True),
+    Command("SEARCH",       imap_search.parse_search,  search.search,         SEL, USES_SEQS,      uid=True),
+    Command("FETCH",        imap_fetch.parse_fetch,    messages.fetch,        SEL, USES_SEQS,      uid=True),
+    Command("STORE",        wire.parse_store,          messages.store,        SEL, USES_SEQS,      uid=True),
+    Command("COPY",         wire.parse_copy,           transfer.copy,         SEL, USES_AND_BREAKS, uid=True),
+    Command("MOVE",         wire.parse_move,           transfer.move,         SEL, USES_AND_BREAKS, "MOVE", uid=True),
 )
 # fmt: on
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from sora.errors import BadSyntax, NotFound
 from sora.protocols.imap.patterns import matches, parents
-from sora.protocols.imap.replies import Cannot
+from sora.protocols.imap.replies import UseAttribute
 from sora.protocols.imap.view import GONE
 from sora.wire import imap_responses as responses
 
@@ -24,10 +24,10 @@ async def create(s: Session, cmd: wire.Create) -> None:
     """RFC 9051 §6.3.4; missing parents are created too.
 
     Raises:
-        Cannot: A special use that is not one mailbox's to have (RFC 6154 §3).
+        UseAttribute: A special use that is not one mailbox's to have (RFC 6154 §3).
     """
     if len(cmd.special_use) > 1 or not SPECIAL_USES.issuperset(cmd.special_use):
-        raise Cannot("A mailbox may have one special use of " + b" ".join(sorted(SPECIAL_USES)).decode())
+        raise UseAttribute("A mailbox may have one special use of " + b" ".join(sorted(SPECIAL_USES)).decode())
     special_use = cmd.special_use[0].decode() if cmd.special_use else None
     await s.node.store.mailboxes.create(s.account_id, cmd.mailbox, special_use)
 

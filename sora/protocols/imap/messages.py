@@ -15,17 +15,18 @@ from msgspec import Struct
 from sora._native.seqset import UidSet
 from sora.errors import BadSyntax, BlobDown, Expunged, LimitExceeded
 from sora.mime import message as mime
-from sora.mime.envelope import strip_extensions
+from sora.mime.envelope import encoding, strip_extensions
+from sora.mime.text import decode_transfer
 from sora.protocols.imap.bodies import BODY_COLUMNS, Ahead, chunks_of
-from sora.protocols.imap.replies import ReadOnly
+from sora.protocols.imap.replies import ReadOnly, UnknownEncoding
 from sora.protocols.imap.view import NO_UIDS, FlagEdit
 from sora.types import SEEN
 from sora.wire import imap_responses as responses
 from sora.wire.imap_commands import StoreMode
-from sora.wire.imap_fetch import Attribute, Section
+from sora.wire.imap_fetch import Attribute, Binary, Section
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from sora.protocols.imap.session import Session
     from sora.protocols.imap.view import Selection
@@ -57,6 +58,8 @@ ROW_ITEMS: Final[Mapping[FetchItem, Row]] = {
     Attribute.BODYSTRUCTURE: Row("body_structure", bytes),
     Attribute.BODY: Row("body_structure", strip_extensions),
 }
+CODED: Final = frozenset({b"base64", b"quoted-printable"})
+IDENTITY: Final = frozenset({b"7bit", b"8bit", b"binary"})
 VIEW_ITEMS: Final = frozenset({Attribute.UID, Attribute.FLAGS})
 
 
@@ -66,13 +69,13 @@ class Plan(Struct, frozen=True):
     Attributes:
         items: What is answered, in order.
         columns: Columns that the rows must have.
-        bodies: Bodies are needed.
-        sets_seen: A body is asked for without PEEK.
+        parts: Items for which a body is needed.
+        sets_seen: One of them has no PEEK.
     """
 
     items: tuple[FetchItem, ...]
     columns: tuple[str, ...]
-    bodies: bool
+    parts: tuple[Section | Binary, ...]
     sets_seen: bool
 
 
@@ -88,15 +91,15 @@ def plan_of(cmd: Fetch) -> Plan:
     if isinstance(cmd.messages, UidSet):
         items = {Attribute.UID: None, **items}
     columns: dict[str, None] = {}
-    sections = [item for item in items if isinstance(item, Section)]
+    parts = tuple(item for item in items if isinstance(item, Section | Binary))
     for item in items:
         if item in ROW_ITEMS:
             columns[ROW_ITEMS[item].column] = None
-        elif item not in VIEW_ITEMS and not isinstance(item, Section):
+        elif item not in VIEW_ITEMS and item not in parts:
             raise BadSyntax(f"{item.label.decode()} is not offered here")
-    if sections:
+    if parts:
         columns |= dict.fromkeys(BODY_COLUMNS)
-    return Plan(tuple(items), tuple(columns), bool(sections), any(not section.peek for section in sections))
+    return Plan(tuple(items), tuple(columns), parts, any(not part.peek for part in parts))
 
 
 async def fetch(s: Session, cmd: Fetch) -> None:
@@ -117,7 +120,7 @@ async def fetch(s: Session, cmd: Fetch) -> None:
     if plan.sets_seen and not s.view.read_only:
         marked = await _mark_seen(s, uids)
     answer = Answer(s.view, plan, marked)
-    failed = await (_with_bodies(s, uids, plan, answer) if plan.bodies else _from_rows(s, uids, plan, answer))
+    failed = await (_with_bodies(s, uids, plan, answer) if plan.parts else _from_rows(s, uids, plan, answer))
     if failed:
         await _unmark_seen(s, marked & UidSet.from_numbers(failed))
         raise BlobDown("Some message bodies are temporarily unavailable")
@@ -161,26 +164,31 @@ class Answer:
         self._marked = marked
         self.count = 0
 
-    def pieces(self, record: Mapping[str, Any], body: bytes | None) -> Iterator[bytes]:
-        """The answer for a row, and its body if the plan needs one; literals come as pieces of their own."""
+    def pieces(self, record: Mapping[str, Any], body: bytes | None) -> list[bytes]:
+        """The answer for a row, and its body if the plan needs one; long literals come as several pieces.
+
+        Everything is worked out before the first piece leaves: an error in the middle of a line would leave the client
+        with half a literal.
+
+        Raises:
+            UnknownEncoding: BINARY of a part whose encoding is not known.
+        """
         uid = record["uid"]
         message: mime.Message | None = None
-        head = b"* %d FETCH (" % self._selection.told.seq(uid)
+        if body is not None and any(isinstance(item, Binary) or item.path or item.text for item in self._plan.parts):
+            message = mime.parse(body)
+        out = [b"* %d FETCH (" % self._selection.told.seq(uid)]
         for item in self._items(uid):
-            if isinstance(item, Section):
+            if len(out) > 1:
+                out.append(b" ")
+            if isinstance(item, Section | Binary):
                 assert body is not None
-                if message is None and (item.path or item.text):
-                    message = mime.parse(body)
-                data = section_data(item, body, message)
-                yield head + item.label + (b" NIL" if data is None else b" {%d}\r\n" % len(data))
-                if data:
-                    yield from _slices(data)
-                head = b" "
+                out += _part_pieces(item, body, message)
             else:
-                yield head + item.label + b" " + self._text(item, uid, record)
-                head = b" "
+                out += (item.label, b" ", self._text(item, uid, record))
+        out.append(b")\r\n")
         self.count += 1
-        yield b")\r\n"
+        return out
 
     def _items(self, uid: int) -> Iterator[FetchItem]:
         yield from self._plan.items
@@ -197,12 +205,19 @@ class Answer:
         return row.write(record[row.column])
 
 
-def _slices(data: bytes) -> Iterator[bytes]:
-    if len(data) <= WRITE_SLICE:
-        yield data
-        return
-    for start in range(0, len(data), WRITE_SLICE):
-        yield data[start : start + WRITE_SLICE]
+def _part_pieces(item: Section | Binary, body: bytes, message: mime.Message | None) -> Iterator[bytes]:
+    """One BODY[...] or BINARY[...] item, with its label."""
+    data = section_data(item, body, message) if isinstance(item, Section) else binary_data(item, body, message)
+    yield item.label
+    if isinstance(item, Binary) and item.size_only:
+        yield b" %d" % len(data or b"")
+    elif data is None:
+        yield b" NIL"
+    else:
+        # literal8 is for clients that asked for BINARY, and they must take it only where NUL makes it necessary
+        yield (b" ~{%d}\r\n" if isinstance(item, Binary) and b"\0" in data else b" {%d}\r\n") % len(data)
+        for start in range(0, len(data), WRITE_SLICE):
+            yield data[start : start + WRITE_SLICE]
 
 
 def section_data(section: Section, body: bytes, message: mime.Message | None) -> bytes | None:
@@ -211,21 +226,39 @@ def section_data(section: Section, body: bytes, message: mime.Message | None) ->
     Args:
         message: The parsed body; may be None for the whole message.
     """
-    if message is None:
-        data = body
-    elif section.text.startswith(b"HEADER.FIELDS"):
+    if message is None or not (section.path or section.text):
+        return _cut(body, section.partial)
+    if section.text.startswith(b"HEADER.FIELDS"):
         if message.part(section.path) is None:
             return None
-        data = message.header_fields(section.path, section.fields, section.text == b"HEADER.FIELDS.NOT")
-    else:
-        span = message.section(section.path, section.text)
-        if span is None:
-            return None
-        data = body[span[0] : span[1]]
-    if section.partial is None:
-        return data
-    first, count = section.partial
-    return data[first : first + count]
+        exclude = section.text == b"HEADER.FIELDS.NOT"
+        return _cut(message.header_fields(section.path, section.fields, exclude), section.partial)
+    span = message.section(section.path, section.text)
+    return None if span is None else _cut(body[span[0] : span[1]], section.partial)
+
+
+def binary_data(item: Binary, body: bytes, message: mime.Message | None) -> bytes | None:
+    """Octets of a part without its transfer encoding (RFC 3516 §4.3); None if there is no such part.
+
+    Raises:
+        UnknownEncoding: Its encoding is not known.
+    """
+    if message is None or not item.path:
+        return _cut(body, item.partial)
+    part, span = message.part(item.path), message.section(item.path)
+    if part is None or span is None:
+        return None
+    data = body[span[0] : span[1]]
+    name = encoding(part).lower()
+    if name in CODED:
+        data = decode_transfer(data, name)
+    elif name not in IDENTITY:
+        raise UnknownEncoding
+    return _cut(data, item.partial)
+
+
+def _cut(data: bytes, partial: tuple[int, int] | None) -> bytes:
+    return data if partial is None else data[partial[0] : sum(partial)]
 
 
 async def _from_rows(s: Session, uids: UidSet, plan: Plan, answer: Answer) -> list[int]:
@@ -248,7 +281,7 @@ async def _with_bodies(s: Session, uids: UidSet, plan: Plan, answer: Answer) -> 
     return ahead.failed
 
 
-async def _write_gently(s: Session, pieces: Iterator[bytes]) -> None:
+async def _write_gently(s: Session, pieces: Iterable[bytes]) -> None:
     """Write one message; a large one waits for the client to read between two slices."""
     for piece in pieces:
         s.write(piece)

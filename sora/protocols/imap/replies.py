@@ -68,10 +68,16 @@ class Cannot(errors.Refused):
     default_text = "Not possible"
 
 
-class HasChildren(errors.Refused):
-    """DELETE of a name that is only a parent of others (RFC 5530 §3)."""
+class UseAttribute(errors.Refused):
+    """CREATE with a special use that cannot be had (RFC 6154 §3)."""
 
-    default_text = "Mailbox has children"
+    default_text = "Special use not supported"
+
+
+class UnknownEncoding(errors.Refused):
+    """BINARY of a part whose Content-Transfer-Encoding is not known (RFC 3516 §4.3)."""
+
+    default_text = "Unknown Content-Transfer-Encoding"
 
 
 ERRORS: Final[Mapping[type[errors.SoraError], tuple[bytes, bytes]]] = {
@@ -94,7 +100,8 @@ ERRORS: Final[Mapping[type[errors.SoraError], tuple[bytes, bytes]]] = {
     PrivacyRequired: (NO, b"PRIVACYREQUIRED"),
     BadCharset: (NO, b"BADCHARSET (US-ASCII UTF-8)"),
     Cannot: (NO, b"CANNOT"),
-    HasChildren: (NO, b"HASCHILDREN"),
+    UseAttribute: (NO, b"USEATTR"),
+    UnknownEncoding: (NO, b"UNKNOWN-CTE"),
     errors.Refused: (NO, b""),
     errors.Unavailable: (NO, b"UNAVAILABLE"),
     errors.SoraError: (NO, b"SERVERBUG"),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from sora._native.seqset import UidSet
 from sora.errors import BlobDown
-from sora.mime.digest import digest
+from sora.mime.digest import searchable
 from sora.mime.text import fold
 from sora.protocols.imap.bodies import BODY_COLUMNS, Ahead, chunks_of
 from sora.wire.imap_search import BodyText, ByDate, BySize, DateField, HeaderText, Relation, Within
@@ -160,8 +160,7 @@ async def _body_holds(body: bytes, pattern: str) -> bool:
 
 
 def _holds_text(body: bytes, pattern: str) -> bool:
-    # One octet never becomes more than a few characters, so nothing is cut.
-    return pattern in digest(body, 4 * len(body)).body_text
+    return pattern in searchable(body)[1]
 
 
 async def _facts(s: Session, within: UidSet) -> list[Facts]:

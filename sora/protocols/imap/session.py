@@ -7,6 +7,7 @@ every error into a tagged response, and brings the client's picture of its mailb
 from __future__ import annotations
 
 import time
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from sora import log, metrics
@@ -24,6 +25,8 @@ from sora.protocols.imap.state import AUTHENTICATED, LOGOUT, NOT_AUTHENTICATED, 
 from sora.protocols.imap.view import Views
 
 if TYPE_CHECKING:
+    from prometheus_client import Counter, Histogram
+
     from sora._native.seqset import SeqSet
     from sora.config import LimitsTable
     from sora.net.listener import Listener
@@ -40,6 +43,17 @@ _log = log.get(__name__)
 
 NO_COMMAND: Final = "none"
 """Metric label of what is no command."""
+
+
+@cache
+def _count(label: str, status: bytes) -> Counter:
+    """`labels` of a metric costs as much as a small command, so each combination is looked up once."""
+    return metrics.commands.labels(Session.protocol, label, status.decode())
+
+
+@cache
+def _seconds(label: str) -> Histogram:
+    return metrics.command_seconds.labels(Session.protocol, label)
 
 
 class ImapServer:
@@ -118,6 +132,7 @@ class Session(Connection):
             tls=self.tls,
             can_start_tls=self.listener.tls is not None,
             allow_cleartext=self.node.config.auth.allow_cleartext,
+            append_limit=self.limits.message_size,
         )
 
     def log_in(self, identity: Identity) -> None:
@@ -213,6 +228,14 @@ class Session(Connection):
         started_mono = time.monotonic()
         await super().flush()
         self._stalled_s += time.monotonic() - started_mono
+
+    async def wait(self, timeout: float | None) -> None:
+        """See `Connection`; nor is the time in which it says nothing (IDLE, AUTHENTICATE)."""
+        started_mono, before_s = time.monotonic(), self._stalled_s
+        try:
+            await super().wait(timeout)
+        finally:
+            self._stalled_s = before_s + time.monotonic() - started_mono  # whatever flush has added inside
 
     async def serve(self) -> None:
         """Greeting, commands, farewell."""
@@ -323,7 +346,7 @@ class Session(Connection):
             await self.bring_up_to_date(hold=row.holds_expunges(line.uid), with_uid=line.uid)
         self._finish(label, line.tag, reply)
         elapsed = time.monotonic() - started_mono - self._stalled_s
-        metrics.command_seconds.labels(self.protocol, label).observe(elapsed)
+        _seconds(label).observe(max(0.0, elapsed))
 
     async def _execute(self, line: Line) -> Reply:
         row = self._row(line)
@@ -345,7 +368,7 @@ class Session(Connection):
             self.write(b"%s %s %s%s\r\n" % (tag, reply.status, code, reply.text))
         self._commands += 1
         self._failed += reply.status is not OK
-        metrics.commands.labels(self.protocol, label, reply.status.decode()).inc()
+        _count(label, reply.status).inc()
         self._bad_in_a_row = self._bad_in_a_row + 1 if reply.status is BAD else 0
         if self._bad_in_a_row >= self.limits.bad_commands and self.state is not LOGOUT:
             self.bye(b"[CLIENTBUG] Too many bad commands")

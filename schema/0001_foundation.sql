@@ -25,7 +25,8 @@ $$;
 -- and hash), messages, blocks, statistics. Two transactions that keep to this cannot deadlock.
 CREATE FUNCTION lock_key(id bigint) RETURNS int LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT (id & 2147483647)::int $$;
 
-CREATE FUNCTION lock_all(namespace int, ids bigint[]) RETURNS void LANGUAGE plpgsql SET search_path = sora, public AS $$
+CREATE FUNCTION lock_all(namespace int, ids bigint[]) RETURNS void LANGUAGE plpgsql
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
 DECLARE k int;
 BEGIN
   IF cardinality(ids) = 1 THEN

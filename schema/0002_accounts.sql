@@ -62,7 +62,8 @@ CREATE TABLE aliases (
 CREATE INDEX aliases_account ON aliases (account_id);
 
 -- Cached logins are compared by credential_version, so no writer may forget to raise it.
-CREATE FUNCTION credentials_changed() RETURNS trigger LANGUAGE plpgsql SET search_path = sora, public AS $$
+CREATE FUNCTION credentials_changed() RETURNS trigger LANGUAGE plpgsql
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
   UPDATE accounts SET credential_version = credential_version + 1
   WHERE account_id = coalesce(NEW.account_id, OLD.account_id);
@@ -117,7 +118,7 @@ CREATE TABLE account_changes (
 );
 
 CREATE FUNCTION note_account_change(p_account_id bigint, p_kind text, p_mailbox_id bigint, p_name text, p_old_name text DEFAULT NULL)
-RETURNS bigint LANGUAGE plpgsql SET search_path = sora, public AS $$
+RETURNS bigint LANGUAGE plpgsql SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
 DECLARE v_seq bigint;
 BEGIN
   UPDATE accounts SET change_seq = change_seq + 1 WHERE account_id = p_account_id RETURNING change_seq INTO v_seq;

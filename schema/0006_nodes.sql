@@ -39,7 +39,7 @@ CREATE TABLE leases (
 ) WITH (fillfactor = 70);
 
 CREATE FUNCTION register_instance(p_instance_id text, p_host text DEFAULT '', p_version text DEFAULT '')
-RETURNS bigint LANGUAGE plpgsql SET search_path = sora, public AS $$
+RETURNS bigint LANGUAGE plpgsql SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
 DECLARE v bigint;
 BEGIN
   INSERT INTO instances AS i (instance_id, host, version) VALUES (p_instance_id, p_host, p_version)
@@ -52,7 +52,7 @@ END $$;
 
 -- False: another process has started under this name.
 CREATE FUNCTION heartbeat(p_instance_id text, p_incarnation bigint) RETURNS boolean LANGUAGE plpgsql
-SET search_path = sora, public AS $$
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
   UPDATE instances SET heartbeat_at = clock() WHERE instance_id = p_instance_id AND incarnation = p_incarnation;
   RETURN FOUND;
@@ -61,7 +61,8 @@ END $$;
 -- A token, or NULL if somebody alive holds it. A lease is void when it expired, when its node was started anew, or when
 -- that node has not been heard of for p_dead_after.
 CREATE FUNCTION acquire_lease(p_name text, p_instance_id text, p_ttl interval, p_dead_after interval DEFAULT '60 s')
-RETURNS bigint LANGUAGE plpgsql SET search_path = sora, public SET lock_timeout = '10s' AS $$
+RETURNS bigint LANGUAGE plpgsql
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET lock_timeout = '10s' AS $$
 DECLARE v bigint;
 BEGIN
   INSERT INTO leases AS l (name, instance_id, incarnation, token, acquired_at, expires_at)
@@ -77,14 +78,14 @@ BEGIN
 END $$;
 
 CREATE FUNCTION renew_lease(p_name text, p_token bigint, p_ttl interval) RETURNS boolean LANGUAGE plpgsql
-SET search_path = sora, public AS $$
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
   UPDATE leases SET expires_at = clock() + p_ttl WHERE name = p_name AND token = p_token AND expires_at > clock();
   RETURN FOUND;
 END $$;
 
 CREATE FUNCTION release_lease(p_name text, p_token bigint) RETURNS boolean LANGUAGE plpgsql
-SET search_path = sora, public AS $$
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
   DELETE FROM leases WHERE name = p_name AND token = p_token;
   RETURN FOUND;
@@ -92,7 +93,7 @@ END $$;
 
 -- Called inside the transaction that writes under the lease; the row lock keeps a successor out until it commits.
 CREATE FUNCTION require_lease(p_name text, p_token bigint) RETURNS void LANGUAGE plpgsql
-SET search_path = sora, public AS $$
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
   PERFORM 1 FROM leases WHERE name = p_name AND token = p_token AND expires_at > clock() FOR UPDATE;
   IF NOT FOUND THEN

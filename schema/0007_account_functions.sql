@@ -1,7 +1,8 @@
 -- Accounts: creation, login and recipient lookup, keywords, quota.
 
 -- With its domain, INBOX and the five special-use mailboxes of RFC 6154, all subscribed.
-CREATE FUNCTION create_account(p_address text) RETURNS bigint LANGUAGE plpgsql SET search_path = sora, public AS $$
+CREATE FUNCTION create_account(p_address text) RETURNS bigint LANGUAGE plpgsql
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
   v_address text := fold(p_address);
   v_domain text := split_part(v_address, '@', -1);
@@ -23,35 +24,26 @@ BEGIN
   RETURN v_account_id;
 END $$;
 
--- By primary address, or by an alias that may log in and has one target. No row: no such login. Expired app passwords
--- are left out; disabled is for the caller to refuse after it has spent the time of a hash.
-CREATE FUNCTION find_login(p_login text)
-RETURNS TABLE (account_id bigint, address text, disabled boolean, credential_version bigint,
-               credential_id bigint, kind text, name text, hash text)
-LANGUAGE sql STABLE SET search_path = sora, public AS $$
-  SELECT a.account_id, a.address, a.disabled, a.credential_version, c.credential_id, c.kind, c.name, c.hash
-  FROM accounts a
-  LEFT JOIN credentials c ON c.account_id = a.account_id AND (c.expires_at IS NULL OR c.expires_at > clock())
-  WHERE a.deleted_at IS NULL AND a.account_id = coalesce(
-    (SELECT x.account_id FROM accounts x WHERE x.address = fold(p_login) AND x.deleted_at IS NULL),
-    (SELECT min(l.account_id) FROM aliases l WHERE l.address = fold(p_login) HAVING count(*) = 1 AND bool_and(l.login)))
-  ORDER BY c.credential_id
-$$;
-
 -- Usage is what the mailboxes hold now: expunged mail and deleted mailboxes do not count.
 CREATE FUNCTION account_usage(p_account_id bigint) RETURNS TABLE (bytes bigint, messages bigint, mailboxes bigint)
-LANGUAGE sql STABLE SET search_path = sora, public AS $$
+LANGUAGE plpgsql STABLE SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
   SELECT coalesce(sum(s.total_size), 0)::bigint, coalesce(sum(s.message_count), 0)::bigint, count(*)
   FROM mailboxes m JOIN mailbox_stats s USING (account_id, mailbox_id)
-  WHERE m.account_id = p_account_id AND m.deleted_at IS NULL
-$$;
+  WHERE m.account_id = p_account_id AND m.deleted_at IS NULL;
+END $$;
 
 CREATE FUNCTION domain_usage(p_domain_id bigint) RETURNS TABLE (bytes bigint, messages bigint)
-LANGUAGE sql STABLE SET search_path = sora, public AS $$
+LANGUAGE plpgsql STABLE SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
   SELECT coalesce(sum(s.total_size), 0)::bigint, coalesce(sum(s.message_count), 0)::bigint
   FROM accounts a JOIN mailboxes m USING (account_id) JOIN mailbox_stats s USING (account_id, mailbox_id)
-  WHERE a.domain_id = p_domain_id AND a.deleted_at IS NULL AND m.deleted_at IS NULL
-$$;
+  WHERE a.domain_id = p_domain_id AND a.deleted_at IS NULL AND m.deleted_at IS NULL;
+END $$;
 
 -- Limits that hold for an account; NULL = none.
 CREATE VIEW account_limits AS
@@ -65,13 +57,17 @@ CREATE VIEW account_limits AS
 CREATE FUNCTION account_quota(p_account_id bigint)
 RETURNS TABLE (bytes_limit bigint, bytes_used bigint, messages_limit bigint, messages_used bigint,
                mailboxes_limit bigint, mailboxes_used bigint)
-LANGUAGE sql STABLE SET search_path = sora, public AS $$
+LANGUAGE plpgsql STABLE SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
   SELECT l.bytes, u.bytes, l.messages, u.messages, l.mailboxes, u.mailboxes
-  FROM account_limits l, account_usage(p_account_id) u WHERE l.account_id = p_account_id
-$$;
+  FROM account_limits l, account_usage(p_account_id) u WHERE l.account_id = p_account_id;
+END $$;
 
 -- The answer at RCPT time, before anything is stored; deliver() decides.
-CREATE FUNCTION is_over_quota(p_account_id bigint) RETURNS boolean LANGUAGE plpgsql STABLE SET search_path = sora, public AS $$
+CREATE FUNCTION is_over_quota(p_account_id bigint) RETURNS boolean LANGUAGE plpgsql STABLE
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
   l account_limits;
 BEGIN
@@ -83,7 +79,8 @@ BEGIN
 END $$;
 
 -- Takes the quota locks of those accounts that have a limit, and returns them. Before any mailbox lock.
-CREATE FUNCTION lock_quotas(p_account_ids bigint[]) RETURNS bigint[] LANGUAGE plpgsql SET search_path = sora, public AS $$
+CREATE FUNCTION lock_quotas(p_account_ids bigint[]) RETURNS bigint[] LANGUAGE plpgsql
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
   v_accounts bigint[];
   v_domains bigint[];
@@ -105,7 +102,7 @@ END $$;
 
 -- Which of these messages would pass a limit, each counted after those before it that fit. Call under lock_quotas().
 CREATE FUNCTION quota_check(p_account_id bigint[], p_size bigint[]) RETURNS TABLE (ord int, over_quota boolean)
-LANGUAGE plpgsql STABLE SET search_path = sora, public AS $$
+LANGUAGE plpgsql STABLE SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
   r record;
   u record;
@@ -147,7 +144,10 @@ END $$;
 -- RCPT time; deliver() decides.
 CREATE FUNCTION resolve_recipients(p_addresses text[], p_separator text DEFAULT '+')
 RETURNS TABLE (ord int, account_id bigint, address text, detail text, disabled boolean, over_quota boolean)
-LANGUAGE sql STABLE SET search_path = sora, public AS $$
+LANGUAGE plpgsql STABLE SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
   WITH asked AS (
     SELECT i.ord::int AS ord, fold(i.address) AS full_address, split_part(fold(i.address), '@', -1) AS domain,
            left(fold(i.address), length(i.address) - length(split_part(i.address, '@', -1)) - 1) AS local,
@@ -160,8 +160,7 @@ LANGUAGE sql STABLE SET search_path = sora, public AS $$
     FROM asked
   )
   SELECT s.ord, a.account_id, a.address, t.detail, a.disabled,
-         coalesce(a.account_id IS NOT NULL AND (l.bytes IS NOT NULL OR l.messages IS NOT NULL) AND (
-           SELECT u.bytes >= l.bytes OR u.messages >= l.messages FROM account_usage(a.account_id) u), false)
+         a.account_id IS NOT NULL AND is_over_quota(a.account_id)
   FROM split s
   LEFT JOIN LATERAL (
     SELECT x.account_id, x.detail, rank() OVER (ORDER BY x.step) AS place FROM (
@@ -173,17 +172,19 @@ LANGUAGE sql STABLE SET search_path = sora, public AS $$
       UNION ALL
       SELECT 4, l.account_id, s.plus FROM aliases l WHERE l.address = s.base
       UNION ALL
-      SELECT 5, d.catch_all_account_id, NULL FROM domains d WHERE d.name = s.domain AND d.catch_all_account_id IS NOT NULL
+      -- mail for an account that is only deleted for now is not for others to read
+      SELECT 5, d.catch_all_account_id, NULL FROM domains d
+      WHERE d.name = s.domain AND d.catch_all_account_id IS NOT NULL
+        AND NOT EXISTS (SELECT 1 FROM accounts g WHERE g.address IN (s.full_address, s.base) AND g.deleted_at IS NOT NULL)
     ) x JOIN accounts alive ON alive.account_id = x.account_id AND alive.deleted_at IS NULL
   ) t ON t.place = 1
   LEFT JOIN accounts a ON a.account_id = t.account_id
-  LEFT JOIN account_limits l ON l.account_id = a.account_id
-  ORDER BY s.ord, a.account_id
-$$;
+  ORDER BY s.ord, a.account_id;
+END $$;
 
 -- Flag numbers of these keywords, made where they are new. First spelling stays; SR004 above 1,000 in the account.
 CREATE FUNCTION register_keywords(p_account_id bigint, p_names text[]) RETURNS TABLE (name text, flag_no int2)
-LANGUAGE plpgsql SET search_path = sora, public SET lock_timeout = '10s' AS $$
+LANGUAGE plpgsql SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET lock_timeout = '10s' AS $$
 #variable_conflict use_column
 DECLARE
   v_last int;

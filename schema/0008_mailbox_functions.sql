@@ -3,7 +3,7 @@
 -- Fails unless the mailbox exists, can be selected, and its account is not deleted. Under the mailbox lock this is final:
 -- delete_mailbox() takes the same lock.
 CREATE FUNCTION require_mailbox(p_account_id bigint, p_mailbox_id bigint) RETURNS void LANGUAGE plpgsql STABLE
-SET search_path = sora, public AS $$
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
   PERFORM 1 FROM mailboxes m JOIN accounts a USING (account_id)
   WHERE m.account_id = p_account_id AND m.mailbox_id = p_mailbox_id AND m.deleted_at IS NULL AND NOT m.noselect
@@ -16,7 +16,7 @@ END $$;
 -- The mailbox and those above it that are missing, as the RFC wishes (9051 §6.3.4); a \Noselect one becomes selectable.
 CREATE FUNCTION create_mailbox(p_account_id bigint, p_name text, p_special_use text DEFAULT NULL)
 RETURNS TABLE (mailbox_id bigint, name text, uidvalidity bigint) LANGUAGE plpgsql
-SET search_path = sora, public SET lock_timeout = '10s' AS $$
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET lock_timeout = '10s' AS $$
 #variable_conflict use_column
 DECLARE
   v_name text := mailbox_name(p_name);
@@ -62,7 +62,7 @@ END $$;
 -- Subscriptions are names and stay as they are.
 CREATE FUNCTION rename_mailbox(p_account_id bigint, p_old_name text, p_new_name text)
 RETURNS TABLE (mailbox_id bigint, name text, uidvalidity bigint) LANGUAGE plpgsql
-SET search_path = sora, public SET lock_timeout = '10s' AS $$
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET lock_timeout = '10s' AS $$
 #variable_conflict use_column
 DECLARE
   v_old text := mailbox_name(p_old_name);
@@ -111,7 +111,7 @@ END $$;
 -- O(1): the row is marked and purged later. A mailbox with children leaves a \Noselect one of its name behind, a new row,
 -- so that the messages can be purged or restored like any others; a \Noselect one with children cannot be deleted.
 CREATE FUNCTION delete_mailbox(p_account_id bigint, p_name text) RETURNS bigint LANGUAGE plpgsql
-SET search_path = sora, public SET lock_timeout = '10s' AS $$
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET lock_timeout = '10s' AS $$
 DECLARE
   v_name text := mailbox_name(p_name);
   v_id bigint;
@@ -139,7 +139,7 @@ BEGIN
 END $$;
 
 CREATE FUNCTION subscribe(p_account_id bigint, p_name text) RETURNS void LANGUAGE plpgsql
-SET search_path = sora, public SET lock_timeout = '10s' AS $$
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET lock_timeout = '10s' AS $$
 BEGIN
   PERFORM lock_accounts(ARRAY[p_account_id]);
   INSERT INTO subscriptions (account_id, name) VALUES (p_account_id, mailbox_name(p_name)) ON CONFLICT DO NOTHING;
@@ -150,7 +150,7 @@ END $$;
 
 -- False: it was not subscribed.
 CREATE FUNCTION unsubscribe(p_account_id bigint, p_name text) RETURNS boolean LANGUAGE plpgsql
-SET search_path = sora, public SET lock_timeout = '10s' AS $$
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET lock_timeout = '10s' AS $$
 BEGIN
   PERFORM lock_accounts(ARRAY[p_account_id]);
   DELETE FROM subscriptions WHERE account_id = p_account_id AND name = mailbox_name(p_name);
@@ -166,7 +166,10 @@ CREATE FUNCTION list_mailboxes(p_account_id bigint)
 RETURNS TABLE (mailbox_id bigint, name text, uidvalidity bigint, special_use text, noselect boolean, subscribed boolean,
                has_children boolean, uid_next bigint, highest_modseq bigint, message_count int, unseen_count int,
                deleted_count int, total_size bigint, created_at timestamptz)
-LANGUAGE sql STABLE ROWS 20 SET search_path = sora, public AS $$
+LANGUAGE plpgsql STABLE ROWS 20 SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
   SELECT m.mailbox_id, name, m.uidvalidity, m.special_use, coalesce(m.noselect, true), s.name IS NOT NULL,
          EXISTS (SELECT 1 FROM mailboxes c WHERE c.account_id = p_account_id AND c.deleted_at IS NULL
                  AND c.name >= name || '/' AND c.name < name || '0'),
@@ -174,38 +177,25 @@ LANGUAGE sql STABLE ROWS 20 SET search_path = sora, public AS $$
   FROM (SELECT * FROM mailboxes x WHERE x.account_id = p_account_id AND x.deleted_at IS NULL) m
   FULL JOIN (SELECT y.name FROM subscriptions y WHERE y.account_id = p_account_id) s USING (name)
   LEFT JOIN mailbox_stats t ON t.account_id = m.account_id AND t.mailbox_id = m.mailbox_id
-  ORDER BY name
-$$;
-
--- One mailbox by name; no row if there is none.
-CREATE FUNCTION find_mailbox(p_account_id bigint, p_name text)
-RETURNS TABLE (mailbox_id bigint, name text, uidvalidity bigint, special_use text, noselect boolean, uid_next bigint,
-               highest_modseq bigint, message_count int, unseen_count int, deleted_count int, total_size bigint,
-               expunge_floor bigint)
-LANGUAGE plpgsql STABLE ROWS 1 SET search_path = sora, public AS $$
-#variable_conflict use_column
-BEGIN
-  RETURN QUERY
-  SELECT m.mailbox_id, m.name, m.uidvalidity, m.special_use, m.noselect, t.uid_next, t.highest_modseq, t.message_count,
-         t.unseen_count, t.deleted_count, t.total_size, t.expunge_floor
-  FROM mailboxes m JOIN mailbox_stats t USING (account_id, mailbox_id)
-  WHERE m.account_id = p_account_id AND m.name = mailbox_name(p_name) AND m.deleted_at IS NULL;
+  ORDER BY name;
 END $$;
 
 -- Unseen messages for one who is not the owner (amends STATUS UNSEEN of a shared mailbox).
 CREATE FUNCTION viewer_unseen(p_account_id bigint, p_mailbox_id bigint, p_viewer_id bigint) RETURNS bigint
-LANGUAGE sql STABLE SET search_path = sora, public AS $$
-  SELECT t.message_count - coalesce((
-    SELECT sum(bit_count(v.bits & s.live)) FROM message_viewer_seen v JOIN message_sequences s USING (account_id, mailbox_id, block_no)
-    WHERE v.account_id = p_account_id AND v.mailbox_id = p_mailbox_id AND v.viewer_id = p_viewer_id), 0)::bigint
-  FROM mailbox_stats t WHERE t.account_id = p_account_id AND t.mailbox_id = p_mailbox_id
-$$;
+LANGUAGE plpgsql STABLE SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
+BEGIN
+  RETURN (
+    SELECT t.message_count - coalesce((
+      SELECT sum(bit_count(v.bits & s.live)) FROM message_viewer_seen v JOIN message_sequences s USING (account_id, mailbox_id, block_no)
+      WHERE v.account_id = p_account_id AND v.mailbox_id = p_mailbox_id AND v.viewer_id = p_viewer_id), 0)::bigint
+    FROM mailbox_stats t WHERE t.account_id = p_account_id AND t.mailbox_id = p_mailbox_id);
+END $$;
 
 -- Messages with recent_after < uid <= recent_upto are \Recent for the caller, and for nobody after it if p_move (SELECT).
 -- EXAMINE reads only.
 CREATE FUNCTION claim_recent(p_account_id bigint, p_mailbox_id bigint, p_move boolean DEFAULT true)
 RETURNS TABLE (recent_after bigint, recent_upto bigint) LANGUAGE plpgsql
-SET search_path = sora, public SET lock_timeout = '10s' AS $$
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET lock_timeout = '10s' AS $$
 DECLARE v_top bigint;
 BEGIN
   SELECT uid_next - 1 INTO v_top FROM mailbox_stats WHERE account_id = p_account_id AND mailbox_id = p_mailbox_id;
@@ -227,19 +217,25 @@ END $$;
 
 -- Safety net of the change feed: which of these have moved on. A deleted mailbox answers with NULL.
 CREATE FUNCTION poll_mailboxes(p_account_id bigint[], p_mailbox_id bigint[], p_modseq bigint[])
-RETURNS TABLE (account_id bigint, mailbox_id bigint, highest_modseq bigint) LANGUAGE sql STABLE
-SET search_path = sora, public AS $$
+RETURNS TABLE (account_id bigint, mailbox_id bigint, highest_modseq bigint) LANGUAGE plpgsql STABLE
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
   SELECT i.a, i.m, t.highest_modseq FROM unnest(p_account_id, p_mailbox_id, p_modseq) i (a, m, known)
   LEFT JOIN LATERAL (
     SELECT s.highest_modseq FROM mailbox_stats s JOIN mailboxes b USING (account_id, mailbox_id)
     WHERE s.account_id = i.a AND s.mailbox_id = i.m AND b.deleted_at IS NULL OFFSET 0) t ON true
-  WHERE t.highest_modseq IS DISTINCT FROM i.known
-$$;
+  WHERE t.highest_modseq IS DISTINCT FROM i.known;
+END $$;
 
 CREATE FUNCTION poll_accounts(p_account_id bigint[], p_seq bigint[])
-RETURNS TABLE (account_id bigint, seq bigint, kind text, mailbox_id bigint, name text, old_name text) LANGUAGE sql STABLE
-SET search_path = sora, public AS $$
+RETURNS TABLE (account_id bigint, seq bigint, kind text, mailbox_id bigint, name text, old_name text) LANGUAGE plpgsql STABLE
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
   SELECT c.account_id, c.seq, c.kind, c.mailbox_id, c.name, c.old_name FROM unnest(p_account_id, p_seq) i (a, known)
   CROSS JOIN LATERAL (SELECT * FROM account_changes x WHERE x.account_id = i.a AND x.seq > i.known OFFSET 0) c
-  ORDER BY 1, 2
-$$;
+  ORDER BY 1, 2;
+END $$;

@@ -8,7 +8,8 @@ CREATE FUNCTION mailbox_state(p_account_id bigint, p_mailbox_id bigint, p_viewer
 RETURNS TABLE (uid_next bigint, highest_modseq bigint, message_count int, unseen_count int, state bytea,
                uidvalidity bigint, deleted_count int, total_size bigint, expunge_floor bigint)
 LANGUAGE plpgsql STABLE ROWS 1
-SET search_path = sora, public SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
 #variable_conflict use_column
 BEGIN
   RETURN QUERY
@@ -34,7 +35,8 @@ CREATE FUNCTION mailbox_delta(p_account_id bigint, p_mailbox_id bigint, p_since 
 RETURNS TABLE (uid_next bigint, highest_modseq bigint, message_count int, unseen_count int, state bytea,
                uidvalidity bigint, deleted_count int, total_size bigint, expunge_floor bigint)
 LANGUAGE plpgsql STABLE ROWS 1
-SET search_path = sora, public SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
 #variable_conflict use_column
 BEGIN
   RETURN QUERY
@@ -73,7 +75,8 @@ END $$;
 -- compacted; after that a message may report a later modseq than its own, which loses nothing.
 CREATE FUNCTION changed_since(p_account_id bigint, p_mailbox_id bigint, p_since bigint)
 RETURNS TABLE (uid bigint, modseq bigint) LANGUAGE plpgsql STABLE
-SET search_path = sora, public SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
 #variable_conflict use_column
 BEGIN
   RETURN QUERY
@@ -98,17 +101,20 @@ END $$;
 
 -- The same packed into one row for FETCH (MODSEQ) of a whole mailbox: [uint4 uid][int8 modseq] by uid.
 CREATE FUNCTION modseqs(p_account_id bigint, p_mailbox_id bigint, p_since bigint DEFAULT 0) RETURNS bytea
-LANGUAGE sql STABLE SET search_path = sora, public AS $$
-  SELECT string_agg(substr(int8send(c.uid), 5) || int8send(c.modseq), ''::bytea ORDER BY c.uid)
-  FROM changed_since(p_account_id, p_mailbox_id, p_since) c
-$$;
+LANGUAGE plpgsql STABLE SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
+BEGIN
+  RETURN (
+    SELECT string_agg(substr(int8send(c.uid), 5) || int8send(c.modseq), ''::bytea ORDER BY c.uid)
+    FROM changed_since(p_account_id, p_mailbox_id, p_since) c);
+END $$;
 
 -- Immutable columns of the live messages for SEARCH and SORT without a row each:
 -- [uint4 uid][int8 content_id][int8 internal_date][int8 sent_at][int8 saved_at][int8 size] by uid; dates in seconds,
 -- sent_at = -2^63 where the message has none.
 CREATE FUNCTION message_columns(p_account_id bigint, p_mailbox_id bigint, p_first bigint DEFAULT 1, p_last bigint DEFAULT 4294967295)
 RETURNS bytea LANGUAGE plpgsql STABLE
-SET search_path = sora, public SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
 BEGIN
   RETURN (
     SELECT string_agg(substr(int8send(m.uid), 5) || int8send(m.content_id) || int8send(extract(epoch FROM m.internal_date)::bigint)
@@ -125,7 +131,8 @@ END $$;
 -- (expunge_floor), and the caller must compare with what the client knows.
 CREATE FUNCTION expunged_since(p_account_id bigint, p_mailbox_id bigint, p_since bigint)
 RETURNS TABLE (complete boolean, uids bigint[]) LANGUAGE plpgsql STABLE ROWS 1
-SET search_path = sora, public SET enable_seqscan = off AS $$
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off AS $$
 #variable_conflict use_column
 BEGIN
   RETURN QUERY
@@ -137,15 +144,17 @@ END $$;
 
 -- 0: no such message.
 CREATE FUNCTION seq_of_uid(p_account_id bigint, p_mailbox_id bigint, p_uid bigint) RETURNS bigint
-LANGUAGE sql STABLE SET search_path = sora, public AS $$
-  SELECT CASE WHEN b.live IS NULL OR get_bit(b.live, (p_uid & 1023)::int) = 0 THEN 0
-    ELSE coalesce((
-      SELECT sum(s.n) FROM message_sequences s
-      WHERE s.account_id = p_account_id AND s.mailbox_id = p_mailbox_id AND s.block_no < (p_uid >> 10)::int), 0)::bigint
-      + bit_count(b.live & range_mask(0, (p_uid & 1023)::int)) END
-  FROM (SELECT 1) one LEFT JOIN message_sequences b
-    ON b.account_id = p_account_id AND b.mailbox_id = p_mailbox_id AND b.block_no = (p_uid >> 10)::int
-$$;
+LANGUAGE plpgsql STABLE SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
+BEGIN
+  RETURN (
+    SELECT CASE WHEN b.live IS NULL OR get_bit(b.live, (p_uid & 1023)::int) = 0 THEN 0
+      ELSE coalesce((
+        SELECT sum(s.n) FROM message_sequences s
+        WHERE s.account_id = p_account_id AND s.mailbox_id = p_mailbox_id AND s.block_no < (p_uid >> 10)::int), 0)::bigint
+        + bit_count(b.live & range_mask(0, (p_uid & 1023)::int)) END
+    FROM (SELECT 1) one LEFT JOIN message_sequences b
+      ON b.account_id = p_account_id AND b.mailbox_id = p_mailbox_id AND b.block_no = (p_uid >> 10)::int);
+END $$;
 
 -- The caches for human eyes.
 CREATE VIEW message_sequence_numbers AS

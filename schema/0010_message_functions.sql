@@ -7,7 +7,8 @@
 -- The live messages of a UID set as one bitmap a block.
 CREATE FUNCTION uid_masks(p_account_id bigint, p_mailbox_id bigint, p_lo bigint[], p_hi bigint[])
 RETURNS TABLE (block_no int, mask bit(1024), max_modseq bigint) LANGUAGE plpgsql STABLE ROWS 10
-SET search_path = sora, public SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
 #variable_conflict use_column
 BEGIN
   RETURN QUERY
@@ -41,7 +42,7 @@ END $$;
 CREATE FUNCTION store_flags(p_account_id bigint, p_mailbox_id bigint, p_lo bigint[], p_hi bigint[], p_set int2[], p_clear int2[],
   p_replace boolean DEFAULT false, p_unchanged_since bigint DEFAULT NULL, p_viewer_id bigint DEFAULT NULL)
 RETURNS TABLE (modseq bigint, block_no int, applied bit(1024), changed bit(1024), failed bit(1024)) LANGUAGE plpgsql
-SET search_path = sora, public SET lock_timeout = '10s'
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET lock_timeout = '10s'
 SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
@@ -123,7 +124,7 @@ END $$;
 CREATE FUNCTION expunge(p_account_id bigint, p_mailbox_id bigint, p_lo bigint[], p_hi bigint[],
   p_only_deleted boolean DEFAULT true, p_lease_name text DEFAULT NULL, p_lease_token bigint DEFAULT NULL)
 RETURNS TABLE (modseq bigint, uids bigint[]) LANGUAGE plpgsql ROWS 1
-SET search_path = sora, public SET lock_timeout = '10s'
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET lock_timeout = '10s'
 SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
@@ -155,8 +156,9 @@ BEGIN
   FROM wanted t CROSS JOIN LATERAL (
     SELECT i.ctid FROM messages i
     WHERE i.account_id = p_account_id AND i.mailbox_id = p_mailbox_id AND i.uid = t.uid AND i.expunged_at IS NULL OFFSET 0) x
-  -- the key again: a ctid is not unique over partitions
-  WHERE m.ctid = x.ctid AND m.account_id = p_account_id AND m.mailbox_id = p_mailbox_id AND m.uid = t.uid;
+  -- The key again, because a ctid is not unique over partitions; "+ 0", because the planner would else prefer a scan of
+  -- the whole mailbox by the primary key, expecting one row (here and below).
+  WHERE m.ctid = x.ctid AND m.account_id + 0 = p_account_id AND m.mailbox_id + 0 = p_mailbox_id AND m.uid + 0 = t.uid;
   RETURN QUERY
   SELECT CASE WHEN e.uids IS NULL THEN v_modseq - 1 ELSE v_modseq END, coalesce(e.uids, '{}')
   FROM (SELECT 1) one LEFT JOIN message_expunges e
@@ -168,7 +170,8 @@ END $$;
 CREATE FUNCTION picked_messages(p_account_id bigint, p_mailbox_id bigint, p_lo bigint[], p_hi bigint[], p_viewer_id bigint)
 RETURNS TABLE (uid bigint, place bigint, row_id tid, content_id bigint, internal_date timestamptz, size bigint, flags int2[], seen boolean)
 LANGUAGE plpgsql STABLE
-SET search_path = sora, public SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
 #variable_conflict use_column
 BEGIN
   RETURN QUERY
@@ -197,7 +200,8 @@ CREATE FUNCTION transfer_inside(p_account_id bigint, p_mailbox_id bigint, p_to_m
   p_viewer_id bigint, p_move boolean)
 RETURNS TABLE (uidvalidity bigint, source_uids bigint[], target_uids bigint[], source_modseq bigint, target_modseq bigint)
 LANGUAGE plpgsql ROWS 1
-SET search_path = sora, public SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
   v_limited boolean := false;
@@ -228,7 +232,8 @@ BEGIN
     FROM picked k
   ), expunged AS (
     UPDATE messages m SET expunged_at = clock(), expunged_modseq = v_modseq FROM picked k
-    WHERE p_move AND m.ctid = k.row_id AND m.account_id = p_account_id AND m.mailbox_id = p_mailbox_id AND m.uid = k.uid
+    WHERE p_move AND m.ctid = k.row_id
+      AND m.account_id + 0 = p_account_id AND m.mailbox_id + 0 = p_mailbox_id AND m.uid + 0 = k.uid
   )
   SELECT coalesce(array_agg(k.uid ORDER BY k.place), '{}'), coalesce(array_agg(k.new_uid ORDER BY k.place), '{}')
   INTO source_uids, target_uids FROM picked k;
@@ -244,7 +249,7 @@ END $$;
 
 -- Fails with SR001 unless all of these sizes fit. Under lock_quotas().
 CREATE FUNCTION require_room(p_account_id bigint, p_size bigint[]) RETURNS void LANGUAGE plpgsql STABLE
-SET search_path = sora, public AS $$
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
   IF EXISTS (
     SELECT 1 FROM quota_check(array_fill(p_account_id, ARRAY[cardinality(p_size)]), p_size) q WHERE q.over_quota) THEN
@@ -255,7 +260,8 @@ END $$;
 -- \Seen of the acting user on its copies, where that user is not the owner of the target.
 CREATE FUNCTION copy_viewer_seen(p_account_id bigint, p_mailbox_id bigint, p_to_account_id bigint, p_to_mailbox_id bigint,
   p_source_uids bigint[], p_target_uids bigint[], p_viewer_id bigint, p_to_viewer_id bigint)
-RETURNS void LANGUAGE sql SET search_path = sora, public AS $$
+RETURNS void LANGUAGE plpgsql SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
+BEGIN
   INSERT INTO message_viewer_seen AS f (account_id, mailbox_id, viewer_id, block_no, bits)
   SELECT p_to_account_id, p_to_mailbox_id, p_to_viewer_id, (u.new_uid >> 10)::int,
          bit_or(set_bit(0::bit(1024), (u.new_uid & 1023)::int, 1))
@@ -269,8 +275,8 @@ RETURNS void LANGUAGE sql SET search_path = sora, public AS $$
       AND o.block_no = (u.uid >> 10)::int OFFSET 0) s
   WHERE get_bit(s.bits, (u.uid & 1023)::int) = 1
   GROUP BY 4 ORDER BY 4
-  ON CONFLICT (account_id, mailbox_id, viewer_id, block_no) DO UPDATE SET bits = f.bits | EXCLUDED.bits
-$$;
+  ON CONFLICT (account_id, mailbox_id, viewer_id, block_no) DO UPDATE SET bits = f.bits | EXCLUDED.bits;
+END $$;
 
 -- COPY and MOVE into another account: contents are per account, so the worker stages the bodies for the target account
 -- first and names its instance; with keyed hashes it also gives the new hash of each content. Keywords are mapped by name
@@ -279,7 +285,7 @@ CREATE FUNCTION transfer_across(p_account_id bigint, p_mailbox_id bigint, p_to_a
   p_lo bigint[], p_hi bigint[], p_viewer_id bigint, p_to_viewer_id bigint, p_move boolean, p_instance_id text,
   p_content_id bigint[], p_new_hash bytea[])
 RETURNS TABLE (uidvalidity bigint, source_uids bigint[], target_uids bigint[], source_modseq bigint, target_modseq bigint)
-LANGUAGE plpgsql ROWS 1 SET search_path = sora, public AS $$
+LANGUAGE plpgsql ROWS 1 SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
   v_limited boolean;
@@ -351,7 +357,8 @@ BEGIN
     FROM copies k
   ), expunged AS (
     UPDATE messages m SET expunged_at = clock(), expunged_modseq = v_modseq FROM copies k
-    WHERE p_move AND m.ctid = k.row_id AND m.account_id = p_account_id AND m.mailbox_id = p_mailbox_id AND m.uid = k.uid
+    WHERE p_move AND m.ctid = k.row_id
+      AND m.account_id + 0 = p_account_id AND m.mailbox_id + 0 = p_mailbox_id AND m.uid + 0 = k.uid
   )
   SELECT coalesce(array_agg(k.uid ORDER BY k.place), '{}'), coalesce(array_agg(k.new_uid ORDER BY k.place), '{}')
   INTO source_uids, target_uids FROM copies k;
@@ -367,7 +374,8 @@ END $$;
 
 -- Pairs of numbers for keywords that have the same name in both accounts; makes the missing ones while there is room.
 CREATE FUNCTION map_keywords(p_account_id bigint, p_to_account_id bigint, p_flags int2[])
-RETURNS TABLE (from_no int2, to_no int2) LANGUAGE plpgsql SET search_path = sora, public AS $$
+RETURNS TABLE (from_no int2, to_no int2) LANGUAGE plpgsql
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
   PERFORM register_keywords(p_to_account_id, ARRAY(
     SELECT k.name FROM account_keywords k WHERE k.account_id = p_account_id AND k.flag_no = ANY (p_flags)
@@ -386,7 +394,8 @@ CREATE FUNCTION copy_messages(p_account_id bigint, p_mailbox_id bigint, p_to_acc
   p_lo bigint[], p_hi bigint[], p_actor_id bigint DEFAULT NULL, p_instance_id text DEFAULT NULL,
   p_content_id bigint[] DEFAULT NULL, p_new_hash bytea[] DEFAULT NULL)
 RETURNS TABLE (uidvalidity bigint, source_uids bigint[], target_uids bigint[], source_modseq bigint, target_modseq bigint)
-LANGUAGE plpgsql ROWS 1 SET search_path = sora, public SET lock_timeout = '10s' AS $$
+LANGUAGE plpgsql ROWS 1
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET lock_timeout = '10s' AS $$
 BEGIN
   IF p_account_id = p_to_account_id THEN
     RETURN QUERY SELECT * FROM transfer_inside(p_account_id, p_mailbox_id, p_to_mailbox_id, p_lo, p_hi,
@@ -401,7 +410,8 @@ CREATE FUNCTION move_messages(p_account_id bigint, p_mailbox_id bigint, p_to_acc
   p_lo bigint[], p_hi bigint[], p_actor_id bigint DEFAULT NULL, p_instance_id text DEFAULT NULL,
   p_content_id bigint[] DEFAULT NULL, p_new_hash bytea[] DEFAULT NULL)
 RETURNS TABLE (uidvalidity bigint, source_uids bigint[], target_uids bigint[], source_modseq bigint, target_modseq bigint)
-LANGUAGE plpgsql ROWS 1 SET search_path = sora, public SET lock_timeout = '10s' AS $$
+LANGUAGE plpgsql ROWS 1
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET lock_timeout = '10s' AS $$
 BEGIN
   IF p_account_id = p_to_account_id THEN
     RETURN QUERY SELECT * FROM transfer_inside(p_account_id, p_mailbox_id, p_to_mailbox_id, p_lo, p_hi,
@@ -414,7 +424,7 @@ END $$;
 
 -- RENAME of INBOX: everything in slices, so that no array holds a million UIDs.
 CREATE FUNCTION move_all(p_account_id bigint, p_mailbox_id bigint, p_to_mailbox_id bigint, p_slice int DEFAULT 20)
-RETURNS void LANGUAGE plpgsql SET search_path = sora, public AS $$
+RETURNS void LANGUAGE plpgsql SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
   r record;
 BEGIN
@@ -431,7 +441,7 @@ END $$;
 
 -- Keeps the journal small: at most p_keep rows a block, the older ones merged upwards. Called by the janitor.
 CREATE FUNCTION compact_flag_changes(p_account_id bigint, p_mailbox_id bigint, p_keep int DEFAULT 32) RETURNS bigint
-LANGUAGE plpgsql SET search_path = sora, public SET lock_timeout = '2s' AS $$
+LANGUAGE plpgsql SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET lock_timeout = '2s' AS $$
 DECLARE v_blocks bigint;
 BEGIN
   PERFORM lock_mailboxes(ARRAY[p_mailbox_id]);

@@ -2,7 +2,7 @@
 
 -- The thread of a message: that of the first known message it refers to, else its own.
 CREATE FUNCTION find_thread(p_account_id bigint, p_content_id bigint, p_in_reply_to text, p_reference_ids text) RETURNS bigint
-LANGUAGE plpgsql STABLE SET search_path = sora, public AS $$
+LANGUAGE plpgsql STABLE SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
 DECLARE v bigint;
 BEGIN
   IF coalesce(p_reference_ids, p_in_reply_to) IS NULL THEN
@@ -39,7 +39,8 @@ CREATE FUNCTION deliver(
   p_instance_id text, p_actor_id bigint[] DEFAULT NULL, p_body bytea[] DEFAULT NULL)
 RETURNS TABLE (ord int, account_id bigint, mailbox_id bigint, uid bigint, uidvalidity bigint, modseq bigint, content_id bigint,
                duplicate boolean, over_quota boolean)
-LANGUAGE plpgsql SET search_path = sora, public SET lock_timeout = '10s' AS $$
+LANGUAGE plpgsql
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET lock_timeout = '10s' SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
   v_count int := cardinality(p_account_id);
@@ -142,16 +143,18 @@ BEGIN
 END $$;
 
 -- The mailbox ids, with INBOX in place of 0 and NULL (NULL stays if the account has none).
-CREATE FUNCTION inboxes_resolved(p_account_id bigint[], p_mailbox_id bigint[]) RETURNS bigint[] LANGUAGE sql STABLE
-SET search_path = sora, public AS $$
-  SELECT array_agg(coalesce(nullif(i.mailbox, 0), (
-      SELECT m.mailbox_id FROM mailboxes m WHERE m.account_id = i.account AND m.name = 'INBOX' AND m.deleted_at IS NULL))
-    ORDER BY i.ord)
-  FROM unnest(p_account_id, p_mailbox_id) WITH ORDINALITY i (account, mailbox, ord)
-$$;
+CREATE FUNCTION inboxes_resolved(p_account_id bigint[], p_mailbox_id bigint[]) RETURNS bigint[] LANGUAGE plpgsql STABLE
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
+BEGIN
+  RETURN (
+    SELECT array_agg(coalesce(nullif(i.mailbox, 0), (
+        SELECT m.mailbox_id FROM mailboxes m WHERE m.account_id = i.account AND m.name = 'INBOX' AND m.deleted_at IS NULL))
+      ORDER BY i.ord)
+    FROM unnest(p_account_id, p_mailbox_id) WITH ORDINALITY i (account, mailbox, ord));
+END $$;
 
 CREATE FUNCTION require_mailboxes(p_account_id bigint[], p_mailbox_id bigint[]) RETURNS void LANGUAGE plpgsql STABLE
-SET search_path = sora, public AS $$
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
 DECLARE v_missing text;
 BEGIN
   SELECT string_agg(i.account || '/' || coalesce(i.mailbox::text, 'INBOX'), ' ') INTO v_missing
@@ -169,7 +172,7 @@ END $$;
 -- still committing them; found only rows come back.
 CREATE FUNCTION find_deliveries(p_account_id bigint[], p_mailbox_id bigint[], p_delivery_key bytea[])
 RETURNS TABLE (ord int, account_id bigint, mailbox_id bigint, uid bigint, uidvalidity bigint, content_id bigint)
-LANGUAGE plpgsql SET search_path = sora, public SET lock_timeout = '30s' AS $$
+LANGUAGE plpgsql SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET lock_timeout = '30s' AS $$
 #variable_conflict use_column
 DECLARE
   v_mailbox bigint[] := inboxes_resolved(p_account_id, p_mailbox_id);
@@ -187,7 +190,7 @@ END $$;
 -- The same for APPEND.
 CREATE FUNCTION find_appends(p_account_id bigint, p_mailbox_id bigint, p_append_id uuid[])
 RETURNS TABLE (append_id uuid, mailbox_id bigint, uid bigint, uidvalidity bigint)
-LANGUAGE plpgsql SET search_path = sora, public SET lock_timeout = '30s' AS $$
+LANGUAGE plpgsql SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET lock_timeout = '30s' AS $$
 #variable_conflict use_column
 DECLARE
   v_mailbox bigint[] := inboxes_resolved(ARRAY[p_account_id], ARRAY[p_mailbox_id]);

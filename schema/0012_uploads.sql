@@ -5,7 +5,7 @@
 CREATE FUNCTION claim_uploads(p_instance_id text, p_limit int DEFAULT 64, p_lease interval DEFAULT '5 min')
 RETURNS TABLE (account_id bigint, content_id bigint, content_hash bytea, size bigint, attempts int, created_at timestamptz,
                uploaded boolean)
-LANGUAGE plpgsql SET search_path = sora, public AS $$
+LANGUAGE plpgsql SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 BEGIN
   RETURN QUERY
@@ -26,7 +26,7 @@ END $$;
 -- The object is in the store under the key of p_content_id. True: no copy of it is waited for any more on this node, the
 -- staged file may go. False: a delivery meanwhile made a new content row of the same bytes, which has a key of its own.
 CREATE FUNCTION upload_done(p_account_id bigint, p_content_id bigint, p_content_hash bytea, p_instance_id text) RETURNS boolean
-LANGUAGE plpgsql SET search_path = sora, public SET lock_timeout = '10s' AS $$
+LANGUAGE plpgsql SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET lock_timeout = '10s' AS $$
 BEGIN
   -- the content row first: the lock order of deliver() and begin_purge()
   UPDATE message_contents SET uploaded_at = coalesce(uploaded_at, clock())
@@ -41,7 +41,7 @@ END $$;
 -- Back-off: p_base doubled with each attempt, at most p_max, for ever.
 CREATE FUNCTION upload_failed(p_account_id bigint, p_content_hash bytea, p_instance_id text, p_error text,
   p_base interval DEFAULT '2 s', p_max interval DEFAULT '10 min') RETURNS timestamptz
-LANGUAGE plpgsql SET search_path = sora, public SET lock_timeout = '10s' AS $$
+LANGUAGE plpgsql SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET lock_timeout = '10s' AS $$
 DECLARE v timestamptz;
 BEGIN
   UPDATE pending_uploads SET last_error = left(p_error, 500),

@@ -90,7 +90,7 @@ BEGIN
   UPDATE search_index s SET body = NULL, body_truncated = true
   FROM (SELECT i.ctid, i.account_id, i.content_id FROM search_index i
         WHERE i.indexed_at < clock() - p_age AND i.body IS NOT NULL ORDER BY i.indexed_at LIMIT p_limit) d
-  WHERE s.ctid = d.ctid AND s.account_id = d.account_id AND s.content_id = d.content_id;
+  WHERE s.ctid = d.ctid AND s.account_id + 0 = d.account_id AND s.content_id + 0 = d.content_id;
   GET DIAGNOSTICS v_trimmed = ROW_COUNT;
   RETURN v_trimmed;
 END $$;

@@ -7,7 +7,8 @@
 -- Removes the rows of messages expunged before p_before and the log of it, oldest first, about p_limit of them, and raises
 -- the floor below which VANISHED can no longer be answered from the log. Returns the number of messages removed.
 CREATE FUNCTION trim_expunges(p_account_id bigint, p_mailbox_id bigint, p_before timestamptz, p_limit int DEFAULT 10000)
-RETURNS bigint LANGUAGE plpgsql SET search_path = sora, public SET lock_timeout = '2s'
+RETURNS bigint LANGUAGE plpgsql
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET lock_timeout = '2s'
 SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
 DECLARE
   v_upto bigint;
@@ -33,7 +34,7 @@ BEGIN
   DELETE FROM messages m USING wanted t CROSS JOIN LATERAL (
     SELECT i.ctid FROM messages i
     WHERE i.account_id = p_account_id AND i.mailbox_id = p_mailbox_id AND i.uid = t.uid AND i.expunged_at IS NOT NULL OFFSET 0) x
-  WHERE m.ctid = x.ctid AND m.account_id = p_account_id AND m.mailbox_id = p_mailbox_id AND m.uid = t.uid;
+  WHERE m.ctid = x.ctid AND m.account_id + 0 = p_account_id AND m.mailbox_id + 0 = p_mailbox_id AND m.uid + 0 = t.uid;
   GET DIAGNOSTICS v_removed = ROW_COUNT;
   UPDATE mailbox_stats SET expunge_floor = greatest(expunge_floor, v_upto)
   WHERE account_id = p_account_id AND mailbox_id = p_mailbox_id;
@@ -52,14 +53,16 @@ $$;
 
 -- Mailboxes whose journal has grown past p_rows a block on average.
 CREATE FUNCTION select_long_journals(p_rows int DEFAULT 64, p_limit int DEFAULT 100)
-RETURNS TABLE (account_id bigint, mailbox_id bigint, row_count bigint) LANGUAGE sql STABLE SET search_path = sora, public AS $$
+RETURNS TABLE (account_id bigint, mailbox_id bigint, row_count bigint) LANGUAGE sql STABLE
+SET search_path = sora, public AS $$
   SELECT j.account_id, j.mailbox_id, count(*) FROM message_flag_changes j
   GROUP BY 1, 2 HAVING count(*) > p_rows * count(DISTINCT j.block_no) ORDER BY 3 DESC LIMIT p_limit
 $$;
 
 -- Contents that may have lost their last message, and those whose purge was begun and not finished.
 CREATE FUNCTION select_purgeable(p_limit int DEFAULT 1000)
-RETURNS TABLE (account_id bigint, content_id bigint, begun boolean) LANGUAGE sql STABLE SET search_path = sora, public AS $$
+RETURNS TABLE (account_id bigint, content_id bigint, begun boolean) LANGUAGE sql STABLE
+SET search_path = sora, public AS $$
   (SELECT c.account_id, c.content_id, true FROM message_contents c WHERE c.purging_at IS NOT NULL ORDER BY c.purging_at LIMIT p_limit)
   UNION ALL
   (SELECT p.account_id, p.content_id, false FROM purge_candidates p JOIN accounts a USING (account_id)
@@ -69,7 +72,7 @@ $$;
 -- The parts of the object key if the content is unreferenced and now marked (or was marked before); no row otherwise.
 CREATE FUNCTION begin_purge(p_account_id bigint, p_content_id bigint)
 RETURNS TABLE (account_id bigint, content_id bigint, content_hash bytea, size bigint, uploaded boolean) LANGUAGE plpgsql
-SET search_path = sora, public SET lock_timeout = '2s' AS $$
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET lock_timeout = '2s' AS $$
 #variable_conflict use_column
 DECLARE
   c message_contents;
@@ -98,7 +101,7 @@ BEGIN
 END $$;
 
 CREATE FUNCTION finish_purge(p_account_id bigint, p_content_id bigint) RETURNS boolean LANGUAGE plpgsql
-SET search_path = sora, public AS $$
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
   DELETE FROM message_contents WHERE account_id = p_account_id AND content_id = p_content_id AND purging_at IS NOT NULL;
   IF NOT FOUND THEN
@@ -114,7 +117,7 @@ END $$;
 -- number of messages and mailboxes removed: call again until both are 0.
 CREATE FUNCTION purge_mailboxes(p_grace interval, p_limit int DEFAULT 10000)
 RETURNS TABLE (messages bigint, mailboxes bigint) LANGUAGE plpgsql
-SET search_path = sora, public SET lock_timeout = '2s' SET enable_seqscan = off AS $$
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET lock_timeout = '2s' SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
   r record;
@@ -131,7 +134,7 @@ BEGIN
     DELETE FROM sora.messages d USING (
       SELECT i.ctid, i.uid FROM sora.messages i
       WHERE i.account_id = r.account_id AND i.mailbox_id = r.mailbox_id ORDER BY i.uid LIMIT p_limit - messages) x
-    WHERE d.ctid = x.ctid AND d.account_id = r.account_id AND d.mailbox_id = r.mailbox_id AND d.uid = x.uid;
+    WHERE d.ctid = x.ctid AND d.account_id + 0 = r.account_id AND d.mailbox_id + 0 = r.mailbox_id AND d.uid + 0 = x.uid;
     GET DIAGNOSTICS v_rows = ROW_COUNT;
     messages := messages + v_rows;
     IF messages >= p_limit THEN
@@ -151,7 +154,7 @@ END $$;
 -- Accounts deleted more than p_grace ago: their mailboxes become deleted (purge_mailboxes() empties them), and once
 -- mailboxes, contents and uploads are gone, the account itself with its keys. Returns the accounts removed.
 CREATE FUNCTION purge_accounts(p_grace interval, p_limit int DEFAULT 100) RETURNS bigint LANGUAGE plpgsql
-SET search_path = sora, public SET lock_timeout = '2s' AS $$
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET lock_timeout = '2s' AS $$
 DECLARE
   a bigint;
   v_removed bigint := 0;
@@ -177,7 +180,8 @@ BEGIN
 END $$;
 
 -- Witnesses past 24 h, old account changes, nodes that have been silent for a month and their leases.
-CREATE FUNCTION trim_witnesses(p_limit int DEFAULT 10000) RETURNS bigint LANGUAGE plpgsql SET search_path = sora, public AS $$
+CREATE FUNCTION trim_witnesses(p_limit int DEFAULT 10000) RETURNS bigint LANGUAGE plpgsql
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
   v_total bigint := 0;
   v_rows bigint;

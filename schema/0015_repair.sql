@@ -27,7 +27,7 @@ $$;
 -- Sequences and counters anew. Raises highest_modseq and every block's max_modseq, so that each session reads all blocks
 -- again: without it they would keep the wrong picture.
 CREATE FUNCTION rebuild_mailbox(p_account_id bigint, p_mailbox_id bigint) RETURNS bigint LANGUAGE plpgsql
-SET search_path = sora, public AS $$
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
   v_modseq bigint;
 BEGIN

@@ -183,7 +183,10 @@ class Oracle:
 
     async def set_up(self) -> None:
         """Two accounts whose keywords have the same names under other numbers; each may see the other's mailboxes."""
-        for address, keywords in (("a@example.com", ["alpha", "Beta", "gamma"]), ("b@example.com", ["delta", "ALPHA", "beta"])):
+        for address, keywords in (
+            ("a@example.com", ["alpha", "Beta", "gamma"]),
+            ("b@example.com", ["delta", "ALPHA", "beta"]),
+        ):
             account_id = await self.conn.fetchval("SELECT create_account($1)", address)
             await self.conn.execute("SELECT register_keywords($1, $2)", account_id, keywords)
             self.names[account_id] = {16 + i: name.lower() for i, name in enumerate(keywords)}
@@ -191,7 +194,9 @@ class Oracle:
             viewers = [other for other in (*self.names, STRANGER) if other != account_id]
             for row in await self.conn.fetch("SELECT * FROM list_mailboxes($1)", account_id):
                 if row["name"] in ("INBOX", "Sent", "Trash"):
-                    self.boxes.append(Box(account_id, row["mailbox_id"], row["uidvalidity"], row["name"] == "INBOX", viewers))
+                    self.boxes.append(
+                        Box(account_id, row["mailbox_id"], row["uidvalidity"], row["name"] == "INBOX", viewers)
+                    )
 
     async def run(self, steps: int) -> None:
         """Random operations, each followed by a comparison of what it touched."""
@@ -487,16 +492,22 @@ class Oracle:
             planes.apply(delta)
             assert planes.flags() == expected, "delta"
             fresh = Planes()
-            state = await self.conn.fetchrow("SELECT * FROM mailbox_state($1, $2, $3)", box.account_id, box.mailbox_id, viewer)
+            state = await self.conn.fetchrow(
+                "SELECT * FROM mailbox_state($1, $2, $3)", box.account_id, box.mailbox_id, viewer
+            )
             fresh.apply(state)
             assert fresh.flags() == expected, "state"
             assert tuple(delta)[:4] == tuple(state)[:4] == counters
 
     async def _delta(self, box: Box, since: int, viewer: int | None) -> Any:
-        return await self.conn.fetchrow("SELECT * FROM mailbox_delta($1, $2, $3, $4)", box.account_id, box.mailbox_id, since, viewer)
+        return await self.conn.fetchrow(
+            "SELECT * FROM mailbox_delta($1, $2, $3, $4)", box.account_id, box.mailbox_id, since, viewer
+        )
 
     async def _compare_log(self, box: Box) -> None:
         since = self.random.randint(0, box.modseq)
-        row = await self.conn.fetchrow("SELECT * FROM expunged_since($1, $2, $3)", box.account_id, box.mailbox_id, since)
+        row = await self.conn.fetchrow(
+            "SELECT * FROM expunged_since($1, $2, $3)", box.account_id, box.mailbox_id, since
+        )
         assert row["complete"] == (since >= box.floor)
         assert row["uids"] == sorted(uid for modseq, uids in box.log if modseq > since for uid in uids)

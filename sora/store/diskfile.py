@@ -100,8 +100,8 @@ def _read(fd: int, offset: int, length: int) -> bytes:
 def read_cached(path: Path, size: int) -> bytes:
     """A file of `size` octets out of the page cache, without waiting for the disk (preadv2 with RWF_NOWAIT).
 
-    That takes 5 µs for 20 KB; a thread would take 30 to 100 µs to be asked. Only the look-up of the name may wait for the
-    disk, the first time in a long while.
+    That takes 5 µs for 20 KB; a thread would take 30 to 100 µs to be asked. Only the look-up of the name may wait for
+    the disk, the first time in a long while.
 
     Raises:
         WouldBlock: Some of it is not in memory, the size is another one, or this system cannot tell.

@@ -181,8 +181,9 @@ def run(child: Child, main: Callable[[Process], Awaitable[None]]) -> int:
         _logger.error("process ends", extra={"detail": str(error)})
         child.say(failed=str(error))
         return 1
-    except Exception:
+    except Exception as error:
         _logger.exception("process failed")
+        child.say(failed=f"{child.role}: {type(error).__name__}: {error}")
         return 1
     return 0
 

@@ -34,6 +34,7 @@ from sora.server import metricfiles, notify, reloading
 from sora.server.child import Child
 from sora.server.control import ControlServer
 from sora.server.embedded_pg import EmbeddedPostgres
+from sora.server.generations import Reload
 from sora.server.listeners import Listeners
 from sora.server.postmaster import Postmaster
 from sora.server.processes import ROLES, Role, Running, Slot, assign
@@ -43,12 +44,11 @@ from sora.server.shmqueue import Doorbell
 from sora.services.limits import SharedCounts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from sora.config import Config
     from sora.server.control import Answer
-    from sora.server.reloading import Change
     from sora.server.runtime import Runtime
 
     Prepare = Callable[[Child], int]
@@ -60,9 +60,10 @@ ASLEEP_S: Final = 5.0
 """A tick that is so late means that this process did not run, not that the children were silent."""
 FRESH_S: Final = 15.0
 """Numbers of a process that was silent for longer are not shown."""
-RELOAD_TIMEOUT_S: Final = 60.0
-LINGERING: Final = 4
-"""Old generations that may linger; the oldest beyond that end at once."""
+GRACE_S: Final = 5.0
+"""What a process may take to end after its sessions are gone."""
+QUICK_DEATHS: Final = 3
+"""A start in which one process dies so often has failed."""
 OPEN_FILES: Final = 1_048_576
 _PREPARE: Final = Role("prepare", "", False)
 
@@ -104,12 +105,14 @@ class Supervisor:
         self._started_mono = time.monotonic()
         self._failure = ""
         self._roles = roles
-        self._slots = [Slot(role, number) for role in roles for number in range(self._count(role.name))]
-        self._children: dict[int, Running] = {}
-        self._reload: _Reload | None = None
+        self.slots = [Slot(role, number) for role in roles for number in range(self._count(role.name))]
+        self.children: dict[int, Running] = {}
+        self._reload: Reload | None = None
         self._preparing: Running | None = None
+        self._postmaster: Postmaster | None = None
+        self._control: ControlServer | None = None
+        self._reactor = Reactor()
         self._last_tick = time.monotonic()
-        self._hurry = False
         self._done = False
 
     # ------------------------------------------------------------------ life
@@ -121,7 +124,6 @@ class Supervisor:
             ConfigError, Unavailable: It could not start; one line says why.
         """
         # Handlers first: a signal during the start must end it in order.
-        self._reactor = Reactor()
         self._reactor.handle(
             {
                 signal.SIGTERM: self.stop,
@@ -142,7 +144,6 @@ class Supervisor:
     def stop(self) -> None:
         """Let every process finish what it has in hand, and end. A second call does not wait for them."""
         if self.state == "stopping":
-            self._hurry = True
             self._kill_all()
             return
         _logger.info("stopping")
@@ -151,12 +152,12 @@ class Supervisor:
         if self._reload is not None:
             self._reload.finish({"error": "Sora is being stopped"})
             self._reload = None
-        for slot in self._slots:
+        for slot in self.slots:
             slot.cancel_restart()
-        for running in self._children.values():
+        for running in self.children.values():
             running.draining = True
             running.kill(signal.SIGTERM)
-        self._reactor.after(self.config.process.drain_timeout + 3.0, self._kill_all)
+        self._reactor.after(self.config.process.drain_timeout + GRACE_S, self._kill_all)
         self._finish_if_empty()
 
     def _open(self) -> None:
@@ -179,7 +180,6 @@ class Supervisor:
             self._reactor.every(watchdog_s, notify.alive)
         if self._start_timeout_s is not None:
             self._reactor.after(self._start_timeout_s, self._start_timeout)
-        self._postmaster: Postmaster | None = None
         if self.config.database.embedded:
             postgres = EmbeddedPostgres(self.config.database.embedded)
             self._postmaster = Postmaster(postgres, self._reactor, self._database_ready, self._fail)
@@ -197,20 +197,20 @@ class Supervisor:
 
     def _start_all(self) -> None:
         if self.state == "starting":
-            for slot in self._slots:
-                slot.current = self._spawn(slot)
+            for slot in self.slots:
+                slot.current = self.spawn(slot)
 
     def _announce_if_ready(self) -> None:
-        if self.state == "starting" and all(slot.current and slot.current.ready for slot in self._slots):
+        if self.state == "starting" and all(slot.current and slot.current.ready for slot in self.slots):
             self.state = "running"
             _logger.info("ready", extra={"ports": self.listeners.ports()})
             if self._on_ready is not None:
                 self._on_ready(self)
-            notify.ready(f"{len(self._slots)} processes")
+            notify.ready(f"{len(self.slots)} processes")
 
     def _start_timeout(self) -> None:
         if self.state == "starting":
-            waiting = (slot for slot in self._slots if not (slot.current and slot.current.ready))
+            waiting = (slot for slot in self.slots if not (slot.current and slot.current.ready))
             names = ", ".join(f"{slot.role.name} {slot.number}" for slot in waiting)
             self._fail(f"not ready after {self._start_timeout_s:.0f} s, waiting for {names}")
 
@@ -221,22 +221,22 @@ class Supervisor:
             self.stop()
 
     def _kill_all(self) -> None:
-        for running in self._children.values():
+        for running in self.children.values():
             _logger.warning("killing a process that does not end", extra={"child_pid": running.pid})
             running.kill(signal.SIGKILL)
 
     def _finish_if_empty(self) -> None:
-        if self.state == "stopping" and not self._children:
+        if self.state == "stopping" and not self.children:
             self._done = True
 
     def _close(self) -> None:
-        for running in self._children.values():  # only after an error in this process
+        for running in self.children.values():  # only after an error in this process
             running.kill(signal.SIGKILL)
             os.waitpid(running.pid, 0)
-        if getattr(self, "_postmaster", None) is not None and self._postmaster is not None:
+        if self._postmaster is not None:
             self._postmaster.stop()
         self.listeners.close()
-        if hasattr(self, "_control"):
+        if self._control is not None:
             self._control.close()
         self._reactor.close()
         self._runtime.release()
@@ -252,7 +252,7 @@ class Supervisor:
             return int(any(name in ("metrics", "http_api") for name, _ in self.config.servers.items()))
         return 1
 
-    def _spawn(self, slot: Slot) -> Running:
+    def spawn(self, slot: Slot) -> Running:
         run: Prepare = importlib.import_module(slot.role.module).run
         return self._fork(slot, run)
 
@@ -269,7 +269,7 @@ class Supervisor:
             self._be_child(slot, run, row, theirs, supervisor_pid)
         theirs.close()
         running = Running(pid, slot, self.generation, row, ours)
-        self._children[pid] = running
+        self.children[pid] = running
         self._reactor.watch(ours, lambda: self._heard(running))
         _logger.info("process started", extra={"role": slot.role.name, "slot": slot.number, "child_pid": pid})
         return running
@@ -279,8 +279,9 @@ class Supervisor:
         status = 1
         try:
             self._reactor.close()
-            self._control.close(unlink=False)
-            for running in self._children.values():
+            if self._control is not None:
+                self._control.close(unlink=False)
+            for running in self.children.values():
                 running.channel.close()
             child = Child(
                 role=slot.role.name,
@@ -319,12 +320,12 @@ class Supervisor:
         )
         if self._reload is not None:
             self._reload.check()
-        self._balance()
+        self.balance()
         self._announce_if_ready()
 
-    def _balance(self) -> None:
+    def balance(self) -> None:
         """Give every worker slot's listeners a live acceptor."""
-        workers = [slot for slot in self._slots if slot.role.name == "worker"]
+        workers = [slot for slot in self.slots if slot.role.name == "worker"]
         live = {
             slot.number: slot.current
             for slot in workers
@@ -345,7 +346,7 @@ class Supervisor:
                 self._postmaster.reap()
                 continue
             _, status = os.waitpid(info, 0)
-            running = self._children.pop(info, None)
+            running = self.children.pop(info, None)
             if running is not None:
                 self._ended(running, os.waitstatus_to_exitcode(status))
         self._finish_if_empty()
@@ -384,26 +385,26 @@ class Supervisor:
 
     def _replace(self, slot: Slot, dead: Running) -> None:
         """Plan the return of a process that ended."""
-        if self.state == "starting" and dead.failed:
-            self._fail(dead.failed)
-            return
         if dead.draining and not slot.role.overlaps:  # a reload told it to make room
-            slot.current = self._spawn(slot)
+            slot.current = self.spawn(slot)
             return
         slot.restarts += 1
+        if self.state == "starting" and (dead.failed or slot.restarts >= QUICK_DEATHS):
+            self._fail(dead.failed or f"{slot.role.name} {slot.number} died {slot.restarts} times, see the log")
+            return
         delay_s = slot.backoff.died(dead.uptime_s)
         slot.timer = self._reactor.after(delay_s, lambda: self._restart(slot))
-        self._balance()
+        self.balance()
 
     def _restart(self, slot: Slot) -> None:
         slot.timer = None
-        slot.current = self._spawn(slot)
+        slot.current = self.spawn(slot)
 
     def _tick(self) -> None:
         """Look at the hearts."""
         now = time.monotonic()
         late, self._last_tick = now - self._last_tick > ASLEEP_S, now
-        for running in tuple(self._children.values()):
+        for running in tuple(self.children.values()):
             if late:
                 running.forgive(now)
             elif running is not self._preparing and running.silent_s(now) > self.config.process.stuck_after:
@@ -434,62 +435,17 @@ class Supervisor:
             notify.ready("reload refused")
             answer({"error": str(error)})
             return
-        self._reload = _Reload(self, change, answer)
+        self._reload = Reload(self, change, answer)
         self._reload.begin()
 
-    def reload_slots(self) -> Iterator[Slot]:
-        """Slots whose new process starts before the old one ends."""
-        return (slot for slot in self._slots if slot.role.overlaps)
-
-    def start_generation(self, config: Config) -> None:
-        """Fork the next generation beside the present one."""
-        self.config = config
-        self.generation += 1
-        for slot in self.reload_slots():
-            slot.next = self._spawn(slot)
-
-    def commit_generation(self) -> None:
-        """The new generation is ready: it takes over, the old one lingers."""
+    def reload_done(self, status: str) -> None:
+        """A reload ended, well or not."""
         self._reload = None
-        values = reloading.live_values(self.config)
-        for slot in self._slots:
-            slot.cancel_restart()
-            old = slot.current
-            if slot.role.overlaps:
-                slot.current, slot.next = slot.next, None
-            elif old is None:
-                slot.current = self._spawn(slot)
-            if old is not None:
-                old.send(live=values)
-                old.drain(self.config.process.linger if slot.role.name == "worker" else 0.0)
-        for running in self._children.values():
-            if running.draining:
-                running.send(live=values)
-        self._end_oldest()
-        self._balance()
-        notify.ready(f"generation {self.generation}")
-
-    def abort_generation(self, config: Config) -> None:
-        """The new generation does not work: the old one stays."""
-        self._reload = None
-        self.config = config
-        for slot in self._slots:
-            if slot.next is not None:
-                doomed, slot.next = slot.next, None
-                doomed.draining = True
-                doomed.kill(signal.SIGKILL)
-        notify.ready("reload failed")
+        notify.ready(status)
 
     def after(self, delay_s: float, callback: Callable[[], None]) -> Timer:
         """A timer of the supervisor's loop."""
         return self._reactor.after(delay_s, callback)
-
-    def _end_oldest(self) -> None:
-        """Lingering generations beyond the limit end now: each holds memory and connections."""
-        lingering = sorted({running.generation for running in self._children.values() if running.draining})
-        for running in self._children.values():
-            if running.draining and running.generation in lingering[:-LINGERING]:
-                running.drain(0.0)
 
     # ------------------------------------------------------------------ control verbs
 
@@ -529,7 +485,7 @@ class Supervisor:
         }
 
     def _processes(self) -> list[Running]:
-        return [running for running in self._children.values() if running is not self._preparing]
+        return [running for running in self.children.values() if running is not self._preparing]
 
     def _status_order(self, running: Running) -> tuple[int, int, int]:
         return self._roles.index(running.slot.role), running.slot.number, running.generation
@@ -542,53 +498,11 @@ class Supervisor:
     def _fresh(self, role: str) -> Running | None:
         """The process of a role, if its numbers can be believed."""
         now = time.monotonic()
-        for slot in self._slots:
+        for slot in self.slots:
             running = slot.current
             if slot.role.name == role and running is not None and running.ready and running.silent_s(now) < FRESH_S:
                 return running
         return None
-
-
-class _Reload:
-    """One reload in progress."""
-
-    def __init__(self, supervisor: Supervisor, change: Change, answer: Answer) -> None:
-        self._supervisor = supervisor
-        self._change = change
-        self._answer = answer
-        self._old = supervisor.config
-        self._timer: Timer | None = None
-
-    def begin(self) -> None:
-        """Fork the new generation."""
-        self._supervisor.start_generation(self._change.effective)
-        self._timer = self._supervisor.after(
-            RELOAD_TIMEOUT_S, lambda: self.abort(f"the new processes are not ready after {RELOAD_TIMEOUT_S:.0f} s")
-        )
-
-    def check(self) -> None:
-        """Commit once every new process is ready."""
-        if all(slot.next is not None and slot.next.ready for slot in self._supervisor.reload_slots()):
-            self._supervisor.commit_generation()
-            self.finish(
-                {
-                    "reloaded": True,
-                    "generation": self._supervisor.generation,
-                    "changed": [*self._change.live, *self._change.worker],
-                    "restart_needed": list(self._change.restart),
-                }
-            )
-
-    def abort(self, why: str) -> None:
-        """Keep the old generation and the old configuration."""
-        self._supervisor.abort_generation(self._old)
-        self.finish({"error": f"reload failed, the old processes go on: {why}"})
-
-    def finish(self, answer: Mapping[str, Any]) -> None:
-        """Answer whoever asked."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._answer(answer)
 
 
 def _peek_ended() -> int | None:

@@ -10,7 +10,7 @@ import asyncio
 import os
 import signal
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from sora.errors import ConfigError
 from sora.server import child as children
@@ -24,18 +24,15 @@ if TYPE_CHECKING:
 class Echo(asyncio.Protocol):
     """One connection of a fake worker."""
 
-    open: set[asyncio.Transport]
-
     def __init__(self, child: Child, connections: set[Echo]) -> None:
         self.child = child
         self.connections = connections
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's derives from nothing
         self.connections.add(self)
-        transport.write(b"hello\n")
+        self.transport.write(b"hello\n")
 
     def data_received(self, data: bytes) -> None:
         assert self.transport is not None

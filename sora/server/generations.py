@@ -1,0 +1,108 @@
+"""One reload: a new generation of processes beside the old one, and then instead of it."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING, Final
+
+from sora.server import reloading
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from sora.server.control import Answer
+    from sora.server.processes import Slot
+    from sora.server.reactor import Timer
+    from sora.server.reloading import Change
+    from sora.server.supervisor import Supervisor
+
+TIMEOUT_S: Final = 60.0
+LINGERING: Final = 4
+"""Old generations that may linger; the oldest beyond that end at once, for each holds memory and connections."""
+
+
+class Reload:
+    """One reload in progress.
+
+    Roles that overlap start the new process first; the old one ends only when every new one is ready. The others end
+    the old process first, once the new generation is sure to stay.
+    """
+
+    def __init__(self, supervisor: Supervisor, change: Change, answer: Answer) -> None:
+        self._supervisor = supervisor
+        self._change = change
+        self._answer = answer
+        self._old_config = supervisor.config
+        self._timer: Timer | None = None
+
+    def begin(self) -> None:
+        """Fork the new generation."""
+        self._supervisor.config = self._change.effective
+        self._supervisor.generation += 1
+        for slot in self._overlapping():
+            slot.next = self._supervisor.spawn(slot)
+        why = f"the new processes are not ready after {TIMEOUT_S:.0f} s"
+        self._timer = self._supervisor.after(TIMEOUT_S, lambda: self.abort(why))
+
+    def check(self) -> None:
+        """Go on once every new process is ready."""
+        if all(slot.next is not None and slot.next.ready for slot in self._overlapping()):
+            self._commit()
+
+    def abort(self, why: str) -> None:
+        """Keep the old generation and the old configuration."""
+        self._supervisor.config = self._old_config
+        for slot in self._supervisor.slots:
+            if slot.next is not None:
+                doomed, slot.next = slot.next, None
+                doomed.draining = True
+                doomed.kill(signal.SIGKILL)
+        self._supervisor.reload_done("reload failed")
+        self.finish({"error": f"reload failed, the old processes go on: {why}"})
+
+    def finish(self, answer: Mapping[str, object]) -> None:
+        """Answer whoever asked."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._answer(answer)
+
+    def _overlapping(self) -> Iterator[Slot]:
+        return (slot for slot in self._supervisor.slots if slot.role.overlaps)
+
+    def _commit(self) -> None:
+        """The new generation takes over; the old one may linger, with the new live values."""
+        supervisor = self._supervisor
+        for slot in supervisor.slots:
+            self._take_over(slot)
+        values = reloading.live_values(supervisor.config)
+        for running in supervisor.children.values():
+            if running.draining:
+                running.send(live=values)
+        self._end_oldest()
+        supervisor.balance()
+        supervisor.reload_done(f"generation {supervisor.generation}")
+        self.finish(
+            {
+                "reloaded": True,
+                "generation": supervisor.generation,
+                "changed": [*self._change.live, *self._change.worker],
+                "restart_needed": list(self._change.restart),
+            }
+        )
+
+    def _take_over(self, slot: Slot) -> None:
+        slot.cancel_restart()
+        old = slot.current
+        if slot.role.overlaps:
+            slot.current, slot.next = slot.next, None
+        elif old is None:
+            slot.current = self._supervisor.spawn(slot)
+        if old is not None:
+            old.drain(self._supervisor.config.process.linger if slot.role.name == "worker" else 0.0)
+
+    def _end_oldest(self) -> None:
+        draining = [running for running in self._supervisor.children.values() if running.draining]
+        too_old = sorted({running.generation for running in draining})[:-LINGERING]
+        for running in draining:
+            if running.generation in too_old:
+                running.drain(0.0)

@@ -8,6 +8,7 @@ import pytest
 import uvloop
 
 from tests.support.postgres import Cluster
+from tests.support.swift import s3_server  # noqa: F401
 
 if TYPE_CHECKING:
     import asyncio

@@ -6,6 +6,7 @@ The many keys of the wire become few kinds of node: `UNSEEN` is `HasFlag(rb"\\Se
 
 from __future__ import annotations
 
+import codecs
 import enum
 from typing import TYPE_CHECKING, Final
 
@@ -207,12 +208,10 @@ class Search(Struct, frozen=True):
     has_modseq: bool = False
 
 
-_CHARSETS: Final = frozenset(
-    """US-ASCII UTF-8 ISO-8859-1 ISO-8859-2 ISO-8859-3 ISO-8859-4 ISO-8859-5 ISO-8859-6 ISO-8859-7 ISO-8859-8
-    ISO-8859-9 ISO-8859-10 ISO-8859-13 ISO-8859-14 ISO-8859-15 ISO-8859-16 WINDOWS-1250 WINDOWS-1251 WINDOWS-1252
-    WINDOWS-1253 WINDOWS-1254 WINDOWS-1255 WINDOWS-1256 WINDOWS-1257 WINDOWS-1258 KOI8-R KOI8-U GB2312 GBK GB18030
-    BIG5 SHIFT_JIS ISO-2022-JP EUC-JP EUC-KR""".split()
+_NOT_CHARSETS: Final = frozenset(
+    {"idna", "punycode", "raw-unicode-escape", "raw_unicode_escape", "undefined", "unicode-escape", "unicode_escape"}
 )
+"""Text encodings of Python that are no charsets of mail."""
 _RETURNS: Final = frozenset({"MIN", "MAX", "ALL", "COUNT", "SAVE"})
 _NUMBERS: Final = frozenset(b"0123456789*$")
 
@@ -228,7 +227,7 @@ def parse_search(cur: Cursor) -> Search:
         cur.sp()
     keys = _Keys(cur, charset)
     key = keys.parse_program()
-    return Search(key, cur.uid, returns, partial, charset, charset in _CHARSETS, keys.has_modseq)
+    return Search(key, cur.uid, returns, partial, charset, keys.codec is not None, keys.has_modseq)
 
 
 def _parse_returns(cur: Cursor) -> tuple[frozenset[str], tuple[int, int] | None]:
@@ -258,13 +257,23 @@ def _parse_range(cur: Cursor) -> tuple[int, int]:
     return sign * first, sign * cur.nz_number()
 
 
+def _codec(charset: str) -> str | None:
+    """Python's name for a charset, misnomers such as `utf8` included; None for one that is not known."""
+    try:
+        name = codecs.lookup(charset).name
+        "".encode(name)  # LookupError for codecs from bytes to bytes, such as zip
+    except LookupError:
+        return None
+    return None if name in _NOT_CHARSETS else name
+
+
 class _Keys:
     """Reads search keys; bounds how deep they nest and how many they are."""
 
     def __init__(self, cur: Cursor, charset: str) -> None:
         self.cur = cur
         self.has_modseq = False
-        self._codec = charset if charset in _CHARSETS else "ISO-8859-1"
+        self.codec = _codec(charset)
         self._keys = 0
         self._depth = 0
 
@@ -305,7 +314,7 @@ class _Keys:
     def text(self) -> str:
         """An astring in the charset of the command."""
         try:
-            return self.cur.astring().decode(self._codec)
+            return self.cur.astring().decode(self.codec or "latin-1")
         except UnicodeDecodeError as e:
             raise BadSyntax("A search text is not in the charset of the command") from e
 

@@ -116,6 +116,16 @@ def test_charset() -> None:
     assert parse(b"CHARSET Shift_JIS TEXT {2+}\r\n\x83\x41").key == s.BodyText("ア", headers=True)
 
 
+@pytest.mark.parametrize("charset", [b"utf8", b"UTF_8", b"Latin1", b"cp1252"])
+def test_misnomers_that_clients_send_are_known(charset: bytes) -> None:
+    assert parse(b"CHARSET %s TEXT x" % charset).charset_known
+
+
+@pytest.mark.parametrize("charset", [b"idna", b"unicode_escape", b"zip", b"rot13", b"undefined"])
+def test_codecs_that_are_no_charsets_are_unknown(charset: bytes) -> None:
+    assert not parse(b"CHARSET %s TEXT x" % charset).charset_known
+
+
 def test_unknown_charset_is_no_syntax_error() -> None:
     """It is answered by NO [BADCHARSET], once the whole command is known to be well-formed."""
     found = parse(b"CHARSET x-klingon TEXT {1+}\r\n\xfc")

@@ -262,7 +262,7 @@ def _codec(charset: str) -> str | None:
     try:
         name = codecs.lookup(charset).name
         "".encode(name)  # LookupError for codecs from bytes to bytes, such as zip
-    except LookupError:
+    except (LookupError, UnicodeError):
         return None
     return None if name in _NOT_CHARSETS else name
 

@@ -145,21 +145,24 @@ def _parts(root: Part) -> Iterator[Part]:
 def _searchable(root: Part, data: bytes, limit: int) -> tuple[str, bool]:
     """Folded text of the body up to *limit* characters, and whether that is all of it."""
     out: list[str] = []
-    room = limit
+    room, whole = limit, True
     for part in _parts(root):
         if part.kind == MESSAGE:
-            text, whole = fold(header_text(part.children[0])), True
-        elif part.kind == TEXT:
+            text = fold(header_text(part.children[0]))
+        elif part.kind == TEXT and part.body_end > part.header_end:
+            if room <= 0:
+                whole = False
+                break
             text, whole = _part_text(part, data, room)
             text = fold(text)
         else:
             continue
-        out.append(text[:room])
-        out.append("\n")
+        out.append(text)
         room -= len(text) + 1
-        if room <= 0 or not whole:
-            return "".join(out)[:limit], False
-    return "".join(out), True
+        if room < -1 or not whole:
+            break
+    text = "\n".join(out)
+    return text[:limit], whole and len(text) <= limit
 
 
 def _part_text(part: Part, data: bytes, characters: int) -> tuple[str, bool]:

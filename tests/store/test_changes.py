@@ -143,6 +143,14 @@ class TestLocal:
         publish(changes, 1, 5, 10)
         assert (one.heard, two.heard) == ([], [(1, 5, 10)])
 
+    async def test_a_second_watcher_brings_no_old_news(self, fleet: Fleet) -> None:
+        changes = Changes(fleet.dsn)
+        one = Watcher()
+        watch(changes, 1, 5, one, 10)
+        watch(changes, 1, 5, Watcher())
+        publish(changes, 1, 5, 10)
+        assert one.heard == []
+
     async def test_the_same_callback_twice_is_two_watchers(self, fleet: Fleet) -> None:
         changes = Changes(fleet.dsn)
         watcher = Watcher()
@@ -344,6 +352,12 @@ class TestPayload:
                 assert channel == f"sora_{account_id % 16}"
                 found[account_id, mailbox_id] = modseq
         assert found == changes
+
+    @pytest.mark.parametrize(("lengths", "payloads"), [((4000, 3998), 1), ((4000, 3999), 2), ((7999,), 1)])
+    def test_the_longest_payload(self, lengths: tuple[int, ...], payloads: int) -> None:
+        joined = list(module._join("x" * length for length in lengths))
+        assert len(joined) == payloads
+        assert all(len(payload) <= 7999 for payload in joined)
 
     def test_full_payloads_hold_as_much_as_fits(self) -> None:
         generator = random.Random(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -342,6 +343,16 @@ class TestEnd:
         while not link.closed:
             await link.send(b"x")
         assert link.output.splitlines()[-1] == b"421 4.4.2 Idle for too long"
+
+    async def test_every_command_buys_time(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        clock = SimpleNamespace(monotonic=lambda: 0.0)
+        monkeypatch.setattr(lmtp, "time", clock)
+        link = await world.connect(hello=HELLO)
+        for minutes in (4, 8, 12):
+            clock.monotonic = lambda now=minutes * 60.0: now
+            await link.send(b"NO")  # looks at the clock and waits for the rest
+            assert await ask(link, b"OP\r\n", 1) == [b"250 2.0.0 OK"]
+        await link.hang_up()
 
     async def test_idle_in_the_middle_of_a_message(self, world: World) -> None:
         await world.given_account("alice")

@@ -471,6 +471,15 @@ class TestLostAnswer:
         assert world.messages.witness_calls == 0
         assert len(world.messages.calls) == 1
 
+    async def test_half_of_an_append_is_no_append(self, world: World) -> None:
+        def half(batch: Sequence[NewMessage]) -> None:
+            world.messages.rows.append(batch[0])
+            lose()(batch)
+
+        world.messages.before += [half, lose()]
+        with pytest.raises(DatabaseDown):
+            await world.delivery.append(1, 5, [AppendItem(LETTER), AppendItem(LETTER)])
+
     async def test_append_gets_its_uids_from_the_witness(self, world: World) -> None:
         world.messages.after.append(lose())
         result = await world.delivery.append(1, 5, [AppendItem(LETTER), AppendItem(LETTER)])

@@ -176,7 +176,8 @@ class TestData:
             scanner.feed(b"x" * 998 + b"\r\n")
             assert scanner.message() is None
             assert scanner._data is not None
-            assert sum(map(len, scanner._data._pieces)) <= 1000
+            held = sum(map(len, scanner._data._pieces))
+            assert held <= (1000 if scanner._data._size <= 1000 else 0)
         scanner.feed(b".\r\nNOOP\r\n")
         with pytest.raises(TooBig):
             scanner.message()

@@ -122,7 +122,8 @@ def test_octets_that_cannot_be_quoted_come_as_literals() -> None:
         ),
         (
             "Content-Type: image/png\nContent-ID: <i>\nContent-Description: d e\n"
-            "Content-Transfer-Encoding: (c) BASE64\nContent-MD5: m\nContent-Disposition: attachment; filename*0=a; filename*1=b\n"
+            "Content-Transfer-Encoding: (c) BASE64\nContent-MD5: m\n"
+            "Content-Disposition: attachment; filename*0=a; filename*1=b\n"
             "Content-Language: en, de\nContent-Location: http://l\n\nabcd",
             b'("image" "png" NIL "<i>" "d e" "BASE64" 4 "m" ("attachment" ("filename*0" "a" "filename*1" "b"))'
             b' ("en" "de") "http://l")',
@@ -185,9 +186,9 @@ def check_body(value: Value) -> None:
 header_text = st.sampled_from(
     [
         b"Content-Type: ", b"Content-Disposition: ", b"Content-Language: ", b"From: ", b"To: ", b"Subject: ",
-        b"text/plain", b"multipart/mixed; boundary=b", b"message/rfc822", b'; name="', b'"', b"\\", b"(", b")", b"<", b">",
-        b"@", b",", b";", b":", b"\r\n", b"\r\n\r\n", b"\n", b"\r", b"\0", b"\xff", b"\xc3\xa4", b" ", b"\t", b"--b", b"--b--",
-        b"a",
+        b"text/plain", b"multipart/mixed; boundary=b", b"message/rfc822", b'; name="', b'"', b"\\", b"(", b")",
+        b"<", b">", b"@", b",", b";", b":", b"\r\n", b"\r\n\r\n", b"\n", b"\r", b"\0", b"\xff", b"\xc3\xa4", b" ",
+        b"\t", b"--b", b"--b--", b"a",
     ]
 )  # fmt: skip
 

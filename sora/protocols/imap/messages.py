@@ -159,13 +159,24 @@ class Answer:
     """
 
     def __init__(self, selection: Selection, plan: Plan, marked: UidSet) -> None:
-        self._selection = selection
+        self._told = selection.told
+        self._names = selection.names
+        self._recent_after = selection.recent_after
         self._plan = plan
         self._marked = marked
+        self._writers = {item: self._writer(item) for item in plan.items if item not in plan.parts}
+        self._scans = any(isinstance(item, Binary) or item.path or item.text for item in plan.parts)
         self.count = 0
 
-    def pieces(self, record: Mapping[str, Any], body: bytes | None) -> list[bytes]:
-        """The answer for a row, and its body if the plan needs one; long literals come as several pieces.
+    def line(self, record: Mapping[str, Any]) -> bytes:
+        """The answer for a row, where no body is asked for."""
+        uid = record["uid"]
+        self.count += 1
+        texts = [write(uid, record) for write in self._writers.values()]
+        return b"* %d FETCH (%s)\r\n" % (self._told.seq(uid), b" ".join(texts))
+
+    def pieces(self, record: Mapping[str, Any], body: bytes) -> list[bytes]:
+        """The answer for a row and its body; long literals come as several pieces.
 
         Everything is worked out before the first piece leaves: an error in the middle of a line would leave the client
         with half a literal.
@@ -174,35 +185,32 @@ class Answer:
             UnknownEncoding: BINARY of a part whose encoding is not known.
         """
         uid = record["uid"]
-        message: mime.Message | None = None
-        if body is not None and any(isinstance(item, Binary) or item.path or item.text for item in self._plan.parts):
-            message = mime.parse(body)
-        out = [b"* %d FETCH (" % self._selection.told.seq(uid)]
-        for item in self._items(uid):
+        message = mime.parse(body) if self._scans else None
+        out = [b"* %d FETCH (" % self._told.seq(uid)]
+        for item in self._plan.items:
             if len(out) > 1:
                 out.append(b" ")
             if isinstance(item, Section | Binary):
-                assert body is not None
                 out += _part_pieces(item, body, message)
             else:
-                out += (item.label, b" ", self._text(item, uid, record))
+                out.append(self._writers[item](uid, record))
+        if uid in self._marked and Attribute.FLAGS not in self._writers:
+            out.append(b" " + self._flags(uid, record))  # RFC 9051 §6.4.5: the change that the fetch itself made
         out.append(b")\r\n")
         self.count += 1
         return out
 
-    def _items(self, uid: int) -> Iterator[FetchItem]:
-        yield from self._plan.items
-        if uid in self._marked and Attribute.FLAGS not in self._plan.items:
-            yield Attribute.FLAGS  # RFC 9051 §6.4.5: the change that the fetch itself made
-
-    def _text(self, item: FetchItem, uid: int, record: Mapping[str, Any]) -> bytes:
+    def _writer(self, item: FetchItem) -> Callable[[int, Mapping[str, Any]], bytes]:
+        """What writes an item with its label, looked up once and not for each message."""
         if item is Attribute.UID:
-            return b"%d" % uid
+            return lambda uid, _: b"UID %d" % uid
         if item is Attribute.FLAGS:
-            selection = self._selection
-            return selection.told.flags_text(uid, selection.names, uid > selection.recent_after)
-        row = ROW_ITEMS[item]
-        return row.write(record[row.column])
+            return self._flags
+        column, write, label = ROW_ITEMS[item].column, ROW_ITEMS[item].write, item.label + b" "
+        return lambda _, record: label + write(record[column])
+
+    def _flags(self, uid: int, _record: Mapping[str, Any]) -> bytes:
+        return b"FLAGS " + self._told.flags_text(uid, self._names, uid > self._recent_after)
 
 
 def _part_pieces(item: Section | Binary, body: bytes, message: mime.Message | None) -> Iterator[bytes]:
@@ -265,7 +273,7 @@ async def _from_rows(s: Session, uids: UidSet, plan: Plan, answer: Answer) -> li
     """Everything that stands in the rows; nothing can fail."""
     async with chunks_of(s, uids, plan.columns) as chunks:
         async for rows in chunks:
-            s.write(b"".join(piece for row in rows for piece in answer.pieces(row, None)))
+            s.write(b"".join([answer.line(row) for row in rows]))
             await s.flush()
     return []
 

@@ -170,14 +170,17 @@ LANGUAGE plpgsql STABLE ROWS 20 SET search_path = sora, public SET plan_cache_mo
 #variable_conflict use_column
 BEGIN
   RETURN QUERY
-  SELECT m.mailbox_id, name, m.uidvalidity, m.special_use, coalesce(m.noselect, true), s.name IS NOT NULL,
+  SELECT b.mailbox_id, b.known_name, b.uidvalidity, b.special_use, coalesce(b.noselect, true), b.subscribed,
          EXISTS (SELECT 1 FROM mailboxes c WHERE c.account_id = p_account_id AND c.deleted_at IS NULL
-                 AND c.name >= name || '/' AND c.name < name || '0'),
-         t.uid_next, t.highest_modseq, t.message_count, t.unseen_count, t.deleted_count, t.total_size, m.created_at
-  FROM (SELECT * FROM mailboxes x WHERE x.account_id = p_account_id AND x.deleted_at IS NULL) m
-  FULL JOIN (SELECT y.name FROM subscriptions y WHERE y.account_id = p_account_id) s USING (name)
-  LEFT JOIN mailbox_stats t ON t.account_id = m.account_id AND t.mailbox_id = m.mailbox_id
-  ORDER BY name;
+                 AND c.name >= b.known_name || '/' AND c.name < b.known_name || '0'),
+         t.uid_next, t.highest_modseq, t.message_count, t.unseen_count, t.deleted_count, t.total_size, b.created_at
+  FROM (
+    SELECT m.*, coalesce(m.name, s.name) AS known_name, s.name IS NOT NULL AS subscribed
+    FROM (SELECT * FROM mailboxes x WHERE x.account_id = p_account_id AND x.deleted_at IS NULL) m
+    FULL JOIN (SELECT y.name FROM subscriptions y WHERE y.account_id = p_account_id) s ON s.name = m.name
+  ) b
+  LEFT JOIN mailbox_stats t ON t.account_id = b.account_id AND t.mailbox_id = b.mailbox_id
+  ORDER BY b.known_name;
 END $$;
 
 -- Unseen messages for one who is not the owner (amends STATUS UNSEEN of a shared mailbox).

@@ -77,6 +77,7 @@ async def up(dsn: str, directory: Path = SCHEMA) -> list[str]:
     Raises:
         ConfigError: the database belongs to a newer release, or the server is too old.
         DatabaseDown: the server cannot be reached.
+        Busy: another migration, or a lock that a file needs, was not free in time.
         asyncpg.PostgresError: a file failed; it left nothing, those before it stay.
     """
     files = _read(directory)

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 
 async def test_a_missing_mailbox_fails_the_whole_delivery_and_is_named(conn: Connection, account: Account) -> None:
-    messages = [{"account_id": account.id, "mailbox_id": account.boxes["INBOX"]}, {"account_id": account.id, "mailbox_id": 999}]
+    messages = [
+        {"account_id": account.id, "mailbox_id": account.boxes["INBOX"]},
+        {"account_id": account.id, "mailbox_id": 999},
+    ]
     with pytest.raises(asyncpg.PostgresError) as caught:
         async with conn.transaction():
             await deliver(conn, messages)
@@ -50,7 +53,11 @@ async def test_the_mailbox_of_another_account_is_no_target(conn: Connection, acc
         await deliver(conn, [{"account_id": account.id, "mailbox_id": other.boxes["INBOX"]}])
     async with fails_with(conn, "P0002"):
         await conn.fetch(
-            "SELECT * FROM move_messages($1, $2, $1, $3, $4, $5)", account.id, account.boxes["INBOX"], other.boxes["INBOX"], *ALL
+            "SELECT * FROM move_messages($1, $2, $1, $3, $4, $5)",
+            account.id,
+            account.boxes["INBOX"],
+            other.boxes["INBOX"],
+            *ALL,
         )
 
 
@@ -90,7 +97,9 @@ async def test_one_delivery_may_be_filed_into_two_mailboxes(conn: Connection, ac
 
 async def test_a_delivery_is_found_by_its_key(conn: Connection, account: Account) -> None:
     rows = await deliver(conn, [{"account_id": account.id, "mailbox_id": None, "key": key} for key in (b"a", b"b")])
-    found = await conn.fetch("SELECT * FROM find_deliveries($1, $2, $3)", [account.id] * 3, [0, None, 0], [b"b", b"x", b"a"])
+    found = await conn.fetch(
+        "SELECT * FROM find_deliveries($1, $2, $3)", [account.id] * 3, [0, None, 0], [b"b", b"x", b"a"]
+    )
     assert [(f["ord"], f["uid"], f["content_id"]) for f in found] == [
         (1, rows[1]["uid"], rows[1]["content_id"]), (3, rows[0]["uid"], rows[0]["content_id"]),
     ]  # fmt: skip
@@ -172,13 +181,23 @@ async def test_expunged_mail_and_deleted_mailboxes_do_not_count(conn: Connection
     await conn.execute("SELECT delete_mailbox($1, 'Archive')", account.id)
     assert await account.deliver(1) == [3]
     quota = await conn.fetchrow("SELECT * FROM account_quota($1)", account.id)
-    assert (quota["messages_limit"], quota["messages_used"], quota["bytes_limit"], quota["bytes_used"]) == (2, 2, None, 200)
+    assert (quota["messages_limit"], quota["messages_used"], quota["bytes_limit"], quota["bytes_used"]) == (
+        2,
+        2,
+        None,
+        200,
+    )
 
 
 async def test_copies_are_checked_and_moves_are_not(conn: Connection, account: Account) -> None:
     await account.deliver(2)
     await conn.execute("UPDATE accounts SET quota_messages = 3 WHERE account_id = $1", account.id)
-    copy = ("SELECT * FROM copy_messages($1, $2, $1, $3, $4, $5)", account.id, account.boxes["INBOX"], account.boxes["Trash"])
+    copy = (
+        "SELECT * FROM copy_messages($1, $2, $1, $3, $4, $5)",
+        account.id,
+        account.boxes["INBOX"],
+        account.boxes["Trash"],
+    )
     async with fails_with(conn, "SR001"):
         await conn.fetch(*copy, *ALL)
     assert await account.uids("Trash") == []
@@ -192,7 +211,9 @@ async def test_a_thread_is_found_by_references(conn: Connection, account: Accoun
         row = (await deliver(
             conn, [{"account_id": account.id, "mailbox_id": None}], message_ids=[message_id], references=[references]
         ))[0]  # fmt: skip
-        thread_id: int = await conn.fetchval("SELECT thread_id FROM message_contents WHERE content_id = $1", row["content_id"])
+        thread_id: int = await conn.fetchval(
+            "SELECT thread_id FROM message_contents WHERE content_id = $1", row["content_id"]
+        )
         return thread_id
 
     root = await deliver_reply("<1@x>", None)
@@ -224,7 +245,11 @@ async def test_store_says_what_it_did(conn: Connection, account: Account) -> Non
     await account.deliver(3)
     await account.expunge([2])
     rows = await account.store([0])
-    assert (uids_of(rows, "applied"), uids_of(rows, "changed"), {row["modseq"] for row in rows}) == ({1, 3}, {1, 3}, {4})
+    assert (uids_of(rows, "applied"), uids_of(rows, "changed"), {row["modseq"] for row in rows}) == (
+        {1, 3},
+        {1, 3},
+        {4},
+    )
     rows = await account.store([0, 1], [3])
     assert (uids_of(rows, "applied"), uids_of(rows, "changed"), rows[0]["modseq"]) == ({3}, {3}, 5)
     rows = await account.store([0])
@@ -287,7 +312,12 @@ async def test_compaction_forgets_no_change(conn: Connection, account: Account) 
     await account.deliver(40)
     for round_ in range(60):
         await account.store([round_ % 5, 16 + round_ % 3], [round_ % 40 + 1])
-        await conn.fetch("SELECT * FROM store_flags($1, $2, $3, $3, '{}', '{16,17,18}')", account.id, account.boxes["INBOX"], [round_ % 7 + 1])
+        await conn.fetch(
+            "SELECT * FROM store_flags($1, $2, $3, $3, '{}', '{16,17,18}')",
+            account.id,
+            account.boxes["INBOX"],
+            [round_ % 7 + 1],
+        )
     call = ("SELECT uid, modseq FROM changed_since($1, $2, 0)", account.id, account.boxes["INBOX"])
     before = {row["uid"]: row["modseq"] for row in await conn.fetch(*call)}
     assert await conn.fetchval("SELECT compact_flag_changes($1, $2, 4)", *call[1:]) == 1
@@ -361,7 +391,9 @@ async def test_raw_sql_keeps_the_caches_right(conn: Connection, account: Account
 async def test_check_sees_what_rebuild_repairs(conn: Connection, account: Account) -> None:
     await account.deliver(5, flags=[0])
     await conn.execute("UPDATE message_sequences SET live = live & ~range_mask(2, 3), n = 4, max_modseq = 0")
-    await conn.execute("UPDATE mailbox_stats SET total_size = 1, unseen_count = 3 WHERE mailbox_id = $1", account.boxes["INBOX"])
+    await conn.execute(
+        "UPDATE mailbox_stats SET total_size = 1, unseen_count = 3 WHERE mailbox_id = $1", account.boxes["INBOX"]
+    )
     call = ("SELECT * FROM check_mailbox($1, $2)", account.id, account.boxes["INBOX"])
     found = {row["what"] for row in await conn.fetch(*call)}
     assert found == {"sequence", "count of a block", "modseq of a block", "statistics"}
@@ -393,7 +425,11 @@ async def test_rebuild_tells_sessions_of_blocks_that_are_empty(conn: Connection,
 
 async def test_a_copy_into_another_account_is_a_message_of_its_own(conn: Connection, account: Account) -> None:
     other = await Account.create(conn, "other@example.com")
-    await deliver(conn, [{"account_id": account.id, "mailbox_id": None, "hash": b"\x01" * 32}], texts=[("subject: s\n", None, True)])
+    await deliver(
+        conn,
+        [{"account_id": account.id, "mailbox_id": None, "hash": b"\x01" * 32}],
+        texts=[("subject: s\n", None, True)],
+    )
     source = await conn.fetchval("SELECT content_id FROM message_contents")
     call = "SELECT * FROM copy_messages($1, $2, $3, $4, $5, $6, NULL, $7, $8, $9)"
     args = (account.id, account.boxes["INBOX"], other.id, other.boxes["INBOX"], *ALL)
@@ -403,7 +439,11 @@ async def test_a_copy_into_another_account_is_a_message_of_its_own(conn: Connect
     content = await conn.fetchrow("SELECT * FROM message_contents WHERE account_id = $1", other.id)
     assert content["content_hash"] == b"\x02" * 32, "the hash is keyed by account"
     upload = await conn.fetchrow("SELECT * FROM pending_uploads WHERE account_id = $1", other.id)
-    assert (upload["content_id"], upload["content_hash"], upload["instance_id"]) == (content["content_id"], b"\x02" * 32, "node")
+    assert (upload["content_id"], upload["content_hash"], upload["instance_id"]) == (
+        content["content_id"],
+        b"\x02" * 32,
+        "node",
+    )
     text = await conn.fetchrow("SELECT headers, body, body_truncated FROM search_queue WHERE account_id = $1", other.id)
     assert tuple(text) == ("subject: s\n", None, True)
     await conn.fetch(call, *args, "node", [source], [b"\x02" * 32])
@@ -432,7 +472,9 @@ async def test_keywords_that_find_no_room_are_dropped(conn: Connection, account:
 async def test_columns_come_packed(conn: Connection, account: Account) -> None:
     await account.deliver(3, size=5_000_000_000, internal_date=NOW)
     await account.expunge([2])
-    await conn.execute("UPDATE message_contents SET sent_at = NULL WHERE content_id = (SELECT content_id FROM messages WHERE uid = 3)")
+    await conn.execute(
+        "UPDATE message_contents SET sent_at = NULL WHERE content_id = (SELECT content_id FROM messages WHERE uid = 3)"
+    )
     packed = await conn.fetchval("SELECT message_columns($1, $2)", account.id, account.boxes["INBOX"])
     rows = list(struct.iter_unpack(">Iqqqqq", packed))
     assert [row[0] for row in rows] == [1, 3]
@@ -464,7 +506,9 @@ async def test_a_poll_returns_what_moved_and_what_went(conn: Connection, account
     inbox, trash, archive = (account.boxes[name] for name in ("INBOX", "Trash", "Archive"))
     await account.deliver(1)
     await conn.execute("SELECT delete_mailbox($1, 'Trash')", account.id)
-    rows = await conn.fetch("SELECT * FROM poll_mailboxes($1, $2, $3)", [account.id] * 3, [inbox, trash, archive], [1, 1, 1])
+    rows = await conn.fetch(
+        "SELECT * FROM poll_mailboxes($1, $2, $3)", [account.id] * 3, [inbox, trash, archive], [1, 1, 1]
+    )
     assert {row["mailbox_id"]: row["highest_modseq"] for row in rows} == {inbox: 2, trash: None}
 
 
@@ -476,6 +520,9 @@ async def test_ranges_beyond_the_last_uid_are_harmless(conn: Connection, account
     )  # fmt: skip
     assert (row["source_uids"], row["target_uids"]) == ([1], [1])
     row = await conn.fetchrow(
-        "SELECT * FROM copy_messages($1, $2, $1, $3, '{}', '{}')", account.id, account.boxes["INBOX"], account.boxes["Trash"]
+        "SELECT * FROM copy_messages($1, $2, $1, $3, '{}', '{}')",
+        account.id,
+        account.boxes["INBOX"],
+        account.boxes["Trash"],
     )
     assert (row["source_uids"], row["target_uids"], row["target_modseq"]) == ([], [], 2)

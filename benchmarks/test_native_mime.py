@@ -1,6 +1,6 @@
 """MIME: scan, envelope, structure and digest of typical messages.
 
-Run with `pytest -p benchmark benchmarks/test_native_mime.py`.
+python -m pytest benchmarks/test_native_mime.py -o addopts=
 """
 
 from __future__ import annotations

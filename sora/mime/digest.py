@@ -95,7 +95,8 @@ def digest(data: bytes, limit: int = BODY_LIMIT) -> Digest:
     author, to = addresses(root, b"from"), addresses(root, b"to")
     subject = decode_words(root.last(b"subject") or b"")
     date = root.last(b"date")
-    body, whole = _searchable(root, data, limit)
+    decoded: dict[int, str] = {}
+    body, whole = _searchable(root, data, limit, decoded)
     return Digest(
         envelope=write_envelope(root),
         body_structure=write_bodystructure(root),
@@ -115,19 +116,23 @@ def digest(data: bytes, limit: int = BODY_LIMIT) -> Digest:
         header_text=fold(header_text(root)),
         body_text=body,
         body_truncated=not whole,
-        preview=_preview(root, data),
+        preview=_preview(root, data, decoded),
     )
 
 
 def searchable(data: bytes) -> tuple[str, str]:
     """The whole header text and body text of a message, as SEARCH matches them, without a limit."""
     root = scan(data)
-    return fold(header_text(root)), _searchable(root, data, len(data) * 4)[0]
+    return fold(header_text(root)), _searchable(root, data, len(data) * 4, {})[0]
 
 
 def header_text(part: Part) -> str:
     """Every field of a header as `Name: value` and LF, decoded."""
-    return "".join(f"{decode_raw(name)}: {decode_words(value)}\n" for name, value in part.fields())
+    lines = [b"%b: %b\n" % field for field in part.fields()]
+    block = b"".join(lines)
+    if b"=?" not in block and block.isascii():
+        return decode_raw(block)
+    return "".join(map(decode_words, lines))
 
 
 # ----------------------------------------------------------------------------------------------------------- body text
@@ -142,8 +147,12 @@ def _parts(root: Part) -> Iterator[Part]:
         waiting.extend(reversed(part.children))
 
 
-def _searchable(root: Part, data: bytes, limit: int) -> tuple[str, bool]:
-    """Folded text of the body up to *limit* characters, and whether that is all of it."""
+def _searchable(root: Part, data: bytes, limit: int, decoded: dict[int, str]) -> tuple[str, bool]:
+    """Folded text of the body up to *limit* characters, and whether that is all of it.
+
+    Args:
+        decoded: Takes the text of each part that was decoded whole, by the start of its body.
+    """
     out: list[str] = []
     room, whole = limit, True
     for part in _parts(root):
@@ -154,6 +163,8 @@ def _searchable(root: Part, data: bytes, limit: int) -> tuple[str, bool]:
                 whole = False
                 break
             text, whole = _part_text(part, data, room)
+            if whole:
+                decoded[part.header_end] = text
             text = fold(text)
         else:
             continue
@@ -176,7 +187,7 @@ def _part_text(part: Part, data: bytes, characters: int) -> tuple[str, bool]:
     return text, part.header_end + octets >= part.body_end
 
 
-def _preview(root: Part, data: bytes) -> str:
+def _preview(root: Part, data: bytes, decoded: dict[int, str]) -> str:
     """The beginning of the message for a list of messages: of the plain text, or else of the HTML."""
     html = None
     for part in _parts(root):
@@ -187,15 +198,20 @@ def _preview(root: Part, data: bytes) -> str:
         if part.subtype.lower() == b"html":
             html = html or part
             continue
-        text = _preview_of(part, data)
+        text = _preview_of(part, data, decoded)
         if text:
             return text
-    return _preview_of(html, data) if html is not None else ""
+    return _preview_of(html, data, decoded) if html is not None else ""
 
 
-def _preview_of(part: Part, data: bytes) -> str:
-    text, _ = _part_text(part, data, PREVIEW_SOURCE // 6)
-    return collapse(text)[:PREVIEW_LENGTH].rstrip()
+def _preview_of(part: Part, data: bytes, decoded: dict[int, str]) -> str:
+    text = decoded.get(part.header_end)
+    if text is None:
+        text, _ = _part_text(part, data, PREVIEW_SOURCE // 6)
+    beginning = collapse(text[: PREVIEW_LENGTH * 2])
+    if len(beginning) < PREVIEW_LENGTH:
+        beginning = collapse(text)
+    return beginning[:PREVIEW_LENGTH].rstrip()
 
 
 def _is_attachment(part: Part) -> bool:

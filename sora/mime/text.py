@@ -9,6 +9,7 @@ import binascii
 import re
 import unicodedata
 from encodings.aliases import aliases
+from functools import lru_cache
 from html import unescape
 from typing import Final
 
@@ -107,9 +108,10 @@ def clean(text: str) -> str:
 def decode_raw(data: bytes | bytearray) -> str:
     """Octets without a declared charset: UTF-8 if they are, else windows-1252."""
     try:
-        return clean(data.decode())
+        text = data.decode()
     except UnicodeDecodeError:
-        return clean(data.decode("cp1252", "replace"))
+        text = data.decode("cp1252", "replace")
+    return text.replace("\0", "\ufffd") if "\0" in text else text
 
 
 def decode_charset(data: bytes | bytearray, charset: bytes) -> str:
@@ -188,52 +190,56 @@ def decode_transfer(data: bytes, encoding: bytes) -> bytes:
 
 # ----------------------------------------------------------------------------------------------------------------- HTML
 
-_TAG_NAME: Final = re.compile(r"/?([a-zA-Z][a-zA-Z0-9]*)")
+_HIDDEN: Final = re.compile(r"<!--|<(script|style|template|title)\b[^<>]*>", re.IGNORECASE)
+"""What is not shown: comments, and elements with their content."""
+_HIDDEN_END: Final = {
+    name: re.compile(rf"</{name}\b[^<>]*>", re.IGNORECASE) for name in ("script", "style", "template", "title")
+}
 _INLINE: Final = frozenset(
     "a abbr acronym b bdi bdo big cite code del dfn em font i ins kbd mark q s samp small span strike strong sub sup "
     "tt u var wbr".split()
 )
 """Tags that do not part words."""
-_HIDDEN: Final = frozenset(["script", "style", "template", "title"])
-"""Elements whose content is not shown."""
-_HIDDEN_END: Final = {name: re.compile(rf"</{name}\b", re.IGNORECASE) for name in _HIDDEN}
+_TAG: Final = re.compile(r"<(/?[a-zA-Z][a-zA-Z0-9]*|[/!?])[^<>]*>")
 _REFERENCE: Final = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});?")
 
 
 def html_text(html: str) -> str:
-    """The words of an HTML text, for search and preview; each octet is looked at a fixed number of times."""
+    """The words of an HTML text, for search and preview; each character is looked at a fixed number of times.
+
+    Args:
+        html: Clean text; so is the result.
+    """
+    pieces = _TAG.split(_without_hidden(html))
+    pieces[1::2] = ["" if tag.lstrip("/").lower() in _INLINE else "\n" for tag in pieces[1::2]]
+    text = "".join(pieces)
+    if "&" in text:
+        text = _REFERENCE.sub(_character, text)
+    return text
+
+
+def _without_hidden(html: str) -> str:
+    """HTML without comments, scripts and styles; one that is not closed hides the rest."""
     out: list[str] = []
     position = 0
-    while (start := html.find("<", position)) >= 0:
-        out.append(html[position:start])
-        position = _behind_tag(html, start, out)
+    while match := _HIDDEN.search(html, position):
+        out.append(html[position : match.start()])
+        if match[1] is None:
+            end = html.find("-->", match.end())
+            position = end + 3 if end >= 0 else len(html)
+        else:
+            out.append(" ")
+            closing = _HIDDEN_END[match[1].lower()].search(html, match.end())
+            position = closing.end() if closing else len(html)
     out.append(html[position:])
-    text = "".join(out)
-    if "&" in text:
-        text = _REFERENCE.sub(lambda match: unescape(match[0]), text)
-    return clean(text)
+    return "".join(out)
 
 
-def _behind_tag(html: str, start: int, out: list[str]) -> int:
-    """Where the text goes on behind the tag, comment or hidden element that begins at *start*."""
-    if html.startswith("<!--", start):
-        end = html.find("-->", start + 4)
-        return len(html) if end < 0 else end + 3
-    name = _TAG_NAME.match(html, start + 1)
-    if name is None and not html.startswith(("<!", "<?"), start):
-        out.append("<")  # as in "a < b"
-        return start + 1
-    end = html.find(">", start)
-    if end < 0:  # no tag, then, and neither is anything behind it
-        out.append(html[start:])
-        return len(html)
-    tag = name[1].lower() if name else ""
-    if tag not in _INLINE:
-        out.append(" " if tag in ("td", "th") else "\n")
-    if tag in _HIDDEN and html[start + 1] != "/" and html[end - 1] != "/":
-        closing = _HIDDEN_END[tag].search(html, end)
-        return len(html) if closing is None else closing.start()
-    return end + 1
+def _character(reference: re.Match[str]) -> str:
+    return _unescape(reference[0])
+
+
+_unescape: Final = lru_cache(1024)(unescape)
 
 
 # -------------------------------------------------------------------------------------------------------------- folding
@@ -262,6 +268,8 @@ def fold(text: str) -> str:
     """
     if text.isascii():
         return text.upper()
+    if "\n" in text:  # most lines are ASCII, which is much cheaper; a line end takes no part in any mapping
+        return "\n".join(map(fold, text.split("\n")))
     pieces = _UNUSUAL.split(text)
     pieces[::2] = map(str.upper, pieces[::2])
     pieces[1::2] = [_TITLE[ord(char)] for char in pieces[1::2]]

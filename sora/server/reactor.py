@@ -79,7 +79,8 @@ class Reactor:
     def step(self) -> None:
         """Wait for the next event and make its calls."""
         for key, _ in self._selector.select(self._pause()):
-            if key.fd in self._selector.get_map():  # a callback before it may have closed this one
+            # A callback before it may have closed this one, and a new one may have got its number.
+            if self._selector.get_map().get(key.fd) is key:
                 key.data()
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:

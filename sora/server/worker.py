@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import importlib
 import socket
 from typing import TYPE_CHECKING, Final
@@ -18,9 +19,11 @@ from sora.services.node import Node
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
+    from typing import Any
 
     from sora.config import Config
+    from sora.net.connection import Connection, Connections
     from sora.server.child import Child, Process
     from sora.server.listeners import Endpoint
 
@@ -36,6 +39,7 @@ SERVERS: Final = {
 FIRST_CONTACT_S: Final = 5.0
 HANDSHAKE_TIMEOUT_S: Final = 30.0
 ABORT_GRACE_S: Final = 2.0
+YOUNG_POLL_S: Final = 0.02
 
 
 def preload() -> None:
@@ -57,19 +61,20 @@ async def _main(process: Process) -> None:
         acceptor = Acceptor(process, node)
         process.on_live = node.take_live
         process.on_serve = acceptor.serve
-        process.on_beat = lambda: _count(process, node)
+        process.on_beat = lambda: _count(process, node, acceptor)
         await _first_contact(node)
         await acceptor.serve((child.slot,))
         process.ready()
         await process.stopping.wait()
         acceptor.close()
-        await _let_go(process, node)
+        await _let_go(process, node, acceptor)
     finally:
         await node.close()
 
 
-def _count(process: Process, node: Node) -> None:
+def _count(process: Process, node: Node, acceptor: Acceptor) -> None:
     """Write the connection counts to the scoreboard."""
+    acceptor.forget_old()
     for protocol in PROTOCOLS:
         process.child.row.set(protocol, node.connections.count(protocol))
 
@@ -82,10 +87,10 @@ async def _first_contact(node: Node) -> None:
         _logger.warning("started without the database", extra={"detail": str(error)})
 
 
-async def _let_go(process: Process, node: Node) -> None:
+async def _let_go(process: Process, node: Node, acceptor: Acceptor) -> None:
     """Let the sessions end: by themselves while they may linger, then asked, then cut."""
     connections = node.connections
-    await _first_of(connections.drained(), process.ending.wait())
+    await _first_of(_all_gone(connections, acceptor), process.ending.wait())
     connections.stop()
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(connections.drained(), process.config.process.drain_timeout)
@@ -96,8 +101,16 @@ async def _let_go(process: Process, node: Node) -> None:
         await asyncio.wait_for(connections.drained(), ABORT_GRACE_S)
 
 
-async def _first_of(*waits: object) -> None:
-    tasks = [asyncio.ensure_future(wait) for wait in waits]  # type: ignore[call-overload]
+async def _all_gone(connections: Connections, acceptor: Acceptor) -> None:
+    """Until no connection is open, nor on its way to be."""
+    await connections.drained()
+    while acceptor.young():
+        await asyncio.sleep(YOUNG_POLL_S)
+        await connections.drained()
+
+
+async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:
+    tasks = [asyncio.create_task(wait) for wait in waits]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -106,16 +119,23 @@ async def _first_of(*waits: object) -> None:
 
 
 class Acceptor:
-    """Accepts connections on the listeners of one or more slots."""
+    """Accepts connections on the listeners of one or more slots.
+
+    Between the accept and `connection_made` lies a turn of the event loop, or a whole TLS handshake. A worker that
+    counted only what was made would end in between and reset a client that it has accepted: such connections are
+    `young`, and waited for.
+    """
 
     def __init__(self, process: Process, node: Node) -> None:
         self._child = process.child
-        self._factories: dict[Endpoint, Callable[[], asyncio.Protocol]] = {}
+        self._factories: dict[Endpoint, Callable[[], Connection]] = {}
         self._contexts = {endpoint: _tls(node.config, endpoint) for endpoint, _ in self._child.listeners.of_slot(0)}
         for endpoint, context in self._contexts.items():
             module = importlib.import_module(SERVERS[endpoint.server])
             self._factories[endpoint] = module.connection_factory(node, _listener(node.config, endpoint, context))
         self._servers: dict[int, list[asyncio.AbstractServer]] = {}
+        self._young: list[tuple[float, Connection]] = []
+        self._closed = False
 
     async def serve(self, slots: Sequence[int]) -> None:
         """Accept on the listeners of exactly these slots."""
@@ -123,15 +143,34 @@ class Acceptor:
             for server in self._servers.pop(slot):
                 server.close()
         for slot in slots:
-            if slot not in self._servers:
+            if slot not in self._servers and not self._closed:
                 self._servers[slot] = await self._serve_slot(slot)
+        if self._closed:
+            self.close()
 
     def close(self) -> None:
         """Stop accepting. The sockets stay open in the supervisor; what waits in their queues waits for the next."""
+        self._closed = True
         for servers in self._servers.values():
             for server in servers:
                 server.close()
         self._servers.clear()
+
+    def young(self) -> int:
+        """How many accepted connections are not made yet; one whose handshake takes too long has failed."""
+        self.forget_old()
+        return len(self._young)
+
+    def forget_old(self) -> None:
+        """Drop what was made or has failed."""
+        now = asyncio.get_running_loop().time()
+        self._young = [(until, connection) for until, connection in self._young if not connection.peer and now < until]
+
+    def _accept(self, endpoint: Endpoint) -> Connection:
+        connection = self._factories[endpoint]()
+        patience_s = HANDSHAKE_TIMEOUT_S if endpoint.implicit_tls else HANDSHAKE_TIMEOUT_S / 10
+        self._young.append((asyncio.get_running_loop().time() + patience_s, connection))
+        return connection
 
     async def _serve_slot(self, slot: int) -> list[asyncio.AbstractServer]:
         """Servers on the sockets of a slot, less those that are shared by all slots and served already."""
@@ -144,7 +183,7 @@ class Acceptor:
 
     async def _serve_socket(self, endpoint: Endpoint, sock: socket.socket) -> asyncio.AbstractServer:
         loop = asyncio.get_running_loop()
-        factory = self._factories[endpoint]
+        factory = functools.partial(self._accept, endpoint)
         if sock.family == socket.AF_UNIX:
             return await loop.create_unix_server(factory, sock=sock.dup(), backlog=BACKLOG)
         tls = self._contexts[endpoint] if endpoint.implicit_tls else None

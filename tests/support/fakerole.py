@@ -1,7 +1,7 @@
 """Processes for tests of the supervisor: they need no database, and say who they are.
 
 The worker accepts on the listeners of its slots and answers every line with its slot, generation and pid; it obeys
-`die` (SIGKILL), `hang` (stops its event loop) and `exit`.
+`die` (SIGKILL) and `hang` (stops its event loop), and shows the live key `recipients`.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ if TYPE_CHECKING:
 class Echo(asyncio.Protocol):
     """One connection of a fake worker."""
 
-    def __init__(self, child: Child, connections: set[Echo]) -> None:
-        self.child = child
+    def __init__(self, process: Process, connections: set[Echo]) -> None:
+        self.process = process
+        self.child = process.child
         self.connections = connections
+        connections.add(self)  # from the accept on: see `Acceptor`
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's derives from nothing
-        self.connections.add(self)
         self.transport.write(b"hello\n")
 
     def data_received(self, data: bytes) -> None:
@@ -41,7 +42,10 @@ class Echo(asyncio.Protocol):
                 os.kill(os.getpid(), signal.SIGKILL)
             if line == b"hang":
                 time.sleep(600)
-            self.transport.write(b"%d %d %d\n" % (self.child.slot, self.child.generation, os.getpid()))
+            if line == b"recipients":
+                self.transport.write(b"%d\n" % self.process.config.limits.recipients)
+            else:
+                self.transport.write(b"%d %d %d\n" % (self.child.slot, self.child.generation, os.getpid()))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.connections.discard(self)
@@ -53,15 +57,13 @@ def run(child: Child) -> int:
 
 
 async def _idle(process: Process) -> None:
-    if process.child.config.auth.default_domain == "fails.example" and process.child.role == "http":
-        raise ConfigError("the new configuration does not work")
     process.ready()
     await process.stopping.wait()
 
 
 async def _worker(process: Process) -> None:
     if process.child.config.auth.default_domain == "fails.example":
-        raise ConfigError("the new configuration does not work")
+        raise ConfigError("this does not work")
     loop = asyncio.get_running_loop()
     connections: set[Echo] = set()
     servers: dict[int, asyncio.AbstractServer] = {}
@@ -71,7 +73,7 @@ async def _worker(process: Process) -> None:
             servers.pop(slot).close()
         for slot in set(slots) - set(servers):
             for _, sock in process.child.listeners.of_slot(slot):
-                servers[slot] = await loop.create_server(lambda: Echo(process.child, connections), sock=sock.dup())
+                servers[slot] = await loop.create_server(lambda: Echo(process, connections), sock=sock.dup())
 
     process.on_serve = serve
     process.on_beat = lambda: process.child.row.set("imap", len(connections))

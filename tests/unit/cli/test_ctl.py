@@ -6,13 +6,15 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from sora.cli import ctl
 from sora.crashpoints import POINTS
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 CONFIG = """
 [database]

@@ -114,8 +114,7 @@ def test_an_endless_line_is_cut_off(supervisor: Supervisor, path: Path) -> None:
         sock.settimeout(5)
         sock.connect(name)
         with pytest.raises(ConnectionError):
-            while True:
-                sock.sendall(b"x" * 10_000)
+            sock.sendall(b"x" * 10_000_000)
     assert call(path, "echo") == {"verb": "echo"}
 
 

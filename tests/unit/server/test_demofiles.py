@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from sora import config as configuration
 from sora.errors import ConfigError
 from sora.server import demofiles
-from sora.server.demofiles import Demo
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from sora.server.demofiles import Demo
 
 
 def prepare(directory: Path, *settings: str, port_base: int | None = None, **facts: Any) -> Demo:

@@ -72,6 +72,32 @@ def test_a_callback_may_unwatch_another_that_is_ready_too(reactor: Reactor) -> N
             sock.close()
 
 
+def test_a_descriptor_that_is_used_again_within_one_step_is_not_confused(reactor: Reactor) -> None:
+    """A reaped child's channel is closed and a new child's gets its number, while the old event is still to come."""
+    first, second = socket.socketpair(), socket.socketpair()
+    called: list[str] = []
+    replaced: list[socket.socket] = []
+
+    def replace(other: socket.socket, name: str) -> None:
+        called.append(name)
+        number = other.fileno()
+        reactor.unwatch(other)
+        other.close()
+        new = socket.socket(fileno=os.dup(first[1].fileno()))
+        replaced.append(new)
+        assert new.fileno() == number
+        reactor.watch(new, lambda: called.append("new"))
+
+    reactor.watch(first[0], lambda: replace(second[0], "first"))
+    reactor.watch(second[0], lambda: replace(first[0], "second"))
+    first[1].send(b"x")
+    second[1].send(b"x")
+    reactor.step()
+    assert len(called) == 1
+    for sock in (*first, *second, *replaced):
+        sock.close()
+
+
 def test_signals_are_handled_between_two_steps_and_once_for_many(reactor: Reactor) -> None:
     handled: list[str] = []
     reactor.handle({signal.SIGUSR1: lambda: handled.append("1"), signal.SIGUSR2: lambda: handled.append("2")})

@@ -1,0 +1,254 @@
+"""The supervisor with real processes and sockets; the processes are fakes that say who they are."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.fakesora import Client, FakeSora, alive, until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture
+def sora(tmp_path: Path) -> Iterator[FakeSora]:
+    with FakeSora(tmp_path) as sora:
+        yield sora
+
+
+def test_status_has_the_shape_of_the_contract(sora: FakeSora) -> None:
+    status = json.loads(sora.ctl("status", "--json").stdout)
+    assert status.keys() == {"state", "supervisor", "processes", "uploads", "health"}
+    assert status["state"] == "running"
+    assert status["supervisor"].keys() == {"pid", "generation", "uptime_s", "postgres_pid"}
+    assert sora.supervisor is not None
+    assert status["supervisor"]["pid"] == sora.supervisor.pid
+    assert [(p["role"], p["slot"]) for p in status["processes"]] == [
+        ("worker", 0), ("worker", 1), ("uploader", 0), ("http", 0),
+    ]  # fmt: skip
+    for process in status["processes"]:
+        assert process.keys() == {
+            "role", "slot", "pid", "generation", "state", "restarts", "uptime_s", "connections",
+        }  # fmt: skip
+        assert (process["generation"], process["state"], process["restarts"]) == (1, "ready", 0)
+        assert process["connections"].keys() == {"imap", "pop3", "lmtp"}
+    assert status["uploads"].keys() == {"pending", "oldest_s"}
+    assert status["health"].keys() == {"postgresql", "object_store"}
+    assert sora.ctl("status").stdout.startswith("running, generation 1")
+
+
+def test_connections_are_counted(sora: FakeSora) -> None:
+    clients = [sora.client() for _ in range(5)]
+    until(lambda: sum(p["connections"]["imap"] for p in sora.processes()) == 5, "five connections in the status")
+    for client in clients:
+        client.close()
+
+
+def test_a_killed_process_is_replaced(sora: FakeSora) -> None:
+    for role in ("worker", "uploader", "http"):
+        before = sora.processes(role)[0]
+        os.kill(before["pid"], signal.SIGKILL)
+
+        def back(role: str = role, before: dict[str, object] = before) -> bool:
+            return any(p["restarts"] == 1 and p["pid"] != before["pid"] for p in sora.processes(role))
+
+        until(back, f"the new {role}")
+
+
+def test_while_a_slot_has_no_worker_another_accepts_for_it(sora: FakeSora) -> None:
+    def worker_0(restarts: int) -> int | None:
+        return next((p["pid"] for p in sora.processes() if (p["slot"], p["restarts"]) == (0, restarts)), None)
+
+    for restarts in range(4):
+        os.kill(until(lambda: worker_0(restarts), "worker 0"), signal.SIGKILL)  # noqa: B023
+    until(lambda: [p["slot"] for p in sora.processes()] == [1], "the death of worker 0")
+    # The fourth death costs a second of pause. Half of these connections fall to the socket of slot 0.
+    for _ in range(30):
+        with sora.client() as client:
+            assert client.ask()[0] == 1
+    assert [p["slot"] for p in sora.processes()] == [1]
+    until(lambda: worker_0(4), "the return of worker 0")
+    sora.client_of(0).close()
+    sora.client_of(1).close()
+
+
+def test_when_every_worker_is_killed_no_connection_is_refused_or_reset(sora: FakeSora) -> None:
+    for _ in range(3):
+        for process in sora.processes():
+            os.kill(process["pid"], signal.SIGKILL)
+        clients = [sora.client() for _ in range(20)]
+        for client in clients:
+            assert len(client.ask()) == 3
+            client.close()
+        until(lambda: len(sora.processes()) == 2, "both workers")
+
+
+def test_a_stuck_worker_is_replaced(tmp_path: Path) -> None:
+    with FakeSora(tmp_path, stuck_after="2s") as sora:
+        client = sora.client()
+        _, _, pid = client.ask()
+        client.tell("hang")
+        until(lambda: not alive(pid), "the end of the stuck worker")
+        until(lambda: len(sora.processes()) == 2, "its successor")
+        client.close()
+
+
+def test_reloads_lose_no_connection(sora: FakeSora) -> None:
+    """Connections come all the time, each asks twice; five reloads happen meanwhile."""
+    stop = threading.Event()
+    failures: list[BaseException] = []
+    generations: set[int] = set()
+    answered = 0
+
+    def hammer() -> None:
+        nonlocal answered
+        while not stop.is_set():
+            try:
+                with sora.client() as client:
+                    generations.add(client.ask()[1])
+                    assert len(client.ask()) == 3
+                answered += 1
+            except (OSError, AssertionError) as error:
+                failures.append(error)
+
+    threads = [threading.Thread(target=hammer) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for generation in range(2, 7):
+            assert sora.call("reload")["generation"] == generation
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert failures == []
+    assert answered > 200
+    assert {1, 6} <= generations | {1}
+    assert len(generations) > 2
+
+
+def test_old_sessions_linger_with_the_new_live_values_and_end_with_the_stop(tmp_path: Path) -> None:
+    with FakeSora(tmp_path) as sora:
+        old = sora.client()
+        _, _, old_pid = old.ask()
+        sora.configure("[limits]\nrecipients = 7")
+        assert sora.call("reload")["changed"] == ["limits.recipients"]
+        with sora.client() as new:
+            assert new.ask()[1] == 2
+            assert new.ask("recipients") == (7,)
+        assert old.ask()[1:] == (1, old_pid)
+        until(lambda: old.ask("recipients") == (7,), "the live value in the old generation")
+        assert [p["pid"] for p in sora.processes(state="draining")] == [old_pid]
+        old.close()
+        until(lambda: not alive(old_pid), "the end of the worker whose last session has ended")
+
+
+def test_sessions_that_stay_are_ended_after_the_linger_time(tmp_path: Path) -> None:
+    with FakeSora(tmp_path, linger="1s") as sora:
+        old = sora.client()
+        old.ask()
+        sora.call("reload")
+        assert old.at_end()
+        until(lambda: not sora.processes(state="draining"), "the end of the old generation")
+
+
+def test_old_generations_do_not_pile_up(sora: FakeSora) -> None:
+    clients: list[Client] = []
+    for _ in range(6):
+        clients.append(sora.client())
+        clients[-1].ask()
+        assert "error" not in sora.call("reload")
+    assert clients[0].at_end()
+    assert clients[1].at_end()
+    assert clients[2].ask()[1] == 3
+    for client in clients:
+        client.close()
+
+
+def test_a_reload_that_cannot_work_changes_nothing(sora: FakeSora) -> None:
+    before = {p["pid"] for p in sora.processes()}
+    sora.configure('[auth]\ndefault_domain = "fails.example"')
+    done = sora.ctl("reload")
+    assert done.returncode == 1
+    assert "this does not work" in done.stderr
+    assert {p["pid"] for p in sora.processes()} == before
+    sora.configure("[limits]\nrecipiens = 3")
+    assert "nearest known key is limits.recipients" in sora.ctl("reload").stderr
+    sora.configure()
+    assert sora.call("reload")["reloaded"] is True
+
+
+def test_keys_that_need_a_restart_are_named_and_keep_their_values(sora: FakeSora) -> None:
+    sora.configure(workers=5)
+    done = sora.ctl("reload")
+    assert done.stdout.splitlines() == ["reloaded, generation 2", "needs a restart: process.workers"]
+    assert len(sora.processes()) == 2
+
+
+def test_hangup_reloads(sora: FakeSora) -> None:
+    sora.signal(signal.SIGHUP)
+    until(lambda: {p["generation"] for p in sora.processes("uploader")} == {2}, "the second generation")
+
+
+@pytest.mark.parametrize("how", ["stop", "SIGTERM", "SIGINT"])
+def test_a_stop_leaves_no_process(sora: FakeSora, how: str) -> None:
+    pids = sora.pids()
+    client = sora.client()
+    client.ask()
+    if how == "stop":
+        assert sora.ctl("stop").returncode == 0
+    else:
+        sora.signal(getattr(signal, how))
+    assert sora.supervisor is not None
+    assert sora.supervisor.wait(15) == 0
+    assert not [pid for pid in pids if alive(pid)]
+    assert client.at_end()
+    client.close()
+    with pytest.raises(ConnectionRefusedError):
+        sora.client()
+
+
+def test_a_process_that_does_not_end_is_killed(tmp_path: Path) -> None:
+    with FakeSora(tmp_path, drain_timeout="100ms") as sora:
+        client = sora.client()
+        _, _, pid = client.ask()
+        client.tell("hang")
+        sora.signal(signal.SIGTERM)
+        until(lambda: sora.status()["state"] == "stopping", "the stop to begin")
+        sora.signal(signal.SIGTERM)  # the second one does not wait
+        assert sora.supervisor is not None
+        assert sora.supervisor.wait(15) == 0
+        assert not alive(pid)
+        client.close()
+
+
+def test_children_follow_a_killed_supervisor_and_the_next_start_works(tmp_path: Path) -> None:
+    with FakeSora(tmp_path) as first:
+        pids = first.pids()
+        first.kill_supervisor()
+        until(lambda: not [pid for pid in pids if alive(pid)], "the end of the orphans")
+    with FakeSora(tmp_path) as second, second.client() as client:
+        assert client.ask()[1] == 1
+
+
+def test_a_start_that_cannot_work_says_why_and_ends(tmp_path: Path) -> None:
+    sora = FakeSora(tmp_path)
+    sora.configure('[auth]\ndefault_domain = "fails.example"')
+    with pytest.raises(RuntimeError, match="ended with 1: this does not work"), sora:
+        pass
+
+
+def test_a_second_supervisor_is_refused(sora: FakeSora) -> None:
+    done = sora.ctl("start", "--detach")
+    assert done.returncode == 1
+    assert "already" in done.stderr
+    assert len(sora.processes()) == 2

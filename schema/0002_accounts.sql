@@ -109,7 +109,8 @@ CREATE TABLE account_keys (
 CREATE TABLE account_changes (
   account_id bigint NOT NULL,
   seq bigint NOT NULL,
-  kind text NOT NULL CHECK (kind IN ('create', 'rename', 'delete', 'restore', 'subscribe', 'unsubscribe', 'acl', 'metadata', 'special_use')),
+  kind text NOT NULL CHECK (kind IN ('create', 'rename', 'delete', 'restore', 'subscribe', 'unsubscribe', 'acl',
+                                     'metadata', 'special_use')),
   mailbox_id bigint,
   name text,
   old_name text,
@@ -117,7 +118,8 @@ CREATE TABLE account_changes (
   PRIMARY KEY (account_id, seq)
 );
 
-CREATE FUNCTION note_account_change(p_account_id bigint, p_kind text, p_mailbox_id bigint, p_name text, p_old_name text DEFAULT NULL)
+CREATE FUNCTION note_account_change(p_account_id bigint, p_kind text, p_mailbox_id bigint, p_name text,
+  p_old_name text DEFAULT NULL)
 RETURNS bigint LANGUAGE plpgsql SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
 DECLARE v_seq bigint;
 BEGIN

@@ -46,7 +46,8 @@ CREATE TABLE message_contents (
 ALTER TABLE message_contents ALTER content_hash SET STORAGE PLAIN;
 CREATE UNIQUE INDEX message_contents_hash ON message_contents (account_id, content_hash) WHERE purging_at IS NULL;
 -- threads; cut, because an index row holds less than 2.7 KB and a header may be longer
-CREATE INDEX message_contents_message_id ON message_contents (account_id, left(message_id, 200)) WHERE message_id IS NOT NULL;
+CREATE INDEX message_contents_message_id ON message_contents (account_id, left(message_id, 200))
+  WHERE message_id IS NOT NULL;
 CREATE INDEX message_contents_purging ON message_contents (purging_at) WHERE purging_at IS NOT NULL;
 
 -- Narrow, and immutable except for the expunge mark. No index on anything that changes: an expunge is a HOT update.

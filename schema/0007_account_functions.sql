@@ -85,7 +85,8 @@ DECLARE
   v_accounts bigint[];
   v_domains bigint[];
 BEGIN
-  SELECT array_agg(account_id), array_agg(DISTINCT domain_id) FILTER (WHERE domain_bytes IS NOT NULL OR domain_messages IS NOT NULL)
+  SELECT array_agg(account_id),
+         array_agg(DISTINCT domain_id) FILTER (WHERE domain_bytes IS NOT NULL OR domain_messages IS NOT NULL)
   INTO v_accounts, v_domains
   FROM account_limits
   WHERE account_id = ANY (p_account_ids)
@@ -154,7 +155,8 @@ BEGIN
            left(i.address, length(i.address) - length(split_part(i.address, '@', -1)) - 1) AS spelled
     FROM unnest(p_addresses) WITH ORDINALITY i (address, ord)
   ), split AS (
-    SELECT *, CASE WHEN position(p_separator IN local) > 1 THEN split_part(local, p_separator, 1) || '@' || domain END AS base,
+    SELECT *, CASE WHEN position(p_separator IN local) > 1
+                THEN split_part(local, p_separator, 1) || '@' || domain END AS base,
            CASE WHEN position(p_separator IN local) > 1
                 THEN substr(spelled, position(p_separator IN spelled) + length(p_separator)) END AS plus
     FROM asked
@@ -164,7 +166,8 @@ BEGIN
   FROM split s
   LEFT JOIN LATERAL (
     SELECT x.account_id, x.detail, rank() OVER (ORDER BY x.step) AS place FROM (
-      SELECT 1 AS step, a.account_id, NULL AS detail FROM accounts a WHERE a.address = s.full_address AND a.deleted_at IS NULL
+      SELECT 1 AS step, a.account_id, NULL AS detail FROM accounts a
+      WHERE a.address = s.full_address AND a.deleted_at IS NULL
       UNION ALL
       SELECT 2, l.account_id, NULL FROM aliases l WHERE l.address = s.full_address
       UNION ALL

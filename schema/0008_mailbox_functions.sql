@@ -30,11 +30,14 @@ BEGIN
   IF NOT FOUND THEN
     PERFORM fail('P0002', 'No such account', p_account_id::text);
   END IF;
-  IF EXISTS (SELECT 1 FROM mailboxes m WHERE m.account_id = p_account_id AND m.name = v_name AND m.deleted_at IS NULL AND NOT m.noselect) THEN
+  IF EXISTS (
+    SELECT 1 FROM mailboxes m
+    WHERE m.account_id = p_account_id AND m.name = v_name AND m.deleted_at IS NULL AND NOT m.noselect) THEN
     RAISE EXCEPTION 'Mailbox exists' USING ERRCODE = '23505', DETAIL = v_name;
   END IF;
   FOR v_part IN
-    SELECT array_to_string(p[1:i], '/') FROM string_to_array(v_name, '/') p, generate_series(1, cardinality(string_to_array(v_name, '/'))) i
+    SELECT array_to_string(p[1:i], '/')
+    FROM string_to_array(v_name, '/') p, LATERAL generate_series(1, cardinality(p)) i
     ORDER BY i
   LOOP
     UPDATE mailboxes m SET noselect = false, special_use = coalesce(p_special_use, m.special_use)
@@ -127,7 +130,8 @@ BEGIN
   v_children := EXISTS (SELECT 1 FROM mailboxes m WHERE m.account_id = p_account_id AND m.deleted_at IS NULL
                         AND m.name >= v_name || '/' AND m.name < v_name || '0');
   IF v_name = 'INBOX' OR (v_noselect AND v_children) THEN
-    PERFORM fail('SR005', CASE WHEN v_name = 'INBOX' THEN 'INBOX cannot be deleted' ELSE 'Mailbox has children' END, v_name);
+    PERFORM fail('SR005',
+      CASE WHEN v_name = 'INBOX' THEN 'INBOX cannot be deleted' ELSE 'Mailbox has children' END, v_name);
   END IF;
   PERFORM lock_mailboxes(ARRAY[v_id]);   -- a delivery that holds it finishes first, later ones find the mark
   UPDATE mailboxes m SET deleted_at = clock() WHERE m.account_id = p_account_id AND m.mailbox_id = v_id;
@@ -189,7 +193,8 @@ LANGUAGE plpgsql STABLE SET search_path = sora, public SET plan_cache_mode = for
 BEGIN
   RETURN (
     SELECT t.message_count - coalesce((
-      SELECT sum(bit_count(v.bits & s.live)) FROM message_viewer_seen v JOIN message_sequences s USING (account_id, mailbox_id, block_no)
+      SELECT sum(bit_count(v.bits & s.live)) FROM message_viewer_seen v
+      JOIN message_sequences s USING (account_id, mailbox_id, block_no)
       WHERE v.account_id = p_account_id AND v.mailbox_id = p_mailbox_id AND v.viewer_id = p_viewer_id), 0)::bigint
     FROM mailbox_stats t WHERE t.account_id = p_account_id AND t.mailbox_id = p_mailbox_id);
 END $$;

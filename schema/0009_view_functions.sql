@@ -111,13 +111,15 @@ END $$;
 -- Immutable columns of the live messages for SEARCH and SORT without a row each:
 -- [uint4 uid][int8 content_id][int8 internal_date][int8 sent_at][int8 saved_at][int8 size] by uid; dates in seconds,
 -- sent_at = -2^63 where the message has none.
-CREATE FUNCTION message_columns(p_account_id bigint, p_mailbox_id bigint, p_first bigint DEFAULT 1, p_last bigint DEFAULT 4294967295)
+CREATE FUNCTION message_columns(p_account_id bigint, p_mailbox_id bigint, p_first bigint DEFAULT 1,
+  p_last bigint DEFAULT 4294967295)
 RETURNS bytea LANGUAGE plpgsql STABLE
 SET search_path = sora, public SET plan_cache_mode = force_generic_plan
 SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
 BEGIN
   RETURN (
-    SELECT string_agg(substr(int8send(m.uid), 5) || int8send(m.content_id) || int8send(extract(epoch FROM m.internal_date)::bigint)
+    SELECT string_agg(substr(int8send(m.uid), 5) || int8send(m.content_id)
+             || int8send(extract(epoch FROM m.internal_date)::bigint)
              || int8send(coalesce(extract(epoch FROM c.sent_at)::bigint, -9223372036854775808))
              || int8send(extract(epoch FROM m.saved_at)::bigint) || int8send(m.size), ''::bytea ORDER BY m.uid)
     FROM messages m CROSS JOIN LATERAL (

@@ -39,7 +39,8 @@ END $$;
 --
 -- One row a block that holds a message of the set (none: no row). `applied` = the messages that now have the wanted flags,
 -- `changed` = those of them that had not before. `modseq` is the mailbox's after the call and the same in every row.
-CREATE FUNCTION store_flags(p_account_id bigint, p_mailbox_id bigint, p_lo bigint[], p_hi bigint[], p_set int2[], p_clear int2[],
+CREATE FUNCTION store_flags(p_account_id bigint, p_mailbox_id bigint, p_lo bigint[], p_hi bigint[],
+  p_set int2[], p_clear int2[],
   p_replace boolean DEFAULT false, p_unchanged_since bigint DEFAULT NULL, p_viewer_id bigint DEFAULT NULL)
 RETURNS TABLE (modseq bigint, block_no int, applied bit(1024), changed bit(1024), failed bit(1024)) LANGUAGE plpgsql
 SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET lock_timeout = '10s'
@@ -168,7 +169,8 @@ END $$;
 -- The live messages of a UID set with what a copy takes along: system flags and keywords, and of the \Seen flags only
 -- that of the acting user (p_viewer_id NULL: the owner's).
 CREATE FUNCTION picked_messages(p_account_id bigint, p_mailbox_id bigint, p_lo bigint[], p_hi bigint[], p_viewer_id bigint)
-RETURNS TABLE (uid bigint, place bigint, row_id tid, content_id bigint, internal_date timestamptz, size bigint, flags int2[], seen boolean)
+RETURNS TABLE (uid bigint, place bigint, row_id tid, content_id bigint, internal_date timestamptz, size bigint,
+               flags int2[], seen boolean)
 LANGUAGE plpgsql STABLE
 SET search_path = sora, public SET plan_cache_mode = force_generic_plan
 SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
@@ -238,7 +240,8 @@ BEGIN
   SELECT coalesce(array_agg(k.uid ORDER BY k.place), '{}'), coalesce(array_agg(k.new_uid ORDER BY k.place), '{}')
   INTO source_uids, target_uids FROM picked k;
   IF p_viewer_id IS NOT NULL THEN
-    PERFORM copy_viewer_seen(p_account_id, p_mailbox_id, p_account_id, p_to_mailbox_id, source_uids, target_uids, p_viewer_id, p_viewer_id);
+    PERFORM copy_viewer_seen(p_account_id, p_mailbox_id, p_account_id, p_to_mailbox_id, source_uids, target_uids,
+      p_viewer_id, p_viewer_id);
   END IF;
   RETURN QUERY
   SELECT b.uidvalidity, source_uids, target_uids, f.highest_modseq, t.highest_modseq
@@ -324,7 +327,8 @@ BEGIN
     ORDER BY new_hash
   ), contents AS (
     INSERT INTO message_contents (account_id, content_id, content_hash, size, sent_at, message_id, in_reply_to, reference_ids,
-      thread_id, subject, base_subject, sender, recipients, cc, bcc, reply_to, display_from, display_to, preview, envelope, body_structure)
+      thread_id, subject, base_subject, sender, recipients, cc, bcc, reply_to, display_from, display_to, preview,
+      envelope, body_structure)
     SELECT p_to_account_id, s.new_id, s.new_hash, s.size, s.sent_at, s.message_id, s.in_reply_to, s.reference_ids,
       find_thread(p_to_account_id, s.new_id, s.in_reply_to, s.reference_ids),
       s.subject, s.base_subject, s.sender, s.recipients, s.cc, s.bcc, s.reply_to, s.display_from, s.display_to, s.preview,
@@ -335,14 +339,17 @@ BEGIN
   ), uploads AS (
     INSERT INTO pending_uploads (account_id, content_hash, instance_id, content_id, size)
     SELECT p_to_account_id, c.content_hash, p_instance_id, c.content_id, c.size FROM contents c
-    ON CONFLICT (account_id, content_hash, instance_id) DO UPDATE SET attempts = 0, next_try = clock(), content_id = EXCLUDED.content_id
+    ON CONFLICT (account_id, content_hash, instance_id) DO UPDATE SET
+      attempts = 0, next_try = clock(), content_id = EXCLUDED.content_id
   ), texts AS (
     INSERT INTO search_queue (account_id, content_id, headers, body, body_truncated)
     SELECT p_to_account_id, s.new_id, t.headers, t.body, t.body_truncated
     FROM sources s JOIN contents c ON c.content_id = s.new_id CROSS JOIN LATERAL (
-      SELECT q.headers, q.body, q.body_truncated FROM search_queue q WHERE q.account_id = p_account_id AND q.content_id = s.content_id
+      SELECT q.headers, q.body, q.body_truncated FROM search_queue q
+      WHERE q.account_id = p_account_id AND q.content_id = s.content_id
       UNION ALL
-      SELECT i.headers, i.body, i.body_truncated FROM search_index i WHERE i.account_id = p_account_id AND i.content_id = s.content_id
+      SELECT i.headers, i.body, i.body_truncated FROM search_index i
+      WHERE i.account_id = p_account_id AND i.content_id = s.content_id
       LIMIT 1) t
   ), copies AS MATERIALIZED (
     SELECT k.uid, k.place, k.row_id, k.new_uid, c.content_id, k.internal_date, k.size, k.seen, ARRAY(
@@ -363,7 +370,8 @@ BEGIN
   SELECT coalesce(array_agg(k.uid ORDER BY k.place), '{}'), coalesce(array_agg(k.new_uid ORDER BY k.place), '{}')
   INTO source_uids, target_uids FROM copies k;
   IF p_to_viewer_id IS NOT NULL THEN
-    PERFORM copy_viewer_seen(p_account_id, p_mailbox_id, p_to_account_id, p_to_mailbox_id, source_uids, target_uids, p_viewer_id, p_to_viewer_id);
+    PERFORM copy_viewer_seen(p_account_id, p_mailbox_id, p_to_account_id, p_to_mailbox_id, source_uids, target_uids,
+      p_viewer_id, p_to_viewer_id);
   END IF;
   RETURN QUERY
   SELECT b.uidvalidity, source_uids, target_uids, f.highest_modseq, t.highest_modseq

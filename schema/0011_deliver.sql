@@ -40,7 +40,8 @@ CREATE FUNCTION deliver(
 RETURNS TABLE (ord int, account_id bigint, mailbox_id bigint, uid bigint, uidvalidity bigint, modseq bigint, content_id bigint,
                duplicate boolean, over_quota boolean)
 LANGUAGE plpgsql
-SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET lock_timeout = '10s' SET enable_seqscan = off AS $$
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET lock_timeout = '10s'
+SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
   v_count int := cardinality(p_account_id);
@@ -67,15 +68,17 @@ BEGIN
   IF v_limited THEN
     SELECT array_agg(coalesce(q.over_quota, false) ORDER BY i.ord) INTO v_over
     FROM generate_series(1, v_count) i (ord) LEFT JOIN quota_check(ARRAY(
-      SELECT CASE WHEN v_known[g] IS NULL AND v_first[g] = g THEN p_account_id[g] END FROM generate_series(1, v_count) g ORDER BY g),
+      SELECT CASE WHEN v_known[g] IS NULL AND v_first[g] = g THEN p_account_id[g] END
+      FROM generate_series(1, v_count) g ORDER BY g),
       p_size) q USING (ord);
   END IF;
   RETURN QUERY
   WITH given AS MATERIALIZED (
     SELECT i.*, i.ord::int AS n, string_to_array(nullif(i.flag_text, ''), ',')::int2[] AS flags
-    FROM unnest(p_account_id, v_mailbox, p_content_hash, p_size, p_flags, p_internal_date, p_delivery_key, p_append_id, p_digest,
-                v_first, v_known, v_over, p_actor_id)
-      WITH ORDINALITY i (account, mailbox, hash, size, flag_text, internal_date, key, append_id, digest, first, known, over, actor, ord)
+    FROM unnest(p_account_id, v_mailbox, p_content_hash, p_size, p_flags, p_internal_date, p_delivery_key,
+                p_append_id, p_digest, v_first, v_known, v_over, p_actor_id)
+      WITH ORDINALITY i (account, mailbox, hash, size, flag_text, internal_date, key, append_id, digest, first, known,
+                         over, actor, ord)
   ), fresh AS MATERIALIZED (
     SELECT * FROM given WHERE known IS NULL AND first = n AND NOT over
   ), bodies AS MATERIALIZED (   -- sorted: the lock order of content rows
@@ -83,10 +86,12 @@ BEGIN
     FROM fresh ORDER BY account, hash, n
   ), contents AS (
     INSERT INTO message_contents (account_id, content_id, content_hash, size, sent_at, message_id, in_reply_to, reference_ids,
-      thread_id, subject, base_subject, sender, recipients, cc, bcc, reply_to, display_from, display_to, preview, envelope, body_structure)
+      thread_id, subject, base_subject, sender, recipients, cc, bcc, reply_to, display_from, display_to, preview,
+      envelope, body_structure)
     SELECT b.account, b.new_id, b.hash, b.size, p_sent_at[d], p_message_id[d], p_in_reply_to[d], p_reference_ids[d],
       find_thread(b.account, b.new_id, p_in_reply_to[d], p_reference_ids[d]), p_subject[d], p_base_subject[d], p_sender[d],
-      p_recipients[d], p_cc[d], p_bcc[d], p_reply_to[d], p_display_from[d], p_display_to[d], p_preview[d], p_envelope[d], p_body_structure[d]
+      p_recipients[d], p_cc[d], p_bcc[d], p_reply_to[d], p_display_from[d], p_display_to[d], p_preview[d],
+      p_envelope[d], p_body_structure[d]
     FROM bodies b, LATERAL (SELECT b.digest AS d) x
     -- not DO NOTHING: this locks the row against the cleaner, and returns it
     ON CONFLICT (account_id, content_hash) WHERE purging_at IS NULL DO UPDATE SET size = EXCLUDED.size
@@ -117,7 +122,8 @@ BEGIN
       attempts = 0, next_try = clock(), content_id = EXCLUDED.content_id, body = coalesce(EXCLUDED.body, u.body)
   ), texts AS (
     INSERT INTO search_queue (account_id, content_id, headers, body, body_truncated)
-    SELECT b.account, b.new_id, coalesce(p_header_text[b.digest], ''), p_body_text[b.digest], coalesce(p_body_truncated[b.digest], false)
+    SELECT b.account, b.new_id, coalesce(p_header_text[b.digest], ''), p_body_text[b.digest],
+           coalesce(p_body_truncated[b.digest], false)
     FROM bodies b JOIN contents c ON c.account_id = b.account AND c.content_id = b.new_id   -- new contents only
   ), keys AS (
     INSERT INTO recent_deliveries (account_id, key, mailbox_id, uid)
@@ -131,7 +137,8 @@ BEGIN
          g.known IS NOT NULL OR (p.uid IS NOT NULL AND g.first <> g.n), g.known IS NULL AND p.uid IS NULL
   FROM given g
   LEFT JOIN placed p ON p.n = g.first AND g.known IS NULL
-  CROSS JOIN LATERAL (SELECT x.uidvalidity FROM mailboxes x WHERE x.account_id = g.account AND x.mailbox_id = g.mailbox OFFSET 0) b
+  CROSS JOIN LATERAL (
+    SELECT x.uidvalidity FROM mailboxes x WHERE x.account_id = g.account AND x.mailbox_id = g.mailbox OFFSET 0) b
   LEFT JOIN LATERAL (
     SELECT x.content_id FROM messages x
     WHERE x.account_id = g.account AND x.mailbox_id = g.mailbox AND x.uid = g.known OFFSET 0) old ON true

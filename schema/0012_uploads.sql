@@ -25,14 +25,16 @@ END $$;
 
 -- The object is in the store under the key of p_content_id. True: no copy of it is waited for any more on this node, the
 -- staged file may go. False: a delivery meanwhile made a new content row of the same bytes, which has a key of its own.
-CREATE FUNCTION upload_done(p_account_id bigint, p_content_id bigint, p_content_hash bytea, p_instance_id text) RETURNS boolean
+CREATE FUNCTION upload_done(p_account_id bigint, p_content_id bigint, p_content_hash bytea, p_instance_id text)
+RETURNS boolean
 LANGUAGE plpgsql SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET lock_timeout = '10s' AS $$
 BEGIN
   -- the content row first: the lock order of deliver() and begin_purge()
   UPDATE message_contents SET uploaded_at = coalesce(uploaded_at, clock())
   WHERE account_id = p_account_id AND content_id = p_content_id AND purging_at IS NULL;
   DELETE FROM pending_uploads
-  WHERE account_id = p_account_id AND content_hash = p_content_hash AND instance_id = p_instance_id AND content_id = p_content_id;
+  WHERE account_id = p_account_id AND content_hash = p_content_hash AND instance_id = p_instance_id
+    AND content_id = p_content_id;
   RETURN NOT EXISTS (
     SELECT 1 FROM pending_uploads
     WHERE account_id = p_account_id AND content_hash = p_content_hash AND instance_id = p_instance_id);
@@ -51,7 +53,8 @@ BEGIN
   RETURN v;
 END $$;
 
-CREATE FUNCTION upload_status() RETURNS TABLE (instance_id text, pending bigint, failing bigint, bytes bigint, oldest_at timestamptz)
+CREATE FUNCTION upload_status()
+RETURNS TABLE (instance_id text, pending bigint, failing bigint, bytes bigint, oldest_at timestamptz)
 LANGUAGE sql STABLE SET search_path = sora, public AS $$
   SELECT u.instance_id, count(*), count(*) FILTER (WHERE u.last_error IS NOT NULL), sum(u.size)::bigint, min(u.created_at)
   FROM pending_uploads u GROUP BY 1 ORDER BY 1

@@ -38,7 +38,8 @@ BEGIN
     RETURN;
   END IF;
   RETURN QUERY
-  SELECT t.content_id, (p_headers AND strpos(t.headers, p_pattern) > 0) OR (p_body AND coalesce(strpos(t.body, p_pattern) > 0, false))
+  SELECT t.content_id,
+         (p_headers AND strpos(t.headers, p_pattern) > 0) OR (p_body AND coalesce(strpos(t.body, p_pattern) > 0, false))
   FROM (
     SELECT i.content_id, i.headers, i.body, i.body_truncated FROM search_index i WHERE i.account_id = p_account_id
     UNION ALL
@@ -66,11 +67,12 @@ BEGIN
     RETURN;
   END IF;
   RETURN QUERY
-  SELECT m.uid, (p_headers AND strpos(t.headers, p_pattern) > 0) OR (p_body AND coalesce(strpos(t.body, p_pattern) > 0, false))
+  SELECT m.uid,
+         (p_headers AND strpos(t.headers, p_pattern) > 0) OR (p_body AND coalesce(strpos(t.body, p_pattern) > 0, false))
   FROM unnest(p_lo, p_hi) r (l, h) CROSS JOIN LATERAL (
     SELECT i.uid, i.content_id FROM messages i
-    WHERE i.account_id = p_account_id AND i.mailbox_id = p_mailbox_id AND i.uid BETWEEN r.l AND r.h AND i.expunged_at IS NULL
-    OFFSET 0) m
+    WHERE i.account_id = p_account_id AND i.mailbox_id = p_mailbox_id AND i.uid BETWEEN r.l AND r.h
+      AND i.expunged_at IS NULL OFFSET 0) m
   CROSS JOIN LATERAL (
     SELECT i.headers, i.body, i.body_truncated FROM search_index i
     WHERE i.account_id = p_account_id AND i.content_id = m.content_id

@@ -33,7 +33,8 @@ BEGIN
   ), wanted AS MATERIALIZED (SELECT unnest(uids) AS uid FROM gone)
   DELETE FROM messages m USING wanted t CROSS JOIN LATERAL (
     SELECT i.ctid FROM messages i
-    WHERE i.account_id = p_account_id AND i.mailbox_id = p_mailbox_id AND i.uid = t.uid AND i.expunged_at IS NOT NULL OFFSET 0) x
+    WHERE i.account_id = p_account_id AND i.mailbox_id = p_mailbox_id AND i.uid = t.uid
+      AND i.expunged_at IS NOT NULL OFFSET 0) x
   WHERE m.ctid = x.ctid AND m.account_id + 0 = p_account_id AND m.mailbox_id + 0 = p_mailbox_id AND m.uid + 0 = t.uid;
   GET DIAGNOSTICS v_removed = ROW_COUNT;
   UPDATE mailbox_stats SET expunge_floor = greatest(expunge_floor, v_upto)
@@ -63,7 +64,8 @@ $$;
 CREATE FUNCTION select_purgeable(p_limit int DEFAULT 1000)
 RETURNS TABLE (account_id bigint, content_id bigint, begun boolean) LANGUAGE sql STABLE
 SET search_path = sora, public AS $$
-  (SELECT c.account_id, c.content_id, true FROM message_contents c WHERE c.purging_at IS NOT NULL ORDER BY c.purging_at LIMIT p_limit)
+  (SELECT c.account_id, c.content_id, true FROM message_contents c
+   WHERE c.purging_at IS NOT NULL ORDER BY c.purging_at LIMIT p_limit)
   UNION ALL
   (SELECT p.account_id, p.content_id, false FROM purge_candidates p JOIN accounts a USING (account_id)
    WHERE NOT a.legal_hold ORDER BY p.noted_at LIMIT p_limit)
@@ -117,7 +119,8 @@ END $$;
 -- number of messages and mailboxes removed: call again until both are 0.
 CREATE FUNCTION purge_mailboxes(p_grace interval, p_limit int DEFAULT 10000)
 RETURNS TABLE (messages bigint, mailboxes bigint) LANGUAGE plpgsql
-SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET lock_timeout = '2s' SET enable_seqscan = off AS $$
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET lock_timeout = '2s'
+SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
   r record;

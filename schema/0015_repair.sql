@@ -44,7 +44,8 @@ BEGIN
   UPDATE message_sequences SET n = 0, live = 0::bit(1024), max_modseq = v_modseq
   WHERE account_id = p_account_id AND mailbox_id = p_mailbox_id;
   INSERT INTO message_sequences AS s (account_id, mailbox_id, block_no, n, max_modseq, live)
-  SELECT p_account_id, p_mailbox_id, (uid >> 10)::int, count(*), v_modseq, bit_or(set_bit(0::bit(1024), (uid & 1023)::int, 1))
+  SELECT p_account_id, p_mailbox_id, (uid >> 10)::int, count(*), v_modseq,
+         bit_or(set_bit(0::bit(1024), (uid & 1023)::int, 1))
   FROM messages WHERE account_id = p_account_id AND mailbox_id = p_mailbox_id AND expunged_at IS NULL GROUP BY 3
   ON CONFLICT (account_id, mailbox_id, block_no) DO UPDATE SET n = EXCLUDED.n, live = EXCLUDED.live;
   RETURN v_modseq;
@@ -72,10 +73,13 @@ LANGUAGE sql STABLE SET search_path = sora, public AS $$
   WHERE s.account_id = p_account_id AND s.mailbox_id = p_mailbox_id AND r.modseq > s.max_modseq
   UNION ALL
   SELECT 'flag without a message', f.block_no || '/' || f.flag_no FROM message_flags f LEFT JOIN rows r USING (block_no)
-  WHERE f.account_id = p_account_id AND f.mailbox_id = p_mailbox_id AND bit_count(f.bits & ~coalesce(r.bits, 0::bit(1024))) > 0
+  WHERE f.account_id = p_account_id AND f.mailbox_id = p_mailbox_id
+    AND bit_count(f.bits & ~coalesce(r.bits, 0::bit(1024))) > 0
   UNION ALL
-  SELECT 'viewer flag without a message', f.block_no || '/' || f.viewer_id FROM message_viewer_seen f LEFT JOIN rows r USING (block_no)
-  WHERE f.account_id = p_account_id AND f.mailbox_id = p_mailbox_id AND bit_count(f.bits & ~coalesce(r.bits, 0::bit(1024))) > 0
+  SELECT 'viewer flag without a message', f.block_no || '/' || f.viewer_id
+  FROM message_viewer_seen f LEFT JOIN rows r USING (block_no)
+  WHERE f.account_id = p_account_id AND f.mailbox_id = p_mailbox_id
+    AND bit_count(f.bits & ~coalesce(r.bits, 0::bit(1024))) > 0
   UNION ALL
   SELECT 'expunge not logged', m.uid::text FROM messages m
   WHERE m.account_id = p_account_id AND m.mailbox_id = p_mailbox_id AND m.expunged_at IS NOT NULL AND NOT EXISTS (

@@ -55,8 +55,10 @@ async def _insert(conn: asyncpg.Connection, account_id: int, mailbox_id: int, fi
         WITH c AS (
           INSERT INTO message_contents (account_id, content_hash, size, sent_at, message_id, thread_id, subject, sender,
             recipients, envelope, body_structure)
-          SELECT $1::bigint, decode(md5($2 || '/' || i) || md5('x' || i), 'hex'), 2000 + i % 3000, clock() - i * interval '1 min',
-            '<' || i || '@example.org>', i, 'Subject number ' || i, 'sender' || i % 997 || '@example.org', 'user@example.com',
+          SELECT $1::bigint, decode(md5($2 || '/' || i) || md5('x' || i), 'hex'), 2000 + i % 3000,
+            clock() - i * interval '1 min',
+            '<' || i || '@example.org>', i, 'Subject number ' || i,
+            'sender' || i % 997 || '@example.org', 'user@example.com',
             convert_to(repeat('("envelope") ', 30), 'UTF8'), convert_to(repeat('("text" "plain") ', 20), 'UTF8')
           FROM generate_series($3::bigint, $4::bigint) i
           RETURNING content_id, size)

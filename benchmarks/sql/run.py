@@ -17,7 +17,6 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +29,7 @@ from sora.server.embedded_pg import EmbeddedPostgres
 from sora.store import migrate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
 TOP = 4_294_967_295
 COLLAPSE = 5.0
@@ -162,8 +161,10 @@ class Bench:
     async def _poll(self) -> Any:
         return await self.conn.fetch(
             """
-            SELECT * FROM poll_mailboxes(ARRAY(SELECT account_id FROM mailboxes WHERE name = 'Sent' ORDER BY account_id LIMIT 500),
-              ARRAY(SELECT mailbox_id FROM mailboxes WHERE name = 'Sent' ORDER BY account_id LIMIT 500), array_fill(1::bigint, '{500}'))
+            SELECT * FROM poll_mailboxes(
+              ARRAY(SELECT account_id FROM mailboxes WHERE name = 'Sent' ORDER BY account_id LIMIT 500),
+              ARRAY(SELECT mailbox_id FROM mailboxes WHERE name = 'Sent' ORDER BY account_id LIMIT 500),
+              array_fill(1::bigint, '{500}'))
             """
         )
 
@@ -180,7 +181,8 @@ class Bench:
             FROM unnest($3::bigint[], $4::bigint[]) r (lo, hi)
             CROSS JOIN LATERAL (SELECT * FROM messages i
               WHERE i.account_id = $1 AND i.mailbox_id = $2 AND i.uid BETWEEN r.lo AND r.hi OFFSET 0) m
-            CROSS JOIN LATERAL (SELECT * FROM message_contents i WHERE i.account_id = $1 AND i.content_id = m.content_id OFFSET 0) c
+            CROSS JOIN LATERAL (SELECT * FROM message_contents i
+              WHERE i.account_id = $1 AND i.content_id = m.content_id OFFSET 0) c
             ORDER BY m.uid
             """,
             *self.box, lo, hi,
@@ -192,7 +194,8 @@ class Bench:
         self.pending = keys
         return await self.conn.fetch(
             """
-            SELECT * FROM deliver($1, $2, $3, $4, $5, $6, $7, $8, $9, $6, $10, $11, $11, $12, $12, $12, $12, $12, $12, $12, $12, $12, $12,
+            SELECT * FROM deliver($1, $2, $3, $4, $5, $6, $7, $8, $9, $6, $10, $11, $11,
+              $12, $12, $12, $12, $12, $12, $12, $12, $12, $12,
               $13, $13, $14, $15, $16, 'bench')
             """,
             [self.target.account_id] * count, [None if inbox else self.target.mailbox_id] * count,
@@ -296,8 +299,10 @@ async def run(dsn: str, sizes: list[int], calls: int) -> list[Result]:
         session = await asyncpg.connect(dsn, server_settings={"search_path": "sora, public", "jit": "off"})
         pid = await session.fetchval("SELECT pg_backend_pid()")
         for case in Bench(session, target).cases():
-            if target.size <= case.limit:
-                results.append(await measure(case, target.size, calls, pid))
+            if target.size > case.limit:
+                continue
+            result = await measure(case, target.size, calls, pid)
+            results.append(result)
         await session.close()
         wrong = (
             await conn.fetch("SELECT * FROM check_mailbox($1, $2)", target.account_id, target.mailbox_id)

@@ -126,7 +126,8 @@ async def test_an_append_leaves_a_witness_and_is_never_a_duplicate(conn: Connect
     one, two = uuid.uuid4(), uuid.uuid4()
     body = b"\x01" * 32
     rows = await deliver(conn, [
-        {"account_id": account.id, "mailbox_id": account.boxes["INBOX"], "hash": body, "append_id": i} for i in (one, two)
+        {"account_id": account.id, "mailbox_id": account.boxes["INBOX"], "hash": body, "append_id": i}
+        for i in (one, two)
     ])  # fmt: skip
     assert [row["duplicate"] for row in rows] == [False, False]
     found = await conn.fetch("SELECT * FROM find_appends($1, NULL, $2)", account.id, [two, uuid.uuid4(), one])
@@ -526,3 +527,39 @@ async def test_ranges_beyond_the_last_uid_are_harmless(conn: Connection, account
         account.boxes["Trash"],
     )
     assert (row["source_uids"], row["target_uids"], row["target_modseq"]) == ([], [], 2)
+
+
+# ── digests ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_recipients_share_a_digest(conn: Connection, account: Account) -> None:
+    """Two messages, one digest: the wide columns travel once, and each account has a content of its own."""
+    other = await Account.create(conn, "other@example.com")
+    names = [
+        "message_id", "in_reply_to", "reference_ids", "subject", "base_subject", "sender", "recipients", "cc", "bcc",
+        "reply_to", "display_from", "display_to", "preview",
+    ]  # fmt: skip
+    holes = ", ".join(f"${i}" for i in range(1, 32))
+    rows = await conn.fetch(
+        f"SELECT * FROM deliver({holes})",
+        [account.id, other.id, account.id], [None] * 3, [b"a" * 32, b"b" * 32, b"c" * 32], [1, 2, 3], [None] * 3,
+        [NOW] * 3, [None] * 3, [None] * 3, [2, 2, 1],
+        [None, NOW], *([f"{name} 1", f"{name} 2"] for name in names), [b"envelope 1", b"envelope 2"],
+        [b"structure 1", b"structure 2"], ["headers 1", "headers 2"], ["body 1", None], [False, True], "node", None,
+        [b"whole 1", b"whole 2"],
+    )  # fmt: skip
+    used = [
+        await conn.fetchrow("SELECT * FROM message_contents WHERE content_id = $1", row["content_id"]) for row in rows
+    ]
+    assert [(c["account_id"], c["size"], c["sent_at"], c["envelope"], c["body_structure"]) for c in used] == [
+        (account.id, 1, NOW, b"envelope 2", b"structure 2"),
+        (other.id, 2, NOW, b"envelope 2", b"structure 2"),
+        (account.id, 3, None, b"envelope 1", b"structure 1"),
+    ]
+    assert [[content[name] for name in names] for content in used] == [[f"{n} {k}" for n in names] for k in (2, 2, 1)]
+    texts = {row["content_id"]: tuple(row)[2:] for row in await conn.fetch("SELECT * FROM search_queue")}
+    assert [texts[row["content_id"]] for row in rows] == [
+        ("headers 2", None, True), ("headers 2", None, True), ("headers 1", "body 1", False),
+    ]  # fmt: skip
+    bodies = {row["content_id"]: row["body"] for row in await conn.fetch("SELECT * FROM pending_uploads")}
+    assert [bodies[row["content_id"]] for row in rows] == [b"whole 2", b"whole 2", b"whole 1"]

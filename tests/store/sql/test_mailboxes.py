@@ -187,7 +187,8 @@ async def test_rename_takes_the_children_along(conn: Connection, account: Accoun
 @pytest.mark.parametrize(
     ("old", "new", "sqlstate"),
     [
-        ("missing", "new", "P0002"), ("Trash", "Sent", "23505"), ("Trash", "inbox", "23505"), ("Trash", "Trash/child", "SR005"),
+        ("missing", "new", "P0002"), ("Trash", "Sent", "23505"),
+        ("Trash", "inbox", "23505"), ("Trash", "Trash/child", "SR005"),
         ("Trash", "bad//name", "SR003"), ("Trash", "Trash", "23505"),
     ],
 )  # fmt: skip

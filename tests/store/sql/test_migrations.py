@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -14,6 +13,7 @@ from sora.store import migrate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from sora.store.db import Connection
 
@@ -71,7 +71,7 @@ async def test_a_database_of_a_newer_release_is_refused(empty_dsn: str, schema: 
     await migrate.up(empty_dsn, schema)
     (schema / "0099_future.sql").unlink()
     for refused in (migrate.up, migrate.pending):
-        with pytest.raises(ConfigError, match="newer release: it has 0099_future.sql"):
+        with pytest.raises(ConfigError, match=r"newer release: it has 0099_future\.sql"):
             await refused(empty_dsn, schema)
     assert [step.name for step in await migrate.status(empty_dsn, schema) if not step.known] == ["0099_future.sql"]
 

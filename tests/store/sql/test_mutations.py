@@ -31,7 +31,7 @@ MUTATIONS = [
     ("store_flags", "AND j.modseq > p_unchanged_since", "AND j.modseq >= p_unchanged_since"),
     ("store_flags", "AND (p_viewer_id IS NULL OR i.flag_no <> 0)", ""),
     ("expunge", "CASE WHEN p_only_deleted THEN k.mask & coalesce", "CASE WHEN p_only_deleted THEN k.mask | coalesce"),
-    ("picked_messages", "coalesce(0::int2 = ANY (t.flags), false) ELSE t.own_seen", "coalesce(0::int2 = ANY (t.flags), false) ELSE false"),
+    ("picked_messages", "ANY (t.flags), false) ELSE t.own_seen", "ANY (t.flags), false) ELSE false"),
     ("transfer_inside", "s.uid_next - 1 INTO", "s.uid_next INTO"),
     ("transfer_inside", "array_append(k.flags, 0::int2)", "k.flags"),
     ("transfer_across", "SELECT m.t FROM unnest(v_from, v_to)", "SELECT m.f FROM unnest(v_from, v_to)"),

@@ -35,7 +35,8 @@ class Writer:
         """All rounds; SQL errors are the test's failures, deadlocks above all."""
         operations: list[Callable[[int, int], Awaitable[object]]] = [
             self.do_deliver, self.do_deliver, self.do_store, self.do_store, self.do_expunge, self.do_copy, self.do_move,
-            self.do_move, self.do_move_across, self.do_trim, self.do_compact, self.read_delta, self.read_invariants, self.do_roll_back,
+            self.do_move, self.do_move_across, self.do_trim, self.do_compact, self.read_delta,
+            self.read_invariants, self.do_roll_back,
         ]  # fmt: skip
         for _ in range(ROUNDS):
             operation = self.random.choice(operations)
@@ -49,7 +50,8 @@ class Writer:
     async def do_deliver(self, account_id: int, mailbox_id: int) -> None:
         targets = [self.random.choice(self.boxes) for _ in range(self.random.choice([1, 1, 5, 100]))]
         await deliver(self.conn, [
-            {"account_id": a, "mailbox_id": m, "hash": self.random.randbytes(1), "flags": self.random.choice([None, [0], [0, 3], [16]])}
+            {"account_id": a, "mailbox_id": m, "hash": self.random.randbytes(1),
+             "flags": self.random.choice([None, [0], [0, 3], [16]])}
             for a, m in targets
         ])  # fmt: skip
 
@@ -172,11 +174,13 @@ async def _numbers(db: Database, account_id: int, mailbox_id: int) -> list[Any]:
 async def _cache(db: Database, account_id: int, mailbox_id: int) -> list[Any]:
     return [
         await db.fetch(
-            "SELECT block_no, n, live FROM message_sequences WHERE account_id = $1 AND mailbox_id = $2 AND n > 0 ORDER BY 1",
+            "SELECT block_no, n, live FROM message_sequences"
+            " WHERE account_id = $1 AND mailbox_id = $2 AND n > 0 ORDER BY 1",
             account_id, mailbox_id,
         ),
         await db.fetch(
-            "SELECT uid_next, message_count, unseen_count, deleted_count, total_size FROM mailbox_stats WHERE account_id = $1 AND mailbox_id = $2",
+            "SELECT uid_next, message_count, unseen_count, deleted_count, total_size FROM mailbox_stats"
+            " WHERE account_id = $1 AND mailbox_id = $2",
             account_id, mailbox_id,
         ),
     ]  # fmt: skip
@@ -240,7 +244,8 @@ async def test_a_deadlock_of_raw_sql_is_reported_and_harms_nothing(db: Database)
             await conn.execute("SET LOCAL deadlock_timeout = '50ms'")
             for mailbox_id in (first, second):
                 await conn.execute(
-                    "UPDATE messages SET expunged_at = now(), expunged_modseq = 100 WHERE account_id = $1 AND mailbox_id = $2",
+                    "UPDATE messages SET expunged_at = now(), expunged_modseq = 100"
+                    " WHERE account_id = $1 AND mailbox_id = $2",
                     account_id, mailbox_id,
                 )  # fmt: skip
                 if mailbox_id == first:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from sora.config import Config
-    from sora.server.child import Child, Process
+    from sora.server.child import Child
     from sora.server.supervisor import Supervisor
 
 DONE: Final = 0
@@ -115,7 +115,7 @@ def start(arguments: argparse.Namespace) -> int:
     timeout_s = START_TIMEOUT_S if arguments.detach else None
 
     def serve(report: Report) -> None:
-        _supervise(path, config, _migrate if config.database.embedded else None, timeout_s, report, _started)
+        _supervise(path, config, _prepare, timeout_s, report, _started)
 
     return _run(serve, Runtime(config).log if arguments.detach else None, arguments.detach)
 
@@ -163,7 +163,6 @@ def stop(arguments: argparse.Namespace) -> int:
 
 def restart(arguments: argparse.Namespace) -> int:
     """Stop, then start."""
-    configuration.load(arguments.config)
     if Runtime(configuration.load(arguments.config)).is_running():
         stop(arguments)
     return start(arguments)
@@ -259,7 +258,7 @@ class Report:
 def _supervise(
     path: Path,
     config: Config,
-    prepare: Callable[[Child], int] | None,
+    prepare: Callable[[Child], int],
     timeout_s: float | None,
     report: Report,
     started: Callable[[Supervisor], tuple[str, str]],
@@ -354,15 +353,10 @@ def _started(supervisor: Supervisor) -> tuple[str, str]:
     return "", ""
 
 
-def _migrate(child: Child) -> int:
-    """The embedded database belongs to us: its schema is kept up to date without asking."""
-    from sora.server import child as children
-    from sora.store import migrate
+def _prepare(child: Child) -> int:
+    from sora.server import prepare
 
-    async def main(process: Process) -> None:
-        await migrate.up(child.dsn)
-
-    return children.run(child, main)
+    return prepare.run(child)
 
 
 # ---------------------------------------------------------------------- output

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sora.services.delivery import Doorbell
     from sora.services.limits import Counts
     from sora.store.blobs import BlobStore
+    from sora.store.cache import Cache
     from sora.store.staging import Staging
 
 INSTANCE_FILE: Final = "instance"
@@ -79,52 +80,24 @@ class Node:
         Raises:
             ConfigError: A directory that cannot be used, an endpoint that cannot be.
         """
-        counts = LocalCounts() if counts is None else counts
         async with contextlib.AsyncExitStack() as stack:
-            name = socket.gethostname()
-            try:
-                staging = open_staging(config)
-                cache = open_cache(config)
-            except OSError as error:
-                raise ConfigError(f"{error.filename}: {error.strerror}") from error
-            stack.callback(staging.close)
-            if cache is not None:
-                stack.callback(cache.close)
+            staging, cache = _open_directories(config, stack)
             blobs = open_blob_store(config.object_store)
             stack.callback(blobs.close)
-            database = await open_database(config, dsn, "sora")
-            stack.push_async_callback(database.close)
-            deliveries = await Database.open(
-                dsn, min_size=0, max_size=config.database.delivery_connections, application_name="sora delivery"
-            )
-            stack.push_async_callback(deliveries.close)
-            store = Store(database)
+            queries = await _open_pool(stack, dsn, "sora", config.database.pool_size)
+            deliveries = await _open_pool(stack, dsn, "sora delivery", config.database.delivery_connections)
+            store = Store(queries)
             bodies = Bodies(cache, staging, blobs)
             stack.push_async_callback(bodies.close)
             changes = Changes(dsn)
-            changes.start()
             stack.push_async_callback(changes.close)
+            changes.start()
             instance_id = own_instance_id(config)
-            delivery = Delivery(
-                store,
-                Store(deliveries).messages,
-                staging,
-                changes,
-                doorbell,
-                instance_id=instance_id,
-                host=name,
-                default_domain=config.auth.default_domain,
-                lanes=config.database.delivery_connections,
-                body_limit=config.search.body_limit if config.search.index_bodies else 0,
-            )
+            delivery = _delivery(config, store, Store(deliveries), staging, changes, doorbell, instance_id)
             stack.push_async_callback(delivery.close)
-            auth = Auth(
-                store.accounts,
-                default_domain=config.auth.default_domain,
-                hash_workers=config.auth.hash_workers,
-                cache_ttl=config.auth.cache_ttl,
-            )
+            auth = _auth(config, store)
             stack.push_async_callback(auth.close)
+            counts = LocalCounts() if counts is None else counts
             return cls(
                 config=config,
                 instance_id=instance_id,
@@ -187,6 +160,57 @@ def _make_instance_file(path: Path) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def _open_directories(config: Config, stack: contextlib.AsyncExitStack) -> tuple[Staging, Cache | None]:
+    try:
+        staging = open_staging(config)
+        stack.callback(staging.close)
+        cache = open_cache(config)
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: {error.strerror}") from error
+    if cache is not None:
+        stack.callback(cache.close)
+    return staging, cache
+
+
+async def _open_pool(stack: contextlib.AsyncExitStack, dsn: str, name: str, size: int) -> Database:
+    database = await Database.open(dsn, min_size=0, max_size=size, application_name=name)
+    stack.push_async_callback(database.close)
+    return database
+
+
+def _delivery(
+    config: Config,
+    store: Store,
+    deliveries: Store,
+    staging: Staging,
+    changes: Changes,
+    doorbell: Doorbell,
+    instance_id: str,
+) -> Delivery:
+    """Deliveries on connections of their own: sessions' queries must not wait behind them."""
+    return Delivery(
+        store,
+        deliveries.messages,
+        staging,
+        changes,
+        doorbell,
+        instance_id=instance_id,
+        host=socket.gethostname(),
+        default_domain=config.auth.default_domain,
+        lanes=config.database.delivery_connections,
+        body_limit=config.search.body_limit if config.search.index_bodies else 0,
+    )
+
+
+def _auth(config: Config, store: Store) -> Auth:
+    return Auth(
+        store.accounts,
+        default_domain=config.auth.default_domain,
+        hash_workers=config.auth.hash_workers,
+        cache_ttl=config.auth.cache_ttl,
+    )
 
 
 def _limits(config: Config, counts: Counts) -> Limits:

@@ -1,0 +1,48 @@
+"""What must be there before the first process starts; runs in a child of the supervisor, once PostgreSQL accepts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sora import log
+from sora.errors import BlobDown
+from sora.server import child as children
+from sora.services.node import INSTANCE_FILE
+from sora.store import migrate
+from sora.store.bodies import open_blob_store
+
+if TYPE_CHECKING:
+    from sora.config import Config
+    from sora.server.child import Child, Process
+
+_logger = log.get(__name__)
+
+
+def run(child: Child) -> int:
+    """Schema of an embedded database, object store of a new node."""
+
+    async def main(process: Process) -> None:
+        if child.config.database.embedded:
+            # It belongs to us: its schema is kept up to date without asking. Any other is the administrator's.
+            await migrate.up(child.dsn)
+        if is_new(child.config):
+            await _prepare_store(child.config)
+
+    return children.run(child, main)
+
+
+def is_new(config: Config) -> bool:
+    """True if this node never ran. Later a missing bucket or directory is an outage: making it would hide that."""
+    return not (Path(config.uploader.staging_path) / INSTANCE_FILE).exists()
+
+
+async def _prepare_store(config: Config) -> None:
+    blobs = open_blob_store(config.object_store)
+    try:
+        await blobs.prepare()
+    except BlobDown as error:
+        # Mail is taken all the same, and uploaded later.
+        _logger.warning("object store not prepared", extra={"detail": str(error)})
+    finally:
+        blobs.close()

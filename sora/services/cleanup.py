@@ -65,12 +65,12 @@ class Cleanup:
             Unavailable: A dependency is away; the next pass goes on where this one stopped.
         """
         for name, phase in PHASES.items():
-            ends = self._clock() + PHASE_S
-            while await go_on():
+            ends, rows = self._clock() + PHASE_S, 1
+            while rows and self._clock() < ends:
+                if not await go_on():
+                    return
                 rows = await phase(self)
                 metrics.janitor_rows.labels(name).inc(rows)
-                if not rows or self._clock() >= ends:
-                    break
 
     async def trim_expunged(self) -> int:
         """Remove rows and log of messages expunged before the grace, a batch of each mailbox that has some."""
@@ -145,6 +145,7 @@ class Cleanup:
 PHASES: Final[dict[str, Callable[[Cleanup], Awaitable[int]]]] = {
     "expunged": Cleanup.trim_expunged,
     "journals": Cleanup.compact_journals,
+    "accounts_begun": Cleanup.purge_accounts,  # their mailboxes become deleted, and are emptied next
     "mailboxes": Cleanup.purge_mailboxes,
     "bodies": Cleanup.purge_bodies,
     "accounts": Cleanup.purge_accounts,

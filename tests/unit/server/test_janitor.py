@@ -1,0 +1,100 @@
+"""Registration of the node and leadership of the housekeeping, on a real database."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sora.errors import InUse
+from sora.server import janitor
+from sora.server.janitor import Leadership, Registration
+from sora.server.scoreboard import Scoreboard
+
+if TYPE_CHECKING:
+    from sora.store.store import Store
+
+
+async def incarnation(store: Store, name: str) -> int:
+    value: int = await store.db.fetchval("SELECT incarnation FROM instances WHERE instance_id = $1", name)
+    return value
+
+
+async def test_one_life_of_the_supervisor_is_one_incarnation(store: Store) -> None:
+    row = Scoreboard(1).take()
+    for _ in range(3):
+        # Each is a janitor that died and came back.
+        await Registration(store, "node-1", row).beat()
+    assert await incarnation(store, "node-1") == row.get("incarnation") == 1
+    await Registration(store, "node-1", Scoreboard(1).take()).beat()
+    assert await incarnation(store, "node-1") == 2
+
+
+async def test_the_heartbeat_is_written(store: Store) -> None:
+    node = Registration(store, "node-1", Scoreboard(1).take())
+    await node.beat()
+    await store.db.execute("UPDATE instances SET heartbeat_at = clock() - interval '1 hour'")
+    await node.beat()
+    assert await store.db.fetchval("SELECT clock() - heartbeat_at < interval '1 minute' FROM instances")
+
+
+async def test_a_node_whose_name_was_taken_says_so_and_registers_again(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours = Scoreboard(1).take()
+    await Registration(store, "node-1", ours).beat()
+    await Registration(store, "node-1", Scoreboard(1).take()).beat()
+    await Registration(store, "node-1", ours).beat()
+    assert "another node" in caplog.text
+    assert await incarnation(store, "node-1") == ours.get("incarnation") == 3
+
+
+async def test_one_node_leads_and_another_follows_when_it_resigns(store: Store) -> None:
+    leaders = []
+    for name in ("node-1", "node-2"):
+        row = Scoreboard(1).take()
+        await Registration(store, name, row).beat()
+        leaders.append(Leadership(store, name, row))
+    first, second = leaders
+    assert await first.held()
+    assert not await second.held()
+    assert await first.held()
+    await first.resign()
+    second._renew_at = 0.0
+    assert await second.held()
+
+
+async def test_a_janitor_that_died_leads_on(store: Store) -> None:
+    row = Scoreboard(1).take()
+    await Registration(store, "node-1", row).beat()
+    assert await Leadership(store, "node-1", row).held()
+    token = row.get("lease_token")
+    successor = Leadership(store, "node-1", row)
+    assert await successor.held()
+    assert row.get("lease_token") == token
+
+
+async def test_a_lost_lease_ends_the_leadership(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(janitor, "LEAD_S", 0.0)
+    rows = [Scoreboard(1).take() for _ in range(2)]
+    for name, row in zip(("node-1", "node-2"), rows, strict=True):
+        await Registration(store, name, row).beat()
+    first, second = (Leadership(store, f"node-{number}", row) for number, row in enumerate(rows, 1))
+    assert await first.held()
+    await store.db.execute("UPDATE leases SET expires_at = clock() - interval '1 s'")
+    assert await second.held()
+    assert not await first.held()
+    await first.resign()
+    assert await second.held()
+
+
+async def test_an_unregistered_node_does_not_lead(store: Store) -> None:
+    assert not await Leadership(store, "nobody", Scoreboard(1).take()).held()
+
+
+async def test_the_lease_keeps_others_out(store: Store) -> None:
+    row = Scoreboard(1).take()
+    await Registration(store, "node-1", row).beat()
+    assert await Leadership(store, "node-1", row).held()
+    with pytest.raises(InUse):
+        await store.leases.acquire(janitor.LEASE, "node-1")

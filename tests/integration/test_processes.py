@@ -13,6 +13,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
@@ -164,7 +165,56 @@ def test_a_reload_keeps_sessions_and_the_new_generation_serves(demo: Demo) -> No
     until(lambda: all_ready(demo), "the end of the old generation")
 
 
+def test_a_reload_under_load_loses_no_connection(demo: Demo) -> None:
+    stop = threading.Event()
+    failures: list[BaseException] = []
+    done: list[str] = []
+    trusting = ssl._create_unverified_context()
+
+    def hammer(name: str) -> None:
+        while not stop.is_set():
+            try:
+                with socket.create_connection(("127.0.0.1", demo.ports[name]), timeout=15) as plain:
+                    one = trusting.wrap_socket(plain) if name == "imaps" else plain
+                    with one, one.makefile("rb") as file:
+                        assert file.readline().startswith(b"* OK")
+                        one.sendall(b"a LOGOUT\r\n")
+                        assert file.readline().startswith(b"* BYE")
+                        assert file.readline().startswith(b"a OK")
+                done.append(name)
+            except (OSError, AssertionError) as error:
+                failures.append(error)
+
+    threads = [threading.Thread(target=hammer, args=[name]) for name in ("imap", "imap", "imaps", "imaps")]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(2):
+            assert demo.ctl("reload").returncode == 0
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert failures == []
+    assert len(done) > 100
+    assert {"imap", "imaps"} == set(done)
+
+
+def test_a_handshake_that_began_before_a_reload_ends_after_it(demo: Demo) -> None:
+    """The connection is accepted and has no session yet: the old generation must wait for it."""
+    trusting = ssl._create_unverified_context()
+    until(lambda: all_ready(demo), "the end of other generations")
+    with socket.create_connection(("127.0.0.1", demo.ports["imaps"]), timeout=15) as plain:
+        with socket.create_connection(("127.0.0.1", demo.ports["imaps"]), timeout=15) as other:
+            trusting.wrap_socket(other).close()  # by now the first one is accepted as well, if it is the same worker
+        assert demo.ctl("reload").returncode == 0
+        with trusting.wrap_socket(plain) as tls, tls.makefile("rb") as file:
+            assert file.readline().startswith(b"* OK")
+    until(lambda: all_ready(demo), "the end of the old generation")
+
+
 def test_a_stop_says_goodbye_and_a_second_start_has_the_mail(demo: Demo) -> None:
+    send(demo, "kept")
     status = demo.status()
     everything = [*pids(status), status["supervisor"]["pid"], status["supervisor"]["postgres_pid"]]
     with socket.create_connection(("127.0.0.1", demo.ports["imap"]), timeout=15) as idle:
@@ -178,16 +228,17 @@ def test_a_stop_says_goodbye_and_a_second_start_has_the_mail(demo: Demo) -> None
         file.close()
     demo.stop()
     demo.start()
-    assert found(demo, "up")
+    assert found(demo, "kept")
     until(lambda: all_ready(demo), "every process")
 
 
 def test_the_next_start_after_a_killed_supervisor_finds_its_way(demo: Demo) -> None:
+    send(demo, "survives")
     before = demo.status()
     os.kill(demo.ready["pid"], signal.SIGKILL)
     demo.stop()
     demo.start()
-    assert found(demo, "up")
+    assert found(demo, "survives")
     assert not any(map(alive, [*pids(before), before["supervisor"]["postgres_pid"]]))
 
 

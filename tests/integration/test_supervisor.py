@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +16,6 @@ from tests.support.fakesora import Client, FakeSora, alive, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -245,6 +246,42 @@ def test_a_start_that_cannot_work_says_why_and_ends(tmp_path: Path) -> None:
     sora.configure('[auth]\ndefault_domain = "fails.example"')
     with pytest.raises(RuntimeError, match="ended with 1: this does not work"), sora:
         pass
+
+
+def test_the_service_manager_is_told_of_every_step(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(15)
+
+        def heard(word: bytes) -> None:
+            while not manager.recv(999).startswith(word):
+                pass
+
+        sora = FakeSora(tmp_path)
+        sora.environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "200000"}
+        with sora:
+            heard(b"READY=1")
+            heard(b"WATCHDOG=1")
+            sora.signal(signal.SIGHUP)
+            heard(b"RELOADING=1")
+            heard(b"READY=1\nSTATUS=generation 2")
+            sora.signal(signal.SIGTERM)
+            heard(b"STOPPING=1")
+
+
+def test_many_reloads_leave_nothing_behind(sora: FakeSora) -> None:
+    assert sora.supervisor is not None
+    descriptors = Path(f"/proc/{sora.supervisor.pid}/fd")
+
+    def open_files() -> int:
+        until(lambda: len(sora.status()["processes"]) == 4, "the end of old generations")
+        return len(list(descriptors.iterdir()))
+
+    before = open_files()
+    for _ in range(8):
+        assert sora.call("reload")["reloaded"] is True
+    assert open_files() == before
+    assert len(list((sora.directory / "run" / "metrics").glob("*_1[0-9].db"))) == 0
 
 
 def test_a_second_supervisor_is_refused(sora: FakeSora) -> None:

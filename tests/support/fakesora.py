@@ -95,6 +95,7 @@ class FakeSora:
         self.process_table = {"workers": 2, **process}
         self.configure()
         self.port = 0
+        self.environment: dict[str, str] = {}
         self.clients: list[Client] = []
         self.supervisor: subprocess.Popen[str] | None = None
 
@@ -116,6 +117,7 @@ class FakeSora:
                 stderr=log,
                 text=True,
                 cwd=ROOT,
+                env={**os.environ, **self.environment},
             )
         assert self.supervisor.stdout is not None
         line = self.supervisor.stdout.readline()

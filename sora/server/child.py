@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from sora.server.scoreboard import Row
     from sora.server.shmqueue import Doorbell
     from sora.services.limits import SharedCounts
+    from sora.services.remembered import Remembered
 
 _logger = log.get(__name__)
 
@@ -69,6 +70,7 @@ class Child:
     listeners: Listeners
     doorbell: Doorbell
     counts: SharedCounts
+    remembered: Remembered
 
     def say(self, **message: Any) -> None:
         """Tell the supervisor; one that died cannot be told, and we hear of that in another way."""

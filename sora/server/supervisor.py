@@ -42,6 +42,7 @@ from sora.server.reactor import Reactor, Timer
 from sora.server.scoreboard import Scoreboard
 from sora.server.shmqueue import Doorbell
 from sora.services.limits import SharedCounts
+from sora.services.remembered import Remembered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -174,6 +175,7 @@ class Supervisor:
         self._node_row = self._scoreboard.take()
         self._doorbell = Doorbell()
         self._counts = SharedCounts(columns=max(64, 6 * self._count("worker")))
+        self._remembered = Remembered()
         _import_everything(self._roles)
         self._reactor.every(TICK_S, self._tick)
         if watchdog_s := notify.watchdog_interval():
@@ -296,6 +298,7 @@ class Supervisor:
                 listeners=self.listeners,
                 doorbell=self._doorbell,
                 counts=self._counts,
+                remembered=self._remembered,
             )
             status = run(child)
         except BaseException:

@@ -56,7 +56,9 @@ def run(child: Child) -> int:
 
 async def _main(process: Process) -> None:
     child = process.child
-    node = await Node.open(child.config, dsn=child.dsn, doorbell=child.doorbell, counts=child.counts)
+    node = await Node.open(
+        child.config, dsn=child.dsn, doorbell=child.doorbell, counts=child.counts, remembered=child.remembered
+    )
     try:
         acceptor = Acceptor(process, node)
         process.on_live = node.take_live

@@ -1,9 +1,10 @@
 """Logins: who is this, and may they in.
 
-A login costs one query and one argon2id computation the first time, and nothing for the next minute: what was verified
-is remembered under a keyed hash of name and password, together with the version of the account's credentials. Rules:
+A login costs one query and one argon2id computation the first time, and nothing for the next minute, on any process of
+the node: what was verified is remembered (`Remembered`) under a keyed hash of name and password, together with the
+version of the account's credentials. Rules:
 
-- No verdict is kept about a wrong password, and no password: the key of the hash lives and dies with the process.
+- No verdict is kept about a wrong password, and no password: the key of the hash lives and dies with the processes.
 - A remembered login is asked about again when it is `cache_ttl` seconds old, with one cheap query. A changed, removed,
   expired or disabled credential ends it there; a login with the new password ends it at once.
 - Hashing happens in a few threads with a bounded queue. When the queue is full the answer is "try again", and upgrades
@@ -16,18 +17,17 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import hashlib
-import secrets
 import time
-from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from sora import log, metrics
 from sora.errors import AuthFailed, Busy, InvalidName, Refused, Unavailable
 from sora.services import passwords
+from sora.services.remembered import Remembered, Verified
 from sora.store.addresses import canonical_address, fold_address
 from sora.types import AccountId  # noqa: TC001 — msgspec reads the annotation at run time
 
@@ -60,15 +60,6 @@ class Accounts(Protocol):
     async def upgrade_hash(self, credential_id: int, old: str, new: str) -> None: ...
 
 
-class _Known(Struct):
-    """One verified login. `checked_mono` moves; the rest does not change."""
-
-    identity: Identity
-    credential_id: int
-    version: int
-    checked_mono: float
-
-
 class Auth:
     """Verifies passwords for all protocols of a process.
 
@@ -79,8 +70,8 @@ class Auth:
         hash_workers: threads that hash.
         max_queue: computations that may wait or run before logins are put off.
         cache_ttl: seconds before a remembered login is asked about again.
-        cache_size: logins that are remembered.
-        clock: monotonic seconds.
+        remembered: shared with the other processes of the node; None: of this one alone.
+        clock: monotonic seconds, those of `remembered`.
     """
 
     def __init__(
@@ -92,7 +83,7 @@ class Auth:
         hash_workers: int = 2,
         max_queue: int = 128,
         cache_ttl: float = 60.0,
-        cache_size: int = 10_000,
+        remembered: Remembered | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._accounts = accounts
@@ -102,11 +93,8 @@ class Auth:
         self._max_queue = max_queue
         self._jobs = 0
         self._ttl = cache_ttl
-        self._size = cache_size
+        self._remembered = remembered or Remembered(clock=clock)
         self._clock = clock
-        self._secret = secrets.token_bytes(32)
-        self._known: OrderedDict[bytes, _Known] = OrderedDict()
-        self._versions: OrderedDict[AccountId, int] = OrderedDict()
         self._flights: dict[bytes, asyncio.Task[Identity]] = {}
         self._upgrades: set[asyncio.Task[None]] = set()
 
@@ -149,7 +137,7 @@ class Auth:
         except InvalidName as error:
             await self._hash(functools.partial(passwords.find_match, b"-", (), self._cost))
             raise AuthFailed(detail=error.text) from None
-        key = hashlib.blake2b(name.encode() + b"\0" + secret, key=self._secret, digest_size=32).digest()
+        key = self._remembered.key(name, secret)
         if (identity := await self._recall(key)) is not None:
             return identity
         flight = self._flights.get(key)
@@ -166,23 +154,23 @@ class Auth:
 
     async def _recall(self, key: bytes) -> Identity | None:
         """A remembered login that still holds."""
-        known = self._known.get(key)
+        known = self._remembered.find(key)
         if known is None:
             return None
-        account_id = known.identity.account_id
-        if self._clock() - known.checked_mono >= self._ttl:
-            version = await self._accounts.get_login_version(account_id, known.credential_id)
-            known.checked_mono = self._clock()
+        now = self._clock()
+        if now - known.checked_mono < self._ttl:
+            version = self._remembered.version(known.account_id)
         else:
-            version = self._versions.get(account_id)
+            version = await self._accounts.get_login_version(known.account_id, known.credential_id)
+            if version == known.version:
+                self._remembered.keep(key, replace(known, checked_mono=now))
         if version != known.version:
-            self._known.pop(key, None)
+            self._remembered.drop(key)
             return None
-        if key in self._known:
-            self._known.move_to_end(key)
-        return known.identity
+        return Identity(known.account_id, known.address)
 
     async def _verify(self, key: bytes, name: str, secret: bytes) -> Identity:
+        now = self._clock()
         found = await self._accounts.find_login(name)
         hashes = [credential.hash for credential in found.credentials] if found else []
         match = await self._hash(functools.partial(passwords.find_match, secret, hashes, self._cost))
@@ -190,20 +178,10 @@ class Auth:
             raise AuthFailed(detail="wrong password" if found else "no such active account")
         identity = Identity(found.account_id, found.address)
         credential_id = found.credentials[match].credential_id
-        self._remember(key, _Known(identity, credential_id, found.version, self._clock()))
+        self._remembered.keep(key, Verified(found.account_id, found.address, credential_id, found.version, now))
         if passwords.needs_upgrade(hashes[match], self._cost):
             self._start_upgrade(credential_id, hashes[match], secret)
         return identity
-
-    def _remember(self, key: bytes, known: _Known) -> None:
-        account_id = known.identity.account_id
-        self._known[key] = known
-        self._versions[account_id] = known.version
-        self._versions.move_to_end(account_id)
-        while len(self._known) > self._size:
-            self._known.popitem(last=False)
-        while len(self._versions) > self._size:
-            self._versions.popitem(last=False)
 
     async def _hash(self, job: Callable[[], _T]) -> _T:
         if self._jobs >= self._max_queue:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sora.config import Config
     from sora.services.delivery import Doorbell
     from sora.services.limits import Counts
+    from sora.services.remembered import Remembered
     from sora.store.blobs import BlobStore
     from sora.store.cache import Cache
     from sora.store.staging import Staging
@@ -69,13 +70,22 @@ class Node:
     _closing: contextlib.AsyncExitStack
 
     @classmethod
-    async def open(cls, config: Config, *, dsn: str, doorbell: Doorbell, counts: Counts | None = None) -> Node:
+    async def open(
+        cls,
+        config: Config,
+        *,
+        dsn: str,
+        doorbell: Doorbell,
+        counts: Counts | None = None,
+        remembered: Remembered | None = None,
+    ) -> Node:
         """Put the services of a process together.
 
         Args:
             dsn: Of the primary.
             doorbell: Wakes the uploader.
             counts: Connections of all processes of the node; None: this one alone.
+            remembered: Logins of all processes of the node; None: this one alone.
 
         Raises:
             ConfigError: A directory that cannot be used, an endpoint that cannot be.
@@ -95,7 +105,7 @@ class Node:
             instance_id = own_instance_id(config)
             delivery = _delivery(config, store, Store(deliveries), staging, changes, doorbell, instance_id)
             stack.push_async_callback(delivery.close)
-            auth = _auth(config, store)
+            auth = _auth(config, store, remembered)
             stack.push_async_callback(auth.close)
             counts = LocalCounts() if counts is None else counts
             return cls(
@@ -204,12 +214,13 @@ def _delivery(
     )
 
 
-def _auth(config: Config, store: Store) -> Auth:
+def _auth(config: Config, store: Store, remembered: Remembered | None) -> Auth:
     return Auth(
         store.accounts,
         default_domain=config.auth.default_domain,
         hash_workers=config.auth.hash_workers,
         cache_ttl=config.auth.cache_ttl,
+        remembered=remembered,
     )
 
 

@@ -6,13 +6,13 @@ import asyncio
 import threading
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import pytest
 
 from sora.errors import AuthFailed, Busy, DatabaseDown, InvalidName, Unavailable
 from sora.services import passwords
 from sora.services.auth import Auth, canonical_login
 from sora.services.passwords import HashCost
+from sora.services.remembered import Remembered
 from sora.store.accounts import Login, LoginCredential
 from sora.types import AccountId
 
@@ -253,17 +253,21 @@ async def test_a_full_queue_puts_logins_off(
     assert await login(auth) == (1, "ann@example.com")
 
 
-async def test_the_memory_is_bounded_and_keeps_the_latest(accounts: FakeAccounts) -> None:
-    auth = Auth(accounts, cost=CHEAP, cache_size=2)
-    for name in ("a", "b", "c"):
-        accounts.put(f"{name}@example.com", ord(name), 1, passwords.hash_password("p", CHEAP))
-        await login(auth, f"{name}@example.com", "p")
-    await login(auth, "c@example.com", "p")
-    await login(auth, "b@example.com", "p")
-    assert len(accounts.queries) == 3
-    await login(auth, "a@example.com", "p")
-    assert len(accounts.queries) == 4
-    await auth.close()
+async def test_another_process_knows_what_was_verified(
+    accounts: FakeAccounts, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashes = count_hashes(monkeypatch)
+    shared = Remembered(clock=clock)
+    one, two = (Auth(accounts, cost=CHEAP, remembered=shared, clock=clock) for _ in range(2))
+    await login(one)
+    assert await login(two) == (1, "ann@example.com")
+    assert len(hashes) == 1
+    accounts.put("ann@example.com", 1, 6, passwords.hash_password("new", CHEAP))
+    await login(one, password="new")
+    with pytest.raises(AuthFailed):
+        await login(two)
+    await one.close()
+    await two.close()
 
 
 async def test_an_old_hash_is_upgraded_after_the_login(accounts: FakeAccounts) -> None:
@@ -291,7 +295,8 @@ async def test_the_password_is_nowhere_in_the_service(auth: Auth, accounts: Fake
     accounts.put("ann@example.com", 1, 5, passwords.hash_password("rarest-secret", CHEAP))
     await login(auth, password="rarest-secret")
     assert "rarest-secret" not in repr(vars(auth))
-    assert b"rarest-secret" not in msgspec.json.encode([repr(k) + repr(v) for k, v in auth._known.items()])
+    assert b"ann@example.com" in bytes(auth._remembered._memory)
+    assert b"rarest-secret" not in bytes(auth._remembered._memory)
 
 
 @pytest.mark.parametrize(

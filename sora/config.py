@@ -510,8 +510,14 @@ def _check_object_store(table: ObjectStoreTable) -> None:
             raise ConfigError(f'object_store.{name} is missing (kind = "{table.kind}")')
 
 
+SERVED: Final = frozenset({"imap", "lmtp", "metrics", "pop3"})
+"""Servers that this release has; the other tables are known names, kept for the releases that will have theirs."""
+
+
 def _check_server(name: str, server: ServerTable) -> None:
     path = f"servers.{name}"
+    if name not in SERVED:
+        raise ConfigError(f"{path}: this release has no such server; remove the table or set {path}.enabled = false")
     for address in (*server.listen, *server.tls_listen):
         if address.startswith("unix:"):
             if name != "lmtp":

@@ -82,7 +82,9 @@ class Demo:
                 self.ready = json.loads(line)
                 self.ports = self.ready["ports"]
                 return
-        raise RuntimeError(f"the demo ended with {self._process.wait()}:\n{self.log_path.read_text()}")
+        status = self._process.wait()
+        self._process.stdout.close()
+        raise RuntimeError(f"the demo ended with {status}:\n{self.log_path.read_text()}")
 
     def stop(self) -> None:
         """Ctrl-C, and wait until it has gone."""

@@ -1,7 +1,7 @@
-"""Keyword names of an account, as its sessions on one worker share them (db-design, amendment 8).
+"""Keyword names of an account, as its sessions on one worker share them.
 
 A keyword is a number from 16 on in the bitmaps and a name on the wire. Names compare without regard to case; the first
-spelling is kept (lesson 38).
+spelling is kept, because there are clients that loop when FLAGS lists two spellings of one keyword.
 """
 
 from __future__ import annotations

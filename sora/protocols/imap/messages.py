@@ -3,7 +3,7 @@ r"""FETCH and STORE.
 FETCH works out a plan once: which columns of the rows it needs, whether it needs bodies, whether it sets \Seen. What is
 in the view alone (UID, FLAGS) is answered without a statement. Rows come in chunks by UID; bodies are fetched a few
 ahead of the one that is being written. A body that cannot be had now is left out and the command ends in
-NO [UNAVAILABLE]: an empty literal would be kept by the client for ever (lesson 14).
+NO [UNAVAILABLE]: an empty literal would be kept by the client for ever.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 WRITE_SLICE: Final = 131072
 """A body leaves in slices of this size, so that a client that reads slowly holds one slice and not the whole."""
 MAX_KEYWORDS: Final = 64
-"""Keywords of one message (db-design, amendment 8)."""
+"""Keywords of one message: each costs its block another plane of bits."""
 
 
 class Row(Struct, frozen=True):
@@ -229,7 +229,7 @@ def _part_pieces(item: Section | Binary, body: bytes, message: mime.Message | No
 
 
 def section_data(section: Section, body: bytes, message: mime.Message | None) -> bytes | None:
-    """Octets of a body section; None if there is no such part (lesson 42).
+    """Octets of a body section; None if there is no such part: the whole in its place would be kept.
 
     Args:
         message: The parsed body; may be None for the whole message.

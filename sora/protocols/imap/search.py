@@ -52,7 +52,7 @@ async def search(s: Session, cmd: Search) -> None:
 
 
 async def _write_numbers(s: Session, numbers: Iterable[int]) -> None:
-    """`* SEARCH 1 2 3`, however long; never cut (lesson 37)."""
+    """`* SEARCH 1 2 3`, however long; a client takes what a cut answer lacks for gone."""
     s.write(b"* SEARCH")
     for chunk in _chunks(numbers):
         s.write(b" " + b" ".join([b"%d" % number for number in chunk]))

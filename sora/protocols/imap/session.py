@@ -224,7 +224,7 @@ class Session(Connection):
         return {"commands": self._commands, "failed": self._failed}
 
     async def flush(self) -> None:
-        """See `Connection`; the time in which the peer does not read is not the server's (lesson 72)."""
+        """See `Connection`; the time in which the peer does not read is not the server's."""
         started_mono = time.monotonic()
         await super().flush()
         self._stalled_s += time.monotonic() - started_mono

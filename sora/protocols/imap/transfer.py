@@ -154,7 +154,7 @@ async def _still_there(s: Session, cmd: wire.Copy | wire.Move) -> UidSet:
 
 
 def _copyuid(done: CopyResult) -> bytes:
-    """COPYUID (RFC 4315 §3): both sets ascending, so that they belong together pairwise (lesson 35)."""
+    """COPYUID (RFC 4315 §3): both sets ascending, so that they belong together pairwise."""
     source, target = UidSet.from_numbers(done.source_uids), UidSet.from_numbers(done.target_uids)
     return responses.copyuid(done.uidvalidity, source, target)
 

@@ -10,10 +10,12 @@ Two things are kept apart, and every sequence number in this package rests on it
 The rules:
 
 1. `MailboxView.newest` only moves forward. Modseq order is commit order inside a mailbox, so a refresh with a lower
-   modseq than `newest` is old news, whatever order the answers arrive in (lesson 26).
-2. A sequence number is always answered from `Selection.told`, never from `newest` and never by SQL (lesson 29).
+   modseq than `newest` is old news, whatever order the answers arrive in.
+2. A sequence number is always answered from `Selection.told`, never from `newest` and never by SQL: what
+   the client means by it is what it was told, and a change by somebody else must not make it another message.
 3. Only `Selection.sync` moves `told` over changes made by others, and it writes exactly what it moves over: expunges
-   first, then EXISTS and RECENT, then new keywords, then flags (lessons 22 to 25).
+   first, then EXISTS and RECENT, then new keywords, then flags. In
+   any other order the client's count drifts.
 4. Where a response may not renumber messages (RFC 9051 §7.5.1: during FETCH, STORE and SEARCH), `told` moves to a
    picture that keeps its own messages. New messages wait too then, because a count that includes them would be wrong
    by the expunges which are withheld.
@@ -270,7 +272,7 @@ class MailboxView:
         snapshot = self.newest.apply(state.state, state.uid_next, state.highest_modseq)
         if len(snapshot) != state.message_count:
             # The picture and the counters come from one database snapshot, so one of them is wrong: heal by a full
-            # load (lesson 30), and say so, because `check_mailbox` will find which.
+            # load instead of a BYE, and say so, because `check_mailbox` will find which.
             log.error(
                 "mailbox picture disagrees with its counters, loading it again",
                 extra={"mailbox_id": self.mailbox_id, "messages": len(snapshot), "counted": state.message_count},
@@ -374,7 +376,7 @@ class Views:
             view.deleted()
 
     def claim_later(self, view: MailboxView) -> None:
-        """Note in the background that messages up to `newest` were shown as recent to somebody (amendment 9)."""
+        """Note in the background that messages up to `newest` were shown as recent to somebody."""
         view.spawn(self._claim_quietly(view))
 
     def _keep(self, key: tuple[AccountId, MailboxId], view: MailboxView) -> None:

@@ -228,7 +228,7 @@ async def test_a_bug_is_logged_and_the_session_goes_on(
 
 
 async def test_a_body_that_is_away_is_never_an_empty_one(world: ImapWorld, node: Node, tmp_path: Path) -> None:
-    """Lesson 14: what can be had is answered, the rest is NO, and nothing is marked as read that was not."""
+    """A client keeps an empty message for ever: what can be had is answered, the rest is NO, nothing else is \\Seen."""
     node.bodies._recent._limit = 0
     async with connected(world) as talk:
         await talk.ask("SELECT INBOX")

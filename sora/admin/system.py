@@ -52,7 +52,7 @@ class Uploads(Struct, frozen=True):
 
     Attributes:
         oldest_s: age of the oldest, 0 if there is none.
-        failing: those that were tried at least once.
+        failing: those that failed at least once.
     """
 
     pending: int

@@ -2,7 +2,8 @@
 
 What must be sent stands in `pending_uploads`; the doorbell only says when to look. For each row: read the staged file,
 compare it with its hash, PUT it, and then in one transaction mark the content as uploaded, delete the row and remove
-the staged file (why in there: `PendingUploads.done`). Every step may be repeated, so a crash costs a repetition:
+the staged file (why in there: `PendingUploads.done`). Rows that were sent gather while a transaction runs, and share
+the next. Every step may be repeated, so a crash costs a repetition:
 
 | killed after | what the next start finds                  | what it does                      |
 |--------------|--------------------------------------------|-----------------------------------|
@@ -30,13 +31,14 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from sora import log, metrics
 from sora.crashpoints import crash_point
-from sora.errors import BlobDown, Busy, DatabaseDown, NotFound, SoraError
+from sora.errors import BlobDown, Busy, DatabaseDown, NotFound, SoraError, Unavailable
 from sora.store.blobs import BlobRef
+from sora.store.bodies import INLINE_BYTES
 from sora.store.staging import SETTLE_S
 from sora.store.uploads import Backlog, PendingUpload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from sora.store.blobs import BlobStore
     from sora.store.cache import Cache
@@ -48,6 +50,8 @@ POLL_S: Final = 2.0
 DATABASE_PAUSE_S: Final = 1.0
 CLAIM_SHARE: Final = 4
 """Rows claimed at a time, in units of what is sent at a time: one query for several uploads."""
+MARK_ROWS: Final = 64
+"""Uploads marked in one transaction; no more are sent while twice as many wait for that."""
 DRAIN_S: Final = 10.0
 REPORT_S: Final = 5.0
 REPORT_SHARE: Final = 20
@@ -155,6 +159,8 @@ class Uploads:
         self._breaker = Breaker()
         self._claimed: deque[PendingUpload] = deque()
         self._running: set[asyncio.Task[None]] = set()
+        self._sent: deque[PendingUpload] = deque()
+        self._marking: asyncio.Task[None] | None = None
         self._backlog = Backlog()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -200,11 +206,8 @@ class Uploads:
             BlobDown: The object store is away.
             BodyLost: There is nothing to send, and nothing was sent.
         """
-        crash_point("uploader.claimed")
-        if not row.uploaded:
-            await self._send(row.ref)
-        crash_point("uploader.put")
-        await self._pending.done(row, lambda: self._retire(row))
+        await self._put(row)
+        await self._mark([row])
 
     async def _recover(self, stopping: asyncio.Task[bool]) -> None:
         while not stopping.done():
@@ -225,7 +228,7 @@ class Uploads:
                     ringing = asyncio.ensure_future(self._doorbell.wait(self._poll_s))
                 if not await self._start_uploads():
                     await asyncio.wait(
-                        (stopping, ringing, *self._running),
+                        (stopping, ringing, *self._tasks()),
                         timeout=self._breaker.pause_s or self._poll_s,
                         return_when=asyncio.FIRST_COMPLETED,
                     )
@@ -236,7 +239,7 @@ class Uploads:
     async def _start_uploads(self) -> int:
         """Start as many as may be under way; how many were started."""
         free = self._breaker.allowed(self._parallel) - len(self._running)
-        if free <= 0:
+        if free <= 0 or len(self._sent) >= 2 * MARK_ROWS:
             return 0
         if not self._claimed:
             await self._claim()
@@ -248,16 +251,45 @@ class Uploads:
         return started
 
     async def _claim(self) -> None:
+        """Take rows to send: some in advance, but no more than the probe while the store is away."""
         try:
-            self._claimed.extend(await self._pending.claim(self._parallel * CLAIM_SHARE))
+            self._claimed.extend(await self._pending.claim(self._parallel * CLAIM_SHARE if self._breaker.closed else 1))
         except SoraError as error:
             _log.warning("uploads wait for the database", extra={"error": str(error)})
             await asyncio.sleep(DATABASE_PAUSE_S)
 
     async def _attempt(self, row: PendingUpload) -> None:
-        """One row, whatever happens."""
+        """Send one row, whatever happens; it is marked with those that are sent meanwhile."""
+        if await self._guarded(row, self._put(row)):
+            self._sent.append(row)
+            if self._marking is None:
+                self._marking = asyncio.create_task(self._mark_sent())
+
+    async def _mark_sent(self) -> None:
+        """Mark what was sent, all that has gathered at a time; where that fails, row by row."""
         try:
-            await self.upload(row)
+            while self._sent:
+                rows = [self._sent.popleft() for _ in range(min(MARK_ROWS, len(self._sent)))]
+                if not await self._marked_together(rows):
+                    for row in rows:
+                        await self._guarded(row, self._mark([row]))
+        finally:
+            self._marking = None
+
+    async def _marked_together(self, rows: list[PendingUpload]) -> bool:
+        if len(rows) == 1:
+            return False
+        try:
+            await self._mark(rows)
+        except Exception as error:
+            _log.warning("uploads not marked together", extra={"uploads": len(rows), "error": str(error)})
+            return False
+        return True
+
+    async def _guarded(self, row: PendingUpload, work: Awaitable[None]) -> bool:
+        """A step of one row; False if it failed, which is noted."""
+        try:
+            await work
         except BlobDown as error:
             metrics.uploads.labels("store_down").inc()
             self._breaker.failed()
@@ -278,7 +310,8 @@ class Uploads:
             _log.exception("upload failed", extra=_fields(row))
             await self._fail(row, error, FAULT_BASE_S, FAULT_MAX_S)
         else:
-            metrics.uploads.labels("done").inc()
+            return True
+        return False
 
     async def _fail(self, row: PendingUpload, error: Exception, base_s: float, max_s: float) -> None:
         try:
@@ -296,6 +329,18 @@ class Uploads:
             await self._pending.give_back(rows)
         except SoraError as error:
             _log.warning("claims not given back, they end by themselves", extra={"error": str(error)})
+
+    async def _put(self, row: PendingUpload) -> None:
+        """The object is in the store afterwards."""
+        crash_point("uploader.claimed")
+        if not row.uploaded:
+            await self._send(row.ref)
+        crash_point("uploader.put")
+
+    async def _mark(self, rows: Sequence[PendingUpload]) -> None:
+        """Rows whose objects are in the store are done."""
+        await self._pending.done_many(rows, self._retire)
+        metrics.uploads.labels("done").inc(len(rows))
 
     async def _send(self, ref: BlobRef) -> None:
         """Put the object there, or make sure that it is."""
@@ -315,7 +360,7 @@ class Uploads:
     async def _staged(self, ref: BlobRef) -> bytes | None:
         """The staged body; None if it is not there, or not what its name says (then it is moved aside)."""
         data = await self._staging.read(ref.account_id, ref.content_hash)
-        if data is None or await asyncio.to_thread(ref.matches, data):
+        if data is None or await self._matches(ref, data):
             return data
         metrics.bodies_corrupt.labels("staging").inc()
         _log.error("staged body does not match its hash", extra={"account_id": ref.account_id, "file": ref.name})
@@ -330,7 +375,11 @@ class Uploads:
             data = await self._blobs.get(ref.key)
         except NotFound:
             return False
-        return await asyncio.to_thread(ref.matches, data)
+        return await self._matches(ref, data)
+
+    async def _matches(self, ref: BlobRef, data: bytes) -> bool:
+        """Hashed here if that takes less time than to ask a thread."""
+        return ref.matches(data) if len(data) <= INLINE_BYTES else await asyncio.to_thread(ref.matches, data)
 
     async def _retire(self, row: PendingUpload) -> None:
         crash_point("uploader.marked")
@@ -353,11 +402,17 @@ class Uploads:
             _log.error("staged body was not queued for upload", extra={"account_id": file.account_id})
             await self._pending.add(BlobRef(file.account_id, fact.content_id, file.content_hash, file.size))
 
+    def _tasks(self) -> list[asyncio.Task[None]]:
+        """What is under way."""
+        return [*self._running, self._marking] if self._marking else [*self._running]
+
     async def _report_for_ever(self) -> None:
         while True:
             began = time.monotonic()
             try:
                 await self.report()
+            except Unavailable as error:
+                _log.warning("backlog not counted", extra={"error": str(error)})
             except Exception:
                 _log.exception("backlog not counted")
             await asyncio.sleep(max(REPORT_S, REPORT_SHARE * (time.monotonic() - began)))
@@ -367,16 +422,20 @@ class Uploads:
             await asyncio.sleep(SWEEP_S * random.uniform(0.75, 1.25))
             try:
                 await self.sweep()
+            except Unavailable as error:
+                _log.warning("staging directory not compared with the database", extra={"error": str(error)})
             except Exception:
                 _log.exception("staging directory not compared with the database")
 
     async def _drain(self) -> None:
         """Let what is under way finish, for a while; give back what was not begun."""
-        if self._running:
-            _, late = await asyncio.wait(self._running, timeout=DRAIN_S)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+        until_mono = time.monotonic() + DRAIN_S
+        while tasks := self._tasks():
+            await asyncio.wait(tasks, timeout=max(0.0, until_mono - time.monotonic()))
+            if time.monotonic() >= until_mono:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
         await self._give_back()
 
 

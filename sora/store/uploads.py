@@ -23,7 +23,7 @@ class PendingUpload(Struct, frozen=True):
     """A claimed row.
 
     Attributes:
-        attempts: Claims so far, this one included.
+        attempts: Failures so far.
         uploaded: The object is known to be there already: the same bytes were delivered again.
     """
 
@@ -45,7 +45,7 @@ class Backlog(Struct, frozen=True):
     """What waits on one node.
 
     Attributes:
-        failing: Those of `pending` that were tried at least once.
+        failing: Those of `pending` that failed at least once.
         oldest_s: Age of the oldest; 0 if nothing waits.
     """
 
@@ -87,10 +87,10 @@ class PendingUploads:
         return [PendingUpload(**row) for row in rows]
 
     async def give_back(self, claimed: Sequence[PendingUpload]) -> None:
-        """Undo claims of which nothing was tried."""
+        """End claims of which nothing was tried."""
         await self._db.execute(
             """
-            UPDATE pending_uploads u SET next_try = clock(), attempts = greatest(u.attempts - 1, 0)
+            UPDATE pending_uploads u SET next_try = clock()
             FROM unnest($2::bigint[], $3::bytea[]) g (account_id, content_hash)
             WHERE u.instance_id = $1 AND u.account_id = g.account_id AND u.content_hash = g.content_hash
             """,
@@ -114,19 +114,27 @@ class PendingUploads:
         uploaded, so the file that is gone is not missed. If the process dies between `unlink` and the commit, the row
         is still pending, and whoever claims it finds the object in the store.
         """
+        await self.done_many([row], lambda _: unlink())
+
+    async def done_many(
+        self, rows: Sequence[PendingUpload], unlink: Callable[[PendingUpload], Awaitable[object]]
+    ) -> None:
+        """`done` for several rows, all or none; in the order in which deliveries lock content rows."""
+        rows = sorted(rows, key=lambda row: (row.account_id, row.content_hash))
         async with self._db.transaction() as connection:
-            last = await connection.fetchval(
-                "SELECT upload_done($1, $2, $3, $4)",
-                row.account_id,
-                row.content_id,
-                row.content_hash,
+            last = await connection.fetch(
+                "SELECT upload_done(a, c, h, $1) FROM unnest($2::bigint[], $3::bigint[], $4::bytea[]) u (a, c, h)",
                 self._instance_id,
+                [row.account_id for row in rows],
+                [row.content_id for row in rows],
+                [row.content_hash for row in rows],
             )
-            if last:
-                await unlink()
+            for row, (is_last,) in zip(rows, last, strict=True):
+                if is_last:
+                    await unlink(row)
 
     async def failed(self, row: PendingUpload, error: str, *, base_s: float, max_s: float) -> None:
-        """Note a failure; the row is due again after `base_s` doubled with each attempt, at most `max_s`, for ever."""
+        """Note a failure; the row is due again after `base_s` doubled with each failure, at most `max_s`, for ever."""
         await self._db.execute(
             "SELECT upload_failed($1, $2, $3, $4, $5, $6)",
             row.account_id,

@@ -35,11 +35,11 @@ async def test_uploads_are_claimed_once_until_the_claim_ends(conn: Connection, a
     await account.deliver(5)
     assert len(await claim(conn, 3)) == 3
     rest = await claim(conn)
-    assert [(row["attempts"], row["uploaded"], row["size"]) for row in rest] == [(1, False, 100)] * 2
+    assert [(row["attempts"], row["uploaded"], row["size"]) for row in rest] == [(0, False, 100)] * 2
     assert await claim(conn) == []
     assert await claim(conn, instance="other") == []
     await forward(conn, "6 min")
-    assert {row["attempts"] for row in await claim(conn)} == {2}
+    assert {row["attempts"] for row in await claim(conn)} == {0}, "a claim is no attempt"
 
 
 async def test_two_uploaders_get_different_rows(db: Database) -> None:
@@ -88,8 +88,7 @@ async def test_an_upload_under_an_old_key_does_not_end_the_wait_for_the_new_one(
 async def test_failures_back_off_and_a_delivery_re_arms(conn: Connection, account: Account) -> None:
     await account.deliver(1, hash=BODY)
     pauses = []
-    for attempt in range(1, 15):
-        await conn.execute("UPDATE pending_uploads SET attempts = $1", attempt)
+    for _ in range(14):
         next_try = await conn.fetchval("SELECT upload_failed($1, $2, 'node', 'down')", account.id, BODY)
         pauses.append((next_try - await conn.fetchval("SELECT clock()")).total_seconds())
     assert pauses[:4] == [2, 4, 8, 16]
@@ -98,7 +97,8 @@ async def test_failures_back_off_and_a_delivery_re_arms(conn: Connection, accoun
     assert (status["instance_id"], status["pending"], status["failing"], status["bytes"]) == ("node", 1, 1, 100)
     assert await claim(conn) == []
     await account.deliver(1, hash=BODY)
-    assert [row["attempts"] for row in await claim(conn)] == [1]
+    assert [row["attempts"] for row in await claim(conn)] == [0]
+    assert await conn.fetchval("SELECT failing FROM upload_status()") == 0
 
 
 # ── search ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -177,6 +177,10 @@ class Database:
                 raise _count(Busy(detail="no database connection in time"), "pool") from None
         try:
             yield conn
+        except DatabaseDown:
+            # asyncpg may still think that an operation is under way on it: nobody shall get this one again
+            conn.terminate()
+            raise
         finally:
             with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
                 # a connection that fails here is thrown away by the pool; what it was used for has its answer already
@@ -211,8 +215,9 @@ def translated(*, maybe_done: bool) -> Iterator[None]:
         yield
     except asyncpg.PostgresError as error:
         raise _of_sqlstate(error, maybe_done) from error
-    except (OSError, TimeoutError) as error:
-        # asyncpg gives ConnectionError for a broken socket, TimeoutError for command_timeout
+    except (OSError, TimeoutError, asyncpg.InternalClientError) as error:
+        # asyncpg gives ConnectionError for a broken socket, TimeoutError for command_timeout, and InternalClientError
+        # for a connection that broke in the middle of an operation and has not noticed yet
         raise _down(error, maybe_done) from error
     except asyncpg.InterfaceError as error:
         if "clos" not in str(error):  # "connection is closed", "pool is closing": anything else is misuse

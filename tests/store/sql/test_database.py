@@ -53,6 +53,20 @@ async def test_a_bug_stays_what_it_is(db: Database) -> None:
     assert await db.fetchval("SELECT 1") == 1
 
 
+async def test_a_connection_that_broke_in_the_middle_is_not_used_again(dsn: str) -> None:
+    """What asyncpg raises on a connection whose server died while an operation was under way."""
+    db = await Database.open(dsn, min_size=1, max_size=1)
+    try:
+        before = await db.fetchval("SELECT pg_backend_pid()")
+        with pytest.raises(DatabaseDown) as caught:
+            async with db.acquire():
+                raise asyncpg.InternalClientError("cannot switch to state 12; another operation (2) is in progress")
+        assert caught.value.maybe_done
+        assert await db.fetchval("SELECT pg_backend_pid()") != before
+    finally:
+        await db.close()
+
+
 async def test_the_four_ways_to_ask(db: Database) -> None:
     assert [row["x"] for row in await db.fetch("SELECT * FROM generate_series(1, $1) x", 3)] == [1, 2, 3]
     row = await db.fetchrow("SELECT 1 AS x WHERE $1", False)

@@ -179,7 +179,8 @@ class Database:
             yield conn
         except DatabaseDown:
             # asyncpg may still think that an operation is under way on it: nobody shall get this one again
-            conn.terminate()
+            with contextlib.suppress(asyncpg.InterfaceError):  # the pool has taken it back: it knows that it is closed
+                conn.terminate()
             raise
         finally:
             with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):

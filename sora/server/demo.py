@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 from sora.errors import AlreadyExists
 from sora.server import child as children
+from sora.server.prepare import is_new, prepare_store
 from sora.services.passwords import hash_password
 from sora.store import migrate
-from sora.store.bodies import open_blob_store
 from sora.store.db import Database
 from sora.store.store import Store
 
@@ -28,11 +28,8 @@ def run(child: Child, facts: Facts) -> int:
 
     async def main(process: Process) -> None:
         await migrate.up(child.dsn)
-        blobs = open_blob_store(child.config.object_store)
-        try:
-            await blobs.prepare()
-        finally:
-            blobs.close()
+        if is_new(child.config):
+            await prepare_store(child.config)
         await _ensure_accounts(child.dsn, facts)
 
     return children.run(child, main)

@@ -27,7 +27,7 @@ def run(child: Child) -> int:
             # It belongs to us: its schema is kept up to date without asking. Any other is the administrator's.
             await migrate.up(child.dsn)
         if is_new(child.config):
-            await _prepare_store(child.config)
+            await prepare_store(child.config)
 
     return children.run(child, main)
 
@@ -37,7 +37,8 @@ def is_new(config: Config) -> bool:
     return not (Path(config.uploader.staging_path) / INSTANCE_FILE).exists()
 
 
-async def _prepare_store(config: Config) -> None:
+async def prepare_store(config: Config) -> None:
+    """Make the bucket or directory of a new node; a store that is away is made by its operator later."""
     blobs = open_blob_store(config.object_store)
     try:
         await blobs.prepare()

@@ -11,8 +11,6 @@ Several readers of one body that is not at hand are one search.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -20,7 +18,7 @@ from sora import log, metrics
 from sora.errors import BlobDown, NotFound
 from sora.store.blobs import BlobStore, DirectoryStore
 from sora.store.cache import Cache
-from sora.store.diskfile import DIRECTORY_MODE, WouldBlock
+from sora.store.diskfile import WouldBlock
 from sora.store.s3 import S3Store
 from sora.store.staging import Staging
 
@@ -224,15 +222,13 @@ def _fields(ref: BlobRef, source: _Source) -> dict[str, object]:
 def open_blob_store(table: ObjectStoreTable) -> BlobStore:
     """The object store that the configuration names; nothing is asked of it yet.
 
-    A directory is created if the one above it is there. If that is missing too, a disk may not be mounted: that is an
-    outage to wait for, and nothing to fill the mount point with.
+    Nothing is made either: a directory that is missing may be a disk that is not mounted, an outage to wait for. Only
+    the first start of a node calls `BlobStore.prepare`.
 
     Raises:
         ConfigError: The endpoint cannot be.
     """
     if table.kind == "directory":
-        with contextlib.suppress(OSError):  # what is wrong will be in the detail of every request
-            os.mkdir(table.path, DIRECTORY_MODE)
         return DirectoryStore(table.path)
     return S3Store(table.endpoint, table.region, table.bucket, table.access_key, table.secret_key)
 

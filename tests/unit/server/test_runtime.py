@@ -76,6 +76,19 @@ def test_orphans_of_a_dead_supervisor_are_waited_for(config: configuration.Confi
     assert not runtime.is_running()
 
 
+def test_a_killed_supervisor_that_nobody_collected_is_dead(config: configuration.Config) -> None:
+    """In a container without an init its pid stays: the next start must not take it for another Sora."""
+    supervisor, child = hold(config, orphan=False)
+    os.kill(supervisor, signal.SIGKILL)
+    os.waitid(os.P_PID, supervisor, os.WEXITED | os.WNOWAIT)
+    try:
+        with pytest.raises(ConfigError, match="earlier run"):
+            Runtime(config).acquire(0.05)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(supervisor, 0)
+
+
 def test_a_directory_that_cannot_be_made_is_named(config: configuration.Config) -> None:
     Path(config.process.runtime_path).write_text("a file")
     with pytest.raises(ConfigError, match=r"process\.runtime_path"):

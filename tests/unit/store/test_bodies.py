@@ -293,10 +293,7 @@ async def test_close_ends_searches(house: House) -> None:
 def test_the_store_that_the_configuration_names(tmp_path: Path) -> None:
     store = open_blob_store(ObjectStoreTable(kind="directory", path=str(tmp_path / "objects")))
     assert isinstance(store, DirectoryStore)
-    assert (tmp_path / "objects").is_dir()
-    store.close()
-    store = open_blob_store(ObjectStoreTable(kind="directory", path=str(tmp_path / "unmounted" / "objects")))
-    assert not (tmp_path / "unmounted").exists()
+    assert not (tmp_path / "objects").exists()  # a disk that is not mounted is nothing to fill the mount point of
     store.close()
     table = ObjectStoreTable(
         kind="s3", endpoint="https://s3.example.com", bucket="mail", access_key="key", secret_key="secret"

@@ -62,7 +62,6 @@ class DatabaseTable(Table, frozen=True, kw_only=True):
     delivery_connections: Annotated[
         int, Meta(ge=1, le=8, description="connections of one worker for deliveries", extra=WORKER)
     ] = 2
-    connect_timeout: Annotated[Duration, Meta(description="how long to wait for PostgreSQL", extra=WORKER)] = 5.0
 
 
 class ObjectStoreTable(Table, frozen=True, kw_only=True):
@@ -279,7 +278,7 @@ def load(path: str | Path, environment: Mapping[str, str] | None = None) -> Conf
             tables = tomllib.load(file)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from error
     return parse(tables, base=path.parent.resolve(), environment=environment)
 
@@ -293,12 +292,13 @@ def parse(
         ConfigError: See `load`.
     """
     environment = os.environ if environment is None else environment
-    plain = _prepare(Config, tables, "", environment)
+    base = base or Path.cwd()
+    plain = _prepare(Config, tables, "", environment, base)
     try:
         config = msgspec.convert(plain, Config)
     except msgspec.ValidationError as error:
         raise ConfigError(_readable(str(error))) from error
-    config = _absolute(config, base or Path.cwd())
+    config = _absolute(config, base)
     _check(config)
     return config
 
@@ -393,7 +393,7 @@ def _table_type(hint: Any) -> type[Table] | None:
     return None
 
 
-def _prepare(table: type[Table], given: Any, path: str, environment: Mapping[str, str]) -> dict[str, Any]:
+def _prepare(table: type[Table], given: Any, path: str, environment: Mapping[str, str], base: Path) -> dict[str, Any]:
     """Values of one table made ready for conversion: units, environment, `_file` twins, unknown keys refused."""
     if not isinstance(given, dict):
         raise ConfigError(f"{path.rstrip('.')} must be a table")
@@ -404,13 +404,13 @@ def _prepare(table: type[Table], given: Any, path: str, environment: Mapping[str
         if name in hints:
             nested = _table_type(hints[name])
             if nested is not None:
-                ready[name] = _prepare(nested, value, f"{path}{name}.", environment)
+                ready[name] = _prepare(nested, value, f"{path}{name}.", environment, base)
             else:
                 ready[name] = _value(_facts(hints[name])[1], value, path + name, environment)
         elif twin in hints and _facts(hints[twin])[1].get("secret"):
             if twin in given:
                 raise ConfigError(f"{path}{name} and {path}{twin} are both given: keep one")
-            ready[twin] = _secret(_expand(str(value), path + name, environment), path + name)
+            ready[twin] = _secret(base / _expand(str(value), path + name, environment), path + name)
         else:
             raise ConfigError(_unknown(path, name, hints))
     return ready
@@ -447,11 +447,13 @@ def _expand(value: str, path: str, environment: Mapping[str, str]) -> str:
     return _ENVIRONMENT.sub(replace, value)
 
 
-def _secret(file: str, path: str) -> str:
+def _secret(file: Path, path: str) -> str:
     try:
-        return Path(file).read_text(encoding="utf-8").rstrip("\r\n")
+        return file.read_text(encoding="utf-8").rstrip("\r\n")
     except OSError as error:
         raise ConfigError(f"{path}: {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: {file}: not UTF-8") from error
 
 
 def _readable(message: str) -> str:
@@ -486,8 +488,20 @@ def _absolute(config: Config, base: Path) -> Config:
     return msgspec.structs.replace(config, **changes)
 
 
+FUTURE: Final = (
+    "database.replicas",
+    "encryption.keyring_file",
+    "uploader.durability",
+    "cleanup.max_age_restriction",
+)
+"""Keys that this release knows and cannot obey. Who asks for encryption must not be left to believe in it."""
+
+
 def _check(config: Config) -> None:
     """Rules over more than one key."""
+    for path in FUTURE:
+        if get(config, path) != get(Config(), path):
+            raise ConfigError(f"{path}: this release cannot do that; leave the key out")
     if bool(config.database.embedded) == bool(config.database.primary):
         raise ConfigError("database: give exactly one of database.embedded and database.primary")
     _check_object_store(config.object_store)
@@ -518,6 +532,8 @@ def _check_server(name: str, server: ServerTable) -> None:
     path = f"servers.{name}"
     if name not in SERVED:
         raise ConfigError(f"{path}: this release has no such server; remove the table or set {path}.enabled = false")
+    if server.proxy_protocol:
+        raise ConfigError(f"{path}.proxy_protocol: this release cannot do that; leave the key out")
     for address in (*server.listen, *server.tls_listen):
         if address.startswith("unix:"):
             if name != "lmtp":

@@ -104,6 +104,22 @@ def test_refusals_are_one_line_that_names_the_key(tables: dict[str, Any], messag
     assert refusal(**tables) == message
 
 
+@pytest.mark.parametrize(
+    ("table", "key", "value"),
+    [
+        ("database", "replicas", ["postgresql://x"]),
+        ("encryption", "keyring_file", "keys"),
+        ("uploader", "durability", "database"),
+        ("cleanup", "max_age_restriction", "30d"),
+    ],
+)
+def test_what_this_release_cannot_do_is_refused_and_not_ignored(table: str, key: str, value: object) -> None:
+    message = f"{table}.{key}: this release cannot do that; leave the key out"
+    assert refusal(**{table: {**MINIMAL.get(table, {}), key: value}}) == message
+    before = {"imap": {"listen": ["127.0.0.1:143"], "proxy_protocol": True}}
+    assert refusal(servers=before).startswith("servers.imap.proxy_protocol: this release cannot")
+
+
 def test_lmtp_may_listen_beyond_loopback_for_trusted_peers() -> None:
     table = {"listen": ["0.0.0.0:24"], "trusted_networks": ["10.0.0.0/8"]}
     assert parse(servers={"lmtp": table}).servers.lmtp is not None
@@ -131,13 +147,16 @@ def test_the_environment_fills_in() -> None:
     assert given.limits.literal == 1000
 
 
-def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+def test_relative_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "sora.toml"
     file.write_text(
-        '[database]\nembedded = "db"\n[object_store]\npath = "o"\n[uploader]\nstaging_path = "s"\n'
-        '[process]\nruntime_path = "r"\n[local_cache]\npath = "/abs"\n'
+        '[database]\nembedded = "db"\n[object_store]\npath = "o"\nsecret_key_file = "secret"\n'
+        '[uploader]\nstaging_path = "s"\n[process]\nruntime_path = "r"\n[local_cache]\npath = "/abs"\n'
     )
+    (tmp_path / "secret").write_text("hush\n")
+    monkeypatch.chdir("/")
     given = config.load(file)
+    assert given.object_store.secret_key == "hush"
     assert given.database.embedded == str(tmp_path / "db")
     assert given.local_cache.path == "/abs"
 
@@ -148,6 +167,12 @@ def test_unreadable_files_are_configuration_errors(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("[database\n")
     with pytest.raises(ConfigError, match="line 1"):
         config.load(tmp_path / "bad.toml")
+    (tmp_path / "bad.toml").write_bytes(b'[log]\nlevel = "\xff"\n')
+    with pytest.raises(ConfigError, match=r"bad\.toml"):
+        config.load(tmp_path / "bad.toml")
+    (tmp_path / "secret").write_bytes(b"\xff")
+    s3 = {"kind": "s3", "endpoint": "https://s3", "bucket": "b", "access_key": "a"}
+    assert "not UTF-8" in refusal(object_store={**s3, "secret_key_file": str(tmp_path / "secret")})
 
 
 def test_changed_keys_carry_their_reload_class() -> None:

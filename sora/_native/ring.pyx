@@ -1,7 +1,8 @@
 # cython: language_level=3
 """Bounded queue of 64-bit hints between processes: many producers, one consumer, and an eventfd as the bell.
 
-The memory is an anonymous shared mapping made before the fork. Each slot carries a sequence number (Vyukov's bounded
+The memory is a memory file made before the fork; a process that is replaced by `exec` hands its descriptor and that of
+the bell to its successor, and the queue goes on. Each slot carries a sequence number (Vyukov's bounded
 queue): at position p it reads p when it is free, p + 1 when its value is published, p + capacity when it was consumed.
 
 Three things may go wrong, and none of them may stop the queue, because what it carries is only a hint:
@@ -20,9 +21,13 @@ from libc.stdint cimport uint64_t
 
 cdef extern from *:
     """
+    #ifndef _GNU_SOURCE
+    #define _GNU_SOURCE
+    #endif
     #include <stdint.h>
     #include <unistd.h>
     #include <sys/mman.h>
+    #include <sys/stat.h>
     #include <sys/eventfd.h>
 
     typedef struct { uint64_t seq; uint64_t value; } ring_slot;
@@ -37,9 +42,19 @@ cdef extern from *:
 
     static size_t ring_size(uint64_t capacity) { return sizeof(ring_t) + capacity * sizeof(ring_slot); }
 
-    static ring_t *ring_new(uint64_t capacity) {
-        ring_t *r = mmap(0, ring_size(capacity), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    static int memory_new(uint64_t capacity) {
+        int fd = memfd_create("sora-ring", MFD_CLOEXEC);
+        if (fd >= 0 && ftruncate(fd, ring_size(capacity)) == 0) return fd;
+        if (fd >= 0) close(fd);
+        return -1;
+    }
+    /* The ring in a memory file: a new one begins empty (mask 0), one of the same capacity goes on. */
+    static ring_t *ring_map(int fd, uint64_t capacity) {
+        struct stat facts;
+        if (fstat(fd, &facts) < 0 || (uint64_t)facts.st_size != ring_size(capacity)) return 0;
+        ring_t *r = mmap(0, ring_size(capacity), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
         if (r == MAP_FAILED) return 0;
+        if (r->mask) return r;
         r->mask = capacity - 1;
         for (uint64_t i = 0; i < capacity; i++) r->slots[i].seq = i;
         return r;
@@ -116,7 +131,8 @@ cdef extern from *:
     """
     ctypedef struct ring_t:
         uint64_t mask
-    ring_t *ring_new(uint64_t capacity) nogil
+    int memory_new(uint64_t capacity) nogil
+    ring_t *ring_map(int fd, uint64_t capacity) nogil
     void ring_free(ring_t *r) nogil
     int ring_take(ring_t *r, uint64_t *position) nogil
     int ring_publish(ring_t *r, uint64_t position, uint64_t value, int bell) nogil
@@ -135,23 +151,27 @@ cdef extern from *:
 cdef class Ring:
     """The queue; made before the fork, then used by every process that inherited it.
 
-    The mapping and the eventfd live until the last process that holds the object is gone.
+    The memory and the eventfd live until the last process that holds the object is gone.
 
     Args:
         capacity: Number of slots, a power of two.
+        memory: Descriptor of the memory of a ring of this capacity, to go on with it; it is ours from now on.
+        bell: Its eventfd.
     """
 
     cdef ring_t *_ring
     cdef readonly int fd
+    cdef readonly int memory
 
-    def __cinit__(self, uint64_t capacity):
-        self.fd = -1
+    def __cinit__(self, uint64_t capacity, int memory=-1, int bell=-1):
+        self.fd = self.memory = -1
         if capacity < 2 or capacity > 1 << 24 or capacity & (capacity - 1):
             raise ValueError(f"capacity must be a power of two from 2 to 16777216, not {capacity}")
-        self._ring = ring_new(capacity)
+        self.memory = memory if memory >= 0 else memory_new(capacity)
+        self._ring = ring_map(self.memory, capacity)
         if self._ring == NULL:
             raise MemoryError("no memory for the ring")
-        self.fd = bell_new()
+        self.fd = bell if bell >= 0 else bell_new()
         if self.fd < 0:
             raise OSError("no eventfd for the ring")
 
@@ -160,6 +180,8 @@ cdef class Ring:
             ring_free(self._ring)
         if self.fd >= 0:
             close(self.fd)
+        if self.memory >= 0:
+            close(self.memory)
 
     def __len__(self):
         return ring_used(self._ring)

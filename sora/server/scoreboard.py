@@ -8,11 +8,13 @@ generations of a slot alive at a time, so rows are handed out by the supervisor 
 from __future__ import annotations
 
 import mmap
+import os
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+# Fields are only ever added at the end: an upgrade has processes of two releases on one board.
 FIELDS: Final = (
     "heartbeat",
     "state",
@@ -91,12 +93,18 @@ class Scoreboard:
 
     Args:
         rows: Processes that may be alive at a time, lingering generations included.
+        fd: Of the memory of a board, to go on with it; it is ours from now on.
     """
 
-    def __init__(self, rows: int = 1024) -> None:
-        self._memory = mmap.mmap(-1, rows * _ROW * 8)
+    def __init__(self, rows: int = 1024, fd: int | None = None) -> None:
+        self.fd = os.memfd_create("sora-scoreboard", os.MFD_CLOEXEC) if fd is None else fd
+        os.ftruncate(self.fd, rows * _ROW * 8)
+        self._memory = mmap.mmap(self.fd, rows * _ROW * 8)
         self._numbers = memoryview(self._memory).cast("Q")
         self._free = set(range(rows))
+
+    def __del__(self) -> None:
+        os.close(self.fd)
 
     def take(self) -> Row:
         """A free row, all zero; the lowest, so that numbers (and with them metric files) are used again.
@@ -111,6 +119,11 @@ class Scoreboard:
         row = Row(self._numbers, number)
         row.clear()
         return row
+
+    def retake(self, number: int) -> Row:
+        """The row of a process that runs since before this board was handed to us."""
+        self._free.remove(number)
+        return Row(self._numbers, number)
 
     def release(self, row: Row) -> None:
         """Give a row back after its process ended."""

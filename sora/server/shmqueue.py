@@ -25,10 +25,18 @@ class Doorbell:
     """A queue of hints; make it before the fork.
 
     Any process may `ring`; one process listens.
+
+    Args:
+        capacity: Hints that fit in.
+        handed: What `hand_over` gave in a process that became this one; the queue goes on.
     """
 
-    def __init__(self, capacity: int = CAPACITY) -> None:
-        self._ring = Ring(capacity)
+    def __init__(self, capacity: int = CAPACITY, handed: tuple[int, int, int] | None = None) -> None:
+        self._ring = Ring(capacity) if handed is None else Ring(*handed)
+
+    def hand_over(self) -> tuple[int, int, int]:
+        """Capacity, and the descriptors of the memory and of the bell."""
+        return self._ring.capacity, self._ring.memory, self._ring.fd
 
     def ring(self, content_ids: Iterable[int]) -> None:
         """Wake the listener; a full queue needs no more hints."""

@@ -19,6 +19,7 @@ import os
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from sora.errors import LimitExceeded
+from sora.services.remembered import SharedMemory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -161,24 +162,31 @@ class SharedCounts:
     Args:
         buckets: each has room for eight keys.
         columns: processes that may count at a time.
+        handed: what `hand_over` gave in a process that became this one; its numbers go on.
     """
 
     BUCKET_ROWS: Final = 8
 
-    def __init__(self, *, buckets: int = 4096, columns: int = 64) -> None:
+    def __init__(self, *, buckets: int = 4096, columns: int = 64, handed: SharedMemory | None = None) -> None:
+        if handed is not None:
+            buckets, columns = handed.shape
         self._buckets = buckets
         self._columns = columns
         self._rows = buckets * self.BUCKET_ROWS
-        self._fd = os.memfd_create("sora-limits", os.MFD_CLOEXEC)
+        self._fd = os.memfd_create("sora-limits", os.MFD_CLOEXEC) if handed is None else handed.fd
         size = self._rows * (8 + 2 * columns)
         os.ftruncate(self._fd, size)
         self._memory = mmap.mmap(self._fd, size)
         table = memoryview(self._memory)
         self._keys = table[: self._rows * 8].cast("Q")
         self._numbers = table[self._rows * 8 :].cast("H")
-        self._salt = os.urandom(16)
+        self._salt = os.urandom(16) if handed is None else handed.secret
         self._column: int | None = None
         self._uncounted: dict[str, int] = {}
+
+    def hand_over(self) -> SharedMemory:
+        """What this process needs to go on with the same numbers after it executed another program."""
+        return SharedMemory(self._fd, (self._buckets, self._columns), self._salt)
 
     def attach(self) -> None:
         """Take a column for this process.

@@ -1,6 +1,6 @@
 """Verified logins that all processes of a node remember together.
 
-A table in anonymous shared memory, made before the fork: whoever verified a password first spares the other processes
+A table in shared memory without a name, made before the fork: whoever verified a password first spares the other processes
 the argon2id computation. Nobody takes a lock:
 
 - A row carries a keyed tag over everything in it, so half a row (two writers at once, a process killed in the middle)
@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import mmap
+import os
 import secrets
 import struct
 import time
@@ -31,6 +32,20 @@ BUCKET_ROWS: Final = mmap.PAGESIZE // ROW_BYTES
 _HEAD: Final = struct.Struct("<16s16sd")
 """Tag, key, when it was written."""
 _LOGIN: Final = struct.Struct("<qqqdH")
+
+
+class SharedMemory(Struct, frozen=True):
+    """Memory of the node as it is handed to the program that this process executes.
+
+    Attributes:
+        fd: Of the memory file.
+        shape: Numbers that say how the memory is laid out.
+        secret: Key of the hashes in it.
+    """
+
+    fd: int
+    shape: tuple[int, ...]
+    secret: bytes
 
 
 class Verified(Struct, frozen=True):
@@ -55,13 +70,30 @@ class Remembered:
     Args:
         buckets: Each is one page with room for eight rows; pages that nobody wrote to cost nothing.
         clock: Monotonic seconds, the same for all processes.
+        handed: What `hand_over` gave in a process that became this one; the table goes on.
     """
 
-    def __init__(self, *, buckets: int = 4096, clock: Callable[[], float] = time.monotonic) -> None:
-        self._buckets = buckets
+    def __init__(
+        self,
+        *,
+        buckets: int = 4096,
+        clock: Callable[[], float] = time.monotonic,
+        handed: SharedMemory | None = None,
+    ) -> None:
+        self._buckets = buckets if handed is None else handed.shape[0]
         self._clock = clock
-        self._secret = secrets.token_bytes(32)
-        self._memory = mmap.mmap(-1, buckets * BUCKET_ROWS * ROW_BYTES)
+        self._secret = secrets.token_bytes(32) if handed is None else handed.secret
+        self._fd = os.memfd_create("sora-logins", os.MFD_CLOEXEC) if handed is None else handed.fd
+        size = self._buckets * BUCKET_ROWS * ROW_BYTES
+        os.ftruncate(self._fd, size)
+        self._memory = mmap.mmap(self._fd, size)
+
+    def __del__(self) -> None:
+        os.close(self._fd)
+
+    def hand_over(self) -> SharedMemory:
+        """What this process needs to go on with the same table after it executed another program."""
+        return SharedMemory(self._fd, (self._buckets,), self._secret)
 
     def key(self, name: str, secret: bytes) -> bytes:
         """What a login is remembered under."""

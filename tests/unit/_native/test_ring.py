@@ -143,3 +143,17 @@ def test_nothing_is_lost_or_doubled_between_processes() -> None:
         mine = [value for value in seen if value // each == number]
         assert mine == sorted(mine), "each producer's order is kept"
     assert sleeps > 0
+
+
+def test_a_successor_goes_on_with_the_same_memory_and_bell() -> None:
+    first = Ring(8)
+    first.put(1)
+    second = Ring(8, os.dup(first.memory), os.dup(first.fd))
+    first.put(2)
+    assert second.drain() == [1, 2]
+    assert second.arm()
+    first.put(3)
+    assert os.eventfd_read(second.fd) == 1
+    assert second.drain() == [3]
+    with pytest.raises(MemoryError):
+        Ring(16, os.dup(first.memory), os.dup(first.fd))

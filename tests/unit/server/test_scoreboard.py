@@ -49,3 +49,25 @@ def test_what_a_row_says() -> None:
     row.beat()
     row.beat()
     assert row.get("heartbeat") == 2
+
+
+def test_a_successor_goes_on_with_the_same_board() -> None:
+    first = Scoreboard(4)
+    kept = first.take()
+    kept.beat()
+    second = Scoreboard(4, os.dup(first.fd))
+    row = second.retake(kept.number)
+    assert row.get("heartbeat") == 1
+    kept.beat()
+    assert row.get("heartbeat") == 2
+    assert second.take().number == 1
+    second.release(row)
+    assert second.take().number == 0
+
+
+def test_fields_are_only_added_at_the_end() -> None:
+    """An upgrade has processes of two releases on one board."""
+    assert FIELDS[:11] == (
+        "heartbeat", "state", "imap", "pop3", "lmtp", "uploads_pending", "uploads_oldest_ms", "postgresql",
+        "object_store", "incarnation", "lease_token",
+    )  # fmt: skip

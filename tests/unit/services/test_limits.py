@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from sora.errors import LimitExceeded
 from sora.services.limits import Limits, LocalCounts, SharedCounts
@@ -215,3 +216,28 @@ def test_a_column_is_taken_over_empty_and_their_number_is_bounded() -> None:
         os.close(end)
     os.waitpid(second, 0)
     shared.close()
+
+
+def test_a_successor_goes_on_with_the_same_numbers() -> None:
+    first = SharedCounts(buckets=8, columns=3)
+    first.attach()
+    assert first.add("key", 1)
+    handed = first.hand_over()
+    second = SharedCounts(handed=replace(handed, fd=os.dup(handed.fd)))
+    assert not _in_child(lambda: _attached_add(second, "key", 1))
+    first.remove("key")
+    assert _in_child(lambda: _attached_add(second, "key", 1))
+    first.close()
+    second.close()
+
+
+def _attached_add(shared: SharedCounts, key: str, limit: int) -> bool:
+    shared.attach()
+    return shared.add(key, limit)
+
+
+def _in_child(ask: Callable[[], bool]) -> bool:
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if ask() else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

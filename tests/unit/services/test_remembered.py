@@ -98,3 +98,15 @@ def test_an_address_that_does_not_fit_is_not_remembered() -> None:
     key = table.key("long", b"x")
     table.keep(key, replace(ANN, address="a" * ROW_BYTES))
     assert table.find(key) is None
+
+
+def test_a_successor_remembers_what_was_remembered() -> None:
+    first = Remembered(buckets=2)
+    key = first.key("ann@example.com", b"secret")
+    first.keep(key, ANN)
+    handed = first.hand_over()
+    second = Remembered(handed=replace(handed, fd=os.dup(handed.fd)))
+    assert second.key("ann@example.com", b"secret") == key
+    assert second.find(key) == ANN
+    first.drop(key)
+    assert second.find(key) is None

@@ -1,7 +1,7 @@
 """Verified logins that all processes of a node remember together.
 
-A table in shared memory without a name, made before the fork: whoever verified a password first spares the other processes
-the argon2id computation. Nobody takes a lock:
+A table in shared memory that has no name, made before the fork: whoever verified a password first spares the other
+processes the argon2id computation. Nobody takes a lock:
 
 - A row carries a keyed tag over everything in it, so half a row (two writers at once, a process killed in the middle)
   is no row. The key is drawn when the table is made and is in no file; the table ends with the last process.

@@ -224,9 +224,9 @@ def test_a_successor_goes_on_with_the_same_numbers() -> None:
     assert first.add("key", 1)
     handed = first.hand_over()
     second = SharedCounts(handed=replace(handed, fd=os.dup(handed.fd)))
-    assert not _in_child(lambda: _attached_add(second, "key", 1))
+    assert not _told_by_child(lambda: _attached_add(second, "key", 1))
     first.remove("key")
-    assert _in_child(lambda: _attached_add(second, "key", 1))
+    assert _told_by_child(lambda: _attached_add(second, "key", 1))
     first.close()
     second.close()
 
@@ -236,7 +236,7 @@ def _attached_add(shared: SharedCounts, key: str, limit: int) -> bool:
     return shared.add(key, limit)
 
 
-def _in_child(ask: Callable[[], bool]) -> bool:
+def _told_by_child(ask: Callable[[], bool]) -> bool:
     pid = os.fork()
     if pid == 0:
         os._exit(0 if ask() else 1)

@@ -10,9 +10,9 @@ import contextlib
 import os
 import socket
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sora.errors import ConfigError
 from sora.net.connection import Connections
@@ -25,6 +25,8 @@ from sora.store.db import Database
 from sora.store.store import Store
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sora.config import Config
     from sora.services.delivery import Doorbell
     from sora.services.limits import Counts
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from sora.store.staging import Staging
 
 INSTANCE_FILE: Final = "instance"
+_T = TypeVar("_T")
 
 
 @dataclass(slots=True)
@@ -68,6 +71,7 @@ class Node:
     limits: Limits
     counts: Counts
     _closing: contextlib.AsyncExitStack
+    _shared: dict[object, Any] = field(default_factory=dict)
 
     @classmethod
     async def open(
@@ -123,6 +127,13 @@ class Node:
                 counts=counts,
                 _closing=stack.pop_all(),
             )
+
+    def shared(self, make: Callable[[Node], _T]) -> _T:
+        """What `make(node)` gave the first time: a protocol's state that all its listeners have in common."""
+        if make not in self._shared:
+            self._shared[make] = make(self)
+        made: _T = self._shared[make]
+        return made
 
     def take_live(self, config: Config) -> None:
         """Go on with a configuration in which `live` keys have changed."""

@@ -15,12 +15,8 @@ if TYPE_CHECKING:
     from sora.net.listener import Listener
     from sora.services.node import Node
 
-_servers: dict[int, ImapServer] = {}
-
 
 def connection_factory(node: Node, listener: Listener) -> Callable[[], Session]:
     """What a listener's `create_server` calls for each connection; all listeners of a node share the mailbox views."""
-    server = _servers.get(id(node))
-    if server is None or server.node is not node:
-        server = _servers[id(node)] = ImapServer(node)
+    server = node.shared(ImapServer)
     return lambda: Session(server, listener)

@@ -38,6 +38,17 @@ async def test_the_services_are_there_and_reach_the_database(dsn: str, tmp_path:
         assert node.instance_id == own_instance_id(node.config)
 
 
+async def test_what_a_protocol_shares_is_made_once_for_each_node(dsn: str, tmp_path: Path) -> None:
+    class Server:
+        def __init__(self, node: Node) -> None:
+            self.node = node
+
+    async with open_node(dsn, tmp_path) as one, open_node(dsn, tmp_path) as two:
+        assert one.shared(Server) is one.shared(Server)
+        assert one.shared(Server).node is one
+        assert two.shared(Server).node is two
+
+
 async def test_without_a_database_it_opens_and_says_try_again(tmp_path: Path) -> None:
     node = await Node.open(config(tmp_path), dsn=f"postgresql:///x?host={tmp_path}", doorbell=SilentDoorbell())
     with pytest.raises(Unavailable):

@@ -32,6 +32,8 @@ LEASE: Final = "janitor"
 LEASE_S: Final = 60.0
 HEARTBEAT_S: Final = 15.0
 """A node that was silent for 60 s is taken for dead."""
+UNHEARD_S: Final = 1.0
+"""Pause after a heartbeat that nobody heard: POP3 logins of a node that is not registered are refused."""
 LEAD_S: Final = 20.0
 INDEX_BUSY_S: Final = 0.05
 INDEX_IDLE_S: Final = 1.0
@@ -60,7 +62,7 @@ async def _main(process: Process) -> None:
         process.ready()
         cleanup = Cleanup(database, blobs, grace_s=child.config.cleanup.grace_period)
         tasks = (
-            _repeat(process, lambda: HEARTBEAT_S, node.beat),
+            _repeat(process, node.pause_s, node.beat),
             _index(process, leader, Indexing(database)),
             _clean(process, leader, cleanup),
         )
@@ -80,6 +82,11 @@ class Registration:
         self.instance_id = instance_id
         self._leases = store.leases
         self._row = row
+        self._heard = False
+
+    def pause_s(self) -> float:
+        """How long to wait before the next heartbeat."""
+        return HEARTBEAT_S if self._heard else UNHEARD_S
 
     async def beat(self) -> None:
         """Say that the node lives.
@@ -87,6 +94,11 @@ class Registration:
         Raises:
             Unavailable: Nobody heard it.
         """
+        self._heard = False
+        await self._beat()
+        self._heard = True
+
+    async def _beat(self) -> None:
         incarnation = self._row.get("incarnation")
         if incarnation:
             if await self._leases.heartbeat(self.instance_id, incarnation):

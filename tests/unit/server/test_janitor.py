@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sora.errors import InUse
+from sora.errors import DatabaseDown, InUse
 from sora.server import janitor
 from sora.server.janitor import Leadership, Registration
 from sora.server.scoreboard import Scoreboard
@@ -47,6 +47,22 @@ async def test_a_node_whose_name_was_taken_says_so_and_registers_again(
     await Registration(store, "node-1", ours).beat()
     assert "another node" in caplog.text
     assert await incarnation(store, "node-1") == ours.get("incarnation") == 3
+
+
+async def test_a_heartbeat_that_nobody_heard_is_sent_again_soon(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its registration a node refuses every POP3 login, so it must not wait for the next round."""
+    node = Registration(store, "node-1", Scoreboard(1).take())
+    assert node.pause_s() == janitor.UNHEARD_S
+    await node.beat()
+    assert node.pause_s() == janitor.HEARTBEAT_S
+
+    async def away(*_: object) -> bool:
+        raise DatabaseDown
+
+    monkeypatch.setattr(store.leases, "heartbeat", away)
+    with pytest.raises(DatabaseDown):
+        await node.beat()
+    assert node.pause_s() == janitor.UNHEARD_S
 
 
 async def test_one_node_leads_and_another_follows_when_it_resigns(store: Store) -> None:

@@ -5,6 +5,7 @@
 CREATE FUNCTION index_batch(p_limit int DEFAULT 500) RETURNS int LANGUAGE plpgsql SET search_path = sora, public AS $$
 DECLARE v_moved int;
 BEGIN
+  PERFORM set_config('synchronous_commit', 'off', true);   -- what a power cut undoes is in the queue again
   WITH taken AS MATERIALIZED (
     SELECT account_id, content_id FROM search_queue LIMIT p_limit FOR UPDATE SKIP LOCKED
   ), gone AS (

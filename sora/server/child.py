@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 _logger = log.get(__name__)
 
+BACKGROUND_NICE: Final = 5
+"""Of processes whom no client waits for: a third of a worker's share where all of them want the processor."""
 BEAT_S: Final = 1.0
 PACKET: Final = 65536
 _PR_SET_PDEATHSIG: Final = 1
@@ -168,9 +170,10 @@ class Process:
         self._loop.call_later(BEAT_S, self._beat)
 
 
-def run(child: Child, main: Callable[[Process], Awaitable[None]]) -> int:
+def run(child: Child, main: Callable[[Process], Awaitable[None]], *, nice: int = 0) -> int:
     """Be this child until it ends; gives the exit status."""
     _become(child)
+    os.nice(nice)
 
     async def whole() -> None:
         process = Process(child)

@@ -38,12 +38,14 @@ LEAD_S: Final = 20.0
 INDEX_BUSY_S: Final = 0.05
 INDEX_IDLE_S: Final = 1.0
 INDEX_LONG_S: Final = 5.0
+INDEX_SHARE: Final = 4
+"""A batch is followed by a pause so many times as long: mail that comes in goes first. SEARCH reads the queue too."""
 FIRST_CONTACT_S: Final = 5.0
 
 
 def run(child: Child) -> int:
     """Be the janitor."""
-    return children.run(child, _main)
+    return children.run(child, _main, nice=children.BACKGROUND_NICE)
 
 
 async def _main(process: Process) -> None:
@@ -185,13 +187,17 @@ async def _pause(process: Process, seconds: float) -> None:
 
 
 async def _index(process: Process, leader: Leadership, indexing: Indexing) -> None:
-    """Batches as fast as they come, then ever rarer looks."""
+    """Batches while there is something, then ever rarer looks."""
     pause_s = INDEX_IDLE_S
 
     async def step() -> None:
         nonlocal pause_s
-        moved = await indexing.step() if await leader.held() else 0
-        pause_s = INDEX_BUSY_S if moved else min(INDEX_LONG_S, max(INDEX_IDLE_S, 1.5 * pause_s))
+        leads = await leader.held()
+        began = asyncio.get_running_loop().time()
+        moved = await indexing.step() if leads else 0
+        took_s = asyncio.get_running_loop().time() - began
+        longer_s = min(INDEX_LONG_S, max(INDEX_IDLE_S, 1.5 * pause_s))
+        pause_s = max(INDEX_BUSY_S, INDEX_SHARE * took_s) if moved else longer_s
 
     await _repeat(process, lambda: pause_s, step)
 

@@ -32,7 +32,7 @@ _NO_OBJECT: Final = BlobRef(AccountId(0), ContentId(0), bytes(32), 0).key
 
 def run(child: Child) -> int:
     """Be the uploader."""
-    return children.run(child, _main)
+    return children.run(child, _main, nice=children.BACKGROUND_NICE)
 
 
 async def _main(process: Process) -> None:

@@ -14,6 +14,7 @@ import struct
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
+from msgspec import Struct
 
 from sora import log
 from sora.errors import SoraError, Unavailable
@@ -43,27 +44,53 @@ def short_path(path: Path) -> Iterator[str]:
         os.close(directory)
 
 
+class ControlState(Struct, frozen=True):
+    """The control socket for a successor.
+
+    Attributes:
+        socket: The listening one.
+        waiting: Of clients whose answer the successor gives.
+    """
+
+    socket: int
+    waiting: list[int]
+
+    def descriptors(self) -> tuple[int, ...]:
+        """Those that the successor must inherit."""
+        return (self.socket, *self.waiting)
+
+
 class ControlServer:
     """The supervisor's end.
 
     Args:
         path: Replaced if it is there; whoever calls holds the lock of the directory.
         verbs: By name. A verb gets the request and a function to answer with, once, now or later.
+        handed: Go on with these sockets instead.
     """
 
-    def __init__(self, path: Path, reactor: Reactor, verbs: Mapping[str, Verb]) -> None:
+    def __init__(
+        self, path: Path, reactor: Reactor, verbs: Mapping[str, Verb], handed: ControlState | None = None
+    ) -> None:
         self._path = path
         self._reactor = reactor
         self._verbs = verbs
         self._clients: set[_Client] = set()
-        path.unlink(missing_ok=True)
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        with short_path(path) as name:
-            self._socket.bind(name)
-        path.chmod(0o600)
-        self._socket.listen(16)
+        self._socket = _open(path) if handed is None else socket.socket(fileno=handed.socket)
         self._socket.setblocking(False)
         reactor.watch(self._socket, self._accept)
+        for fd in handed.waiting if handed is not None else ():
+            self._meet(socket.socket(fileno=fd)).waiting = 1
+
+    def hand_over(self) -> ControlState:
+        """For the program that this process is about to run."""
+        waiting = [client.socket.fileno() for client in self._clients if client.waiting]
+        return ControlState(self._socket.fileno(), waiting)
+
+    def answer_waiting(self, answer: Mapping[str, Any]) -> None:
+        """Answer every client that still waits, whatever it asked."""
+        for client in [client for client in self._clients if client.waiting]:
+            client.answer(answer)
 
     def _accept(self) -> None:
         with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
@@ -71,12 +98,17 @@ class ControlServer:
             if not _may_control(sock):
                 sock.close()
                 return
-            sock.setblocking(False)
-            client = _Client(sock, self._request, self._gone)
-            self._clients.add(client)
-            self._reactor.watch(sock, client.readable)
+            self._meet(sock)
+
+    def _meet(self, sock: socket.socket) -> _Client:
+        sock.setblocking(False)
+        client = _Client(sock, self._request, self._gone)
+        self._clients.add(client)
+        self._reactor.watch(sock, client.readable)
+        return client
 
     def _request(self, client: _Client, line: bytes) -> None:
+        client.waiting += 1
         try:
             request = orjson.loads(line)
             verb = self._verbs[request["verb"]]
@@ -105,7 +137,11 @@ class ControlServer:
 
 
 class _Client:
-    """One connection of `soractl`."""
+    """One connection of `soractl`.
+
+    Attributes:
+        waiting: Requests without an answer.
+    """
 
     def __init__(
         self, sock: socket.socket, request: Callable[[_Client, bytes], None], gone: Callable[[_Client], None]
@@ -114,6 +150,7 @@ class _Client:
         self._request = request
         self._gone = gone
         self._buffer = b""
+        self.waiting = 0
 
     def readable(self) -> None:
         """Take what came and pass whole lines on."""
@@ -133,6 +170,7 @@ class _Client:
 
     def answer(self, answer: Mapping[str, Any]) -> None:
         """Send the answer; a client that does not read is dropped, one that hung up is no error."""
+        self.waiting -= 1
         try:
             # An answer is far smaller than the socket's buffer: this blocks for a client that asks and never reads.
             self.socket.settimeout(SEND_TIMEOUT_S)
@@ -141,6 +179,16 @@ class _Client:
         except OSError as error:
             _logger.debug("control client gone", extra={"detail": str(error)})
             self._gone(self)
+
+
+def _open(path: Path) -> socket.socket:
+    path.unlink(missing_ok=True)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with short_path(path) as name:
+        sock.bind(name)
+    path.chmod(0o600)
+    sock.listen(16)
+    return sock
 
 
 def _may_control(sock: socket.socket) -> bool:

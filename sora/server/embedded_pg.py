@@ -72,7 +72,7 @@ class EmbeddedPostgres:
         self.data = self.directory / "data"
         self.log_path = self.directory / "postgresql.log"
         self._password_path = self.directory / "password"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | _Adopted | None = None
         self._launch: _Launch | None = None
 
     @property
@@ -127,6 +127,10 @@ class EmbeddedPostgres:
                 start_new_session=True,  # Ctrl-C at the terminal is for the supervisor, which stops us in order
                 **self._launch.identity,
             )
+
+    def adopt(self, pid: int) -> None:
+        """Go on with a postmaster that is a child of this process already."""
+        self._process = _Adopted(pid)
 
     def is_ready(self) -> bool:
         """True once the postmaster that we spawned accepts connections (it says so in its pid file)."""
@@ -228,6 +232,39 @@ class EmbeddedPostgres:
         except OSError:
             lines = []
         return lines[-1] if lines else f"see {self.log_path}"
+
+
+class _Adopted:
+    """As much of `subprocess.Popen` as is needed, for a child that another program of this process started."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:
+                self.returncode = -1  # somebody else collected it
+            else:
+                self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        deadline = time.monotonic() + timeout if timeout is not None else None
+        while (status := self.poll()) is None:
+            if deadline is not None and time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(["postgres"], timeout or 0.0)
+            time.sleep(_POLL_S)
+        return status
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
 
 
 class _Launch:

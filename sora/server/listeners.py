@@ -55,6 +55,22 @@ def endpoints(config: Config) -> Iterator[Endpoint]:
         yield from (Endpoint(server, address, True) for address in table.tls_listen)
 
 
+class ListenersState(Struct, frozen=True):
+    """Open sockets for a successor.
+
+    Attributes:
+        sockets: Descriptors of each endpoint, in the order of the slots.
+        files: UNIX sockets that we made, to be removed at the end.
+    """
+
+    sockets: list[tuple[Endpoint, list[int]]]
+    files: list[str]
+
+    def descriptors(self) -> Iterator[int]:
+        """Those that the successor must inherit."""
+        return (fd for _, fds in self.sockets for fd in fds)
+
+
 class Listeners:
     """The sockets of every endpoint: one per slot, or one for all."""
 
@@ -88,6 +104,19 @@ class Listeners:
             listeners.close()
             raise ConfigError(f"the service manager gave a socket at {address}, which no server listens on")
         return listeners
+
+    @classmethod
+    def take_over(cls, state: ListenersState) -> Listeners:
+        """Go on with sockets that are open."""
+        listeners = cls()
+        listeners._sockets = {endpoint: [socket.socket(fileno=fd) for fd in fds] for endpoint, fds in state.sockets}
+        listeners._files = list(state.files)
+        return listeners
+
+    def hand_over(self) -> ListenersState:
+        """For the program that this process is about to run."""
+        sockets = [(endpoint, [sock.fileno() for sock in socks]) for endpoint, socks in self._sockets.items()]
+        return ListenersState(sockets, list(self._files))
 
     def of_slot(self, slot: int) -> Iterator[tuple[Endpoint, socket.socket]]:
         """What the worker of a slot serves."""

@@ -18,12 +18,13 @@ VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 _identity = "supervisor"
 
 
-def install(directory: Path) -> None:
-    """Begin with an empty `directory`. Comes before the first import of `sora.metrics`, where the library decides."""
+def install(directory: Path, *, keep: bool = False) -> None:
+    """Begin with an empty `directory`, or go on with what processes are writing to. Comes before the first import of `sora.metrics`, where the library decides."""
     if "sora.metrics" in sys.modules:
         raise RuntimeError("sora.metrics was imported before its files had a place")
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
+    if not keep:
+        shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True, exist_ok=keep)
     os.environ[VARIABLE] = str(directory)
     from prometheus_client import values
 

@@ -60,6 +60,13 @@ class Postmaster:
         self._postgres.prepare()
         self._spawn()
 
+    def adopt(self, pid: int) -> None:
+        """Go on with a postmaster that this process started before it became this program."""
+        self._on_ready = None
+        self._postgres.adopt(pid)
+        self._started_mono = time.monotonic()
+        self._await_ready()
+
     def reap(self) -> None:
         """After SIGCHLD: see whether it ended, and plan its return."""
         if self._stopped or not self._started_mono or self._postgres.poll() is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,7 +16,6 @@ from sora.server.backoff import Backoff
 from sora.server.child import PACKET
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Iterable, Sequence
 
     from sora.server.reactor import Timer
@@ -43,6 +43,21 @@ ROLES: Final = (
     Role("janitor", "sora.server.janitor", False),
     Role("http", "sora.server.httpd", True),
 )
+
+
+class ProcessState(Struct, frozen=True):
+    """One live process for a successor of the supervisor; see `Running`."""
+
+    pid: int
+    role: str
+    slot: int
+    generation: int
+    row: int
+    channel: int
+    started_mono: float
+    ready: bool
+    draining: bool
+    serving: list[int]
 
 
 class Running:
@@ -75,6 +90,33 @@ class Running:
         self.serving: Sequence[int] = (slot.number,)
         self._beat = 0
         self._beat_mono = self.started_mono
+
+    @classmethod
+    def adopt(cls, state: ProcessState, slot: Slot, row: Row) -> Running:
+        """A process that the program before us started."""
+        channel = socket.socket(fileno=state.channel)
+        channel.setblocking(False)
+        running = cls(state.pid, slot, state.generation, row, channel)
+        running.started_mono = state.started_mono
+        running.ready = state.ready
+        running.draining = state.draining
+        running.serving = tuple(state.serving)
+        return running
+
+    def hand_over(self) -> ProcessState:
+        """For the program that this process is about to run."""
+        return ProcessState(
+            self.pid,
+            self.slot.role.name,
+            self.slot.number,
+            self.generation,
+            self.row.number,
+            self.channel.fileno(),
+            self.started_mono,
+            self.ready,
+            self.draining,
+            list(self.serving),
+        )
 
     @property
     def uptime_s(self) -> float:

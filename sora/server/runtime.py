@@ -54,6 +54,15 @@ class Runtime:
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
 
+    @property
+    def lock_fd(self) -> int:
+        """Descriptor of the lock that we hold."""
+        return self._fd
+
+    def resume(self, fd: int) -> None:
+        """Go on with a lock that this process holds already."""
+        self._fd = fd
+
     def release(self) -> None:
         """Let go; the lock is free when the last child did so too."""
         if self._fd >= 0:

@@ -51,7 +51,8 @@ CREATE TABLE credentials (
   UNIQUE (account_id, kind, name)
 );
 
--- Further addresses. An alias may have several targets; one that has exactly one may also be allowed to log in.
+-- Further addresses. Each leads to one account, to one that is not deleted at most: who claims an address locks its domain.
+-- A deleted account keeps its own for the day it is restored, less those that somebody else has got by then.
 CREATE TABLE aliases (
   address text COLLATE "C" NOT NULL CHECK (address = fold(address) AND position('@' IN address) > 0),
   account_id bigint NOT NULL REFERENCES accounts ON DELETE CASCADE,

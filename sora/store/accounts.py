@@ -126,7 +126,7 @@ class Accounts:
         )
         found: dict[int, Record] = {}
         for row in rows:
-            found.setdefault(row["ord"], row)  # an alias has one target: `Domains.add_alias` sees to it
+            found[row["ord"]] = row
         return [_recipient(address, found.get(ord)) for ord, address in enumerate(addresses, 1)]
 
     async def find_login(self, login: str) -> Login | None:
@@ -258,7 +258,7 @@ class Accounts:
         )
 
     async def restore(self, account_id: AccountId) -> None:
-        """Undo `delete`.
+        """Undo `delete`; aliases that somebody else has got meanwhile stay with him.
 
         Raises:
             NotFound: no such deleted account.
@@ -271,6 +271,8 @@ class Accounts:
             if address is None:
                 raise NotFound("No such deleted account")
             await claim(conn, address)
+            await conn.execute(_LOCK_ALIAS_DOMAINS, account_id)
+            await conn.execute(_DROP_LOST_ALIASES, account_id)
             await conn.execute("UPDATE accounts SET deleted_at = NULL WHERE account_id = $1", account_id)
 
     async def set_quota(self, account_id: AccountId, *, quota_bytes: int | None, quota_messages: int | None) -> None:
@@ -352,6 +354,15 @@ class Accounts:
 
 
 _SET_QUOTA: Final = "UPDATE accounts SET quota_bytes = $2, quota_messages = $3 WHERE account_id = $1"
+_LOCK_ALIAS_DOMAINS: Final = """
+    SELECT FROM domains WHERE name IN (SELECT split_part(address, '@', -1) FROM aliases WHERE account_id = $1)
+    ORDER BY domain_id FOR UPDATE
+"""
+_DROP_LOST_ALIASES: Final = """
+    DELETE FROM aliases l WHERE l.account_id = $1 AND EXISTS (
+      SELECT FROM aliases o JOIN accounts a USING (account_id)
+      WHERE o.address = l.address AND o.account_id <> $1 AND a.deleted_at IS NULL)
+"""
 _SET_PASSWORD: Final = """
     INSERT INTO credentials (account_id, kind, name, hash)
     SELECT account_id, 'password', '', $2 FROM accounts WHERE account_id = $1

@@ -140,6 +140,20 @@ async def test_delete_and_restore(store: Store) -> None:
         await store.accounts.restore(ann)
 
 
+async def test_a_restored_account_takes_no_alias_from_its_new_owner(store: Store) -> None:
+    """Two targets of one address: mail for the one would reach the other."""
+    old = await store.accounts.create("old@example.com")
+    for alias in ("sales@example.com", "kept@example.org"):
+        await store.domains.add_alias(alias, old)
+    await store.accounts.delete(old)
+    new = await store.accounts.create("new@example.com")
+    await store.domains.add_alias("sales@example.com", new)
+    await store.accounts.restore(old)
+    found = await store.accounts.find_recipients(["sales@example.com", "kept@example.org"])
+    assert [who and who.account_id for who in found] == [new, old]
+    assert [alias.alias for alias in await store.domains.list_aliases(old)] == ["kept@example.org"]
+
+
 async def test_restore_is_refused_when_the_address_has_a_new_owner(store: Store) -> None:
     old = await store.accounts.create("ann@example.com")
     await store.accounts.delete(old)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sora import log
-from sora.errors import BlobDown
+from sora.errors import BlobDown, ConfigError, Unavailable
 from sora.server import child as children
 from sora.services.node import INSTANCE_FILE
 from sora.store import migrate
@@ -26,10 +26,27 @@ def run(child: Child) -> int:
         if child.config.database.embedded:
             # It belongs to us: its schema is kept up to date without asking. Any other is the administrator's.
             await migrate.up(child.dsn)
+        else:
+            await require_schema(child.dsn)
         if is_new(child.config):
             await prepare_store(child.config)
 
     return children.run(child, main)
+
+
+async def require_schema(dsn: str) -> None:
+    """See that a database of the administrator's has the schema of this release; one that is away is believed.
+
+    Raises:
+        ConfigError: It has an older one, or none, or a newer one.
+    """
+    try:
+        missing = await migrate.pending(dsn)
+    except Unavailable as error:
+        _logger.warning("schema not checked", extra={"detail": str(error)})
+        return
+    if missing:
+        raise ConfigError("the schema is missing or old: run `sora-admin migrate up`", detail=", ".join(missing))
 
 
 def is_new(config: Config) -> bool:

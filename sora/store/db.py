@@ -71,6 +71,7 @@ _DECLINED: Final[dict[str, tuple[type[SoraError], str]]] = {
 _DOWN: Final = frozenset(
     {
         "25006",  # read-only: a demoted primary, or a standby
+        "3D000",  # no such database: it is being restored, or the DSN is wrong
         "53100",  # disk full
         "53200",  # out of memory
         "57P01",  # administrator ends the connection
@@ -80,6 +81,8 @@ _DOWN: Final = frozenset(
         "25P03",  # idle in transaction
     }
 )
+# Class 08, connection; 28, login: a password that is being changed; 58, the server's own disk.
+_DOWN_CLASSES: Final = ("08", "28", "58")
 # The statement can have been committed when these arrive.
 _AMBIGUOUS: Final = frozenset({"57P01", "57P02"})
 
@@ -228,7 +231,7 @@ def translated(*, maybe_done: bool) -> Iterator[None]:
 
 def _of_sqlstate(error: Exception, maybe_done: bool) -> Exception:
     state = getattr(error, "sqlstate", None) or ""
-    if state.startswith("08") or state in _DOWN:
+    if state.startswith(_DOWN_CLASSES) or state in _DOWN:
         # class 08 is also what asyncpg itself raises when the connection is lost in the middle
         return _down(error, maybe_done and (state.startswith("08") or state in _AMBIGUOUS))
     if state in _DECLINED:

@@ -38,6 +38,7 @@ END_SESSION = "SELECT pg_terminate_backend(pg_backend_pid())"
         ("57014", Busy),
         ("53300", Busy), ("25006", DatabaseDown), ("53100", DatabaseDown), ("57P03", DatabaseDown),
         ("08006", DatabaseDown),
+        ("28P01", DatabaseDown), ("3D000", DatabaseDown), ("58030", DatabaseDown),
     ],
 )  # fmt: skip
 async def test_sqlstates_are_our_errors(db: Database, sqlstate: str, kind: type[SoraError]) -> None:

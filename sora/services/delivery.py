@@ -61,6 +61,9 @@ MAX_HOPS: Final = 50
 """Received lines before a message counts as looping (RFC 5321 §6.3 asks for a large number)."""
 INLINE_BYTES: Final = 256 * 1024
 """Hashing and parsing up to this size is done in the event loop, about a millisecond; more goes to a thread."""
+ALONE_S: Final = 120.0
+"""How long the units of a refused batch are tried one by one. Their lane takes nothing else meanwhile, and what they
+staged is safe from the sweep for a bounded time only (`SETTLE_S` of the staging directory)."""
 WITNESS_WAIT_S: Final = 10.0
 """How long the witnesses are asked for while PostgreSQL restarts, before the answer is "try again"."""
 
@@ -149,16 +152,24 @@ class _Letter(Struct):
 class _Unit:
     """What is committed together or not at all: an LMTP message for one mailbox, or all messages of an APPEND."""
 
-    __slots__ = ("done", "letters", "path", "size")
+    __slots__ = ("done", "letters", "path", "result", "size")
 
     def __init__(self, path: str, letters: Sequence[_Letter]) -> None:
         self.path = path
         self.letters = letters
         self.size = sum(letter.size for letter in letters)
         self.done: asyncio.Future[list[Delivered] | SoraError] = asyncio.get_running_loop().create_future()
+        self.result: list[Delivered] | SoraError | None = None
+
+    @property
+    def box(self) -> _Box:
+        """Where it goes."""
+        row = self.letters[0].row
+        return row.account_id, row.mailbox_id
 
     def answer(self, result: list[Delivered] | SoraError) -> None:
         """Tell the waiting session, if it still waits."""
+        self.result = self.result or result
         if not self.done.done():
             self.done.set_result(result)
 
@@ -456,8 +467,7 @@ class Delivery:
         """
         asked = not isinstance(error, Busy) or isinstance(error.__cause__, asyncpg.PostgresError)
         if len(units) > 1 and asked:
-            for unit in units:
-                await self._save([unit], again=again)
+            await self._one_by_one(units, again)
             return
         if isinstance(error, NotFound) and _send_to_inbox(units[0]):
             await self._save(units, again=again)
@@ -468,6 +478,20 @@ class Delivery:
         # No mail is lost over a mistake of ours: the sender keeps it until this is mended.
         _log.error("delivery refused by the database", exc_info=error, extra={"path": units[0].path})
         self._refuse(units, Unavailable(detail=str(error)))
+
+    async def _one_by_one(self, units: list[_Unit], again: bool) -> None:
+        """Who meets a locked mailbox speaks for all that wait for it: they would wait as long, one after the other."""
+        ends = time.monotonic() + ALONE_S
+        locked: dict[_Box, Busy] = {}
+        for unit in units:
+            if time.monotonic() > ends:
+                self._refuse([unit], Busy(detail="the batch took too long"))
+            elif unit.box in locked:
+                self._refuse([unit], locked[unit.box])
+            else:
+                await self._save([unit], again=again)
+                if isinstance(unit.result, Busy):
+                    locked[unit.box] = unit.result
 
     async def _after_lost_answer(self, units: list[_Unit], error: DatabaseDown, again: bool) -> None:
         """The connection broke after the call was sent: let the witnesses decide."""

@@ -392,6 +392,31 @@ class TestRefusedBatch:
         outcome = await world.send(LETTER, 1, 2, 3)
         assert [type(error) for error in outcome] == [type(None), Busy, type(None)]
 
+    async def test_a_locked_mailbox_is_waited_for_once(self, world: World) -> None:
+        """Each wait takes as long as the lock timeout, and blocks the lane for everybody else."""
+        first = await world.hold()
+        busy = Busy()
+        busy.__cause__ = asyncpg.LockNotAvailableError("lock timeout")
+        world.messages.poison[b"u2@example.com"] = busy
+        texts = [b"n: %d\r\n\r\n" % number for number in range(5)]
+        others = [asyncio.create_task(world.send(text, 2)) for text in texts]
+        others.append(asyncio.create_task(world.send(LETTER, 3)))
+        await settle(world, waiting=6)
+        world.messages.gate.set()
+        await first
+        outcomes = await asyncio.gather(*others)
+        assert [type(error) for (error,) in outcomes] == [Busy] * 5 + [type(None)]
+        assert [len(call) for call in world.messages.calls] == [1, 6, 1, 1]
+
+    async def test_a_refused_batch_does_not_block_its_lane_for_ever(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "ALONE_S", -1.0)
+        world.messages.poison[b"u2@example.com"] = asyncpg.UntranslatableCharacterError("bad text")
+        outcome = await world.send(LETTER, 1, 2, 3)
+        assert [type(error) for error in outcome] == [Busy] * 3
+        assert len(world.messages.calls) == 1
+
     async def test_without_a_connection_nobody_is_tried_alone(self, world: World) -> None:
         world.messages.poison[b"u2@example.com"] = Busy()
         outcome = await world.send(LETTER, 1, 2, 3)

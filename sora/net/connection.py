@@ -4,8 +4,12 @@
 from the scanner and answers them. Output gathers in a list and leaves at a sync point (`wait`, `flush`) or when it
 passes a size. A stop is a request that the session notices between two commands, so nothing is cut.
 
-Back-pressure goes both ways: `flush` waits while the peer does not read, and reading pauses while more than
-`READ_AHEAD` octets wait for a busy session.
+Back-pressure goes both ways: `flush` and `breathe` wait while the peer does not read, and reading pauses while more
+than `READ_AHEAD` octets wait for a busy session.
+
+A worker's sessions share one loop. A session that never has to wait for anything (its commands are all here, its peer
+reads fast) would keep the loop to itself, so its work is counted in steps: `flush` and `breathe` are one step each, and
+after `TURN_STEPS` of them or `TURN_S` it is the others' turn.
 """
 
 from __future__ import annotations
@@ -18,7 +22,8 @@ import time
 from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 from sora import log, metrics
-from sora.errors import PeerGone
+from sora.errors import BadSyntax, PeerGone
+from sora.net.deflate import Deflate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,6 +38,11 @@ READ_AHEAD: Final = 262144
 """Octets accepted from a peer while its session is busy."""
 STALLED_WRITE_S: Final = 300.0
 """A peer that reads nothing for so long is gone (RFC 5321 §4.5.3.2 asks for minutes)."""
+TURN_STEPS: Final = 64
+TURN_S: Final = 0.002
+"""Work of one session before the others have their turn: 64 of the cheapest commands take about a millisecond."""
+QUIET_S: Final = 2.0
+"""A compressed session that is silent for so long gives its compressor back."""
 
 
 class Connections:
@@ -101,8 +111,9 @@ class Connection(asyncio.Protocol):
 
     protocol: ClassVar[str] = ""
     __slots__ = (
-        "_bytes_in", "_bytes_out", "_connections", "_gathered", "_lost", "_pending", "_pending_bytes", "_reading",
-        "_signalled", "_started_mono", "_task", "_transport", "_waiter", "_writable",
+        "_bytes_in", "_bytes_out", "_connections", "_deflate", "_gathered", "_lost", "_pending", "_pending_bytes",
+        "_reading", "_signalled", "_started_mono", "_steps", "_task", "_transport", "_turn_end_mono", "_waiter",
+        "_writable",
         "at_eof", "listener", "peer", "peer_port", "session", "stopping", "tls",
     )  # fmt: skip
 
@@ -127,7 +138,9 @@ class Connection(asyncio.Protocol):
         self._lost = False
         self._bytes_in = 0
         self._bytes_out = 0
+        self._deflate: Deflate | None = None
         self._started_mono = time.monotonic()
+        self._new_turn()
 
     # ------------------------------------------------------------------ what a protocol gives
 
@@ -162,7 +175,7 @@ class Connection(asyncio.Protocol):
             self._send()
 
     async def flush(self) -> None:
-        """Send what was gathered, and wait while the peer does not read.
+        """Send what was gathered, and `breathe`.
 
         Raises:
             PeerGone: The connection is lost, or the peer reads nothing for `STALLED_WRITE_S`.
@@ -170,14 +183,23 @@ class Connection(asyncio.Protocol):
         self._send()
         if self._lost:
             raise PeerGone
+        await self.breathe()
+
+    async def breathe(self) -> None:
+        """Between two steps of long work: wait while the peer does not read, and let the others have their turn.
+
+        Raises:
+            PeerGone: As `flush`.
+        """
+        self._steps += 1
         if self._writable is not None:
-            try:
-                await asyncio.wait_for(asyncio.shield(self._writable), STALLED_WRITE_S)
-            except TimeoutError:
-                self.abort()
-                raise PeerGone(detail="the peer does not read") from None
-            if self._lost:
-                raise PeerGone
+            await self._drain()
+        elif self._steps >= TURN_STEPS or time.monotonic() >= self._turn_end_mono:
+            self._send()
+            await asyncio.sleep(0)
+        else:
+            return
+        self._new_turn()
 
     async def wait(self, timeout: float | None) -> None:
         """Until bytes arrive, `wake` or `stop` is called, or the peer closes; sends gathered output first.
@@ -186,20 +208,17 @@ class Connection(asyncio.Protocol):
             PeerGone: The connection is lost, or the peer's last byte was already announced.
             TimeoutError: Nothing happened for `timeout` seconds.
         """
-        await self.flush()
+        await self._drain()
+        if self._deflate is not None and self._deflate.more and not self._signalled:
+            self._inflate(b"")
         if not self._signalled:
             if self.at_eof:
                 raise PeerGone
             self._resume_reading()
-            loop = asyncio.get_running_loop()
-            self._waiter = waiter = loop.create_future()
-            timer = None if timeout is None else loop.call_later(timeout, self._expire, waiter)
-            try:
-                await waiter
-            finally:
-                self._waiter = None
-                if timer is not None:
-                    timer.cancel()
+            await self._news(timeout)
+            self._new_turn()
+        else:
+            await self.breathe()
         self._signalled = False
         self._gathered = 0
         self._resume_reading()
@@ -247,6 +266,20 @@ class Connection(asyncio.Protocol):
         self._reading = True
         self.tls = True
 
+    @property
+    def compressed(self) -> bool:
+        """Both directions are compressed."""
+        return self._deflate is not None
+
+    async def start_compression(self) -> None:
+        """Send what was gathered as it is; everything after it is DEFLATE, both ways (RFC 4978).
+
+        The peer answers as soon as it has read the last plain octet, so nothing may happen between the two.
+        """
+        self._send()
+        self._deflate = Deflate()
+        await self._drain()
+
     # ------------------------------------------------------------------ what the transport calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -272,10 +305,11 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Feed the scanner and wake the session; a busy session reads ahead only so far."""
         self._bytes_in += len(data)
-        self._gathered += len(data)
-        self.received(data)
-        self.wake()
-        if self._gathered > READ_AHEAD and self._reading and self._transport is not None:
+        if self._deflate is None:
+            self._take(data)
+        else:
+            self._inflate(data)
+        if self._reading and self._transport is not None and not self._wants_more():
             self._reading = False
             self._transport.pause_reading()
 
@@ -340,13 +374,78 @@ class Connection(asyncio.Protocol):
         if not self._pending:
             return
         if not self._lost and self._transport is not None:
-            self._transport.write(b"".join(self._pending) if len(self._pending) > 1 else self._pending[0])
-            self._bytes_out += self._pending_bytes
+            data = b"".join(self._pending) if len(self._pending) > 1 else self._pending[0]
+            if self._deflate is not None:
+                data = self._deflate.deflate(data)
+            self._transport.write(data)
+            self._bytes_out += len(data)
         self._pending.clear()
         self._pending_bytes = 0
 
+    async def _drain(self) -> None:
+        """Send what was gathered, and wait while the peer does not read.
+
+        Raises:
+            PeerGone: The connection is lost, or the peer reads nothing for `STALLED_WRITE_S`.
+        """
+        self._send()
+        if self._lost:
+            raise PeerGone
+        if self._writable is None:
+            return
+        try:
+            await asyncio.wait_for(asyncio.shield(self._writable), STALLED_WRITE_S)
+        except TimeoutError:
+            self.abort()
+            raise PeerGone(detail="the peer does not read") from None
+        if self._lost:
+            raise PeerGone
+
+    async def _news(self, timeout: float | None) -> None:
+        """Until `wake`.
+
+        Raises:
+            TimeoutError: Nothing happened for `timeout` seconds.
+        """
+        loop = asyncio.get_running_loop()
+        self._waiter = waiter = loop.create_future()
+        timers = [] if timeout is None else [loop.call_later(timeout, self._expire, waiter)]
+        if self._deflate is not None:
+            timers.append(loop.call_later(QUIET_S, self._deflate.forget))
+        try:
+            await waiter
+        finally:
+            self._waiter = None
+            for timer in timers:
+                timer.cancel()
+
+    def _new_turn(self) -> None:
+        self._steps = 0
+        self._turn_end_mono = time.monotonic() + TURN_S
+
+    def _take(self, data: bytes) -> None:
+        self._gathered += len(data)
+        self.received(data)
+        self.wake()
+
+    def _inflate(self, data: bytes) -> None:
+        """Take one slice of what `data` stands for; a peer whose stream is broken cannot be talked to."""
+        assert self._deflate is not None
+        try:
+            plain = self._deflate.inflate(data)
+        except BadSyntax as error:
+            _logger.info("compressed input is broken", extra={"detail": str(error)})
+            self.abort()
+            return
+        if plain:
+            self._take(plain)
+
+    def _wants_more(self) -> bool:
+        """The session should read on: it is not far behind, and nothing that was read is still compressed."""
+        return self._gathered <= READ_AHEAD and not (self._deflate is not None and self._deflate.more)
+
     def _resume_reading(self) -> None:
-        if not self._reading and self._transport is not None and not self._lost:
+        if not self._reading and self._transport is not None and not self._lost and self._wants_more():
             self._reading = True
             self._transport.resume_reading()
 

@@ -43,6 +43,8 @@ _log = log.get(__name__)
 
 NO_COMMAND: Final = "none"
 """Metric label of what is no command."""
+IDLE_TOO_LONG: Final = b"[UNAVAILABLE] Autologout; idle for too long"
+GOING_DOWN: Final = b"[UNAVAILABLE] Server is going down, connect again"
 
 
 @cache
@@ -82,7 +84,7 @@ class Session(Connection):
 
     protocol: ClassVar[str] = "imap"
     __slots__ = (
-        "_account_slot", "_bad_in_a_row", "_commands", "_failed", "_stalled_s",
+        "_account_slot", "_bad_in_a_row", "_commands", "_failed", "_heard_mono", "_stalled_s",
         "append_target", "identity", "scanner", "selection", "server", "state", "tag",
     )  # fmt: skip
 
@@ -99,6 +101,7 @@ class Session(Connection):
         self._bad_in_a_row = 0
         self._commands = 0
         self._failed = 0
+        self._heard_mono = time.monotonic()
         self._stalled_s = 0.0
 
     # ------------------------------------------------------------------ what handlers use
@@ -197,10 +200,17 @@ class Session(Connection):
 
         Raises:
             LineTooLong: It is thrown away.
-            TimeoutError: It does not come.
+            PeerGone: It does not come, or the server is going down; the client has been told.
         """
         while (line := self.scanner.take_line(max_line)) is None:
-            await self.wait(self._patience())
+            if self.stopping:
+                self.bye(GOING_DOWN)
+                raise PeerGone(detail="stopped")
+            try:
+                await self.wait(self._patience())
+            except TimeoutError:
+                self.bye(IDLE_TOO_LONG)
+                raise PeerGone(detail="timeout") from None
         return line
 
     def bye(self, text: bytes) -> None:
@@ -223,10 +233,10 @@ class Session(Connection):
         """See `Connection`."""
         return {"commands": self._commands, "failed": self._failed}
 
-    async def flush(self) -> None:
-        """See `Connection`; the time in which the peer does not read is not the server's."""
+    async def breathe(self) -> None:
+        """See `Connection`; the time in which the peer does not read, or others work, is not the command's."""
         started_mono = time.monotonic()
-        await super().flush()
+        await super().breathe()
         self._stalled_s += time.monotonic() - started_mono
 
     async def wait(self, timeout: float | None) -> None:
@@ -255,10 +265,11 @@ class Session(Connection):
 
     async def _step(self) -> None:
         """One command, or the reason why there is none."""
+        await self.breathe()
         try:
             line = await self._next_line()
         except TimeoutError:
-            self.bye(b"[UNAVAILABLE] Autologout; idle for too long")
+            self.bye(IDLE_TOO_LONG)
         except WireError as error:
             self._finish(NO_COMMAND, self.scanner.tag or b"*", reply_to(error))
         else:
@@ -275,14 +286,16 @@ class Session(Connection):
                 if not await self._decide_literal(step):
                     return None
             elif self.stopping:
-                self.bye(b"[UNAVAILABLE] Server is going down, connect again")
+                self.bye(GOING_DOWN)
                 return None
             else:
                 await self.wait(self._patience())
 
     def _patience(self) -> float:
-        limits = self.limits
-        return limits.login_timeout if self.state is NOT_AUTHENTICATED else limits.imap_idle_timeout
+        """Before login only whole commands count: a peer that drips octets is idle too."""
+        if self.state is NOT_AUTHENTICATED:
+            return max(0.0, self._heard_mono + self.limits.login_timeout - time.monotonic())
+        return self.limits.imap_idle_timeout
 
     async def _decide_literal(self, literal: NeedLiteral) -> bool:
         """Take the announced literal or refuse its command, before a byte of it is read."""
@@ -366,6 +379,7 @@ class Session(Connection):
         code = b"[%s] " % reply.code if reply.code else b""
         if reply is not ANSWERED:
             self.write(b"%s %s %s%s\r\n" % (tag, reply.status, code, reply.text))
+        self._heard_mono = time.monotonic()
         self._commands += 1
         self._failed += reply.status is not OK
         _count(label, reply.status).inc()

@@ -122,7 +122,9 @@ class AuthTable(Table, frozen=True, kw_only=True):
     default_domain: Annotated[str, Meta(description="a bare user logs in as user@default_domain", extra=WORKER)] = ""
     allow_cleartext: Annotated[bool, Meta(description="allow passwords without TLS", extra=WORKER)] = False
     hash_workers: Annotated[int, Meta(ge=1, le=64, description="threads that hash passwords", extra=WORKER)] = 2
-    cache_ttl: Annotated[Duration, Meta(description="revalidate verified credentials after", extra=WORKER)] = 60.0
+    cache_ttl: Annotated[
+        Duration, Meta(le=60, description="revalidate verified credentials after; at most 60s", extra=WORKER)
+    ] = 60.0
 
 
 class LimitsTable(Table, frozen=True, kw_only=True):
@@ -134,6 +136,19 @@ class LimitsTable(Table, frozen=True, kw_only=True):
     )
     connections_per_address: Annotated[int, Meta(ge=1, description="connections of one address", extra=LIVE)] = 200
     connections_per_account: Annotated[int, Meta(ge=1, description="connections of one account", extra=LIVE)] = 50
+    login_failures_per_account: Annotated[
+        int, Meta(ge=0, description="failed logins to one account from one address before a block; 0: any", extra=LIVE)
+    ] = 10
+    login_failures_per_address: Annotated[
+        int, Meta(ge=0, description="failed logins from one address before a block; 0: any", extra=LIVE)
+    ] = 100
+    login_failure_window: Annotated[Duration, Meta(description="so many failures are forgotten in", extra=LIVE)] = 900.0
+    login_block: Annotated[Duration, Meta(description="blocked for; 0: delayed only", extra=LIVE)] = 900.0
+    login_delay: Annotated[Duration, Meta(description="longest delay of a login after failures", extra=LIVE)] = 8.0
+    delayed_logins_per_address: Annotated[
+        int, Meta(ge=0, description="logins of one address that may be delayed at a time", extra=LIVE)
+    ] = 10
+    delayed_logins: Annotated[int, Meta(ge=0, description="the same, of all addresses, in a worker", extra=LIVE)] = 500
     message_size: Annotated[Size, Meta(description="largest message, LMTP and APPEND", extra=LIVE)] = 50 * 10**6
     command_line: Annotated[Size, Meta(description="longest IMAP command without literals", extra=LIVE)] = 65536
     literal: Annotated[Size, Meta(description="largest IMAP literal outside APPEND", extra=LIVE)] = 1 << 20
@@ -143,6 +158,9 @@ class LimitsTable(Table, frozen=True, kw_only=True):
     imap_idle_timeout: Annotated[Duration, Meta(description="silence of an IMAP client", extra=LIVE)] = 1800.0
     imap_keepalive: Annotated[Duration, Meta(description="pause between lines sent in IDLE", extra=LIVE)] = 120.0
     pop3_idle_timeout: Annotated[Duration, Meta(description="silence of a POP3 client", extra=LIVE)] = 600.0
+    pop3_login_delay: Annotated[
+        Duration, Meta(description="pause between two POP3 logins of an account; 0: none", extra=LIVE)
+    ] = 0.0
     lmtp_idle_timeout: Annotated[Duration, Meta(description="silence of an LMTP client", extra=LIVE)] = 300.0
     login_timeout: Annotated[Duration, Meta(description="silence before login", extra=LIVE)] = 60.0
 

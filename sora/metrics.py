@@ -25,6 +25,7 @@ tls_handshake_failures = Counter("sora_tls_handshake_failures_total", "TLS hands
 logins = Counter("sora_auth_logins_total", "Login attempts by result.", ["protocol", "result"])
 password_hashes = Counter("sora_auth_password_hashes_total", "Password hashes computed.")
 
+login_blocks = Counter("sora_auth_blocks_total", "Blocks after too many failed logins, by what is blocked.", ["scope"])
 # Delivery
 deliveries = Counter("sora_delivery_messages_total", "Messages by path and result.", ["path", "result"])
 delivery_batch = Histogram(

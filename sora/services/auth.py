@@ -11,6 +11,7 @@ version of the account's credentials. Rules:
   of old hashes are left for a quieter time: a crowd that reconnects must not make itself slower.
 - Equal logins that arrive together are one query and one computation.
 - Unknown, disabled and deleted accounts cost the same computation and get the same answer as a wrong password.
+- Failures are counted for all protocols together, and make the next attempts slow and then impossible (`Guesses`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from msgspec.structs import replace
 from sora import log, metrics
 from sora.errors import AuthFailed, Busy, InvalidName, Refused, Unavailable
 from sora.services import passwords
+from sora.services.guesses import Blocked, Guesses
 from sora.services.remembered import Remembered, Verified
 from sora.store.addresses import canonical_address, fold_address
 from sora.types import AccountId  # noqa: TC001 — msgspec reads the annotation at run time
@@ -71,6 +73,7 @@ class Auth:
         max_queue: computations that may wait or run before logins are put off.
         cache_ttl: seconds before a remembered login is asked about again.
         remembered: shared with the other processes of the node; None: of this one alone.
+        guesses: counts failures; None: with figures that do not change.
         clock: monotonic seconds, those of `remembered`.
     """
 
@@ -84,6 +87,7 @@ class Auth:
         max_queue: int = 128,
         cache_ttl: float = 60.0,
         remembered: Remembered | None = None,
+        guesses: Guesses | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._accounts = accounts
@@ -94,6 +98,7 @@ class Auth:
         self._jobs = 0
         self._ttl = cache_ttl
         self._remembered = remembered or Remembered(clock=clock)
+        self._guesses = guesses or Guesses(clock=clock)
         self._clock = clock
         self._flights: dict[bytes, asyncio.Task[Identity]] = {}
         self._upgrades: set[asyncio.Task[None]] = set()
@@ -111,9 +116,11 @@ class Auth:
             Unavailable: PostgreSQL is away, or too many passwords wait to be hashed (`Busy`).
         """
         try:
-            identity = await self._login(login, password)
+            async with self._guesses.attempt(peer, lambda: _counted_login(login, self._default_domain)):
+                identity = await self._login(login, password)
         except AuthFailed as error:
-            metrics.logins.labels(protocol=protocol, result="refused").inc()
+            result = "blocked" if isinstance(error, Blocked) else "refused"
+            metrics.logins.labels(protocol=protocol, result=result).inc()
             _log.info(
                 "login refused", extra={"login": login[:_LOGGED_CHARACTERS], "peer": peer, "detail": error.detail}
             )
@@ -218,3 +225,11 @@ def canonical_login(login: str, default_domain: str) -> str:
     if "@" not in name and default_domain:
         name = f"{name}@{default_domain}"
     return canonical_address(name)
+
+
+def _counted_login(login: str, default_domain: str) -> str:
+    """What failures of a login are counted under: its canonical form, and one form for all that have none."""
+    try:
+        return canonical_login(login, default_domain)
+    except InvalidName:
+        return ""

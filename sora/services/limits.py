@@ -19,6 +19,8 @@ import os
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from sora.errors import LimitExceeded
+from sora.services.failures import MEMORY_BYTES as FAILURES_BYTES
+from sora.services.failures import Failures
 from sora.services.remembered import SharedMemory
 
 if TYPE_CHECKING:
@@ -32,6 +34,10 @@ _IPV6_SITE: Final = 64
 
 class Counts(Protocol):
     """Numbers by key; `add` and `remove` are each one step."""
+
+    @property
+    def failures(self) -> Failures:
+        """Failed logins, counted by the same processes."""
 
     def add(self, key: str, limit: int) -> bool:
         """Count one more for *key*, unless there are *limit* already; says whether it was counted."""
@@ -94,10 +100,10 @@ class Limits:
         Raises:
             LimitExceeded: the address holds as many as it may.
         """
-        parsed = _parse(address)
-        if parsed is None or self.is_exempt(address):
+        site = self.site(address)
+        if site is None:
             return Slot(self._counts, None)
-        return self._take(f"address {_site(parsed)}", self._per_address, "Too many connections from your address")
+        return self._take(f"address {site}", self._per_address, "Too many connections from your address")
 
     def login(self, account_id: AccountId) -> Slot:
         """A slot for a logged-in connection of an account.
@@ -112,6 +118,13 @@ class Limits:
         parsed = _parse(address)
         return parsed is not None and any(parsed in network for network in self._exempt)
 
+    def site(self, address: str) -> str | None:
+        """What *address* is counted under; None: it is exempt, or no IP address, and is not counted."""
+        parsed = _parse(address)
+        if parsed is None or any(parsed in network for network in self._exempt):
+            return None
+        return _site(parsed)
+
     def _take(self, key: str, limit: int, text: str) -> Slot:
         if limit <= 0:
             return Slot(self._counts, None)
@@ -125,6 +138,7 @@ class LocalCounts:
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
+        self.failures = Failures()
 
     def add(self, key: str, limit: int) -> bool:
         """See `Counts`."""
@@ -175,12 +189,13 @@ class SharedCounts:
         self._rows = buckets * self.BUCKET_ROWS
         self._fd = os.memfd_create("sora-limits", os.MFD_CLOEXEC) if handed is None else handed.fd
         size = self._rows * (8 + 2 * columns)
-        os.ftruncate(self._fd, size)
-        self._memory = mmap.mmap(self._fd, size)
+        os.ftruncate(self._fd, size + FAILURES_BYTES)
+        self._memory = mmap.mmap(self._fd, size + FAILURES_BYTES)
         table = memoryview(self._memory)
         self._keys = table[: self._rows * 8].cast("Q")
-        self._numbers = table[self._rows * 8 :].cast("H")
+        self._numbers = table[self._rows * 8 : size].cast("H")
         self._salt = os.urandom(16) if handed is None else handed.secret
+        self.failures = Failures(table[size:], self._locked, self._salt)
         self._column: int | None = None
         self._uncounted: dict[str, int] = {}
 
@@ -232,6 +247,7 @@ class SharedCounts:
 
     def close(self) -> None:
         """Give the column and the memory back."""
+        self.failures.close()
         self._keys.release()
         self._numbers.release()
         self._memory.close()

@@ -19,6 +19,7 @@ from sora.net.connection import Connections
 from sora.services.auth import Auth
 from sora.services.changes import Changes
 from sora.services.delivery import Delivery
+from sora.services.guesses import Guesses
 from sora.services.limits import Limits, LocalCounts
 from sora.store.bodies import Bodies, open_blob_store, open_cache, open_staging
 from sora.store.db import Database
@@ -55,6 +56,7 @@ class Node:
         auth: Logins.
         changes: What happened to a mailbox, from and to the other processes.
         limits: How many connections an address and an account may hold.
+        guesses: Failed logins, and what they cost the next one.
         counts: What the limits count with; outlives them.
     """
 
@@ -69,6 +71,7 @@ class Node:
     auth: Auth
     changes: Changes
     limits: Limits
+    guesses: Guesses
     counts: Counts
     _closing: contextlib.AsyncExitStack
     _shared: dict[object, Any] = field(default_factory=dict)
@@ -109,9 +112,11 @@ class Node:
             instance_id = own_instance_id(config)
             delivery = _delivery(config, store, Store(deliveries), staging, changes, doorbell, instance_id)
             stack.push_async_callback(delivery.close)
-            auth = _auth(config, store, remembered)
-            stack.push_async_callback(auth.close)
             counts = LocalCounts() if counts is None else counts
+            limits = _limits(config, counts)
+            guesses = Guesses(counts.failures, limits=limits, table=config.limits)
+            auth = _auth(config, store, remembered, guesses)
+            stack.push_async_callback(auth.close)
             return cls(
                 config=config,
                 instance_id=instance_id,
@@ -123,7 +128,8 @@ class Node:
                 delivery=delivery,
                 auth=auth,
                 changes=changes,
-                limits=_limits(config, counts),
+                limits=limits,
+                guesses=guesses,
                 counts=counts,
                 _closing=stack.pop_all(),
             )
@@ -139,6 +145,7 @@ class Node:
         """Go on with a configuration in which `live` keys have changed."""
         self.config = config
         self.limits = _limits(config, self.counts)
+        self.guesses.limits, self.guesses.table = self.limits, config.limits
 
     async def close(self) -> None:
         """Finish what is in hand, and let go of everything in the reverse order."""
@@ -225,13 +232,14 @@ def _delivery(
     )
 
 
-def _auth(config: Config, store: Store, remembered: Remembered | None) -> Auth:
+def _auth(config: Config, store: Store, remembered: Remembered | None, guesses: Guesses) -> Auth:
     return Auth(
         store.accounts,
         default_domain=config.auth.default_domain,
         hash_workers=config.auth.hash_workers,
         cache_ttl=config.auth.cache_ttl,
         remembered=remembered,
+        guesses=guesses,
     )
 
 

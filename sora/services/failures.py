@@ -1,0 +1,130 @@
+"""Failed logins by key, in memory that the processes of a node share.
+
+A key has a leaking bucket: every failure adds one, time takes away, and a full one begins a block. Rules:
+
+- Only failures change a row, under the lock of whoever owns the memory; looking needs no lock. A number of eight
+  octets is never half written, so the worst that a reader sees is a row between two failures.
+- Keys are keyed hashes: neither names nor addresses are in the memory, and nobody can choose whose bucket to fill.
+- Of a full group of rows the one that failed longest ago is forgotten, those that block last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import struct
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+_ROW: Final = struct.Struct("<Qddd")
+"""Fingerprint of the key, level, when that was true, end of the block."""
+GROUP_ROWS: Final = 8
+_GROUP_BYTES: Final = GROUP_ROWS * _ROW.size
+GROUPS: Final = 4096
+MEMORY_BYTES: Final = GROUPS * _GROUP_BYTES
+
+
+class Standing(Struct, frozen=True):
+    """How a key stands.
+
+    Attributes:
+        level: Failures that are not forgotten yet.
+        blocked_s: Seconds until its block ends; 0: it is not blocked.
+    """
+
+    level: float = 0.0
+    blocked_s: float = 0.0
+
+
+class Failures:
+    """The table.
+
+    Args:
+        memory: All zero, or what an earlier table of the node left; None: memory of this process alone.
+        locked: The lock under which rows are changed.
+        salt: Key of the hashes, the same for all processes.
+    """
+
+    def __init__(
+        self,
+        memory: memoryview | None = None,
+        locked: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+        salt: bytes | None = None,
+    ) -> None:
+        self._memory = memoryview(bytearray(MEMORY_BYTES)) if memory is None else memory
+        self._groups = len(self._memory) // _GROUP_BYTES
+        self._locked = locked
+        self._salt = salt or os.urandom(16)
+
+    def standing(self, key: str, now: float, leak: float) -> Standing:
+        """How a key stands.
+
+        Args:
+            now: Monotonic seconds.
+            leak: Failures that are forgotten in a second.
+        """
+        mark, group = self._place(key)
+        for start in group:
+            found, level, at, until = _ROW.unpack_from(self._memory, start)
+            if found == mark:
+                return Standing(_leaked(level, at, now, leak), max(0.0, until - now))
+        return Standing()
+
+    def add(self, key: str, now: float, leak: float, *, limit: int, block_s: float) -> bool:
+        """Count a failure, in one step.
+
+        Returns:
+            True if it was the one too many: the key is blocked for *block_s* from now, and then begins anew. With a
+            *block_s* of 0 it stays full.
+        """
+        mark, group = self._place(key)
+        with self._locked():
+            start = self._row_for(mark, group, now)
+            found, level, at, until = _ROW.unpack_from(self._memory, start)
+            if found != mark:
+                level, at, until = 0.0, now, 0.0
+            level = _leaked(level, at, now, leak) + 1
+            full = level > limit - 1 and block_s > 0  # what leaked since the first of them saves nobody
+            until = now + block_s if full else until
+            _ROW.pack_into(self._memory, start, mark, 0.0 if full else min(level, limit), now, until)
+        return full
+
+    def clear(self, key: str) -> None:
+        """Forget the failures and the block of a key."""
+        mark, group = self._place(key)
+        for start in group:
+            if _ROW.unpack_from(self._memory, start)[0] == mark:
+                with self._locked():
+                    if _ROW.unpack_from(self._memory, start)[0] == mark:
+                        _ROW.pack_into(self._memory, start, 0, 0.0, 0.0, 0.0)
+
+    def close(self) -> None:
+        """Let go of the memory."""
+        self._memory.release()
+
+    def _row_for(self, mark: int, group: range, now: float) -> int:
+        """The row of a key, else the one that is missed least."""
+        rank: dict[int, tuple[bool, float]] = {}
+        for start in group:
+            found, _, at, until = _ROW.unpack_from(self._memory, start)
+            if found == mark:
+                return start
+            rank[start] = (until > now, at)
+        return min(group, key=rank.__getitem__)
+
+    def _place(self, key: str) -> tuple[int, range]:
+        """Fingerprint of a key, and where its rows begin."""
+        digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8, key=self._salt).digest()
+        mark = int.from_bytes(digest, "little") or 1
+        start = mark % self._groups * _GROUP_BYTES
+        return mark, range(start, start + _GROUP_BYTES, _ROW.size)
+
+
+def _leaked(level: float, at: float, now: float, leak: float) -> float:
+    return max(0.0, level - max(0.0, now - at) * leak)

@@ -1,0 +1,157 @@
+"""Guessing passwords: how often, how fast, and when it ends for a while.
+
+Failures are counted for an account at one client address, and for the address as a whole; never for an account alone,
+so that nobody can lock somebody else out. Each failure makes the next attempt wait longer, and one too many blocks for
+a while. Rules:
+
+- What was too much before a password is verified is asked for again afterwards: attempts that run side by side get no
+  further than attempts in a row.
+- A blocked attempt is refused unseen, with the text of a wrong password, and does not make the block longer.
+- Accounts that do not exist are counted like those that do.
+- An attempt that waits costs memory, so few may: what comes above that is refused at once, and is no failure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+from sora import log, metrics
+from sora.config import LimitsTable
+from sora.errors import AuthFailed
+from sora.services.failures import Failures
+from sora.services.limits import Limits
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+_log = log.get(__name__)
+
+FIRST_DELAY_S: Final = 0.5
+STEPS: Final = 10
+"""So many times a delay could double on the way to a block."""
+
+
+class Blocked(AuthFailed):
+    """Refused without a look at the password."""
+
+
+class Guesses:
+    """Failed logins, and what they cost the next attempt.
+
+    Attributes:
+        limits: Knows which addresses are one, and which are exempt.
+        table: The figures.
+
+    Args:
+        failures: Counts; None: of this process alone.
+        clock: Monotonic seconds, the same for all processes.
+        sleep: Like `asyncio.sleep`.
+    """
+
+    def __init__(
+        self,
+        failures: Failures | None = None,
+        *,
+        limits: Limits | None = None,
+        table: LimitsTable | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.limits = limits or Limits()
+        self.table = table or LimitsTable()
+        self._failures = failures or Failures()
+        self._clock = clock
+        self._sleep = sleep
+        self._waiting: dict[str, int] = {}
+
+    @asynccontextmanager
+    async def attempt(self, peer: str, account: Callable[[], str]) -> AsyncIterator[None]:
+        """The verification of a password goes inside; it counts as a failure if it raises `AuthFailed`.
+
+        Args:
+            peer: Address of the client, the forwarded one behind a proxy.
+            account: Gives the one form in which the login is looked up.
+
+        Raises:
+            Blocked: Too many failures, before or meanwhile.
+        """
+        site = self.limits.site(peer)
+        if site is None:
+            yield
+            return
+        keys = _Keys(site, f"{site} {account()}")
+        await self._admit(keys)
+        try:
+            yield
+        except AuthFailed:
+            self._failed(keys)
+            raise
+        self._refuse_blocked(keys)
+        self._failures.clear(keys.account)
+
+    async def _admit(self, keys: _Keys) -> None:
+        """Wait as long as the failures so far cost."""
+        delay_s = self._refuse_blocked(keys)
+        if not delay_s:
+            return
+        waiting = self._waiting.get(keys.site, 0)
+        if waiting >= self.table.delayed_logins_per_address or sum(self._waiting.values()) >= self.table.delayed_logins:
+            raise Blocked(detail="too many delayed logins")
+        self._waiting[keys.site] = waiting + 1
+        try:
+            await self._sleep(delay_s)
+        finally:
+            self._waiting[keys.site] -= 1
+            if not self._waiting[keys.site]:
+                del self._waiting[keys.site]
+        self._refuse_blocked(keys)
+
+    def _refuse_blocked(self, keys: _Keys) -> float:
+        """The delay that is due.
+
+        Raises:
+            Blocked: It is too late for that.
+        """
+        now, fullest = self._clock(), 0.0
+        for scope, key, limit in self._counted(keys):
+            standing = self._failures.standing(key, now, self._leak(limit))
+            if standing.blocked_s:
+                raise Blocked(detail=f"{scope} blocked for {standing.blocked_s:.0f} s")
+            fullest = max(fullest, standing.level / limit)
+        doublings = round(fullest * STEPS) - 1
+        return min(self.table.login_delay, FIRST_DELAY_S * 2.0**doublings) if doublings >= 0 else 0.0
+
+    def _failed(self, keys: _Keys) -> None:
+        now, block_s = self._clock(), self.table.login_block
+        for scope, key, limit in self._counted(keys):
+            if self._failures.add(key, now, self._leak(limit), limit=limit, block_s=block_s):
+                metrics.login_blocks.labels(scope).inc()
+                _log.warning("logins blocked", extra={"scope": scope, "site": keys.site, "blocked_s": block_s})
+
+    def _counted(self, keys: _Keys) -> Iterator[tuple[str, str, int]]:
+        """Scope, key and limit of what is counted."""
+        if self.table.login_failures_per_account:
+            yield "account", keys.account, self.table.login_failures_per_account
+        if self.table.login_failures_per_address:
+            yield "address", keys.site, self.table.login_failures_per_address
+
+    def _leak(self, limit: int) -> float:
+        return limit / max(1.0, self.table.login_failure_window)
+
+
+class _Keys:
+    """What one attempt is counted under.
+
+    Attributes:
+        site: The client's address or network.
+        account: The login, at this address.
+    """
+
+    __slots__ = ("account", "site")
+
+    def __init__(self, site: str, account: str) -> None:
+        self.site = site
+        self.account = account

@@ -28,7 +28,6 @@ POINTS: Final[dict[str, str]] = {
     "lmtp.replied": "the replies are handed to the socket",
     "append.staged": "appended bodies are on disk in staging, nothing is in the database",
     "append.committed": "APPEND is committed, the client has had no reply",
-    "append.replied": "the tagged OK of APPEND is handed to the socket",
     "uploader.claimed": "a pending upload is chosen, nothing is sent",
     "uploader.put": "the object store has confirmed the object, the row is still pending",
     "uploader.marked": "the content is marked as uploaded, the staged file is still there",

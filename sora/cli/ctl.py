@@ -7,6 +7,7 @@ answering (try again).
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import sys
@@ -196,7 +197,7 @@ def status(arguments: argparse.Namespace) -> int:
 
 
 def check(arguments: argparse.Namespace) -> int:
-    """Check the configuration and the files it names."""
+    """Check the configuration and the files it names; an S3 bucket that cannot be used is a warning."""
     if arguments.crash_points:
         from sora.crashpoints import POINTS
 
@@ -206,8 +207,30 @@ def check(arguments: argparse.Namespace) -> int:
 
     config = configuration.load(arguments.config)
     reloading.check_files(config)
-    _show(arguments, {"ok": True, "servers": [name for name, _ in config.servers.items()]}, "the configuration is good")
+    answer: dict[str, Any] = {"ok": True, "servers": [name for name, _ in config.servers.items()]}
+    lines = ["the configuration is good"]
+    if config.object_store.kind == "s3" and (trouble := _store_trouble(config)):
+        answer["warnings"] = [trouble]
+        lines.append(f"warning: {trouble}")
+    _show(arguments, answer, "\n".join(lines))
     return DONE
+
+
+def _store_trouble(config: Config) -> str:
+    """What the object store says against us now, such as a bucket that does not exist; empty: nothing."""
+    from sora.store.bodies import open_blob_store
+
+    async def ask() -> str:
+        blobs = open_blob_store(config.object_store)
+        try:
+            await blobs.ping()
+        except Unavailable as error:
+            return f"object_store: {error.detail}"
+        finally:
+            blobs.close()
+        return ""
+
+    return asyncio.run(ask())
 
 
 VERBS: Final[dict[str, tuple[Callable[[argparse.Namespace], int], str, Callable[[argparse.ArgumentParser], None]]]] = {

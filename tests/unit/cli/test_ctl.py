@@ -58,6 +58,18 @@ def test_check_reads_the_certificates(config: Path, capsys: pytest.CaptureFixtur
     assert "cert.pem" in capsys.readouterr().err
 
 
+def test_check_warns_of_a_bucket_that_cannot_be_used(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Mail would be taken and never leave staging; but a store that is away for now must not prevent a start."""
+    s3 = 'kind = "s3"\nendpoint = "http://127.0.0.1:1"\nbucket = "mail"\naccess_key = "a"\nsecret_key = "s"\n'
+    config.write_text(CONFIG.replace('path = "objects"\n', s3))
+    assert ctl.main(["check", "--config", str(config)]) == 0
+    good, warning = capsys.readouterr().out.splitlines()
+    assert good == "the configuration is good"
+    assert warning.startswith("warning: object_store: ping: ")
+    assert ctl.main(["check", "--config", str(config), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["warnings"] == [warning.removeprefix("warning: ")]
+
+
 def test_crash_points_are_listed_without_a_configuration(capsys: pytest.CaptureFixture[str]) -> None:
     assert ctl.main(["check", "--crash-points"]) == 0
     lines = capsys.readouterr().out.splitlines()

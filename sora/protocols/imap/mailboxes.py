@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from sora.errors import BadSyntax, NotFound
-from sora.protocols.imap.patterns import matches, parents
+from sora.errors import BadSyntax, LimitExceeded, NotFound, Unavailable
+from sora.protocols.imap.patterns import INBOX, Pattern, parents
 from sora.protocols.imap.replies import UseAttribute
 from sora.protocols.imap.view import GONE
+from sora.store.mailboxes import ListedMailbox
+from sora.types import UidValidity
 from sora.wire import imap_responses as responses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from sora.protocols.imap.session import Session
-    from sora.store.mailboxes import ListedMailbox, Status
+    from sora.store.mailboxes import Status
     from sora.wire import imap_commands as wire
 
 SPECIAL_USES: Final = frozenset({rb"\Archive", rb"\Drafts", rb"\Flagged", rb"\Junk", rb"\Sent", rb"\Trash"})
+MAX_PATTERNS: Final = 100
+"""Patterns of one LIST; each is followed through every name."""
 
 
 async def create(s: Session, cmd: wire.Create) -> None:
@@ -42,8 +46,17 @@ async def delete(s: Session, cmd: wire.Delete) -> None:
 
 
 async def rename(s: Session, cmd: wire.Rename) -> None:
-    """RFC 9051 §6.3.6; of INBOX only the messages go."""
-    await s.node.store.mailboxes.rename(s.account_id, cmd.source, cmd.target)
+    """RFC 9051 §6.3.6; of INBOX only the messages go, which those who have it selected must hear."""
+    boxes = s.node.store.mailboxes
+    await boxes.rename(s.account_id, cmd.source, cmd.target)
+    if cmd.source.upper() != INBOX:
+        return
+    try:
+        inbox = (await boxes.status(s.account_id, [INBOX]))[INBOX]
+    except Unavailable:
+        return  # it is done; the others find out by their polls
+    if inbox is not None:
+        s.node.changes.publish(s.account_id, inbox.mailbox_id, inbox.highest_modseq)
 
 
 async def subscribe(s: Session, cmd: wire.Subscribe) -> None:
@@ -71,14 +84,17 @@ async def list_(s: Session, cmd: wire.List) -> None:
     if cmd.patterns == ("",) and not cmd.extended:
         s.write(responses.list_line([rb"\Noselect"], ""))  # asks for the delimiter alone
         return
+    if len(cmd.patterns) > MAX_PATTERNS:
+        raise LimitExceeded(f"A LIST may have {MAX_PATTERNS} patterns")
     tree = await s.node.store.mailboxes.list(s.account_id)
-    patterns = [cmd.reference + pattern for pattern in cmd.patterns]
-    listed = {box.name for box in tree if any(matches(pattern, box.name) for pattern in patterns)}
-    below = _subscribed_below(tree, listed) if "RECURSIVEMATCH" in cmd.select else frozenset()
-    chosen = [box for box in tree if box.name in listed and (_passes(box, cmd.select) or box.name in below)]
-    counts = await _list_counts(s, chosen, cmd.status or ())
-    for box in chosen:
-        s.write(_list_line(box, cmd, child_info=box.name in below))
+    patterns = [Pattern(cmd.reference + pattern) for pattern in cmd.patterns]
+    listed = [box for box in tree if _matches(patterns, box.name)]
+    below = _chosen_below(tree, listed, patterns, cmd.select) if "RECURSIVEMATCH" in cmd.select else {}
+    chosen = {box.name: box for box in listed if _passes(box, cmd.select)} | below
+    counts = await _list_counts(s, list(chosen.values()), cmd.status or ())
+    for name in sorted(chosen, key=str.encode):
+        box = chosen[name]
+        s.write(_list_line(box, cmd, child_info=name in below))
         if cmd.status is not None and (found := counts.get(box.name)) is not None:
             s.write(_status_line(s, found, cmd.status))
 
@@ -92,11 +108,24 @@ def _passes(box: ListedMailbox, options: frozenset[str]) -> bool:
     return box.exists or "SUBSCRIBED" in options
 
 
-def _subscribed_below(tree: Iterable[ListedMailbox], listed: set[str]) -> frozenset[str]:
-    """RECURSIVEMATCH: names that have a subscribed name below them which is not listed itself."""
-    return frozenset(
-        parent for box in tree if box.subscribed and box.name not in listed for parent in parents(box.name)
-    )
+def _matches(patterns: Iterable[Pattern], name: str) -> bool:
+    return any(pattern.matches(name) for pattern in patterns)
+
+
+def _chosen_below(
+    tree: Iterable[ListedMailbox], listed: Iterable[ListedMailbox], patterns: Sequence[Pattern], options: frozenset[str]
+) -> dict[str, ListedMailbox]:
+    """RECURSIVEMATCH (RFC 5258 §3): names that match and have one below them which passes, but does not match itself.
+
+    A subscription may stand below a name that is none at all.
+    """
+    known = {box.name: box for box in listed}
+    above = {parent for box in tree if box.name not in known and _passes(box, options) for parent in parents(box.name)}
+    return {name: known.get(name) or _no_mailbox(name) for name in above if _matches(patterns, name)}
+
+
+def _no_mailbox(name: str) -> ListedMailbox:
+    return ListedMailbox(name, False, False, False, False, None, UidValidity(0), None)
 
 
 def _list_line(box: ListedMailbox, cmd: wire.List, *, child_info: bool) -> bytes:
@@ -109,7 +138,8 @@ def _list_line(box: ListedMailbox, cmd: wire.List, *, child_info: bool) -> bytes
         attributes.append(box.special_use.encode())
     if box.subscribed and ("SUBSCRIBED" in cmd.returns or "SUBSCRIBED" in cmd.select):
         attributes.append(rb"\Subscribed")
-    return responses.list_line(attributes, box.name, child_info=("SUBSCRIBED",) if child_info else ())
+    options = [option for option in ("SUBSCRIBED", "SPECIAL-USE") if child_info and option in cmd.select]
+    return responses.list_line(attributes, box.name, child_info=options)
 
 
 async def _list_counts(
@@ -124,12 +154,12 @@ async def _list_counts(
 
 async def lsub(s: Session, cmd: wire.Lsub) -> None:
     """RFC 3501 §6.3.9: subscribed names; with `%` also a parent of one, which is \\Noselect then."""
-    pattern = cmd.reference + cmd.pattern
+    pattern = Pattern(cmd.reference + cmd.pattern)
     subscribed = [box.name for box in await s.node.store.mailboxes.list(s.account_id) if box.subscribed]
-    names: dict[str, Sequence[bytes]] = {name: () for name in subscribed if matches(pattern, name)}
-    if pattern.endswith("%"):
+    names: dict[str, Sequence[bytes]] = {name: () for name in subscribed if pattern.matches(name)}
+    if cmd.pattern.endswith("%"):
         above = {parent for name in subscribed if name not in names for parent in parents(name)}
-        names = {parent: (rb"\Noselect",) for parent in above if matches(pattern, parent)} | names
+        names = {parent: (rb"\Noselect",) for parent in above if pattern.matches(parent)} | names
     for name in sorted(names):
         s.write(responses.list_line(names[name], name, verb=b"LSUB"))
 

@@ -1,60 +1,72 @@
 """Patterns of LIST and LSUB (RFC 9051 §6.3.9): `*` stands for anything, `%` for anything without a delimiter.
 
-The pattern is followed as a set of positions, one step for each character of the name, so a hostile pattern costs its
-length times the name's length and never more.
+The pattern is followed as a set of positions, held as the bits of one integer: a step for each character of the name
+is a few operations on it, so a hostile pattern costs what a harmless one does.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 DELIMITER: Final = "/"
+INBOX: Final = "INBOX"
+LONGEST: Final = 2001
+"""Positions of a pattern that the longest name could fill: 1,000 characters with a wildcard at every place."""
+
+_WILDCARDS = re.compile(r"[*%]{2,}")
 
 
-def matches(pattern: str, name: str) -> bool:
-    """True if the whole name matches; INBOX does in any case (RFC 9051 §5.1)."""
-    if pattern == "*" or _follows(pattern, name):
-        return True
-    if name == "INBOX" or name.startswith("INBOX/"):
-        head, delimiter, rest = pattern.partition(DELIMITER)
-        return _follows(head.upper() + delimiter + rest, name)
-    return False
+class Pattern:
+    """One pattern, made ready for many names.
+
+    Args:
+        text: Decoded, the reference in front.
+    """
+
+    __slots__ = ("_inbox", "_plain")
+
+    def __init__(self, text: str) -> None:
+        text = _WILDCARDS.sub(lambda run: "*" if "*" in run[0] else "%", text)
+        head, delimiter, rest = text.partition(DELIMITER)
+        self._plain = _Steps(text)
+        self._inbox = _Steps(head.upper() + delimiter + rest)
+
+    def matches(self, name: str) -> bool:
+        """True if the whole name matches; INBOX does in any case (RFC 9051 §5.1)."""
+        if name == INBOX or name.startswith(INBOX + DELIMITER):
+            return self._inbox.follow(name)
+        return self._plain.follow(name)
+
+
+class _Steps:
+    """Where each character leads; bit `i` of a set of positions stands for the place before the pattern's `i`-th."""
+
+    __slots__ = ("_anything", "_end", "_letters", "_level")
+
+    def __init__(self, text: str) -> None:
+        self._end = 1 << len(text)
+        self._letters: dict[str, int] = {}
+        if len(text) <= LONGEST:  # no name reaches the end of a longer one
+            for i, character in enumerate(text):
+                self._letters[character] = self._letters.get(character, 0) | 1 << i
+        self._anything = self._letters.pop("*", 0)
+        self._level = self._letters.pop("%", 0)
+
+    def follow(self, name: str) -> bool:
+        """The name leads from the first position to the last."""
+        wildcards = self._anything | self._level
+        at = 1 | (1 & wildcards) << 1
+        for character in name:
+            stay = self._anything if character == DELIMITER else wildcards
+            at = at & stay | (at & self._letters.get(character, 0)) << 1
+            at |= (at & wildcards) << 1  # a wildcard may stand for nothing; two never stand side by side
+            if not at:
+                return False
+        return bool(at & self._end)
 
 
 def parents(name: str) -> list[str]:
     """Names above a name, the nearest last."""
     parts = name.split(DELIMITER)
     return [DELIMITER.join(parts[:i]) for i in range(1, len(parts))]
-
-
-def _follows(pattern: str, name: str) -> bool:
-    positions = _past_wildcards(pattern, {0})
-    for character in name:
-        positions = _past_wildcards(pattern, _step(pattern, positions, character))
-        if not positions:
-            return False
-    return len(pattern) in positions
-
-
-def _step(pattern: str, positions: set[int], character: str) -> set[int]:
-    """Positions after one character: a wildcard stays, a letter goes on."""
-    after = set()
-    for i in positions:
-        if i == len(pattern):
-            continue
-        if pattern[i] == "*" or (pattern[i] == "%" and character != DELIMITER):
-            after.add(i)
-        elif pattern[i] == character:
-            after.add(i + 1)
-    return after
-
-
-def _past_wildcards(pattern: str, positions: set[int]) -> set[int]:
-    """With the positions behind wildcards, which may stand for nothing."""
-    todo = list(positions)
-    while todo:
-        i = todo.pop()
-        if i < len(pattern) and pattern[i] in "*%" and i + 1 not in positions:
-            positions.add(i + 1)
-            todo.append(i + 1)
-    return positions

@@ -132,7 +132,8 @@ async def move(s: Session, cmd: wire.Move) -> None:
     if not done.source_uids:
         return
     s.write(b"* OK [%s] Moved\r\n" % _copyuid(done))
-    view.expunged(done.source_modseq, done.source_uids)
+    if target.mailbox_id != view.mailbox_id:  # else the same modseq brings the copies: only the database has it all
+        view.expunged(done.source_modseq, done.source_uids)
     s.node.changes.publish(s.account_id, view.mailbox_id, done.source_modseq)
     s.node.changes.publish(s.account_id, target.mailbox_id, done.target_modseq)
 

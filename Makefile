@@ -32,13 +32,14 @@ lock:
 clean:
 	rm -rf build $(VENV) .venv-s3 sora/_native/*.c sora/_native/*.so
 
-$(VENV)/bin/python: .ci/bootstrap
+# A file of our own: bin/python is a link to the system's, which is not ours to touch.
+$(VENV)/.created: .ci/bootstrap
 	@PYTHON=$(PYTHON) .ci/bootstrap
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
 # The lock holds run-time, build and test packages in exact versions; nothing else is fetched.
-$(VENV)/.packages: .ci/requirements.lock | $(VENV)/bin/python
+$(VENV)/.packages: .ci/requirements.lock $(VENV)/.created
 	$(bin)/pip install -q --disable-pip-version-check -r .ci/requirements.lock
 	@touch $@
 

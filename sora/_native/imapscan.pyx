@@ -475,7 +475,7 @@ cdef class Scanner:
     cdef Literal decided(self):
         if self.state != DECIDE:
             raise RuntimeError("no literal waits for a decision")
-        return <Literal>self.literals[-1]
+        return <Literal>self.literals[len(self.literals) - 1]
 
     # The bytes go to their place as they arrive, so that a large literal is in memory once. The room is not touched
     # before, so announcing much and sending nothing costs next to nothing.
@@ -528,7 +528,7 @@ cdef class Scanner:
             self.left -= n
         if self.left:
             return False
-        (<Literal>self.literals[-1]).data = self.holding
+        (<Literal>self.literals[len(self.literals) - 1]).data = self.holding
         self.holding = None
         self.state = LINE
         return True

@@ -35,6 +35,7 @@ TRY_AGAIN: Final = 3
 DEFAULT_CONFIG: Final = "/etc/sora/sora.toml"
 START_TIMEOUT_S: Final = 55.0
 RELOAD_TIMEOUT_S: Final = 90.0
+UPGRADE_TIMEOUT_S: Final = 240.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -173,9 +174,20 @@ def reload(arguments: argparse.Namespace) -> int:
     """Read the configuration again and replace the processes; no connection is lost."""
     runtime = Runtime(configuration.load(arguments.config))
     answer = control.call(runtime.control, "reload", timeout_s=RELOAD_TIMEOUT_S)
+    return _show_replaced(arguments, answer, "reloaded")
+
+
+def upgrade(arguments: argparse.Namespace) -> int:
+    """Replace the whole program by the release that is installed now; no connection is lost."""
+    runtime = Runtime(configuration.load(arguments.config))
+    answer = control.call(runtime.control, "upgrade", timeout_s=UPGRADE_TIMEOUT_S)
+    return _show_replaced(arguments, answer, "upgraded")
+
+
+def _show_replaced(arguments: argparse.Namespace, answer: dict[str, Any], what: str) -> int:
     if "error" in answer:
         raise ConfigError(answer["error"])
-    lines = [f"reloaded, generation {answer['generation']}"]
+    lines = [f"{what}, generation {answer['generation']}"]
     lines += [f"changed: {key}" for key in answer["changed"]]
     lines += [f"needs a restart: {key}" for key in answer["restart_needed"]]
     _show(arguments, answer, "\n".join(lines))
@@ -237,6 +249,7 @@ VERBS: Final[dict[str, tuple[Callable[[argparse.Namespace], int], str, Callable[
     "start": (start, "run Sora", _start_options),
     "stop": (stop, "stop Sora and wait until every process is gone", _query_options),
     "reload": (reload, "read the configuration again and replace the processes; no connection is lost", _query_options),
+    "upgrade": (upgrade, "become the release that is installed now; no connection is lost", _query_options),
     "restart": (restart, "stop, then start", _start_options),
     "status": (status, "say what runs", _query_options),
     "check": (check, "check the configuration and the files it names", _check_options),
@@ -290,6 +303,7 @@ def _supervise(
     runtime = Runtime(config)
     runtime.acquire(config.process.drain_timeout + 5.0)
     metricfiles.install(runtime.metrics)
+    from sora.server import upgrading
     from sora.server.supervisor import Supervisor
 
     supervisor = Supervisor(
@@ -299,6 +313,7 @@ def _supervise(
         prepare=prepare,
         on_ready=lambda supervisor: report.ready(*started(supervisor)),
         start_timeout_s=timeout_s,
+        successor=upgrading.COMMAND,
     )
     supervisor.run()
 

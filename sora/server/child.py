@@ -198,6 +198,7 @@ def _become(child: Child) -> None:
     # Ctrl-C reaches the whole foreground process group; the supervisor alone answers it, and ends us in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     _die_with(child.supervisor_pid)
     metricfiles.become(child.row.number)
     log.setup(child.config.log.format, child.config.log.level)

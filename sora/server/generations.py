@@ -3,22 +3,54 @@
 from __future__ import annotations
 
 import signal
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from sora.server import reloading
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from sora.config import Config
     from sora.server.control import Answer
-    from sora.server.processes import Slot
+    from sora.server.processes import Running, Slot
     from sora.server.reactor import Timer
     from sora.server.reloading import Change
-    from sora.server.supervisor import Supervisor
 
 TIMEOUT_S: Final = 60.0
 LINGERING: Final = 4
 """Old generations that may linger; the oldest beyond that end at once, for each holds memory and connections."""
+
+
+class Processes(Protocol):
+    """Those whom a reload replaces: what it needs of the processes.
+
+    Attributes:
+        config: For processes that are started from now on.
+        generation: The same.
+    """
+
+    config: Config
+    generation: int
+
+    @property
+    def slots(self) -> Sequence[Slot]:
+        """The places to fill."""
+
+    @property
+    def children(self) -> Mapping[int, Running]:
+        """Every live process by pid."""
+
+    def spawn(self, slot: Slot) -> Running:
+        """Start a process for a slot; whether it is `next` or `current` there is for the caller to say."""
+
+    def balance(self) -> None:
+        """Give every listener a live acceptor."""
+
+    def after(self, delay_s: float, callback: Callable[[], None]) -> Timer:
+        """Call later."""
+
+    def reload_done(self, status: str) -> None:
+        """The reload ended, well or not."""
 
 
 class Reload:
@@ -28,21 +60,21 @@ class Reload:
     the old process first, once the new generation is sure to stay.
     """
 
-    def __init__(self, supervisor: Supervisor, change: Change, answer: Answer) -> None:
-        self._supervisor = supervisor
+    def __init__(self, processes: Processes, change: Change, answer: Answer) -> None:
+        self._processes = processes
         self._change = change
         self._answer = answer
-        self._old_config = supervisor.config
+        self._old_config = processes.config
         self._timer: Timer | None = None
 
     def begin(self) -> None:
         """Fork the new generation."""
-        self._supervisor.config = self._change.effective
-        self._supervisor.generation += 1
+        self._processes.config = self._change.effective
+        self._processes.generation += 1
         for slot in self._overlapping():
-            slot.next = self._supervisor.spawn(slot)
+            slot.next = self._processes.spawn(slot)
         why = f"the new processes are not ready after {TIMEOUT_S:.0f} s"
-        self._timer = self._supervisor.after(TIMEOUT_S, lambda: self.abort(why))
+        self._timer = self._processes.after(TIMEOUT_S, lambda: self.abort(why))
 
     def check(self) -> None:
         """Go on once every new process is ready."""
@@ -51,13 +83,13 @@ class Reload:
 
     def abort(self, why: str) -> None:
         """Keep the old generation and the old configuration."""
-        self._supervisor.config = self._old_config
-        for slot in self._supervisor.slots:
+        self._processes.config = self._old_config
+        for slot in self._processes.slots:
             if slot.next is not None:
                 doomed, slot.next = slot.next, None
                 doomed.draining = True
                 doomed.kill(signal.SIGKILL)
-        self._supervisor.reload_done("reload failed")
+        self._processes.reload_done("reload failed")
         self.finish({"error": f"reload failed, the old processes go on: {why}"})
 
     def finish(self, answer: Mapping[str, object]) -> None:
@@ -67,24 +99,24 @@ class Reload:
         self._answer(answer)
 
     def _overlapping(self) -> Iterator[Slot]:
-        return (slot for slot in self._supervisor.slots if slot.role.overlaps)
+        return (slot for slot in self._processes.slots if slot.role.overlaps)
 
     def _commit(self) -> None:
         """The new generation takes over; the old one may linger, with the new live values."""
-        supervisor = self._supervisor
-        for slot in supervisor.slots:
+        processes = self._processes
+        for slot in processes.slots:
             self._take_over(slot)
-        values = reloading.live_values(supervisor.config)
-        for running in supervisor.children.values():
+        values = reloading.live_values(processes.config)
+        for running in processes.children.values():
             if running.draining:
                 running.send(live=values)
         self._end_oldest()
-        supervisor.balance()
-        supervisor.reload_done(f"generation {supervisor.generation}")
+        processes.balance()
+        processes.reload_done(f"generation {processes.generation}")
         self.finish(
             {
                 "reloaded": True,
-                "generation": supervisor.generation,
+                "generation": processes.generation,
                 "changed": [*self._change.live, *self._change.worker],
                 "restart_needed": list(self._change.restart),
             }
@@ -96,12 +128,12 @@ class Reload:
         if slot.role.overlaps:
             slot.current, slot.next = slot.next, None
         elif old is None:
-            slot.current = self._supervisor.spawn(slot)
+            slot.current = self._processes.spawn(slot)
         if old is not None:
-            old.drain(self._supervisor.config.process.linger if slot.role.name == "worker" else 0.0)
+            old.drain(self._processes.config.process.linger if slot.role.name == "worker" else 0.0)
 
     def _end_oldest(self) -> None:
-        draining = [running for running in self._supervisor.children.values() if running.draining]
+        draining = [running for running in self._processes.children.values() if running.draining]
         too_old = sorted({running.generation for running in draining})[:-LINGERING]
         for running in draining:
             if running.generation in too_old:

@@ -20,10 +20,10 @@ from msgspec import Struct
 from sora import config as configuration
 from sora.config import Config
 from sora.errors import ConfigError
-from sora.server.control import ControlState
-from sora.server.listeners import ListenersState
-from sora.server.processes import ProcessState
-from sora.server.shared import SharedState
+from sora.server.control import ControlState  # noqa: TC001 (read by msgspec)
+from sora.server.listeners import ListenersState  # noqa: TC001 (read by msgspec)
+from sora.server.processes import ProcessState  # noqa: TC001 (read by msgspec)
+from sora.server.shared import SharedState  # noqa: TC001 (read by msgspec)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -19,7 +19,10 @@ _identity = "supervisor"
 
 
 def install(directory: Path, *, keep: bool = False) -> None:
-    """Begin with an empty `directory`, or go on with what processes are writing to. Comes before the first import of `sora.metrics`, where the library decides."""
+    """Begin with an empty `directory`, or `keep` what processes are writing to.
+
+    Comes before the first import of `sora.metrics`, where the library decides.
+    """
     if "sora.metrics" in sys.modules:
         raise RuntimeError("sora.metrics was imported before its files had a place")
     if not keep:

@@ -89,6 +89,10 @@ class Reactor:
             if callback is not None:
                 callback()
 
+    def flush_signals(self) -> None:
+        """Make the calls for the signals that came so far."""
+        self._signals()
+
     def close(self) -> None:
         """Let go of everything, also in a child after the fork."""
         signal.set_wakeup_fd(-1)

@@ -8,6 +8,8 @@ of `soractl`. Why a reload loses no connection:
 - A reload forks the new generation on the same sockets and waits until all of it is ready; only then the old generation
   stops to accept, and lingers until its sessions end.
 - Every socket always has a live acceptor: while a slot has no worker, another worker serves the slot's socket too.
+- An upgrade executes the new release in this very process, which inherits the sockets and the children, and then
+  reloads (see `handover`).
 
 Children are forked from this process after everything is imported and frozen, so they share its memory. A child that
 dies is back at once the first time, and after growing pauses if it dies again and again. One whose heart does not beat
@@ -16,6 +18,7 @@ is killed.
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib
 import logging
@@ -27,29 +30,30 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from sora import config as configuration
 from sora import log
 from sora.errors import SoraError, Unavailable
-from sora.server import metricfiles, notify, reloading
+from sora.server import handover, metricfiles, notify, reloading
 from sora.server.child import Child
 from sora.server.control import ControlServer
 from sora.server.embedded_pg import EmbeddedPostgres
 from sora.server.generations import Reload
+from sora.server.handover import Handover
 from sora.server.listeners import Listeners
 from sora.server.postmaster import Postmaster
 from sora.server.processes import ROLES, Role, Running, Slot, assign
 from sora.server.reactor import Reactor, Timer
-from sora.server.scoreboard import Scoreboard
-from sora.server.shmqueue import Doorbell
-from sora.services.limits import SharedCounts
-from sora.services.remembered import Remembered
+from sora.server.shared import Shared
+from sora.server.upgrading import trial
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from sora.config import Config
-    from sora.server.control import Answer
+    from sora.server.control import Answer, Verb
     from sora.server.runtime import Runtime
 
     Prepare = Callable[[Child], int]
@@ -66,7 +70,7 @@ GRACE_S: Final = 5.0
 QUICK_DEATHS: Final = 3
 """A start in which one process dies so often has failed."""
 OPEN_FILES: Final = 1_048_576
-_PREPARE: Final = Role("prepare", "", False)
+_ERRAND: Final = Role("errand", "", False)
 
 
 class Supervisor:
@@ -81,6 +85,8 @@ class Supervisor:
         on_ready: Called once, when every listener accepts.
         start_timeout_s: Give up if that takes longer; None: never.
         roles: What runs.
+        successor: Command of the program that an upgrade executes, see `upgrading`.
+        handed: State of the program that this process ran before; it goes on from there.
     """
 
     def __init__(
@@ -93,23 +99,29 @@ class Supervisor:
         on_ready: Callable[[Supervisor], None] | None = None,
         start_timeout_s: float | None = None,
         roles: Sequence[Role] = ROLES,
+        successor: Sequence[str] = (),
+        handed: Handover | None = None,
     ) -> None:
         self.path = path
         self.config = config
-        self.generation = 1
-        self.state = "starting"
+        self.generation = 1 if handed is None else handed.generation
+        self.state = "starting" if handed is None else "running"
         self.listeners = Listeners()
         self._prepare = prepare
         self._on_ready = on_ready
         self._start_timeout_s = start_timeout_s
         self._runtime = runtime
-        self._started_mono = time.monotonic()
+        self._started_mono = time.monotonic() if handed is None else handed.started_mono
         self._failure = ""
         self._roles = roles
+        self._successor = successor
+        self._handed = handed
+        self._workers = (config.process.workers or len(os.sched_getaffinity(0))) if handed is None else handed.workers
         self.slots = [Slot(role, number) for role in roles for number in range(self._count(role.name))]
         self.children: dict[int, Running] = {}
         self._reload: Reload | None = None
-        self._preparing: Running | None = None
+        self._errand: Running | None = None
+        self._errand_done: Callable[[str], None] | None = None
         self._postmaster: Postmaster | None = None
         self._control: ControlServer | None = None
         self._reactor = Reactor()
@@ -130,11 +142,16 @@ class Supervisor:
                 signal.SIGTERM: self.stop,
                 signal.SIGINT: self.stop,
                 signal.SIGHUP: self._hangup,
+                signal.SIGUSR2: self._upgrade_signal,
                 signal.SIGCHLD: self._reap,
             }
         )
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, handover.SIGNALS)  # held back since an upgrade began
         try:
-            self._open()
+            if self._handed is None:
+                self._open()
+            else:
+                self._resume(self._handed)
             while not self._done:
                 self._reactor.step()
         finally:
@@ -165,40 +182,40 @@ class Supervisor:
         """Everything up to the first fork."""
         _raise_open_files()
         reloading.check_files(self.config)
-        self.listeners = Listeners.open(self.config, self._count("worker"), notify.take_listen_fds())
-        self._control = ControlServer(
-            self._runtime.control,
-            self._reactor,
-            {"status": self._status_verb, "reload": self._reload_verb, "stop": self._stop_verb},
-        )
-        self._scoreboard = Scoreboard()
-        self._node_row = self._scoreboard.take()
-        self._doorbell = Doorbell()
-        self._counts = SharedCounts(columns=max(64, 6 * self._count("worker")))
-        self._remembered = Remembered()
+        self.listeners = Listeners.open(self.config, self._workers, notify.take_listen_fds())
+        self._control = ControlServer(self._runtime.control, self._reactor, self._verbs())
+        self._shared = Shared(self._workers)
         _import_everything(self._roles)
-        self._reactor.every(TICK_S, self._tick)
-        if watchdog_s := notify.watchdog_interval():
-            self._reactor.every(watchdog_s, notify.alive)
+        self._begin_ticking()
         if self._start_timeout_s is not None:
             self._reactor.after(self._start_timeout_s, self._start_timeout)
         if self.config.database.embedded:
-            postgres = EmbeddedPostgres(self.config.database.embedded)
-            self._postmaster = Postmaster(postgres, self._reactor, self._database_ready, self._fail)
-            self._postmaster.start()
-            self._dsn = postgres.dsn
+            self._make_postmaster().start()
         else:
-            self._dsn = self.config.database.primary
             self._database_ready()
 
-    def _database_ready(self) -> None:
-        if self._prepare is None:
-            self._start_all()
-        elif self.state == "starting":
-            self._preparing = self._fork(Slot(_PREPARE, 0), self._prepare)
+    def _begin_ticking(self) -> None:
+        self._reactor.every(TICK_S, self._tick)
+        if watchdog_s := notify.watchdog_interval():
+            self._reactor.every(watchdog_s, notify.alive)
 
-    def _start_all(self) -> None:
+    def _make_postmaster(self) -> Postmaster:
+        self._postgres = EmbeddedPostgres(self.config.database.embedded)
+        self._postmaster = Postmaster(self._postgres, self._reactor, self._database_ready, self._fail)
+        return self._postmaster
+
+    @property
+    def _dsn(self) -> str:
+        return self._postgres.dsn if self.config.database.embedded else self.config.database.primary
+
+    def _database_ready(self) -> None:
         if self.state == "starting":
+            self._send_on_errand(self._prepare, self._start_all)
+
+    def _start_all(self, problem: str) -> None:
+        if problem:
+            self._fail(problem)
+        elif self.state == "starting":
             for slot in self.slots:
                 slot.current = self.spawn(slot)
 
@@ -249,7 +266,7 @@ class Supervisor:
     def _count(self, role: str) -> int:
         """How many processes of a role run."""
         if role == "worker":
-            return self.config.process.workers or len(os.sched_getaffinity(0))
+            return self._workers
         if role == "http":
             return int(any(name in ("metrics", "http_api") for name, _ in self.config.servers.items()))
         return 1
@@ -258,11 +275,24 @@ class Supervisor:
         run: Prepare = importlib.import_module(slot.role.module).run
         return self._fork(slot, run)
 
+    def _send_on_errand(self, run: Prepare | None, done: Callable[[str], None]) -> None:
+        """Have a process of its own do something; `done` gets what went wrong, or nothing."""
+        if run is None:
+            done("")
+        else:
+            self._errand_done = done
+            self._errand = self._fork(Slot(_ERRAND, 0), run)
+
+    def _errand_ended(self, running: Running, status: int) -> None:
+        done, self._errand, self._errand_done = self._errand_done, None, None
+        assert done is not None
+        done((running.failed or f"a process that prepares ended with {status}") if status else "")
+
     def _fork(self, slot: Slot, run: Prepare) -> Running:
         """Start a process that runs `run`."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
-        row = self._scoreboard.take()
+        row = self._shared.scoreboard.take()
         supervisor_pid = os.getpid()
         gc.collect()
         gc.freeze()
@@ -271,10 +301,13 @@ class Supervisor:
             self._be_child(slot, run, row, theirs, supervisor_pid)
         theirs.close()
         running = Running(pid, slot, self.generation, row, ours)
-        self.children[pid] = running
-        self._reactor.watch(ours, lambda: self._heard(running))
+        self._keep(running)
         _logger.info("process started", extra={"role": slot.role.name, "slot": slot.number, "child_pid": pid})
         return running
+
+    def _keep(self, running: Running) -> None:
+        self.children[running.pid] = running
+        self._reactor.watch(running.channel, lambda: self._heard(running))
 
     def _be_child(self, slot: Slot, run: Prepare, row: Any, channel: socket.socket, supervisor_pid: int) -> None:
         """The child from the fork to its end; never returns."""
@@ -293,12 +326,12 @@ class Supervisor:
                 dsn=self._dsn,
                 supervisor_pid=supervisor_pid,
                 row=row,
-                node_row=self._node_row,
+                node_row=self._shared.node_row,
                 channel=channel,
                 listeners=self.listeners,
-                doorbell=self._doorbell,
-                counts=self._counts,
-                remembered=self._remembered,
+                doorbell=self._shared.doorbell,
+                counts=self._shared.counts,
+                remembered=self._shared.remembered,
             )
             status = run(child)
         except BaseException:
@@ -360,16 +393,16 @@ class Supervisor:
         if not running.hung_up:
             self._reactor.unwatch(running.channel)
         running.channel.close()
-        self._scoreboard.release(running.row)
+        self._shared.scoreboard.release(running.row)
         metricfiles.forget(running.row.number)
         slot = running.slot
         _logger.log(
-            logging.INFO if status == 0 and (running.draining or running is self._preparing) else logging.ERROR,
+            logging.INFO if status == 0 and (running.draining or running is self._errand) else logging.ERROR,
             "process ended",
             extra={"role": slot.role.name, "slot": slot.number, "child_pid": running.pid, "status": status},
         )
-        if running is self._preparing:
-            self._prepared(running, status)
+        if running is self._errand:
+            self._errand_ended(running, status)
         elif running is slot.next:
             slot.next = None
             if self._reload is not None:
@@ -378,13 +411,6 @@ class Supervisor:
             slot.current = None
             if self.state != "stopping":
                 self._replace(slot, running)
-
-    def _prepared(self, running: Running, status: int) -> None:
-        self._preparing = None
-        if status:
-            self._fail(running.failed or f"preparing the database ended with {status}")
-        else:
-            self._start_all()
 
     def _replace(self, slot: Slot, dead: Running) -> None:
         """Plan the return of a process that ended."""
@@ -410,7 +436,7 @@ class Supervisor:
         for running in tuple(self.children.values()):
             if late:
                 running.forgive(now)
-            elif running is not self._preparing and running.silent_s(now) > self.config.process.stuck_after:
+            elif running is not self._errand and running.silent_s(now) > self.config.process.stuck_after:
                 _logger.error(
                     "process is stuck; killing it",
                     extra={"role": running.slot.role.name, "slot": running.slot.number, "child_pid": running.pid},
@@ -427,10 +453,13 @@ class Supervisor:
         if self.state != "running":
             answer({"error": f"Sora is {self.state}"})
             return
-        if self._reload is not None:
+        if self._reload is not None or self._errand is not None:
             answer({"error": "a reload is in progress"})
             return
         notify.reloading()
+        self._begin_reload(answer)
+
+    def _begin_reload(self, answer: Answer) -> None:
         try:
             change = reloading.classify(self.config, configuration.load(self.path))
             reloading.check_files(change.effective)
@@ -450,7 +479,116 @@ class Supervisor:
         """A timer of the supervisor's loop."""
         return self._reactor.after(delay_s, callback)
 
+    # ------------------------------------------------------------------ upgrade
+
+    def _upgrade_signal(self) -> None:
+        self.upgrade(lambda answer: _logger.info("upgrade", extra=dict(answer)))
+
+    def upgrade(self, answer: Answer) -> None:
+        """Become the release that is installed now; answers only if that cannot be, else the successor does.
+
+        Before it begins the new release says whether it can go on with our state: whatever is wrong with it, this
+        program goes on.
+        """
+        if self.state != "running" or self._reload is not None or self._errand is not None or not self._successor:
+            answer({"error": f"Sora is {self.state}" if self.state != "running" else "a reload is in progress"})
+            return
+        notify.reloading()
+
+        def tried(problem: str) -> None:
+            if not problem and self.state == "running":
+                problem = self._execute()
+            if self.state == "running":
+                notify.ready("upgrade refused")
+            answer({"error": f"not upgraded, the old release goes on: {problem or 'Sora is being stopped'}"})
+
+        self._send_on_errand(trial(self._successor, self._hand_over()), tried)
+
+    def _execute(self) -> str:
+        """Become the successor; comes back only with the reason why that cannot be."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, handover.SIGNALS)
+        self._reactor.flush_signals()  # what came before is ours, what comes from here on is the successor's
+        try:
+            if self.state == "running":
+                _logger.info("executing the successor", extra={"command": " ".join(self._successor)})
+                handover.execute(self._successor, self._hand_over())
+        except OSError as error:
+            return f"{self._successor[0]}: {error.strerror}"
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, handover.SIGNALS)
+        return ""
+
+    def _hand_over(self) -> Handover:
+        assert self._control is not None
+        return Handover(
+            path=str(self.path),
+            config=msgspec.to_builtins(self.config),
+            generation=self.generation,
+            started_mono=self._started_mono,
+            workers=self._workers,
+            lock=self._runtime.lock_fd,
+            control=self._control.hand_over(),
+            listeners=self.listeners.hand_over(),
+            shared=self._shared.hand_over(),
+            postgres=self._postmaster.pid if self._postmaster is not None else None,
+            restarts=[(slot.role.name, slot.number, slot.restarts) for slot in self.slots],
+            processes=[running.hand_over() for running in self.children.values() if not running.hung_up],
+        )
+
+    def _resume(self, handed: Handover) -> None:
+        """Go on where the program before us stopped, and replace its processes by ours."""
+        self.listeners = Listeners.take_over(handed.listeners)
+        self._control = ControlServer(self._runtime.control, self._reactor, self._verbs(), handed.control)
+        self._shared = Shared(self._workers, handed.shared)
+        _import_everything(self._roles)
+        self._begin_ticking()
+        self._adopt(handed)
+        if self.config.database.embedded:
+            postmaster = self._make_postmaster()
+            if handed.postgres is not None:
+                postmaster.adopt(handed.postgres)
+            else:
+                postmaster.start()
+        self._reap()  # who ended while nobody looked
+        self._send_on_errand(self._prepare, self._upgraded)
+
+    def _adopt(self, handed: Handover) -> None:
+        slots = {(slot.role.name, slot.number): slot for slot in self.slots}
+        for role, number, restarts in handed.restarts:
+            if (role, number) in slots:
+                slots[role, number].restarts = restarts
+        for state in handed.processes:
+            slot = slots.get((state.role, state.slot)) or Slot(Role(state.role, "", False), state.slot)
+            running = Running.adopt(state, slot, self._shared.scoreboard.retake(state.row))
+            self._keep(running)
+            if (state.role, state.slot) not in slots:
+                running.drain(0.0)  # this release has no such process
+            elif not running.draining:
+                slot.current = running
+        for slot in self.slots:
+            if slot.current is None:
+                slot.timer = self._reactor.after(0.0, functools.partial(self._restart, slot))
+
+    def _upgraded(self, problem: str) -> None:
+        assert self._control is not None
+        waiting = self._control.answer_waiting
+        if problem:
+            _logger.error("upgraded, but the old processes go on", extra={"detail": problem})
+            if self.state == "running":
+                notify.ready("upgraded, with the old processes")
+            waiting({"error": f"the supervisor is upgraded, but the old processes go on: {problem}"})
+        elif self.state == "running":
+            self._begin_reload(lambda answer: waiting(answer if "error" in answer else {**answer, "upgraded": True}))
+
     # ------------------------------------------------------------------ control verbs
+
+    def _verbs(self) -> dict[str, Verb]:
+        return {
+            "status": self._status_verb,
+            "reload": self._reload_verb,
+            "upgrade": lambda _, answer: self.upgrade(answer),
+            "stop": self._stop_verb,
+        }
 
     def _reload_verb(self, request: Mapping[str, Any], answer: Answer) -> None:
         self.reload(answer)
@@ -467,7 +605,7 @@ class Supervisor:
         """What `soractl status --json` shows."""
         uploader = self._fresh("uploader")
         return {
-            "state": "reloading" if self._reload is not None else self.state,
+            "state": "reloading" if self.state == "running" and (self._reload or self._errand) else self.state,
             "supervisor": {
                 "pid": os.getpid(),
                 "generation": self.generation,
@@ -488,7 +626,7 @@ class Supervisor:
         }
 
     def _processes(self) -> list[Running]:
-        return [running for running in self.children.values() if running is not self._preparing]
+        return [running for running in self.children.values() if running is not self._errand]
 
     def _status_order(self, running: Running) -> tuple[int, int, int]:
         return self._roles.index(running.slot.role), running.slot.number, running.generation

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sora.server.processes import Role
+
 ROOT = Path(__file__).parent.parent.parent
 CONFIG = """
 [database]
@@ -143,11 +145,11 @@ class FakeSora:
         command = [sys.executable, "-m", "sora.cli.ctl", verb, "--config", str(self.path), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
 
-    def call(self, verb: str) -> dict[str, Any]:
+    def call(self, verb: str, timeout_s: float = 15.0) -> dict[str, Any]:
         """The answer of a control verb."""
         from sora.server.control import call
 
-        return call(self.directory / "run" / "control.sock", verb, timeout_s=15)
+        return call(self.directory / "run" / "control.sock", verb, timeout_s=timeout_s)
 
     def status(self) -> dict[str, Any]:
         """What `status --json` shows."""
@@ -196,6 +198,17 @@ class FakeSora:
         supervisor.stdout.close()
 
 
+def _roles() -> list[Role]:
+    from sora.server.processes import Role
+
+    module = "tests.support.fakerole"
+    return [Role("worker", module, True), Role("uploader", module, False), Role("http", module, True)]
+
+
+def _successor() -> list[str]:
+    return [sys.executable, "-m", "tests.support.fakesora"]
+
+
 def _main(path: Path) -> None:
     from sora import config as configuration
     from sora import log
@@ -209,16 +222,14 @@ def _main(path: Path) -> None:
     try:
         runtime.acquire(10.0)
         metricfiles.install(runtime.metrics)
-        from sora.server.processes import Role
         from sora.server.supervisor import Supervisor
 
-        module = "tests.support.fakerole"
-        roles = [Role("worker", module, True), Role("uploader", module, False), Role("http", module, True)]
         Supervisor(
             path,
             config,
             runtime,
-            roles=roles,
+            roles=_roles(),
+            successor=_successor(),
             on_ready=lambda supervisor: print(json.dumps(supervisor.listeners.ports()), flush=True),  # noqa: T201
         ).run()
     except SoraError as error:
@@ -226,5 +237,15 @@ def _main(path: Path) -> None:
         os._exit(1)
 
 
+def _upgraded(word: str) -> int:
+    """The "new release": whatever the environment says of it."""
+    from sora.server import upgrading
+
+    return upgrading.main(word, command=_successor(), roles=_roles())
+
+
 if __name__ == "__main__":
-    _main(Path(sys.argv[1]))
+    if "/" in sys.argv[1]:
+        _main(Path(sys.argv[1]))
+    else:
+        sys.exit(_upgraded(sys.argv[1]))

@@ -1,0 +1,166 @@
+"""An upgrade: the supervisor executes the installed release in its own process, and no client notices."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.fakesora import FakeSora, alive, until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture
+def sora(tmp_path: Path) -> Iterator[FakeSora]:
+    with FakeSora(tmp_path) as sora:
+        yield sora
+
+
+def program(pid: int) -> list[str]:
+    """Command line of a process."""
+    with open(f"/proc/{pid}/cmdline", encoding="utf-8") as file:
+        return file.read().split("\0")[:-1]
+
+
+def test_the_program_changes_and_the_process_stays(sora: FakeSora) -> None:
+    before = sora.status()
+    assert sora.supervisor is not None
+    assert "sora.toml" in program(sora.supervisor.pid)[-1]
+    done = sora.ctl("upgrade", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {
+        "reloaded": True, "upgraded": True, "generation": 2, "changed": [], "restart_needed": [],
+    }  # fmt: skip
+    assert program(sora.supervisor.pid)[-1].isdigit()
+    after = sora.status()
+    assert after["supervisor"]["pid"] == before["supervisor"]["pid"]
+    assert after["supervisor"]["uptime_s"] > before["supervisor"]["uptime_s"]
+    until(lambda: {p["generation"] for p in sora.status()["processes"]} == {2}, "the second generation")
+    assert len(sora.status()["processes"]) == len(before["processes"])
+    assert not {p["pid"] for p in before["processes"]} & {p["pid"] for p in sora.status()["processes"]}
+    assert sora.call("upgrade")["generation"] == 3
+    assert sora.call("reload")["generation"] == 4
+
+
+def test_no_connection_is_refused_or_reset(sora: FakeSora) -> None:
+    """Connections come all the time, each asks twice; three upgrades happen meanwhile."""
+    stop = threading.Event()
+    failures: list[BaseException] = []
+    generations: set[int] = set()
+    answered = 0
+
+    def hammer() -> None:
+        nonlocal answered
+        while not stop.is_set():
+            try:
+                with sora.client() as client:
+                    generations.add(client.ask()[1])
+                    assert len(client.ask()) == 3
+                answered += 1
+            except (OSError, AssertionError) as error:
+                failures.append(error)
+
+    threads = [threading.Thread(target=hammer) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for generation in range(2, 5):
+            assert sora.call("upgrade", 60)["generation"] == generation
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert failures == []
+    assert answered > 200
+    assert {1, 2, 3} <= generations
+
+
+def test_old_sessions_stay_are_counted_and_end_with_the_stop(sora: FakeSora) -> None:
+    old = sora.client()
+    _, _, old_pid = old.ask()
+    restarts = sora.processes()[0]["restarts"]
+    sora.configure("[limits]\nrecipients = 7")
+    assert sora.call("upgrade", 60)["changed"] == ["limits.recipients"]
+    assert old.ask()[1:] == (1, old_pid)
+    until(lambda: old.ask("recipients") == (7,), "the live value in the old generation")
+    (draining,) = sora.processes(state="draining")
+    assert (draining["pid"], draining["connections"]["imap"], draining["restarts"]) == (old_pid, 1, restarts)
+    assert sora.ctl("stop").returncode == 0
+    assert old.at_end()
+    assert not alive(old_pid)
+
+
+def test_a_stuck_process_of_the_old_release_is_found(tmp_path: Path) -> None:
+    with FakeSora(tmp_path, stuck_after="2s") as sora:
+        old = sora.client()
+        _, _, pid = old.ask()
+        assert "error" not in sora.call("upgrade", 60)
+        os.kill(pid, signal.SIGSTOP)
+        until(lambda: not alive(pid), "its end")
+
+
+def test_a_killed_process_is_counted_on_after_the_upgrade(sora: FakeSora) -> None:
+    os.kill(sora.processes()[0]["pid"], signal.SIGKILL)
+    until(lambda: [p["restarts"] for p in sora.processes()] == [1, 0], "the restart")
+    assert "error" not in sora.call("upgrade", 60)
+    assert [p["restarts"] for p in sora.processes()] == [1, 0]
+
+
+def test_a_key_that_needs_a_restart_is_named_by_an_upgrade_too(sora: FakeSora) -> None:
+    sora.configure(workers=5)
+    assert sora.call("upgrade", 60)["restart_needed"] == ["process.workers"]
+    assert len(sora.processes()) == 2
+
+
+def test_an_upgrade_that_cannot_work_changes_nothing(sora: FakeSora) -> None:
+    before = {p["pid"] for p in sora.processes()}
+    sora.configure("[limits]\nrecipiens = 3")
+    done = sora.ctl("upgrade")
+    assert done.returncode == 1  # soractl itself reads the configuration
+    assert "not upgraded, the old release goes on: unknown key limits.recipiens" in sora.call("upgrade", 60)["error"]
+    sora.configure('[auth]\ndefault_domain = "fails.example"')
+    assert "this does not work" in sora.call("upgrade", 60)["error"]  # the new processes do not start
+    assert {p["pid"] for p in sora.processes()} == before
+    with sora.client() as client:
+        assert client.ask()[1] == 1
+    sora.configure()
+    assert sora.call("upgrade", 60)["upgraded"] is True
+
+
+def test_sigusr2_upgrades(sora: FakeSora) -> None:
+    assert sora.supervisor is not None
+    sora.signal(signal.SIGUSR2)
+    until(lambda: {p["generation"] for p in sora.processes("uploader")} == {2}, "the second generation")
+    assert program(sora.supervisor.pid)[-1].isdigit()
+
+
+def test_a_stop_right_after_the_request_stops(sora: FakeSora) -> None:
+    pids = sora.pids()
+    sora.signal(signal.SIGUSR2)
+    sora.signal(signal.SIGTERM)
+    assert sora.supervisor is not None
+    assert sora.supervisor.wait(20) == 0
+    until(lambda: not [pid for pid in pids if alive(pid)], "the end of every process")
+
+
+def test_upgrades_leave_nothing_behind(sora: FakeSora) -> None:
+    assert sora.supervisor is not None
+
+    def open_files() -> int:
+        until(lambda: len(sora.status()["processes"]) == 4, "the end of old generations")
+        return len(os.listdir(f"/proc/{sora.supervisor.pid}/fd"))  # type: ignore[union-attr]
+
+    assert "error" not in sora.call("upgrade", 60)
+    before = open_files()
+    for _ in range(2):
+        assert "error" not in sora.call("upgrade", 60)
+    assert open_files() == before

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from sora.errors import BadSyntax
-from sora.protocols.imap.replies import Reply
+from sora.protocols.imap.replies import GOING_DOWN, IDLE_TOO_LONG, Reply
 from sora.protocols.imap.state import LOGOUT
 
 if TYPE_CHECKING:
@@ -47,10 +47,10 @@ async def _until_line(s: Session) -> bytes | None:
             return line
         left_s = end_mono - time.monotonic()
         if left_s <= 0:
-            s.bye(b"[UNAVAILABLE] Autologout; idle for too long")
+            s.bye(IDLE_TOO_LONG)
             return None
         if s.stopping:
-            s.bye(b"[UNAVAILABLE] Server is going down, connect again")
+            s.bye(GOING_DOWN)
             return None
         await _wait(s, min(limits.imap_keepalive, left_s))
 

@@ -107,6 +107,8 @@ ERRORS: Final[Mapping[type[errors.SoraError], tuple[bytes, bytes]]] = {
     errors.SoraError: (NO, b"SERVERBUG"),
 }
 
+IDLE_TOO_LONG: Final = b"[UNAVAILABLE] Autologout; idle for too long"
+GOING_DOWN: Final = b"[UNAVAILABLE] Server is going down, connect again"
 SERVER_BUG: Final = Reply(NO, b"Internal error", b"SERVERBUG")
 
 

@@ -20,7 +20,17 @@ from sora.protocols.imap import transfer
 from sora.protocols.imap.capability import capabilities
 from sora.protocols.imap.commands import COMMANDS
 from sora.protocols.imap.keywords import KeywordRegistry
-from sora.protocols.imap.replies import ANSWERED, BAD, OK, SERVER_BUG, Reply, printable, reply_to
+from sora.protocols.imap.replies import (
+    ANSWERED,
+    BAD,
+    GOING_DOWN,
+    IDLE_TOO_LONG,
+    OK,
+    SERVER_BUG,
+    Reply,
+    printable,
+    reply_to,
+)
 from sora.protocols.imap.state import AUTHENTICATED, LOGOUT, NOT_AUTHENTICATED, SELECTED
 from sora.protocols.imap.view import Views
 
@@ -43,8 +53,6 @@ _log = log.get(__name__)
 
 NO_COMMAND: Final = "none"
 """Metric label of what is no command."""
-IDLE_TOO_LONG: Final = b"[UNAVAILABLE] Autologout; idle for too long"
-GOING_DOWN: Final = b"[UNAVAILABLE] Server is going down, connect again"
 
 
 @cache

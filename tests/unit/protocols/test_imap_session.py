@@ -53,6 +53,14 @@ async def connected(world: ImapWorld) -> AsyncIterator[Talk]:
         await talk.link.hang_up()
 
 
+@asynccontextmanager
+async def stranger(world: ImapWorld) -> AsyncIterator[Talk]:
+    """Connected, but not logged in."""
+    await world.given("nobody")
+    async with connected(world) as talk:
+        yield talk
+
+
 class Talk:
     """A connection, one command at a time."""
 
@@ -294,6 +302,35 @@ async def test_idle_says_now_and_then_that_it_lives_and_ends_too(world: ImapWorl
         lines = await talk.answer()
         assert lines[-2].startswith(b"* BYE [UNAVAILABLE] Autologout")
         await talk.link.read_close()
+
+
+async def test_a_challenge_is_not_waited_for_for_ever(world: ImapWorld, node: Node, caplog: Any) -> None:
+    set_limits(node, login_timeout=0.05)
+    async with stranger(world) as talk:
+        await talk.link.send(b"t AUTHENTICATE PLAIN\r\n")
+        assert await talk.link.read_line() == b"+ "
+        assert (await talk.link.read_line()).startswith(b"* BYE [UNAVAILABLE] Autologout")
+        await talk.link.read_close()
+    assert "command failed" not in caplog.text
+
+
+async def test_a_stop_ends_a_challenge(world: ImapWorld) -> None:
+    async with stranger(world) as talk:
+        await talk.link.send(b"t AUTHENTICATE PLAIN\r\n")
+        assert await talk.link.read_line() == b"+ "
+        talk.session.stop()
+        assert (await talk.link.read_line()).startswith(b"* BYE [UNAVAILABLE] Server is going down")
+        await talk.link.read_close()
+
+
+async def test_dripping_octets_before_login_are_silence(world: ImapWorld, node: Node) -> None:
+    set_limits(node, login_timeout=0.1)
+    async with stranger(world) as talk:
+        closed = asyncio.ensure_future(talk.link.read_line())
+        while not closed.done():
+            await talk.link.send(b"x")
+            await asyncio.wait((closed,), timeout=0.02)
+        assert closed.result().startswith(b"* BYE [UNAVAILABLE] Autologout")
 
 
 async def test_a_stop_ends_an_idle_session_and_lets_a_command_finish(world: ImapWorld) -> None:

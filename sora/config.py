@@ -201,7 +201,9 @@ class ServerTable(Table, frozen=True, kw_only=True):
     tls_listen: Annotated[tuple[str, ...], Meta(description="addresses for implicit TLS", extra=RESTART)] = ()
     tls_cert: Annotated[str, Meta(description="certificate chain, PEM", extra=WORKER)] = ""
     tls_key: Annotated[str, Meta(description="private key, PEM", extra=WORKER)] = ""
-    proxy_protocol: Annotated[bool, Meta(description="expect a PROXY header", extra=WORKER)] = False
+    proxy_protocol: Annotated[
+        bool, Meta(description="TCP connections begin with a PROXY header of a trusted peer", extra=WORKER)
+    ] = False
     trusted_networks: Annotated[tuple[str, ...], Meta(description="peers that are believed", extra=WORKER)] = ()
 
 
@@ -545,18 +547,22 @@ def _check_object_store(table: ObjectStoreTable) -> None:
 SERVED: Final = frozenset({"imap", "lmtp", "metrics", "pop3"})
 """Servers that this release has; the other tables are known names, kept for the releases that will have theirs."""
 
+PROXIED: Final = frozenset({"imap", "lmtp", "pop3"})
+"""Servers that take a PROXY header."""
+
 
 def _check_server(name: str, server: ServerTable) -> None:
     path = f"servers.{name}"
     if name not in SERVED:
         raise ConfigError(f"{path}: this release has no such server; remove the table or set {path}.enabled = false")
-    if server.proxy_protocol:
-        raise ConfigError(f"{path}.proxy_protocol: this release cannot do that; leave the key out")
-    for address in (*server.listen, *server.tls_listen):
+    for address in server.listen:
+        if not address.startswith("unix:"):
+            split_address(address)
+        elif name != "lmtp":
+            raise ConfigError(f"{path}.listen: only lmtp listens on a UNIX socket")
+    for address in server.tls_listen:
         if address.startswith("unix:"):
-            if name != "lmtp":
-                raise ConfigError(f"{path}.listen: only lmtp listens on a UNIX socket")
-            continue
+            raise ConfigError(f"{path}.tls_listen: a UNIX socket has no implicit TLS")
         split_address(address)
     if server.tls_listen and not (server.tls_cert and server.tls_key):
         raise ConfigError(f"{path}.tls_listen needs {path}.tls_cert and {path}.tls_key")
@@ -564,6 +570,10 @@ def _check_server(name: str, server: ServerTable) -> None:
         raise ConfigError(f"{path}.tls_cert and {path}.tls_key go together")
     for network in server.trusted_networks:
         _check_network(f"{path}.trusted_networks", network)
+    if server.proxy_protocol and name not in PROXIED:
+        raise ConfigError(f"{path}.proxy_protocol: {name} reads no PROXY header")
+    if server.proxy_protocol and not server.trusted_networks:
+        raise ConfigError(f"{path}.proxy_protocol needs {path}.trusted_networks, the addresses of the proxies")
     if name == "lmtp" and not server.trusted_networks and not all(map(is_loopback, server.listen + server.tls_listen)):
         # LMTP has no authentication: whoever reaches the port can deliver.
         raise ConfigError(

@@ -19,13 +19,16 @@ command_seconds = Histogram(
     ["protocol", "command"],
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
+proxy_headers_refused = Counter(
+    "sora_proxy_headers_refused_total", "Connections closed for want of a PROXY header.", ["protocol"]
+)
 tls_handshake_failures = Counter("sora_tls_handshake_failures_total", "TLS handshakes that failed.", ["protocol"])
 
 # Login
+login_blocks = Counter("sora_auth_blocks_total", "Blocks after too many failed logins, by what is blocked.", ["scope"])
 logins = Counter("sora_auth_logins_total", "Login attempts by result.", ["protocol", "result"])
 password_hashes = Counter("sora_auth_password_hashes_total", "Password hashes computed.")
 
-login_blocks = Counter("sora_auth_blocks_total", "Blocks after too many failed logins, by what is blocked.", ["scope"])
 # Delivery
 deliveries = Counter("sora_delivery_messages_total", "Messages by path and result.", ["path", "result"])
 delivery_batch = Histogram(

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sora.net.listener import Listener
+    from sora.wire.proxyproto import Header
 
 _logger = log.get(__name__)
 
@@ -103,7 +104,10 @@ class Connection(asyncio.Protocol):
 
     Attributes:
         listener: Where it came in.
-        peer: IP address of the client, or `unix`.
+        peer: IP address of the client, or `unix`; behind a proxy the address that it has forwarded.
+        via: Address of the proxy that forwarded `peer`; empty without one.
+        header: What a trusted proxy sent in front; None without one.
+        tls: The client's connection is under TLS, here or, so a trusted proxy says, there.
         session: 12 hex digits that name the session in the log.
         stopping: True once the session is asked to end.
         at_eof: True once the peer will send no more.
@@ -112,15 +116,17 @@ class Connection(asyncio.Protocol):
     protocol: ClassVar[str] = ""
     __slots__ = (
         "_bytes_in", "_bytes_out", "_connections", "_deflate", "_gathered", "_lost", "_pending", "_pending_bytes",
-        "_reading", "_signalled", "_started_mono", "_steps", "_task", "_transport", "_turn_end_mono", "_waiter",
-        "_writable",
-        "at_eof", "listener", "peer", "peer_port", "session", "stopping", "tls",
+        "_reading", "_signalled", "_started_mono", "_steps", "_task", "_transport", "_turn_end_mono",
+        "_waiter", "_writable",
+        "at_eof", "header", "listener", "peer", "peer_port", "session", "stopping", "tls", "via",
     )  # fmt: skip
 
     def __init__(self, listener: Listener, connections: Connections) -> None:
         self.listener = listener
         self.peer = ""
         self.peer_port = 0
+        self.via = ""
+        self.header: Header | None = None
         self.session = f"{random.getrandbits(48):012x}"
         self.tls = listener.implicit_tls
         self.stopping = False
@@ -292,8 +298,16 @@ class Connection(asyncio.Protocol):
             self._no_delay(transport)
         else:
             self.peer = "unix"
+        if self.header is not None:
+            self._believe(self.header)
         self._connections.add(self)
         self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def _believe(self, header: Header) -> None:
+        """Go on as if the client had connected by itself."""
+        self.tls = self.tls or header.tls is not None
+        if header.source:
+            self.via, self.peer, self.peer_port = self.peer, header.source, header.source_port
 
     @staticmethod
     def _no_delay(transport: asyncio.Transport) -> None:
@@ -317,7 +331,7 @@ class Connection(asyncio.Protocol):
         """Answer what was asked before the peer's half-close; TLS has no half-close."""
         self.at_eof = True
         self.wake()
-        return not self.tls
+        return self._transport is not None and self._transport.get_extra_info("ssl_object") is None
 
     def pause_writing(self) -> None:
         """The peer reads too slowly: `flush` waits from now on."""
@@ -343,6 +357,8 @@ class Connection(asyncio.Protocol):
 
     async def _run(self) -> None:
         log.bind(session=self.session, peer=self.peer, protocol=self.protocol)
+        if self.via:
+            log.bind(via=self.via)
         reason = "closed"
         try:
             await self.serve()

@@ -27,6 +27,7 @@ class Listener(Struct, frozen=True):
         tls: Context for STARTTLS or implicit TLS; None: no TLS here.
         implicit_tls: TLS from the first byte.
         trusted_networks: Peers whose forwarded facts are believed.
+        proxy_protocol: Every TCP connection begins with a PROXY header, before the greeting and before TLS.
     """
 
     protocol: str
@@ -34,6 +35,7 @@ class Listener(Struct, frozen=True):
     tls: ssl.SSLContext | None = None
     implicit_tls: bool = False
     trusted_networks: tuple[str, ...] = ()
+    proxy_protocol: bool = False
 
     def trusts(self, peer: str) -> bool:
         """True if `peer` (an IP address) is in a trusted network."""
@@ -41,6 +43,8 @@ class Listener(Struct, frozen=True):
             address = ipaddress.ip_address(peer)
         except ValueError:
             return False
+        # A socket for both families shows IPv4 peers as ::ffff:192.0.2.1.
+        address = getattr(address, "ipv4_mapped", None) or address
         return any(address in ipaddress.ip_network(network) for network in self.trusted_networks)
 
 

@@ -7,11 +7,12 @@ import contextlib
 import functools
 import importlib
 import socket
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from sora import log
 from sora.errors import Unavailable
 from sora.net.listener import BACKLOG, Listener
+from sora.net.proxied import ProxiedServer
 from sora.net.tls import server_context
 from sora.server import child as children
 from sora.server.scoreboard import PROTOCOLS
@@ -120,6 +121,12 @@ async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:
             task.cancel()
 
 
+class Server(Protocol):
+    """Accepts on one socket until it is closed."""
+
+    def close(self) -> None: ...
+
+
 class Acceptor:
     """Accepts connections on the listeners of one or more slots.
 
@@ -131,11 +138,12 @@ class Acceptor:
     def __init__(self, process: Process, node: Node) -> None:
         self._child = process.child
         self._factories: dict[Endpoint, Callable[[], Connection]] = {}
-        self._contexts = {endpoint: _tls(node.config, endpoint) for endpoint, _ in self._child.listeners.of_slot(0)}
-        for endpoint, context in self._contexts.items():
+        endpoints = [endpoint for endpoint, _ in self._child.listeners.of_slot(0)]
+        self._listeners = {endpoint: _listener(node.config, endpoint) for endpoint in endpoints}
+        for endpoint, listener in self._listeners.items():
             module = importlib.import_module(SERVERS[endpoint.server])
-            self._factories[endpoint] = module.connection_factory(node, _listener(node.config, endpoint, context))
-        self._servers: dict[int, list[asyncio.AbstractServer]] = {}
+            self._factories[endpoint] = module.connection_factory(node, listener)
+        self._servers: dict[int, list[Server]] = {}
         self._young: list[tuple[float, Connection]] = []
         self._closed = False
 
@@ -174,7 +182,7 @@ class Acceptor:
         self._young.append((asyncio.get_running_loop().time() + patience_s, connection))
         return connection
 
-    async def _serve_slot(self, slot: int) -> list[asyncio.AbstractServer]:
+    async def _serve_slot(self, slot: int) -> list[Server]:
         """Servers on the sockets of a slot, less those that are shared by all slots and served already."""
         served = {sock.fileno() for other in self._servers for _, sock in self._child.listeners.of_slot(other)}
         return [
@@ -183,12 +191,15 @@ class Acceptor:
             if sock.fileno() not in served
         ]
 
-    async def _serve_socket(self, endpoint: Endpoint, sock: socket.socket) -> asyncio.AbstractServer:
+    async def _serve_socket(self, endpoint: Endpoint, sock: socket.socket) -> Server:
         loop = asyncio.get_running_loop()
         factory = functools.partial(self._accept, endpoint)
         if sock.family == socket.AF_UNIX:
             return await loop.create_unix_server(factory, sock=sock.dup(), backlog=BACKLOG)
-        tls = self._contexts[endpoint] if endpoint.implicit_tls else None
+        listener = self._listeners[endpoint]
+        if listener.proxy_protocol:
+            return ProxiedServer(factory, sock.dup(), listener)
+        tls = listener.tls if endpoint.implicit_tls else None
         return await loop.create_server(
             factory,
             sock=sock.dup(),
@@ -204,12 +215,13 @@ def _tls(config: Config, endpoint: Endpoint) -> ssl.SSLContext | None:
     return server_context(table.tls_cert, table.tls_key) if table.tls_cert else None
 
 
-def _listener(config: Config, endpoint: Endpoint, context: ssl.SSLContext | None) -> Listener:
+def _listener(config: Config, endpoint: Endpoint) -> Listener:
     table = getattr(config.servers, endpoint.server)
     return Listener(
         protocol=endpoint.server,
         address=endpoint.address,
-        tls=context,
+        tls=_tls(config, endpoint),
         implicit_tls=endpoint.implicit_tls,
         trusted_networks=table.trusted_networks,
+        proxy_protocol=table.proxy_protocol,
     )

@@ -116,8 +116,29 @@ def test_refusals_are_one_line_that_names_the_key(tables: dict[str, Any], messag
 def test_what_this_release_cannot_do_is_refused_and_not_ignored(table: str, key: str, value: object) -> None:
     message = f"{table}.{key}: this release cannot do that; leave the key out"
     assert refusal(**{table: {**MINIMAL.get(table, {}), key: value}}) == message
-    before = {"imap": {"listen": ["127.0.0.1:143"], "proxy_protocol": True}}
-    assert refusal(servers=before).startswith("servers.imap.proxy_protocol: this release cannot")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("imap", {}, "servers.imap.proxy_protocol needs servers.imap.trusted_networks, the addresses of the proxies"),
+        (
+            "metrics",
+            {"trusted_networks": ["10.0.0.0/8"]},
+            "servers.metrics.proxy_protocol: metrics reads no PROXY header",
+        ),
+    ],
+)
+def test_a_proxy_header_needs_who_may_send_it_and_who_reads_it(
+    name: str, changes: dict[str, Any], message: str
+) -> None:
+    server = {"listen": ["127.0.0.1:143"], "proxy_protocol": True, **changes}
+    assert refusal(servers={name: server}) == message
+
+
+def test_a_unix_socket_has_no_implicit_tls() -> None:
+    server = {"tls_listen": ["unix:/run/lmtp"], "tls_cert": "c", "tls_key": "k"}
+    assert refusal(servers={"lmtp": server}) == "servers.lmtp.tls_listen: a UNIX socket has no implicit TLS"
 
 
 def test_lmtp_may_listen_beyond_loopback_for_trusted_peers() -> None:

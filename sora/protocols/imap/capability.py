@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from sora.protocols.imap.commands import ROWS
 from sora.protocols.imap.state import NOT_AUTHENTICATED, SELECTED
+from sora.wire.sasl import MECHANISMS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,4 +48,7 @@ def capabilities(state: State, *, tls: bool, can_start_tls: bool, allow_cleartex
 def _ways_in(tls: bool, can_start_tls: bool, allow_cleartext: bool) -> Iterator[str]:
     if can_start_tls and not tls:
         yield "STARTTLS"
-    yield "AUTH=PLAIN" if tls or allow_cleartext else "LOGINDISABLED"
+    if tls or allow_cleartext:
+        yield from (f"AUTH={mechanism}" for mechanism in MECHANISMS)
+    else:
+        yield "LOGINDISABLED"

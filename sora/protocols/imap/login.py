@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
+import functools
 from typing import TYPE_CHECKING, Final
 
 from sora import log
@@ -16,9 +15,6 @@ if TYPE_CHECKING:
     from sora.wire import imap_commands as wire
 
 _log = log.get(__name__)
-
-MAX_SASL_LINE: Final = 12288
-"""RFC 4616 allows 3 x 255 octets and their base64; OAuth tokens (later) are up to 8 KiB."""
 
 OWN_ID: Final = b'("name" "Sora")'
 """Not the version: whoever connects may ask, and it only helps those who look for an old one."""
@@ -71,11 +67,11 @@ async def login(s: Session, cmd: wire.Login) -> Reply:
 async def authenticate(s: Session, cmd: wire.Authenticate) -> Reply:
     """RFC 9051 §6.2.2 with the initial response of RFC 4959."""
     _require_privacy(s)
-    if cmd.mechanism != "PLAIN":
+    mechanism = sasl.find(cmd.mechanism)
+    if mechanism is None:
         raise Cannot("Unknown authentication mechanism")
-    initial = cmd.initial if cmd.initial is not None else await _challenge(s, b"")
-    plain = sasl.parse_plain(initial)
-    if plain.authzid and plain.authzid != plain.authcid:
+    credentials = await sasl.negotiate(mechanism, cmd.initial, functools.partial(_challenge, s))
+    if credentials.for_another:
         raise Cannot("Logging in for somebody else is not possible")
     return await _log_in(s, plain.authcid, plain.password)
 
@@ -97,11 +93,5 @@ async def _challenge(s: Session, challenge: bytes) -> bytes:
     Raises:
         BadSyntax: It is no base64, or the client gave up with `*`.
     """
-    s.write(b"+ %s\r\n" % base64.b64encode(challenge))
-    line = await s.read_line(MAX_SASL_LINE)
-    if line == b"*":
-        raise BadSyntax("Authentication cancelled")
-    try:
-        return base64.b64decode(line, validate=True)
-    except binascii.Error:
-        raise BadSyntax("The response is not base64") from None
+    s.write(b"+ %s\r\n" % sasl.encode_challenge(challenge))
+    return sasl.decode_response(await s.read_line(sasl.MAX_LINE))

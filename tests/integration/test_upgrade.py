@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import smtplib
+import socket
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.demo import Demo
 from tests.support.fakesora import FakeSora, alive, until
 
 if TYPE_CHECKING:
@@ -164,3 +167,40 @@ def test_upgrades_leave_nothing_behind(sora: FakeSora) -> None:
     for _ in range(2):
         assert "error" not in sora.call("upgrade", 60)
     assert open_files() == before
+
+
+def test_the_whole_product_with_its_postgresql(tmp_path: Path) -> None:
+    with Demo(tmp_path / "sora", "--workers", "2") as demo:
+        address = ("127.0.0.1", demo.ports["imap"])
+        before = demo.status()
+        with socket.create_connection(address, timeout=15) as idle, idle.makefile("rb") as file:
+            assert file.readline().startswith(b"* OK")
+            idle.sendall(b"a LOGIN user1@example.com demo\r\nb SELECT INBOX\r\n")
+            while not file.readline().startswith(b"b OK"):
+                pass
+            done = demo.ctl("upgrade", "--json")
+            assert done.returncode == 0, done.stderr
+            assert json.loads(done.stdout)["generation"] == 2
+            with smtplib.LMTP("127.0.0.1", demo.ports["lmtp"]) as lmtp:
+                lmtp.sendmail("me@example.org", ["user1@example.com"], "Subject: after\r\n\r\nText.\r\n")
+            idle.sendall(b"c NOOP\r\n")
+            told = [file.readline()]
+            while not told[-1].startswith(b"c OK"):
+                told.append(file.readline())
+            assert b"* 1 EXISTS\r\n" in told
+            idle.sendall(b"d LOGOUT\r\n")
+        after = until(lambda: all_new(demo, 2), "the second generation")
+        for key in ("pid", "postgres_pid"):
+            assert after["supervisor"][key] == before["supervisor"][key]
+        os.kill(after["supervisor"]["postgres_pid"], signal.SIGKILL)
+        until(lambda: demo.status()["supervisor"]["postgres_pid"] not in (None, before["supervisor"]["postgres_pid"]),
+              "the new PostgreSQL", 30)  # fmt: skip
+        until(lambda: demo.status()["health"]["postgresql"] == "ok", "its health", 30)
+        pids = [demo.status()["supervisor"]["postgres_pid"], *(p["pid"] for p in demo.status()["processes"])]
+        assert demo.ctl("stop").returncode == 0
+        assert not [pid for pid in pids if alive(pid)]
+
+
+def all_new(demo: Demo, generation: int) -> dict[str, Any] | None:
+    status = demo.status()
+    return status if {p["generation"] for p in status["processes"]} == {generation} else None

@@ -307,7 +307,11 @@ class _HttpPool(HTTPConnectionPool):
 
 class _HttpsPool(HTTPSConnectionPool):
     ConnectionCls = _Https
-    _new_conn = _HttpPool._new_conn
+
+    def _new_conn(self) -> Any:
+        connection: Any = super()._new_conn()
+        connection.send_s = self.timeout.read_timeout
+        return connection
 
 
 class _Pool(urllib3.PoolManager):

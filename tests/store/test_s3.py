@@ -189,6 +189,22 @@ async def test_endpoints_that_cannot_be(endpoint: str) -> None:
         S3Store(endpoint, "r", "b", "a", "s")
 
 
+async def test_an_https_endpoint_is_spoken_to_in_tls() -> None:
+    heard: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.put_nowait(await reader.read(1))
+        writer.close()
+
+    server = await asyncio.start_server(listen, "127.0.0.1", 0)
+    store = S3Store(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}", "r", "b", "a", "s", read_s=1.0)
+    with pytest.raises(BlobDown):
+        await store.stat("k")
+    assert heard.get_nowait() == b"\x16"  # a handshake record
+    store.close()
+    server.close()
+
+
 # S3 behind a network that fails.
 
 CONNECT_S = 0.3

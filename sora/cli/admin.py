@@ -77,6 +77,8 @@ async def _run(path: str, operation: Operation, request: Struct | None) -> Any:
             return await operation.call(context, request)
         except (asyncpg.UndefinedTableError, asyncpg.UndefinedFunctionError, asyncpg.InvalidSchemaNameError) as error:
             raise Refused("The schema is missing or old: run `sora-admin migrate up`", detail=str(error)) from error
+        except asyncpg.PostgresError as error:  # no right to make a schema, no extension pg_trgm
+            raise Refused("PostgreSQL refuses", detail=str(error)) from error
 
 
 @contextlib.asynccontextmanager

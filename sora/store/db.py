@@ -74,6 +74,7 @@ _DOWN: Final = frozenset(
         "3D000",  # no such database: it is being restored, or the DSN is wrong
         "53100",  # disk full
         "53200",  # out of memory
+        "58030",  # the server's disk fails
         "57P01",  # administrator ends the connection
         "57P02",  # crash of another backend
         "57P03",  # starting up or shutting down
@@ -81,8 +82,8 @@ _DOWN: Final = frozenset(
         "25P03",  # idle in transaction
     }
 )
-# Class 08, connection; 28, login: a password that is being changed; 58, the server's own disk.
-_DOWN_CLASSES: Final = ("08", "28", "58")
+_DOWN_CLASSES: Final = ("08", "28")
+"""Connection, and login: a password that is being changed."""
 # The statement can have been committed when these arrive.
 _AMBIGUOUS: Final = frozenset({"57P01", "57P02"})
 

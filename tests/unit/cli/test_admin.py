@@ -9,6 +9,7 @@ import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import asyncpg
 import pytest
 from msgspec import Meta, Struct
 
@@ -325,6 +326,18 @@ def test_a_database_without_the_schema_says_what_to_do(
     assert admin.main(["--config", str(path), "migrate", "up"]) == 0
     assert "0001_foundation.sql" in capsys.readouterr().out
     assert admin.main(["--config", str(path), "accounts", "list"]) == 0
+
+
+def test_what_postgresql_refuses_is_one_line(
+    sora_admin: Callable[..., tuple[int, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No right to make a schema, an extension that is not installed."""
+
+    async def refused(_: str) -> list[str]:
+        raise asyncpg.InsufficientPrivilegeError("permission denied for database mail")
+
+    monkeypatch.setattr("sora.store.migrate.up", refused)
+    assert sora_admin("migrate", "up") == (1, "sora-admin: PostgreSQL refuses: permission denied for database mail")
 
 
 def test_a_bad_configuration_is_one_line_that_names_the_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

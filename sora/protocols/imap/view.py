@@ -410,7 +410,7 @@ class Selection:
         wake: Called when the view moves, while the session is in IDLE.
     """
 
-    __slots__ = ("_keywords_told", "_tell", "read_only", "recent_after", "told", "view", "wake")
+    __slots__ = ("_keywords_at", "_keywords_told", "_tell", "read_only", "recent_after", "told", "view", "wake")
 
     def __init__(self, view: MailboxView, *, read_only: bool, recent_after: int) -> None:
         self.view = view
@@ -419,6 +419,7 @@ class Selection:
         self.told: Snapshot = EMPTY
         self.wake: Callable[[], None] | None = None
         self._keywords_told: frozenset[int] = frozenset()
+        self._keywords_at: Snapshot = EMPTY
         self._tell: UidSet = NO_UIDS
 
     def start(self) -> None:
@@ -493,7 +494,13 @@ class Selection:
         return bool(diff.arrived) and not self.read_only
 
     def _tell_keywords(self, write: Callable[[bytes], None]) -> None:
-        """RFC 9051 §7.3.5: FLAGS again when a keyword shows up that was not in it."""
+        """RFC 9051 §7.3.5: FLAGS again when a keyword shows up that was not in it.
+
+        Looking costs time with the size of the mailbox, so a picture is looked at once and not at every command.
+        """
+        if self._keywords_at is self.told:
+            return
+        self._keywords_at = self.told
         new = set(self.told.flag_numbers()) - SYSTEM_FLAGS.keys() - self._keywords_told
         if not new:
             return

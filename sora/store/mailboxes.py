@@ -46,6 +46,25 @@ class Mailbox(Struct, frozen=True):
     recent_uid: Uid = Uid(0)
 
 
+class Target(Struct, frozen=True):
+    """A mailbox that messages shall go to, and the room that the account's quota leaves.
+
+    Attributes:
+        bytes_left: None: no limit.
+        messages_left: None: no limit.
+    """
+
+    mailbox: Mailbox
+    bytes_left: int | None = None
+    messages_left: int | None = None
+
+    def has_room(self, messages: int, size: int) -> bool:
+        """So many messages of so many octets may fit; the commit decides."""
+        return (self.bytes_left is None or size <= self.bytes_left) and (
+            self.messages_left is None or messages <= self.messages_left
+        )
+
+
 class Status(Struct, frozen=True):
     """Counters of a mailbox at one moment (STATUS, RFC 9051 §6.3.11).
 
@@ -53,6 +72,7 @@ class Status(Struct, frozen=True):
         deleted: messages with \\Deleted.
         size: octets of all messages.
         recent: messages that no session was told of as recent; None if not asked for.
+        deleted_size: octets of the messages with \\Deleted; None if not asked for.
     """
 
     mailbox_id: MailboxId
@@ -65,6 +85,7 @@ class Status(Struct, frozen=True):
     deleted: int
     size: int
     recent: int | None = None
+    deleted_size: int | None = None
 
 
 class ListedMailbox(Struct, frozen=True):
@@ -133,6 +154,18 @@ class Mailboxes:
         )
         return None if row is None else Mailbox(**row)
 
+    async def find_target(self, account_id: AccountId, name: str) -> Target | None:
+        """As `find`, with the room that is left; the usage is only added up where there is a limit."""
+        try:
+            wanted = canonical_name(name)
+        except InvalidName:
+            return None
+        row = await self._db.fetchrow(_FIND_TARGET, account_id, wanted)
+        if row is None:
+            return None
+        *columns, bytes_left, messages_left = row.values()
+        return Target(Mailbox(*columns), bytes_left, messages_left)
+
     async def get(self, account_id: AccountId, name: str) -> Mailbox:
         """One mailbox by name.
 
@@ -154,19 +187,20 @@ class Mailboxes:
         return [_listed(row, row["name"] in parents) for row in rows]
 
     async def status(
-        self, account_id: AccountId, names: Sequence[str], *, recent: bool = False
+        self, account_id: AccountId, names: Sequence[str], *, recent: bool = False, deleted_size: bool = False
     ) -> dict[str, Status | None]:
         """Counters of many mailboxes in one query.
 
         Args:
             recent: count recent messages too.
+            deleted_size: add up the messages with \\Deleted too (RFC 9208 §4.1.4).
 
         Returns:
             By name as given; None: no such mailbox, or one that cannot be selected.
         """
         asked = {name: _canonical_or_empty(name) for name in names}
-        rows = await self._db.fetch(_STATUS, account_id, list(set(asked.values())), recent)
-        found = {row["name"]: _status(row, row["recent"]) for row in rows}
+        rows = await self._db.fetch(_STATUS, account_id, list(set(asked.values())), recent, deleted_size)
+        found = {row["name"]: _status(row, row["recent"], row["deleted_size"]) for row in rows}
         return {name: found.get(canonical) for name, canonical in asked.items()}
 
     async def create(self, account_id: AccountId, name: str, special_use: str | None = None) -> Mailbox:
@@ -254,6 +288,15 @@ class Mailboxes:
         return {row["name"]: row["flag_no"] for row in rows}
 
 
+_FIND_TARGET: Final = """
+    SELECT m.mailbox_id, m.name, m.uidvalidity, m.special_use, m.noselect,
+      l.bytes - u.bytes AS bytes_left, l.messages - u.messages AS messages_left
+    FROM mailboxes m
+    LEFT JOIN account_limits l
+      ON l.account_id = m.account_id AND (l.bytes IS NOT NULL OR l.messages IS NOT NULL)
+    LEFT JOIN LATERAL account_usage(l.account_id) u ON l.account_id IS NOT NULL
+    WHERE m.account_id = $1 AND m.name = $2 AND m.deleted_at IS NULL
+"""
 _STATUS: Final = """
     SELECT m.mailbox_id, m.name, m.uidvalidity, t.uid_next, t.highest_modseq, t.message_count, t.unseen_count,
       t.deleted_count, t.total_size, CASE WHEN $3 THEN (
@@ -261,7 +304,16 @@ _STATUS: Final = """
                                  ELSE bit_count(s.live & range_mask((r.first & 1023)::int, 1023)) END), 0)::bigint
         FROM message_sequences s
         WHERE s.account_id = m.account_id AND s.mailbox_id = m.mailbox_id AND s.block_no >= r.first >> 10
-      ) END AS recent
+      ) END AS recent, CASE WHEN $4 THEN (
+        SELECT coalesce(sum(d.size), 0)::bigint
+        FROM message_flags f CROSS JOIN LATERAL (
+          SELECT i.size FROM messages i
+          WHERE i.account_id = m.account_id AND i.mailbox_id = m.mailbox_id AND i.expunged_at IS NULL
+            AND i.uid BETWEEN f.block_no::bigint << 10 AND (f.block_no::bigint << 10) + 1023
+            AND get_bit(f.bits, (i.uid & 1023)::int) = 1
+          OFFSET 0) d
+        WHERE f.account_id = m.account_id AND f.mailbox_id = m.mailbox_id AND f.flag_no = 3
+      ) END AS deleted_size
     FROM mailboxes m
     JOIN mailbox_stats t USING (account_id, mailbox_id)
     CROSS JOIN LATERAL (
@@ -325,7 +377,7 @@ def _listed(row: Record, has_children: bool) -> ListedMailbox:
     )
 
 
-def _status(row: Record, recent: int | None = None) -> Status:
+def _status(row: Record, recent: int | None = None, deleted_size: int | None = None) -> Status:
     return Status(
         mailbox_id=MailboxId(row["mailbox_id"]),
         name=row["name"],
@@ -337,6 +389,7 @@ def _status(row: Record, recent: int | None = None) -> Status:
         deleted=row["deleted_count"],
         size=row["total_size"],
         recent=recent,
+        deleted_size=deleted_size,
     )
 
 

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from sora.errors import BadSyntax
 from sora.wire.imap_fetch import parse_fetch
+from sora.wire.imap_quota import parse_getquota, parse_getquotaroot, parse_setquota
 from sora.wire.imap_search import parse_search
 from sora.wire.imap_syntax import parenthesised, whole
 
@@ -97,6 +98,12 @@ class Enable(Struct, frozen=True):
     """ENABLE (RFC 9051 §6.3.1); names in upper case."""
 
     capabilities: tuple[str, ...]
+
+
+class Compress(Struct, frozen=True):
+    """COMPRESS (RFC 4978 §3); the algorithm in upper case."""
+
+    algorithm: str
 
 
 class Id(Struct, frozen=True):
@@ -195,8 +202,8 @@ class Status(Struct, frozen=True):
     """STATUS (RFC 9051 §6.3.11).
 
     Attributes:
-        items: of MESSAGES RECENT UIDNEXT UIDVALIDITY UNSEEN DELETED SIZE HIGHESTMODSEQ MAILBOXID APPENDLIMIT,
-            each once, in the order asked.
+        items: of MESSAGES RECENT UIDNEXT UIDVALIDITY UNSEEN DELETED DELETED-STORAGE SIZE HIGHESTMODSEQ MAILBOXID
+            APPENDLIMIT, each once, in the order asked.
     """
 
     mailbox: str
@@ -319,6 +326,12 @@ def parse_enable(cur: Cursor) -> Enable:
 
 
 @whole
+def parse_compress(cur: Cursor) -> Compress:
+    """`SP algorithm`."""
+    return Compress(cur.sp().keyword().decode())
+
+
+@whole
 def parse_id(cur: Cursor) -> Id:
     """`SP (nil / "(" [string SP nstring *(SP string SP nstring)] ")")`."""
 
@@ -431,7 +444,9 @@ def parse_unsubscribe(cur: Cursor) -> Unsubscribe:
 _SELECT_OPTIONS: Final = frozenset({"SUBSCRIBED", "REMOTE", "RECURSIVEMATCH", "SPECIAL-USE"})
 _RETURN_OPTIONS: Final = frozenset({"SUBSCRIBED", "CHILDREN", "SPECIAL-USE", "MYRIGHTS", "STATUS"})
 _STATUS_ITEMS: Final = frozenset(
-    "MESSAGES RECENT UIDNEXT UIDVALIDITY UNSEEN DELETED SIZE HIGHESTMODSEQ MAILBOXID APPENDLIMIT".split()
+    (
+        "MESSAGES RECENT UIDNEXT UIDVALIDITY UNSEEN DELETED DELETED-STORAGE SIZE HIGHESTMODSEQ MAILBOXID APPENDLIMIT"
+    ).split()
 )
 
 
@@ -588,6 +603,10 @@ PARSERS: Final[dict[bytes, Callable[[Cursor], Any]]] = (
         b"LOGIN": parse_login,
         b"ENABLE": parse_enable,
         b"ID": parse_id,
+        b"COMPRESS": parse_compress,
+        b"GETQUOTA": parse_getquota,
+        b"GETQUOTAROOT": parse_getquotaroot,
+        b"SETQUOTA": parse_setquota,
         b"SELECT": parse_select,
         b"EXAMINE": parse_examine,
         b"CREATE": parse_create,

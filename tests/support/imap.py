@@ -6,6 +6,7 @@
     given nobody                          connections are not logged in
     given cleartext: no                   passwords need TLS
     given limits: bad_commands=3          the configuration's limits
+    given quota alice: messages=5         of `bytes`, `messages` and `mailboxes`; the others are unlimited
 
 Placeholders: `<uidvalidity NAME>`, `<size SAMPLE>`.
 """
@@ -84,6 +85,8 @@ class ImapWorld:
             changes = {name: int(value) for name, _, value in (item.partition("=") for item in rest.split())}
             limits = msgspec.structs.replace(self.node.config.limits, **changes)
             self.node.config = msgspec.structs.replace(self.node.config, limits=limits)
+        elif subject.startswith("quota "):
+            await self._quota(subject[6:], dict(item.split("=") for item in rest.split()))
         else:
             await self._account(subject, rest.split())
 
@@ -117,6 +120,13 @@ class ImapWorld:
         self._messages += 1
         done = await self.node.delivery.append(account_id, found.mailbox_id, [AppendItem(data, flags, date)])
         return done.uids[0]
+
+    async def _quota(self, account: str, limits: dict[str, str]) -> None:
+        await self.node.store.db.execute(
+            "UPDATE accounts SET quota_bytes = $2, quota_messages = $3, quota_mailboxes = $4 WHERE account_id = $1",
+            self.accounts[account],
+            *(int(limits.get(name, 0)) for name in ("bytes", "messages", "mailboxes")),
+        )
 
     async def _account(self, name: str, mailboxes: list[str]) -> None:
         if name not in self.accounts:

@@ -23,13 +23,18 @@ BEFORE_LOGIN: Final = ("LITERAL+", "SASL-IR", "ID", "ENABLE")
 
 AFTER_LOGIN: Final = (
     "LITERAL+", "CHILDREN", "LIST-EXTENDED", "LIST-STATUS", "STATUS=SIZE", "SPECIAL-USE", "CREATE-SPECIAL-USE",
-    "MULTIAPPEND", "BINARY", "ESEARCH", "WITHIN",
+    "MULTIAPPEND", "BINARY", "ESEARCH", "WITHIN", "QUOTA=RES-STORAGE", "QUOTA=RES-MESSAGE", "QUOTA=RES-MAILBOX",
 )  # fmt: skip
 
 OF_COMMANDS: Final = tuple(row.capability for row in ROWS if row.capability and SELECTED in row.states)
 
 
-def capabilities(state: State, *, tls: bool, can_start_tls: bool, allow_cleartext: bool, append_limit: int) -> bytes:
+COMPRESS: Final = ("COMPRESS=DEFLATE",)
+
+
+def capabilities(
+    state: State, *, tls: bool, can_start_tls: bool, allow_cleartext: bool, append_limit: int, compressed: bool = False
+) -> bytes:
     """The names for one state of a session, separated by spaces.
 
     Args:
@@ -37,11 +42,13 @@ def capabilities(state: State, *, tls: bool, can_start_tls: bool, allow_cleartex
         can_start_tls: The listener has a certificate.
         allow_cleartext: Passwords are taken without TLS.
         append_limit: Octets that a message may have (RFC 7889).
+        compressed: The connection is compressed (RFC 4978); it cannot be twice.
     """
     if state is NOT_AUTHENTICATED:
         names = [*REVISIONS, *BEFORE_LOGIN, *_ways_in(tls, can_start_tls, allow_cleartext)]
     else:
-        names = [*REVISIONS, *AFTER_LOGIN, f"APPENDLIMIT={append_limit}", *OF_COMMANDS]
+        compress = () if compressed else COMPRESS
+        names = [*REVISIONS, *AFTER_LOGIN, f"APPENDLIMIT={append_limit}", *OF_COMMANDS, *compress]
     return " ".join(names).encode()
 
 

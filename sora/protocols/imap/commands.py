@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
-from sora.protocols.imap import idle, login, mailboxes, messages, search, select, transfer
+from sora.protocols.imap import idle, login, mailboxes, messages, quota, search, select, transfer
 from sora.protocols.imap.state import ANY, AUTHENTICATED, NOT_AUTHENTICATED, SELECTED, State
 from sora.wire import imap_commands as wire
-from sora.wire import imap_fetch, imap_search
+from sora.wire import imap_fetch, imap_quota, imap_search
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -84,6 +84,7 @@ ROWS: Final = (
     Command("AUTHENTICATE", wire.parse_authenticate,   login.authenticate,    OUT),
     Command("LOGIN",        wire.parse_login,          login.login,           OUT),
     Command("ENABLE",       wire.parse_enable,         login.enable,          IN,  NONE,           "ENABLE"),
+    Command("COMPRESS",     wire.parse_compress,       login.compress,        IN),
     Command("SELECT",       wire.parse_select,         select.select,         IN),
     Command("EXAMINE",      wire.parse_examine,        select.select,         IN),
     Command("CREATE",       wire.parse_create,         mailboxes.create,      IN),
@@ -95,6 +96,9 @@ ROWS: Final = (
     Command("LSUB",         wire.parse_lsub,           mailboxes.lsub,        IN),
     Command("STATUS",       wire.parse_status,         mailboxes.status,      IN),
     Command("NAMESPACE",    wire.parse_namespace,      mailboxes.namespace,   IN,  NONE,           "NAMESPACE"),
+    Command("GETQUOTA",     imap_quota.parse_getquota, quota.getquota,        IN,  NONE,           "QUOTA"),
+    Command("GETQUOTAROOT", imap_quota.parse_getquotaroot, quota.getquotaroot, IN),
+    Command("SETQUOTA",     imap_quota.parse_setquota, quota.setquota,        IN),
     Command("APPEND",       wire.parse_append,         transfer.append,       IN),
     Command("IDLE",         wire.parse_idle,           idle.idle,             IN,  BREAKS_SEQS,    "IDLE"),
     Command("CHECK",        wire.parse_check,          select.noop,           SEL, BREAKS_SEQS),

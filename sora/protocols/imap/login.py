@@ -1,4 +1,4 @@
-"""CAPABILITY, ID, STARTTLS, AUTHENTICATE, LOGIN, ENABLE, LOGOUT: who the client is and what both sides can do."""
+"""CAPABILITY, ID, STARTTLS, AUTHENTICATE, LOGIN, ENABLE, COMPRESS, LOGOUT: who the client is, what each can do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from sora import log
 from sora.errors import BadSyntax
-from sora.protocols.imap.replies import ANSWERED, Cannot, PrivacyRequired, Reply
+from sora.protocols.imap.replies import ANSWERED, Cannot, CompressionActive, PrivacyRequired, Reply
 from sora.wire import sasl
 
 if TYPE_CHECKING:
@@ -39,6 +39,22 @@ async def enable(s: Session, cmd: wire.Enable) -> None:
     """RFC 9051 §6.3.1."""
     enabled = [name for name in cmd.capabilities if name in ENABLEABLE]
     s.write(b"* ENABLED%s\r\n" % "".join(f" {name}" for name in enabled).encode())
+
+
+async def compress(s: Session, cmd: wire.Compress) -> Reply:
+    """RFC 4978 §3: the OK is the last line that is sent as it is.
+
+    A client must not send anything before it has read the OK: nobody could tell whether it is compressed.
+    """
+    if cmd.algorithm != "DEFLATE":
+        raise BadSyntax("Only DEFLATE is offered")
+    if s.compressed:
+        raise CompressionActive
+    if s.scanner.buffered:
+        raise BadSyntax("Something follows COMPRESS already")
+    s.write(b"%s OK DEFLATE active\r\n" % s.tag)
+    await s.start_compression()
+    return ANSWERED
 
 
 async def logout(s: Session, _cmd: wire.Logout) -> None:
@@ -73,7 +89,7 @@ async def authenticate(s: Session, cmd: wire.Authenticate) -> Reply:
     credentials = await sasl.negotiate(mechanism, cmd.initial, functools.partial(_challenge, s))
     if credentials.for_another:
         raise Cannot("Logging in for somebody else is not possible")
-    return await _log_in(s, plain.authcid, plain.password)
+    return await _log_in(s, credentials.authcid, credentials.password)
 
 
 def _require_privacy(s: Session) -> None:

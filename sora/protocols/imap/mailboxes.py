@@ -145,10 +145,11 @@ def _list_line(box: ListedMailbox, cmd: wire.List, *, child_info: bool) -> bytes
 async def _list_counts(
     s: Session, chosen: Sequence[ListedMailbox], items: Sequence[str]
 ) -> Mapping[str, Status | None]:
-    """Counters for LIST-STATUS: they came with the tree, but for \\Recent."""
-    if "RECENT" in items:
+    """Counters for LIST-STATUS: they came with the tree, but for those that must be counted."""
+    extras = _extras(items)
+    if any(extras.values()):
         names = [box.name for box in chosen if box.exists and not box.noselect]
-        return await s.node.store.mailboxes.status(s.account_id, names, recent=True)
+        return await s.node.store.mailboxes.status(s.account_id, names, **extras)
     return {box.name: box.status for box in chosen if not box.noselect}
 
 
@@ -174,6 +175,7 @@ STATUS_ITEMS: Final[Mapping[str, Callable[[Status], bytes]]] = {
     "UIDVALIDITY": lambda found: b"%d" % found.uidvalidity,
     "UNSEEN": lambda found: b"%d" % found.unseen,
     "DELETED": lambda found: b"%d" % found.deleted,
+    "DELETED-STORAGE": lambda found: b"%d" % (found.deleted_size or 0),
     "SIZE": lambda found: b"%d" % found.size,
     "HIGHESTMODSEQ": lambda found: b"%d" % found.highest_modseq,
     "MAILBOXID": lambda found: b"(F%d)" % found.mailbox_id,
@@ -186,11 +188,16 @@ async def status(s: Session, cmd: wire.Status) -> None:
     Raises:
         NotFound: There is no such mailbox, or it holds no messages.
     """
-    counts = await s.node.store.mailboxes.status(s.account_id, [cmd.mailbox], recent="RECENT" in cmd.items)
+    counts = await s.node.store.mailboxes.status(s.account_id, [cmd.mailbox], **_extras(cmd.items))
     found = counts[cmd.mailbox]
     if found is None:
         raise NotFound("No such mailbox")
     s.write(_status_line(s, found, cmd.items))
+
+
+def _extras(items: Iterable[str]) -> dict[str, bool]:
+    """Counters that nobody keeps."""
+    return {"recent": "RECENT" in items, "deleted_size": "DELETED-STORAGE" in items}
 
 
 def _status_line(s: Session, found: Status, items: Iterable[str]) -> bytes:

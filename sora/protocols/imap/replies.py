@@ -56,6 +56,12 @@ class PrivacyRequired(errors.Refused):
     default_text = "Use TLS before you log in"
 
 
+class CompressionActive(errors.Refused):
+    """COMPRESS for the second time (RFC 4978 §3)."""
+
+    default_text = "DEFLATE is active already"
+
+
 class BadCharset(errors.Refused):
     """SEARCH in a charset that is not known (RFC 9051 §6.4.4)."""
 
@@ -98,6 +104,7 @@ ERRORS: Final[Mapping[type[errors.SoraError], tuple[bytes, bytes]]] = {
     errors.LimitExceeded: (NO, b"LIMIT"),
     ReadOnly: (NO, b""),
     PrivacyRequired: (NO, b"PRIVACYREQUIRED"),
+    CompressionActive: (NO, b"COMPRESSIONACTIVE"),
     BadCharset: (NO, b"BADCHARSET (US-ASCII UTF-8)"),
     Cannot: (NO, b"CANNOT"),
     UseAttribute: (NO, b"USEATTR"),

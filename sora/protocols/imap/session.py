@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from sora.services.auth import Identity
     from sora.services.limits import Slot
     from sora.services.node import Node
-    from sora.store.mailboxes import Mailbox
     from sora.types import AccountId
 
 _log = log.get(__name__)
@@ -87,13 +86,13 @@ class Session(Connection):
         identity: Who logged in.
         selection: The selected mailbox as the client knows it.
         tag: Of the command in hand.
-        append_target: Mailbox of the APPEND whose literals are being read.
+        appending: The APPEND whose literals are being read.
     """
 
     protocol: ClassVar[str] = "imap"
     __slots__ = (
         "_account_slot", "_bad_in_a_row", "_commands", "_failed", "_heard_mono", "_stalled_s",
-        "append_target", "identity", "scanner", "selection", "server", "state", "tag",
+        "appending", "identity", "scanner", "selection", "server", "state", "tag",
     )  # fmt: skip
 
     def __init__(self, server: ImapServer, listener: Listener) -> None:
@@ -104,7 +103,7 @@ class Session(Connection):
         self.identity: Identity | None = None
         self.selection: Selection | None = None
         self.tag = b"*"
-        self.append_target: Mailbox | None = None
+        self.appending: transfer.Appending | None = None
         self._account_slot: Slot | None = None
         self._bad_in_a_row = 0
         self._commands = 0
@@ -144,6 +143,7 @@ class Session(Connection):
             can_start_tls=self.listener.tls is not None,
             allow_cleartext=self.node.config.auth.allow_cleartext,
             append_limit=self.limits.message_size,
+            compressed=self.compressed,
         )
 
     def log_in(self, identity: Identity) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from msgspec import Struct
+
 from sora._native.seqset import UidSet
-from sora.errors import BadSyntax, Expunged, NotFound, Refused, TooBig
+from sora.errors import BadSyntax, Expunged, LimitExceeded, NotFound, OverQuota, Refused, TooBig
 from sora.protocols.imap.replies import ReadOnly, Reply, TryCreate
 from sora.services.delivery import AppendItem
 from sora.wire import imap_commands as wire
@@ -15,11 +17,13 @@ if TYPE_CHECKING:
     from sora._native.imapscan import Command as Line
     from sora._native.imapscan import NeedLiteral
     from sora.protocols.imap.session import Session
-    from sora.store.mailboxes import Mailbox
+    from sora.store.mailboxes import Mailbox, Target
     from sora.store.messages import CopyResult
 
-MULTIAPPEND_BYTES: Final = 128 * 1024 * 1024
-"""All messages of one APPEND: they are committed together, so they are held together."""
+MULTIAPPEND_BYTES: Final = 64 * 1024 * 1024
+"""All messages of one APPEND, unless a single one may have more: committed together, they are held together."""
+MULTIAPPEND_MESSAGES: Final = 1000
+"""Small ones cost more than their octets."""
 
 
 # ---------------------------------------------------------------------------------------------------- APPEND
@@ -36,23 +40,57 @@ def is_message(line: Line) -> bool:
         line.cursor.reset(mark)
 
 
+class Appending(Struct):
+    """An APPEND of which messages are still to come.
+
+    Attributes:
+        line: The command being read, one object from its first literal to its last.
+        target: Where the messages shall go, and the room there when the first one was announced.
+        messages: Announced so far.
+        size: Their octets.
+    """
+
+    line: Line
+    target: Target
+    messages: int = 0
+    size: int = 0
+
+
 async def check_message(s: Session, line: Line, literal: NeedLiteral) -> None:
     """Decide about a message before a byte of it is read; once for each message of the command.
+
+    The mailbox is looked up, and what precedes the message read, for the first one alone: the command is parsed as a
+    whole when it is complete, and parsing it once for each message would cost the square of their number.
 
     Raises:
         TooBig: It is larger than the limit, or the messages of the command are together.
         TryCreate: There is no such mailbox.
+        OverQuota: They do not fit.
     """
-    mark = line.cursor.mark()
-    cmd = wire.parse_append(line.cursor)
-    line.cursor.reset(mark)
     limit = s.limits.message_size
     if literal.size > limit:
         raise TooBig(f"A message may have {limit} octets")
-    if sum(item.size for item in cmd.items) > max(limit, MULTIAPPEND_BYTES):
+    if s.appending is None or s.appending.line is not line:
+        mark = line.cursor.mark()
+        cmd = wire.parse_append(line.cursor)
+        line.cursor.reset(mark)
+        s.appending = Appending(line, await _append_target(s, cmd.mailbox))
+    appending = s.appending
+    appending.messages += 1
+    appending.size += literal.size
+    if appending.messages > MULTIAPPEND_MESSAGES:
+        raise LimitExceeded(f"One command may have {MULTIAPPEND_MESSAGES} messages")
+    if appending.size > max(limit, MULTIAPPEND_BYTES):
         raise TooBig("The messages of this command are too big together")
-    if len(cmd.items) == 1:
-        s.append_target = await target_of(s, cmd.mailbox)
+    if not appending.target.has_room(appending.messages, appending.size):
+        raise OverQuota
+
+
+async def _append_target(s: Session, name: str) -> Target:
+    target = await s.node.store.mailboxes.find_target(s.account_id, name)
+    if target is None or target.mailbox.noselect:
+        raise TryCreate
+    return target
 
 
 async def append(s: Session, cmd: wire.Append) -> Reply:
@@ -62,9 +100,10 @@ async def append(s: Session, cmd: wire.Append) -> Reply:
         TryCreate: The mailbox is gone.
         OverQuota: They do not fit.
     """
-    target, s.append_target = s.append_target, None
-    if target is None or not cmd.items:
+    appending, s.appending = s.appending, None
+    if appending is None or not cmd.items:
         raise BadSyntax("APPEND needs a message, as a literal")
+    target = appending.target.mailbox
     items = [await _item(s, item) for item in cmd.items]
     try:
         result = await s.node.delivery.append(s.account_id, target.mailbox_id, items)

@@ -13,6 +13,7 @@ from sora._native.imapscan import Command, NeedLiteral, Scanner
 from sora._native.seqset import SeqSet, UidSet
 from sora.errors import BadSyntax
 from sora.wire import imap_commands as wire
+from sora.wire import imap_quota
 from sora.wire.imap_commands import PARSERS, AppendItem, QResync, StoreMode
 
 
@@ -101,6 +102,15 @@ CASES: dict[bytes, object] = {
     ),
     b'LSUB "" a%': wire.Lsub("", "a%"),
     b"STATUS a (uidnext MESSAGES uidnext)": wire.Status("a", ("UIDNEXT", "MESSAGES")),
+    b"COMPRESS deflate": wire.Compress("DEFLATE"),
+    b'GETQUOTA ""': imap_quota.GetQuota(b""),
+    b"GETQUOTA {3+}\r\na b": imap_quota.GetQuota(b"a b"),
+    b"GETQUOTAROOT inbox": imap_quota.GetQuotaRoot("INBOX"),
+    b'SETQUOTA "" ()': imap_quota.SetQuota(b"", ()),
+    b"SETQUOTA r (storage 9223372036854775807 MESSAGE 0)": imap_quota.SetQuota(
+        b"r", (("STORAGE", 9223372036854775807), ("MESSAGE", 0))
+    ),
+    b"STATUS a (DELETED-storage)": wire.Status("a", ("DELETED-STORAGE",)),
     b"STATUS a (RECENT UIDVALIDITY UNSEEN DELETED SIZE HIGHESTMODSEQ MAILBOXID APPENDLIMIT)": wire.Status(
         "a", ("RECENT", "UIDVALIDITY", "UNSEEN", "DELETED", "SIZE", "HIGHESTMODSEQ", "MAILBOXID", "APPENDLIMIT")
     ),
@@ -184,6 +194,14 @@ REFUSED = [
     b'LSUB ""',
     b"STATUS a",
     b"STATUS a ()",
+    b"COMPRESS",
+    b"COMPRESS DEFLATE x",
+    b"GETQUOTA a b",
+    b"GETQUOTAROOT",
+    b"SETQUOTA a",
+    b"SETQUOTA a (STORAGE)",
+    b"SETQUOTA a (STORAGE -1)",
+    b"SETQUOTA a (STORAGE 9223372036854775808)",
     b"STATUS a (FOO)",
     b"STATUS a (MESSAGES",
     b"APPEND",

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     Verb = Callable[[Mapping[str, Any], Answer], None]
 
 _logger = log.get(__name__)
+
+REST_S: Final = 1.0
 SOCKET: Final = "control.sock"
 LONGEST_REQUEST: Final = 65536
 SEND_TIMEOUT_S: Final = 2.0
@@ -93,12 +95,23 @@ class ControlServer:
             client.answer(answer)
 
     def _accept(self) -> None:
-        with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
+        try:
             sock, _ = self._socket.accept()
-            if not _may_control(sock):
-                sock.close()
-                return
-            self._meet(sock)
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError as error:  # no descriptors, no memory: whoever asks can wait, the mail must go on
+            _logger.warning("control connection not accepted", extra={"detail": str(error)})
+            self._reactor.unwatch(self._socket)
+            self._reactor.after(REST_S, self._watch_again)
+            return
+        if not _may_control(sock):
+            sock.close()
+            return
+        self._meet(sock)
+
+    def _watch_again(self) -> None:
+        if self._socket.fileno() >= 0:
+            self._reactor.watch(self._socket, self._accept)
 
     def _meet(self, sock: socket.socket) -> _Client:
         sock.setblocking(False)

@@ -41,7 +41,14 @@ class Processes(Protocol):
         """Every live process by pid."""
 
     def spawn(self, slot: Slot) -> Running:
-        """Start a process for a slot; whether it is `next` or `current` there is for the caller to say."""
+        """Start a process for a slot; whether it is `next` or `current` there is for the caller to say.
+
+        Raises:
+            OSError: The machine cannot make one now.
+        """
+
+    def fill(self, slot: Slot) -> None:
+        """Start the process of an empty slot, now or as soon as can be."""
 
     def balance(self) -> None:
         """Give every listener a live acceptor."""
@@ -71,8 +78,12 @@ class Reload:
         """Fork the new generation."""
         self._processes.config = self._change.effective
         self._processes.generation += 1
-        for slot in self._overlapping():
-            slot.next = self._processes.spawn(slot)
+        try:
+            for slot in self._overlapping():
+                slot.next = self._processes.spawn(slot)
+        except OSError as error:
+            self.abort(f"no process can be started: {error}")
+            return
         why = f"the new processes are not ready after {TIMEOUT_S:.0f} s"
         self._timer = self._processes.after(TIMEOUT_S, lambda: self.abort(why))
 
@@ -128,7 +139,7 @@ class Reload:
         if slot.role.overlaps:
             slot.current, slot.next = slot.next, None
         elif old is None:
-            slot.current = self._processes.spawn(slot)
+            self._processes.fill(slot)
         if old is not None:
             old.drain(self._processes.config.process.linger if slot.role.name == "worker" else 0.0)
 

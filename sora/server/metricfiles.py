@@ -6,6 +6,7 @@ crash and every reload would leave files behind for ever; a row is used again, a
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import sys
@@ -31,6 +32,7 @@ def install(directory: Path, *, keep: bool = False) -> None:
     os.environ[VARIABLE] = str(directory)
     from prometheus_client import values
 
+    importlib.import_module("prometheus_client.multiprocess")  # for `forget`: a machine in trouble may not load it then
     values.ValueClass = values.MultiProcessValue(lambda: _identity)  # type: ignore[no-untyped-call]
 
 

@@ -289,14 +289,24 @@ class Supervisor:
         done((running.failed or f"a process that prepares ended with {status}") if status else "")
 
     def _fork(self, slot: Slot, run: Prepare) -> Running:
-        """Start a process that runs `run`."""
+        """Start a process that runs `run`.
+
+        Raises:
+            OSError: No descriptors or no memory; nothing is left of it.
+        """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         row = self._shared.scoreboard.take()
         supervisor_pid = os.getpid()
         gc.collect()
         gc.freeze()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:
+            ours.close()
+            theirs.close()
+            self._shared.scoreboard.release(row)
+            raise
         if pid == 0:
             self._be_child(slot, run, row, theirs, supervisor_pid)
         theirs.close()
@@ -415,19 +425,28 @@ class Supervisor:
     def _replace(self, slot: Slot, dead: Running) -> None:
         """Plan the return of a process that ended."""
         if dead.draining and not slot.role.overlaps:  # a reload told it to make room
-            slot.current = self.spawn(slot)
+            self.fill(slot)
             return
         slot.restarts += 1
         if self.state == "starting" and (dead.failed or slot.restarts >= QUICK_DEATHS):
             self._fail(dead.failed or f"{slot.role.name} {slot.number} died {slot.restarts} times, see the log")
             return
         delay_s = slot.backoff.died(dead.uptime_s)
-        slot.timer = self._reactor.after(delay_s, lambda: self._restart(slot))
+        slot.timer = self._reactor.after(delay_s, lambda: self.fill(slot))
         self.balance()
 
-    def _restart(self, slot: Slot) -> None:
+    def fill(self, slot: Slot) -> None:
+        """Start the process of an empty slot; if the machine cannot make one now, it comes later."""
         slot.timer = None
-        slot.current = self.spawn(slot)
+        try:
+            slot.current = self.spawn(slot)
+        except OSError as error:
+            delay_s = max(slot.backoff.died(0.0), TICK_S)
+            _logger.error(
+                "process cannot be started",
+                extra={"role": slot.role.name, "slot": slot.number, "detail": str(error), "retry_in_s": delay_s},
+            )
+            slot.timer = self._reactor.after(delay_s, lambda: self.fill(slot))
 
     def _tick(self) -> None:
         """Look at the hearts."""
@@ -567,7 +586,7 @@ class Supervisor:
                 slot.current = running
         for slot in self.slots:
             if slot.current is None:
-                slot.timer = self._reactor.after(0.0, functools.partial(self._restart, slot))
+                slot.timer = self._reactor.after(0.0, functools.partial(self.fill, slot))
 
     def _upgraded(self, problem: str) -> None:
         assert self._control is not None

@@ -189,20 +189,12 @@ async def test_endpoints_that_cannot_be(endpoint: str) -> None:
         S3Store(endpoint, "r", "b", "a", "s")
 
 
-async def test_an_https_endpoint_is_spoken_to_in_tls() -> None:
-    heard: asyncio.Queue[bytes] = asyncio.Queue()
-
-    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        heard.put_nowait(await reader.read(1))
-        writer.close()
-
-    server = await asyncio.start_server(listen, "127.0.0.1", 0)
-    store = S3Store(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}", "r", "b", "a", "s", read_s=1.0)
-    with pytest.raises(BlobDown):
-        await store.stat("k")
-    assert heard.get_nowait() == b"\x16"  # a handshake record
-    store.close()
-    server.close()
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_connections_of_both_schemes(scheme: str) -> None:
+    pool = s3._Pool(0.1, 0.7, 1).connection_from_url(f"{scheme}://127.0.0.1:1")
+    connection = pool._new_conn()
+    assert isinstance(connection, s3._Https) == (scheme == "https")
+    assert connection.send_s == 0.7
 
 
 # S3 behind a network that fails.

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Final
 
+import asyncpg
+
 from sora import log
 from sora.errors import BlobDown, NotFound, Unavailable
 from sora.server import child as children
@@ -79,6 +81,9 @@ async def _database_answers(database: Database) -> bool:
     try:
         await asyncio.wait_for(database.ping(), PROBE_TIMEOUT_S)
     except (Unavailable, TimeoutError):
+        return False
+    except asyncpg.PostgresError:
+        _logger.exception("PostgreSQL answers strangely")
         return False
     return True
 

@@ -147,8 +147,8 @@ PHASES: Final[dict[str, Callable[[Cleanup], Awaitable[int]]]] = {
     "journals": Cleanup.compact_journals,
     "accounts_begun": Cleanup.purge_accounts,  # their mailboxes become deleted, and are emptied next
     "mailboxes": Cleanup.purge_mailboxes,
+    "witnesses": Cleanup.trim_witnesses,  # before the bodies: an object store that is away ends the pass there
     "bodies": Cleanup.purge_bodies,
     "accounts": Cleanup.purge_accounts,
-    "witnesses": Cleanup.trim_witnesses,
 }
 """In this order: what an earlier phase lets go, a later one removes in the same pass."""

@@ -200,6 +200,21 @@ async def test_a_phase_gives_way_when_its_time_is_up(world: World, monkeypatch: 
     assert ran == {"endless": 3, "other": 1}
 
 
+async def test_witnesses_go_while_the_object_store_is_away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each delivery leaves one: an outage of days must not fill the table."""
+    await world.append(b"a\r\n")
+    await world.expunge_all()
+    await world.later(15)
+
+    async def away(_: str) -> None:
+        raise BlobDown
+
+    monkeypatch.setattr(world.node.blobs, "delete", away)
+    with pytest.raises(BlobDown):
+        await world.run()
+    assert await world.count("append_witnesses") == 0
+
+
 async def test_a_mailbox_that_is_locked_waits_for_the_next_pass(world: World) -> None:
     await world.append(b"a\r\n")
     await world.expunge_all()
@@ -223,7 +238,7 @@ async def test_long_journals_are_merged(world: World) -> None:
 
 
 def test_every_phase_has_a_name_for_the_metrics() -> None:
-    names = ["expunged", "journals", "accounts_begun", "mailboxes", "bodies", "accounts", "witnesses"]
+    names = ["expunged", "journals", "accounts_begun", "mailboxes", "witnesses", "bodies", "accounts"]
     assert list(PHASES) == names
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from sora import log
 from sora._native.seqset import UidSet
 from sora._native.viewcols import Snapshot
-from sora.errors import InUse, NotFound, Unavailable
+from sora.errors import InUse, NotFound, Refused, Unavailable
 from sora.store import leases
 from sora.store.blobs import BlobRef
 
@@ -42,6 +42,18 @@ class NoSuchMessage(NotFound):
     default_text = "No such message"
 
 
+class TooSoon(Refused):
+    """The account logged in a moment ago (RFC 2449 §6.5)."""
+
+    default_text = "Log in less often"
+
+
+class NoMaildrop(NotFound):
+    """The account has no INBOX, which no client can mend (RFC 3206 §5)."""
+
+    default_text = "This account has no maildrop"
+
+
 class Maildrop:
     """The messages of an INBOX, numbered from 1; use `open`.
 
@@ -60,6 +72,7 @@ class Maildrop:
         self._renew_at_mono = time.monotonic() + RENEW_S
         self._uids = array("I")
         self._sizes = array("q")
+        self._octets = 0
         self._refs: dict[int, BlobRef] = {}
 
     @classmethod
@@ -68,9 +81,14 @@ class Maildrop:
 
         Raises:
             InUse: Another session has the maildrop.
+            TooSoon: The last one was opened less than `limits.pop3_login_delay` ago, on any node.
+            NoMaildrop: There is no INBOX.
             Unavailable: PostgreSQL is away.
         """
-        mailbox = await node.store.mailboxes.get(account_id, "INBOX")
+        try:
+            mailbox = await node.store.mailboxes.get(account_id, "INBOX")
+        except NotFound as error:
+            raise NoMaildrop(detail=error.text) from None
         name = leases.maildrop(account_id)
         try:
             lease = await node.store.leases.acquire(name, node.instance_id, ttl_s=LEASE_S)
@@ -78,11 +96,23 @@ class Maildrop:
             raise InUse("Another session has this maildrop", detail=error.detail) from None
         drop = cls(node, account_id, mailbox, lease)
         try:
+            await drop._begin_pause()
             await drop._load()
         except BaseException:
             await drop.close()
             raise
         return drop
+
+    async def _begin_pause(self) -> None:
+        """Take a lease that nobody renews: until it runs out, the next login comes too soon."""
+        pause_s = self._node.config.limits.pop3_login_delay
+        if not pause_s:
+            return
+        name = f"pop3-login/{self._account_id}"
+        try:
+            await self._node.store.leases.acquire(name, self._node.instance_id, ttl_s=pause_s)
+        except InUse as error:
+            raise TooSoon(detail=error.detail) from None
 
     async def _load(self) -> None:
         store = self._node.store
@@ -92,6 +122,7 @@ class Maildrop:
             facts = await store.search.facts(self._account_id, self._mailbox_id, live)
             self._uids.extend(fact.uid for fact in facts)
             self._sizes.extend(fact.size for fact in facts)
+            self._octets = sum(self._sizes)
 
     # ------------------------------------------------------------------ the snapshot
 
@@ -119,7 +150,7 @@ class Maildrop:
 
     def totals(self) -> tuple[int, int]:
         """Messages that are not marked, and their octets."""
-        return len(self._uids) - len(self.marked), sum(self._sizes) - sum(map(self.size, self.marked))
+        return len(self._uids) - len(self.marked), self._octets - sum(map(self.size, self.marked))
 
     # ------------------------------------------------------------------ bodies
 

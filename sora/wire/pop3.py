@@ -1,4 +1,4 @@
-"""POP3 on the wire (RFC 1939, RFC 2449): command lines, status lines, listings and messages.
+"""POP3 on the wire (RFC 1939, RFC 2449, RFC 6856): command lines, status lines, listings and messages.
 
 Commands end in LF, with or without CR. A message is sent as it is stored: only what the protocol needs is added, a dot
 before every line that begins with one, and CRLF at the end if it is missing. A line begins behind every LF, also behind
@@ -14,13 +14,15 @@ from msgspec import Struct
 from sora.errors import BadSyntax, LineTooLong
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
 MAX_LINE: Final = 512
 """Octets of a command line with its end: RFC 2449 §4 says 255, long passwords ask for more."""
 SLICE: Final = 131_072
 """Octets of a message in one write."""
 END: Final = b".\r\n"
+LANGUAGES: Final[Mapping[str, str]] = {"i-default": "Default (English)", "en": "English"}
+"""What LANG lists: tags and names. The first is what a session begins with (RFC 6856 §3)."""
 _LISTING_LINES: Final = 2_000
 
 
@@ -94,10 +96,10 @@ def parse_command(line: bytes) -> Command:
     """Verb and argument.
 
     Raises:
-        BadSyntax: No verb of three or four letters (RFC 1939 §3).
+        BadSyntax: No verb of three or four letters or digits (RFC 1939 §3).
     """
     verb, _, argument = line.partition(b" ")
-    if not 3 <= len(verb) <= 4 or not verb.isalpha():
+    if not 3 <= len(verb) <= 4 or not verb.isalnum():
         raise BadSyntax("Not a command")
     return Command(verb.decode().upper(), argument)
 
@@ -138,6 +140,18 @@ def parse_text(argument: bytes) -> str:
         return argument.decode()
     except UnicodeDecodeError:
         raise BadSyntax("Not UTF-8") from None
+
+
+def find_language(language_range: bytes) -> str | None:
+    """The tag that serves a language range best: the range itself, or less and less of it (RFC 4647 §3.4).
+
+    `*` is the language that a session begins with.
+    """
+    if language_range == b"*":
+        return next(iter(LANGUAGES))
+    parts = language_range.decode("ascii", "replace").lower().split("-")
+    candidates = ("-".join(parts[:length]) for length in range(len(parts), 0, -1))
+    return next((tag for tag in candidates if tag in LANGUAGES), None)
 
 
 def write_ok(text: str = "") -> bytes:

@@ -8,6 +8,8 @@
     given objects: away|back        bodies
     given expunged: alice 2         somebody else removes the message with this UID
     given stolen: alice             somebody else has taken alice's maildrop
+    given waited: alice             her login delay is over
+    given no inbox: alice           her INBOX is gone
     given left: alice 1,3           these UIDs are in her INBOX (checked)
 
 Placeholders: `<id UID>`, the unique id of alice's message; `<total>`, octets of what `given alice` stored.
@@ -94,15 +96,15 @@ class Pop3World:
             self.node.config = msgspec.structs.replace(self.node.config, auth=auth)
         elif subject == "limits":
             self.limit(**{name: int(value) for name, _, value in (word.partition("=") for word in words)})
-        elif subject in ("database", "objects", "expunged", "stolen", "left"):
-            await getattr(self, f"_{subject}")(*words)
+        elif subject in ("database", "objects", "expunged", "stolen", "waited", "no inbox", "left"):
+            await getattr(self, f"_{subject.replace(' ', '_')}")(*words)
         else:
             await self.account(subject, rest.strip())
 
-    def limit(self, **changes: float) -> None:
+    def limit(self, **changes: float | tuple[str, ...]) -> None:
         """Change the limits of the node."""
         limits = msgspec.structs.replace(self.node.config.limits, **changes)
-        self.node.config = msgspec.structs.replace(self.node.config, limits=limits)
+        self.node.take_live(msgspec.structs.replace(self.node.config, limits=limits))
 
     async def connect(self, number: int) -> Link:
         """A session behind its greeting."""
@@ -159,6 +161,16 @@ class Pop3World:
     async def _stolen(self, name: str) -> None:
         await self.node.store.db.execute("UPDATE leases SET expires_at = clock() WHERE name = $1", self._lease(name))
         await self.node.store.leases.acquire(self._lease(name), self.node.instance_id)
+
+    async def _waited(self, name: str) -> None:
+        lease = f"pop3-login/{self.accounts[name]}"
+        done = await self.node.store.db.execute("UPDATE leases SET expires_at = clock() WHERE name = $1", lease)
+        assert done == "UPDATE 1"
+
+    async def _no_inbox(self, name: str) -> None:
+        await self.node.store.db.execute(
+            "UPDATE mailboxes SET name = 'gone' WHERE account_id = $1 AND name = 'INBOX'", self.accounts[name]
+        )
 
     def _lease(self, name: str) -> str:
         return leases.maildrop(self.accounts[name])

@@ -15,8 +15,13 @@ from sora import errors
 from sora.net.listener import Listener
 from sora.net.tls import server_context
 from sora.protocols import pop3
+from sora.protocols.pop3 import session
+from sora.protocols.pop3.replies import code_of, reply_to
+from sora.protocols.pop3.state import AUTHORIZATION, BOTH
+from sora.protocols.pop3.verbs import VERBS
 from sora.services import maildrop
 from sora.services.limits import Limits
+from sora.wire.pop3 import write_unique_id
 from tests.support import transcripts
 from tests.support.certificates import write_certificate
 from tests.support.node import open_node
@@ -47,12 +52,12 @@ async def shared_node(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def world(shared_node: Node) -> AsyncIterator[Pop3World]:
-    config, limits = shared_node.config, shared_node.limits
+    config = shared_node.config
     world = Pop3World(shared_node)
     await world.open()
     yield world
     await world.close()
-    shared_node.config, shared_node.limits = config, limits
+    shared_node.take_live(config)
 
 
 @pytest.mark.parametrize(("path", "mode"), transcripts.parameters(FOLDER))
@@ -60,21 +65,21 @@ async def test_transcript(path: Path, mode: str, world: Pop3World) -> None:
     await transcripts.play(path, world, mode)
 
 
-@pytest.mark.parametrize("verb", pop3.VERBS)
+@pytest.mark.parametrize("verb", VERBS)
 async def test_every_verb_has_a_transcript(verb: str) -> None:
     assert any(f"C: {verb}" in path.read_text(encoding="utf-8") for path in FOLDER.glob("*.txt"))
 
 
 def arguments(verb: str) -> str:
     """The fewest words that a verb takes."""
-    return " ".join([verb, *["1"] * pop3.VERBS[verb].arguments[0]])
+    return " ".join([verb, *["1"] * VERBS[verb].arguments[0]])
 
 
-@pytest.mark.parametrize("verb", [verb for verb, row in pop3.VERBS.items() if row.states != pop3.BOTH])
+@pytest.mark.parametrize("verb", [verb for verb, row in VERBS.items() if row.states != BOTH])
 async def test_every_verb_is_refused_in_the_wrong_state(verb: str, world: Pop3World) -> None:
     await world.account("alice", "1")
     link = await world.connect(1)
-    if pop3.VERBS[verb].states is pop3.AUTHORIZATION:
+    if VERBS[verb].states is AUTHORIZATION:
         await ask(link, LOGIN, 2)
     assert await ask(link, arguments(verb).encode() + b"\r\n", 1) == [b"-ERR Not in this state"]
     await link.hang_up()
@@ -87,10 +92,10 @@ def every(error: type[errors.SoraError]) -> Iterator[type[errors.SoraError]]:
 
 
 async def test_every_error_has_a_reply() -> None:
-    codes = {"", "AUTH", "IN-USE", "SYS/TEMP"}
-    assert {pop3.code_of(error()) for error in every(errors.SoraError)} == codes
-    assert pop3.reply_to(errors.DatabaseDown("a\r\nb")) == b"-ERR [SYS/TEMP] a b\r\n"
-    assert pop3.reply_to(errors.NotFound()) == b"-ERR Not found\r\n"
+    codes = {"", "AUTH", "IN-USE", "LOGIN-DELAY", "SYS/PERM", "SYS/TEMP"}
+    assert {code_of(error()) for error in every(errors.SoraError)} == codes
+    assert reply_to(errors.DatabaseDown("a\r\nb")) == b"-ERR [SYS/TEMP] a b\r\n"
+    assert reply_to(errors.NotFound()) == b"-ERR Not found\r\n"
 
 
 async def ask(link: Link, data: bytes, replies: int) -> list[bytes]:
@@ -141,7 +146,7 @@ async def test_a_large_message_comes_whole_through_a_slow_reader(world: Pop3Worl
 
 
 async def test_unique_ids_differ_over_uidvalidity() -> None:
-    assert len({pop3.pop3.write_unique_id(v, u) for v, u in ((1, 1), (1, 17), (17, 1), (1, 0x11))}) == 3
+    assert len({write_unique_id(v, u) for v, u in ((1, 1), (1, 17), (17, 1), (1, 0x11))}) == 3
 
 
 async def test_an_idle_session_ends_without_a_word_and_removes_nothing(world: Pop3World) -> None:
@@ -173,7 +178,7 @@ async def test_a_cut_session_removes_nothing_and_frees_its_maildrop(world: Pop3W
 
 async def test_the_lease_is_renewed_while_the_session_waits(world: Pop3World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maildrop, "RENEW_S", 0.0)
-    monkeypatch.setattr(pop3, "RENEW_S", 0.01)
+    monkeypatch.setattr(session, "RENEW_S", 0.01)
     renewed = asyncio.Event()
     renew = world.node.store.leases.renew
 
@@ -275,7 +280,7 @@ async def test_what_comes_in_plaintext_behind_stls_is_thrown_away(world: Pop3Wor
         assert await reader.readline() == b"+OK Sora ready\r\n"
         writer.write(b"CAPA\r\n")
         assert b"\r\nSTLS\r\n" in (capabilities := await reader.readuntil(b"\r\n.\r\n"))
-        assert b"USER" not in capabilities
+        assert b"\r\nUSER\r\n" not in capabilities
         writer.write(b"STLS\r\nUSER alice@example.com\r\nNOOP\r\n")
         assert await reader.readline() == b"+OK Begin TLS\r\n"
         trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -70,6 +70,7 @@ def test_clear_forgets_the_rest_also_of_an_overlong_line() -> None:
     [
         (b"STAT", pop3.Command("STAT", b"")),
         (b"top 1 2", pop3.Command("TOP", b"1 2")),
+        (b"utf8", pop3.Command("UTF8", b"")),
         (b"PASS  two  spaces ", pop3.Command("PASS", b" two  spaces ")),
     ],
 )
@@ -77,7 +78,7 @@ def test_parse_command(line: bytes, expected: pop3.Command) -> None:
     assert pop3.parse_command(line) == expected
 
 
-@pytest.mark.parametrize("line", [b"", b" STAT", b"ST", b"STATS", b"ST4T", b"\xc3\xa4\xc3", b"STAT\0"])
+@pytest.mark.parametrize("line", [b"", b" STAT", b"ST", b"STATS", b"ST-T", b"\xc3\xa4\xc3", b"STAT\0"])
 def test_no_command(line: bytes) -> None:
     with pytest.raises(BadSyntax):
         pop3.parse_command(line)
@@ -99,6 +100,17 @@ def test_numbers() -> None:
     for text in (b"1", b"1 2 3", b"", b"1 -2"):
         with pytest.raises(BadSyntax):
             pop3.parse_top(text)
+
+
+@pytest.mark.parametrize(
+    ("language_range", "tag"),
+    [
+        (b"*", "i-default"), (b"i-default", "i-default"), (b"en", "en"), (b"EN-gb-oed", "en"),
+        (b"de", None), (b"e", None), (b"", None), (b"english", None), (b"\xe4n", None), (b"*-en", None),
+    ],
+)  # fmt: skip
+def test_find_language(language_range: bytes, tag: str | None) -> None:
+    assert pop3.find_language(language_range) == tag
 
 
 def test_parse_text() -> None:

@@ -26,6 +26,7 @@ from sora import config as configuration
 from sora import log
 from sora.admin.context import AdminContext, facts
 from sora.admin.operations import OPERATIONS
+from sora.cli import completion
 from sora.errors import Refused, SoraError, Unavailable
 from sora.server.embedded_pg import EmbeddedPostgres
 from sora.services.passwords import HashCost
@@ -54,6 +55,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `sora-admin`; gives the exit code."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
+    if arguments.operation is None:
+        script = completion.render(parser, arguments.shell)
+        if arguments.json:
+            show({"shell": arguments.shell, "script": script}, as_json=True, out=sys.stdout)
+        else:
+            sys.stdout.write(script)
+        return DONE
     operation: Operation = arguments.operation
     try:
         request = read_request(operation, arguments, sys.stdin)
@@ -135,6 +143,11 @@ def build_parser(operations: Iterable[Operation] = OPERATIONS) -> argparse.Argum
     nouns = parser.add_subparsers(metavar="NOUN", required=True, parser_class=_Parser)
     for noun, rows in itertools.groupby(operations, key=lambda operation: operation.noun):
         _add_noun(nouns, noun, list(rows))
+    about = "Write a script that completes this command in a shell."
+    shell = nouns.add_parser("completion", help=about, description=about, allow_abbrev=False)
+    shell.set_defaults(operation=None)
+    shell.add_argument("--json", action="store_true", help="write the answer as JSON")
+    shell.add_argument("shell", choices=completion.SHELLS, help="for which shell")
     return parser
 
 

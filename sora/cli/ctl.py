@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sora import config as configuration
 from sora import log
+from sora.cli import completion
 from sora.errors import ConfigError, SoraError, Unavailable
 from sora.server import control, metricfiles
 from sora.server.runtime import Runtime
@@ -59,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 not running or not answering.",
         allow_abbrev=False,
     )
-    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    verbs = parser.add_subparsers(metavar="VERB", required=True, prog="soractl")
     for name, (run, about, options) in VERBS.items():
         verb = verbs.add_parser(name, help=about, description=about, allow_abbrev=False)
         verb.set_defaults(run=run)
@@ -72,9 +73,18 @@ def _config_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", type=Path, default=default, help="default: %(default)s")
 
 
+def _json_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="write the answer as JSON")
+
+
 def _query_options(parser: argparse.ArgumentParser) -> None:
     _config_option(parser)
-    parser.add_argument("--json", action="store_true", help="write the answer as JSON")
+    _json_option(parser)
+
+
+def _completion_options(parser: argparse.ArgumentParser) -> None:
+    _json_option(parser)
+    parser.add_argument("shell", choices=completion.SHELLS, help="for which shell")
 
 
 def _start_options(parser: argparse.ArgumentParser) -> None:
@@ -105,6 +115,7 @@ def _demo_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="change the configuration",
     )
+    parser.add_argument("--json", action="store_true", help="write the line of JSON and nothing for people")
 
 
 # ---------------------------------------------------------------------- verbs
@@ -116,8 +127,12 @@ def start(arguments: argparse.Namespace) -> int:
     path = arguments.config.resolve()
     timeout_s = START_TIMEOUT_S if arguments.detach else None
 
+    def started(supervisor: Supervisor) -> tuple[str, str]:
+        ready = {"ready": True, "pid": os.getpid(), "ports": supervisor.listeners.ports()}
+        return (json.dumps(ready) if arguments.json else ""), ""
+
     def serve(report: Report) -> None:
-        _supervise(path, config, _prepare, timeout_s, report, _started)
+        _supervise(path, config, _prepare, timeout_s, report, started)
 
     return _run(serve, Runtime(config).log if arguments.detach else None, arguments.detach)
 
@@ -143,7 +158,7 @@ def demo(arguments: argparse.Namespace) -> int:
 
         def started(supervisor: Supervisor) -> tuple[str, str]:
             ports = supervisor.listeners.ports()
-            return demofiles.ready_line(prepared, ports), demofiles.welcome(prepared, ports)
+            return demofiles.ready_line(prepared, ports), "" if arguments.json else demofiles.welcome(prepared, ports)
 
         _supervise(prepared.path, prepared.config, populate, START_TIMEOUT_S, report, started)
 
@@ -152,21 +167,24 @@ def demo(arguments: argparse.Namespace) -> int:
 
 def stop(arguments: argparse.Namespace) -> int:
     """Stop Sora and wait until every process is gone."""
-    config = configuration.load(arguments.config)
+    was_running = _stop(configuration.load(arguments.config))
+    _show(arguments, {"stopped": True, "was_running": was_running}, "stopped" if was_running else "Sora is not running")
+    return DONE
+
+
+def _stop(config: Config) -> bool:
+    """Stop; False if nothing ran."""
     runtime = Runtime(config)
     if not runtime.is_running():
-        _show(arguments, {"stopped": True, "was_running": False}, "Sora is not running")
-        return DONE
+        return False
     control.call(runtime.control, "stop")
     runtime.wait_gone(config.process.drain_timeout + 30.0)
-    _show(arguments, {"stopped": True, "was_running": True}, "stopped")
-    return DONE
+    return True
 
 
 def restart(arguments: argparse.Namespace) -> int:
     """Stop, then start."""
-    if Runtime(configuration.load(arguments.config)).is_running():
-        stop(arguments)
+    _stop(configuration.load(arguments.config))
     return start(arguments)
 
 
@@ -245,6 +263,13 @@ def _store_trouble(config: Config) -> str:
     return asyncio.run(ask())
 
 
+def complete(arguments: argparse.Namespace) -> int:
+    """Write a script that completes this command in a shell."""
+    script = completion.render(build_parser(), arguments.shell)
+    _show(arguments, {"shell": arguments.shell, "script": script}, script.rstrip("\n"))
+    return DONE
+
+
 VERBS: Final[dict[str, tuple[Callable[[argparse.Namespace], int], str, Callable[[argparse.ArgumentParser], None]]]] = {
     "start": (start, "run Sora", _start_options),
     "stop": (stop, "stop Sora and wait until every process is gone", _query_options),
@@ -254,6 +279,7 @@ VERBS: Final[dict[str, tuple[Callable[[argparse.Namespace], int], str, Callable[
     "status": (status, "say what runs", _query_options),
     "check": (check, "check the configuration and the files it names", _check_options),
     "demo": (demo, "run a complete Sora in a directory, on loopback", _demo_options),
+    "completion": (complete, "write a script that completes this command in a shell", _completion_options),
 }
 
 
@@ -385,10 +411,6 @@ def _log_to(path: Path) -> None:
         raise ConfigError(f"{error.filename}: {error.strerror}") from error
     os.dup2(file, 2)
     os.close(file)
-
-
-def _started(supervisor: Supervisor) -> tuple[str, str]:
-    return "", ""
 
 
 def _prepare(child: Child) -> int:

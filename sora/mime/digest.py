@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
-from sora._native.mimescan import MESSAGE, OPAQUE, TEXT, scan
+from sora._native.mimescan import LEAF, MESSAGE, OPAQUE, TEXT, scan
 from sora.mime.address import addresses, display, display_name
 from sora.mime.envelope import encoding, write_bodystructure, write_envelope
 from sora.mime.text import (
@@ -158,7 +158,7 @@ def _searchable(root: Part, data: bytes, limit: int, decoded: dict[int, str]) ->
     for part in _parts(root):
         if part.kind == MESSAGE:
             text = fold(header_text(part.children[0]))
-        elif part.kind == TEXT and part.body_end > part.header_end:
+        elif _is_text(part) and part.body_end > part.header_end:
             if room <= 0:
                 whole = False
                 break
@@ -174,6 +174,11 @@ def _searchable(root: Part, data: bytes, limit: int, decoded: dict[int, str]) ->
             break
     text = "\n".join(out)
     return text[:limit], whole and len(text) <= limit
+
+
+def _is_text(part: Part) -> bool:
+    """There is text in it for SEARCH: reports (`message/delivery-status` and the like) name addresses and codes."""
+    return part.kind == TEXT or (part.kind == LEAF and part.type.lower() == b"message")
 
 
 def _part_text(part: Part, data: bytes, characters: int) -> tuple[str, bool]:

@@ -112,6 +112,12 @@ def test_searchable_is_the_same_without_a_limit(facts: Digest) -> None:
     assert searchable(long)[1] == "X" * 500_000
 
 
+def test_reports_are_searched() -> None:
+    report = b"Content-Type: message/Delivery-Status\r\n\r\nFinal-Recipient: rfc822; Gone@example.org\r\n"
+    assert digest(report).body_text == "FINAL-RECIPIENT: RFC822; GONE@EXAMPLE.ORG\r\n"
+    assert digest(report).preview == ""
+
+
 def test_preview_prefers_the_plain_text(facts: Digest) -> None:
     assert facts.preview == "Hello Wörld, this is text."
 

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from sora.services.changes import Changes
     from sora.store import accounts
+    from sora.store.diskfile import Octets
     from sora.store.messages import Delivered, Messages
     from sora.store.staging import Staging
     from sora.store.store import Store
@@ -55,6 +56,10 @@ _Box = tuple[AccountId, "MailboxId | None"]
 
 MAX_BATCH: Final = 64
 """Messages of one transaction: 32 gave 6,000 a second and 128 gave 8,000, at three times the delay."""
+FULL_LANE: Final = 16
+"""Units that wait before another lane opens beside one with a small batch."""
+LARGE_BATCH_BYTES: Final = 1024 * 1024
+"""A batch that nobody should wait for: its disk writes take longer than a call."""
 MAX_BATCH_BYTES: Final = 32 * 1024 * 1024
 """Octets staged together; a larger message goes alone."""
 MAX_HOPS: Final = 50
@@ -81,12 +86,14 @@ class Recipient(Struct, frozen=True):
         text: The path as the client wrote it.
         address: The account's primary address, for Delivered-To.
         mailbox_id: None: INBOX, looked up in the delivering transaction, because RENAME may swap it.
+        forward: What a proxy handed on for this recipient, names and values.
     """
 
     text: str
     account_id: AccountId
     address: str
     mailbox_id: MailboxId | None = None
+    forward: tuple[tuple[str, str], ...] = ()
 
 
 class MailEnvelope(Struct, frozen=True):
@@ -100,6 +107,7 @@ class MailEnvelope(Struct, frozen=True):
         tls: It came under TLS.
         utf8: SMTPUTF8 was used.
         id: Names the transaction in the log and in Received.
+        peer_name: Host name of the peer, if a proxy told one.
     """
 
     sender: str
@@ -109,6 +117,7 @@ class MailEnvelope(Struct, frozen=True):
     tls: bool = False
     utf8: bool = False
     id: str = ""
+    peer_name: str = ""
 
 
 class AppendItem(Struct, frozen=True):
@@ -142,7 +151,7 @@ class _Letter(Struct):
 
     row: NewMessage
     stamp: bytes
-    data: bytes
+    data: Octets
 
     @property
     def size(self) -> int:
@@ -175,7 +184,11 @@ class _Unit:
 
 
 class Lanes:
-    """Takes units from a queue in batches, `count` batches at a time, oldest first."""
+    """Takes units from a queue in batches, up to `count` batches at a time, oldest first.
+
+    Whoever comes while a batch is under way waits for the next one, because a call costs as much as eight messages in
+    it. Another lane opens only when as many as `FULL_LANE` wait, or the batch under way is a large one.
+    """
 
     def __init__(
         self,
@@ -191,11 +204,13 @@ class Lanes:
         self._waiting: deque[_Unit] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._busy = 0
+        self._large = 0
 
     def submit(self, unit: _Unit) -> None:
         """Queue a unit; its `done` has the answer."""
         self._waiting.append(unit)
-        if self._busy < self._count:
+        enough = self._busy == self._large or len(self._waiting) >= FULL_LANE
+        if enough and self._busy < self._count:
             self._busy += 1
             task = asyncio.get_running_loop().create_task(self._run())
             self._tasks.add(task)
@@ -215,11 +230,14 @@ class Lanes:
             self._busy -= 1
 
     async def _one(self, batch: list[_Unit]) -> None:
+        large = sum(unit.size for unit in batch) > LARGE_BATCH_BYTES
+        self._large += large
         try:
             await self._commit(batch)
         except Exception:
             _log.exception("delivery batch failed")
         finally:
+            self._large -= large
             # Only a bug or a cancelled lane leaves a unit without an answer, and then nothing is known of it.
             for unit in batch:
                 unit.answer(Unavailable(detail="delivery ended without an answer"))
@@ -308,19 +326,19 @@ class Delivery:
         mailbox_id = mailbox.mailbox_id if mailbox is not None and not mailbox.noselect else None
         return Recipient(path.text, who.account_id, who.address, mailbox_id)
 
-    async def deliver(self, data: bytes, envelope: MailEnvelope) -> list[SoraError | None]:
+    async def deliver(self, data: Octets, envelope: MailEnvelope) -> list[SoraError | None]:
         """Store one message for its recipients, each on its own.
 
         Recipients that share a mailbox share the message; mailboxes of one account share the body, stamped once.
 
         Args:
-            data: As received, without trace headers.
+            data: As received, without trace headers; a large message may be the mapping of a file.
 
         Returns:
             One entry for each recipient, in order: None if stored, else why not.
         """
         started = time.perf_counter()
-        header = lmtp.header_of(data)
+        header = lmtp.header_of(data[: lmtp.MAX_HEADER])
         if lmtp.count_received(header) > MAX_HOPS:
             return [MailLoop("Too many hops")] * len(envelope.recipients)
         been = lmtp.delivered_to(header)
@@ -338,7 +356,7 @@ class Delivery:
         return [outcomes.get(_box(recipient), looped) for recipient in envelope.recipients]
 
     def _lmtp_letters(
-        self, data: bytes, envelope: MailEnvelope, accounts: dict[AccountId, list[Recipient]]
+        self, data: Octets, envelope: MailEnvelope, accounts: dict[AccountId, list[Recipient]]
     ) -> dict[_Box, _Letter]:
         """One letter for each mailbox. Pure computation: large messages run it in a thread."""
         now = self._clock()
@@ -351,8 +369,9 @@ class Delivery:
             utf8=envelope.utf8,
             id=envelope.id,
             received_at=now,
+            peer_name=envelope.peer_name,
         )
-        digest = mime_digest.digest(data, self._body_limit)
+        digest = mime_digest.digest(data[:], self._body_limit)
         received = hashlib.blake2b(data, digest_size=32)
         letters: dict[_Box, _Letter] = {}
         for account_id, members in accounts.items():
@@ -436,9 +455,7 @@ class Delivery:
 
     async def _stage(self, batch: list[_Unit]) -> None:
         letters = {(a.row.account_id, a.row.content_hash): a for unit in batch for a in unit.letters}
-        await self._staging.stage_many(
-            [(*key, letter.stamp + letter.data if letter.stamp else letter.data) for key, letter in letters.items()]
-        )
+        await self._staging.stage_many([(*key, (letter.stamp, letter.data)) for key, letter in letters.items()])
 
     async def _save(self, units: list[_Unit], *, again: bool = True) -> None:
         """Commit staged units with one call.
@@ -572,7 +589,7 @@ async def _off_loop(size: int, function: Callable[_P, _T], *args: _P.args, **kwa
     return await asyncio.to_thread(function, *args, **kwargs)
 
 
-def _hash(stamp: bytes, data: bytes) -> bytes:
+def _hash(stamp: bytes, data: Octets) -> bytes:
     """BLAKE2b-256 over the exact stored bytes."""
     state = hashlib.blake2b(stamp, digest_size=32)
     state.update(data)

@@ -34,6 +34,7 @@ from sora.crashpoints import crash_point
 from sora.errors import BlobDown, Busy, DatabaseDown, NotFound, SoraError, Unavailable
 from sora.store.blobs import BlobRef
 from sora.store.bodies import INLINE_BYTES
+from sora.store.diskfile import WouldBlock
 from sora.store.staging import SETTLE_S
 from sora.store.uploads import Backlog, PendingUpload
 
@@ -338,7 +339,11 @@ class Uploads:
         crash_point("uploader.put")
 
     async def _mark(self, rows: Sequence[PendingUpload]) -> None:
-        """Rows whose objects are in the store are done."""
+        """Rows whose objects are in the store are done; the cache gets their files, because new mail is read soon."""
+        if self._cache:
+            await self._cache.adopt_many(
+                [(row.ref, self._staging.path(row.account_id, row.content_hash)) for row in rows]
+            )
         await self._pending.done_many(rows, self._retire)
         metrics.uploads.labels("done").inc(len(rows))
 
@@ -353,13 +358,13 @@ class Uploads:
             return
         await self._blobs.put(ref.key, data)
         self._breaker.succeeded()
-        path = self._staging.path(ref.account_id, ref.content_hash)
-        if self._cache and not await self._cache.adopt(ref, path):
-            self._cache.offer(ref, data)
 
     async def _staged(self, ref: BlobRef) -> bytes | None:
         """The staged body; None if it is not there, or not what its name says (then it is moved aside)."""
-        data = await self._staging.read(ref.account_id, ref.content_hash)
+        try:
+            data = self._staging.read_now(ref.account_id, ref.content_hash, ref.size)
+        except WouldBlock:
+            data = await self._staging.read(ref.account_id, ref.content_hash)
         if data is None or await self._matches(ref, data):
             return data
         metrics.bodies_corrupt.labels("staging").inc()
@@ -381,13 +386,13 @@ class Uploads:
         """Hashed here if that takes less time than to ask a thread."""
         return ref.matches(data) if len(data) <= INLINE_BYTES else await asyncio.to_thread(ref.matches, data)
 
-    async def _retire(self, row: PendingUpload) -> None:
+    async def _retire(self, rows: Sequence[PendingUpload]) -> None:
         crash_point("uploader.marked")
         try:
-            await self._staging.retire(row.account_id, row.content_hash)
+            await self._staging.retire_many([(row.account_id, row.content_hash) for row in rows])
         except OSError as error:
-            # The object is there, so the row may go; the sweep will come by.
-            _log.error("staged file not removed", extra={**_fields(row), "error": str(error)})
+            # The objects are there, so the rows may go; the sweep will come by.
+            _log.error("staged files not removed", extra={"files": len(rows), "error": str(error)})
         crash_point("uploader.unlinked")
 
     async def _judge(self, file: StagedFile, fact: StagedFact) -> None:

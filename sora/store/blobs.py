@@ -27,7 +27,7 @@ from sora.store import diskfile
 from sora.types import AccountId, ContentId  # noqa: TC001 — msgspec reads the annotations at run time
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 
 HASH_BYTES: Final = 32
 THREADS: Final = 4
@@ -149,11 +149,55 @@ def check_key(key: str) -> str:
     return key
 
 
+class _Put:
+    """One object on its way into a directory.
+
+    Attributes:
+        unsynced: Directories with names in them that may not be on disk yet.
+        error: Why it is not there; final when `done` is set.
+        broken: What is no failure of the disk.
+    """
+
+    __slots__ = ("broken", "data", "done", "error", "fd", "path", "temporary", "unsynced")
+
+    def __init__(self, path: Path, data: bytes) -> None:
+        self.path = path
+        self.data = data
+        self.done = asyncio.Event()
+        self.error: OSError | None = None
+        self.broken: Exception | None = None
+        self.temporary = path
+        self.fd = -1
+        self.unsynced: list[Path] = []
+
+    def attempt(self, step: Callable[[_Put], None]) -> None:
+        """Take a step, if all went well before."""
+        if self.error is None:
+            try:
+                step(self)
+            except OSError as error:
+                self.error = error
+
+    def sync_and_rename(self) -> None:
+        """What was written gets its name."""
+        os.fsync(self.fd)
+        self.temporary.rename(self.path)
+
+    def finish(self, failed: Mapping[Path, OSError]) -> None:
+        """Leave nothing behind; `failed` are directories that could not be synced."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.temporary.unlink(missing_ok=True)
+        self.error = self.error or next((failed[path] for path in self.unsynced if path in failed), None)
+
+
 class DirectoryStore:
     """Objects as files below one directory.
 
     A file is written under another name, synced, renamed, and its directory synced; so a key is there completely or
-    not at all, after a power cut too.
+    not at all, after a power cut too. Objects that come while others are written make up the next group: a group takes
+    each of these steps for all its objects together, because syncing is what costs, and what others have just synced
+    costs nothing.
 
     Args:
         path: Root; `prepare` creates it. A root that is gone is an outage (an unmounted disk), not an empty store.
@@ -163,10 +207,22 @@ class DirectoryStore:
         self._root = Path(path)
         self._temporary = self._root / ".tmp"
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="blobs")
+        self._puts: list[_Put] = []
+        self._putting: asyncio.Task[None] | None = None
 
     async def put(self, key: str, data: bytes) -> None:
         """See `BlobStore.put`."""
-        await self._call("put", self._put, self._path(key), data)
+        put = _Put(self._path(key), data)
+        self._puts.append(put)
+        if self._putting is None:
+            self._putting = asyncio.create_task(self._put_groups())
+        with metrics.object_store_seconds.labels("put").time():
+            await put.done.wait()
+        if put.broken is not None:
+            raise put.broken
+        if put.error is not None:
+            metrics.object_store_errors.labels("put").inc()
+            raise BlobDown(detail=f"put: {put.error}") from put.error
 
     async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         """See `BlobStore.get`."""
@@ -215,24 +271,46 @@ class DirectoryStore:
             metrics.object_store_errors.labels(operation).inc()
             raise BlobDown(detail=f"{operation}: {error}") from error
 
+    async def _put_groups(self) -> None:
+        """Write what has gathered until nothing has."""
+        try:
+            while self._puts:
+                group, self._puts = self._puts, []
+                try:
+                    await asyncio.get_running_loop().run_in_executor(self._pool, self._put_group, group)
+                except Exception as error:  # a bug, or the store was closed
+                    for put in group:
+                        put.broken = error
+                finally:
+                    for put in group:
+                        put.done.set()
+        finally:
+            self._putting = None
+
     def _path(self, key: str) -> Path:
         return self._root / check_key(key)
 
-    def _put(self, path: Path, data: bytes) -> None:
+    def _put_group(self, group: Sequence[_Put]) -> None:
+        """Each step for all; an object that fails drops out with its error."""
+        for put in group:
+            put.attempt(self._write)
+        for put in group:
+            put.attempt(_Put.sync_and_rename)
+        failed: dict[Path, OSError] = {}
+        for directory in {path for put in group if put.error is None for path in put.unsynced}:
+            try:
+                diskfile.sync_directory(directory)
+            except OSError as error:
+                failed[directory] = error
+        for put in group:
+            put.finish(failed)
+
+    def _write(self, put: _Put) -> None:
         self._ping()
         diskfile.make_directory(self._temporary)
-        diskfile.make_directory(path.parent)
-        temporary = diskfile.temporary(self._temporary)
-        fd = diskfile.write_new(temporary, data)
-        try:
-            os.fsync(fd)
-            temporary.rename(path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-        finally:
-            os.close(fd)
-        diskfile.sync_directory(path.parent)
+        put.unsynced = [*diskfile.make_directories(put.path.parent), put.path.parent]
+        put.temporary = diskfile.temporary(self._temporary)
+        put.fd = diskfile.write_new(put.temporary, put.data)
 
     def _stat(self, path: Path) -> BlobStat:
         found = path.stat()

@@ -34,7 +34,7 @@ from sora.store import diskfile
 from sora.store.blobs import content_hash
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from sora.store.blobs import BlobRef
 
@@ -143,9 +143,10 @@ class Cache:
         self._waiting += 1
         self._writer.submit(self._put, ref, data).add_done_callback(self._offered)
 
-    async def adopt(self, ref: BlobRef, path: Path) -> bool:
-        """Keep a body that is a file already, by a hard link; False if that cannot be (use `put`)."""
-        return self._wants(ref) and await self._write(self._adopt, ref, path)
+    async def adopt_many(self, files: Sequence[tuple[BlobRef, Path]]) -> int:
+        """Keep bodies that are files already, by a hard link, or a copy where that cannot be; how many were kept."""
+        wanted = [(ref, path) for ref, path in files if self._wants(ref)]
+        return await self._write(self._adopt_many, wanted) if wanted else 0
 
     async def quarantine(self, ref: BlobRef) -> None:
         """Move a file aside that is not what its name says."""
@@ -220,15 +221,27 @@ class Cache:
         finally:
             temporary.unlink(missing_ok=True)
 
+    def _adopt_many(self, files: Sequence[tuple[BlobRef, Path]]) -> int:
+        return sum(self._adopt(ref, path) for ref, path in files)
+
     def _adopt(self, ref: BlobRef, path: Path) -> bool:
         temporary = diskfile.temporary(self._temporary)
         try:
             os.link(path, temporary)
             return self._insert(temporary, self._path(ref), ref.size)
-        except OSError:  # another file system, no more links, gone: the caller writes a copy
+        except FileNotFoundError:  # sent in an earlier life, and gone since
             return False
+        except OSError:  # another file system, no more links
+            return self._copy(ref, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+    def _copy(self, ref: BlobRef, path: Path) -> bool:
+        try:
+            return self._put(ref, diskfile.read(path))
+        except OSError as error:
+            _log.warning("body not cached", extra={"file": ref.name, "error": str(error)})
+            return False
 
     def _insert(self, temporary: Path, path: Path, size: int) -> bool:
         """Make room, count the file in, give it its name."""

@@ -13,13 +13,17 @@ import time
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from mmap import mmap
     from pathlib import Path
+
+    Octets = bytes | mmap
 
 FILE_MODE: Final = 0o600
 DIRECTORY_MODE: Final = 0o700
 TEMPORARY_SUFFIX: Final = ".tmp"
 
 _NEW: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
+_UNNAMED: Final = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC
 _NOWAIT: Final = getattr(os, "RWF_NOWAIT", None)
 
@@ -30,12 +34,18 @@ class WouldBlock(Exception):
 
 def make_directory(path: Path) -> None:
     """Create `path` and what is missing above it, for this user only; the names are on disk afterwards."""
+    for changed in make_directories(path):
+        sync_directory(changed)
+
+
+def make_directories(path: Path) -> list[Path]:
+    """`make_directory` for a caller who syncs by himself: gives the directories with new names, the uppermost first."""
     if path.is_dir():
-        return
-    make_directory(path.parent)
+        return []
+    changed = make_directories(path.parent)
     with contextlib.suppress(FileExistsError):
         path.mkdir(DIRECTORY_MODE)
-    sync_directory(path.parent)
+    return [*changed, path.parent]
 
 
 def temporary(directory: Path) -> Path:
@@ -43,15 +53,16 @@ def temporary(directory: Path) -> Path:
     return directory / f"{secrets.token_hex(12)}{TEMPORARY_SUFFIX}"
 
 
-def write_new(path: Path, data: bytes) -> int:
-    """Create `path` with `data` in it and give the open file, not synced.
+def write_new(path: Path, *pieces: Octets) -> int:
+    """Create `path` with `pieces` in it and give the open file, not synced.
 
     Raises:
         OSError: Nothing is left of the file.
     """
     fd = os.open(path, _NEW, FILE_MODE)
     try:
-        _write(fd, data)
+        for piece in pieces:
+            write_all(fd, piece)
     except BaseException:
         os.close(fd)
         path.unlink(missing_ok=True)
@@ -59,10 +70,20 @@ def write_new(path: Path, data: bytes) -> int:
     return fd
 
 
-def _write(fd: int, data: bytes) -> None:
-    left = memoryview(data)
-    while left:
-        left = left[os.write(fd, left) :]
+def open_unnamed(directory: Path) -> int:
+    """An empty file on the disk of `directory` that has no name and goes away when it is closed, whatever happens."""
+    path = temporary(directory)
+    fd = os.open(path, _UNNAMED, FILE_MODE)
+    path.unlink()
+    return fd
+
+
+def write_all(fd: int, data: Octets) -> None:
+    """Append all of `data` to an open file."""
+    with memoryview(data) as view:
+        start = 0
+        while start < len(view):
+            start += os.write(fd, view[start:])
 
 
 def sync_directory(path: Path) -> None:

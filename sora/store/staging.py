@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import errno
 import fcntl
+import mmap
 import os
 import re
 import stat
@@ -37,6 +38,8 @@ from sora.types import AccountId
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from sora.store.diskfile import Octets
 
 SETTLE_S: Final = 600.0
 """No delivery is longer than this between staging a body and committing its row."""
@@ -92,16 +95,24 @@ class Staging:
         diskfile.sweep_temporaries(self._temporary, STALE_S)
         self._usage.refresh()
 
-    async def stage_many(self, items: Sequence[tuple[AccountId, bytes, bytes]]) -> None:
+    async def stage_many(self, items: Sequence[tuple[AccountId, bytes, bytes | Sequence[Octets]]]) -> None:
         """Write bodies; all of them are on disk under their names when this returns.
 
         Args:
-            items: Account, BLAKE2b-256 of the body, body.
+            items: Account, BLAKE2b-256 of the body, body; it may be in pieces, which are never joined in memory.
 
         Raises:
             StagingFull: None of them may be counted on; nothing half-written stays.
         """
         await self._trip(self._stage_many, items)
+
+    def spool(self) -> Spool:
+        """Room on this disk for a message that is still arriving.
+
+        Raises:
+            StagingFull: There is none.
+        """
+        return Spool(self._temporary)
 
     def path(self, account_id: AccountId, content_hash: bytes) -> Path:
         """Where the body is, if it is there."""
@@ -135,13 +146,16 @@ class Staging:
 
     async def retire(self, account_id: AccountId, content_hash: bytes) -> bool:
         """Remove a body that is in the object store; False if it was spared for another delivery, or is not here."""
-        return await self._trip(self._unlink, self.path(account_id, content_hash), self._may_retire)
+        return await self.retire_many([(account_id, content_hash)]) == 1
+
+    async def retire_many(self, items: Sequence[tuple[AccountId, bytes]]) -> int:
+        """`retire` for several bodies with one trip; how many were removed."""
+        return await self._trip(self._unlink, [self.path(*item) for item in items], self._may_retire)
 
     async def unlink_idle(self, account_id: AccountId, content_hash: bytes, idle_s: float) -> bool:
         """Remove a body that no row counts on, if nobody staged it for `idle_s` seconds; False if it stays."""
-        return await self._trip(
-            self._unlink, self.path(account_id, content_hash), lambda found: _idle_s(found) >= idle_s
-        )
+        path = self.path(account_id, content_hash)
+        return await self._trip(self._unlink, [path], lambda found: _idle_s(found) >= idle_s) == 1
 
     async def list_files(self) -> list[StagedFile]:
         """Every staged body, for the sweep; oldest first."""
@@ -166,15 +180,18 @@ class Staging:
 
     # What follows runs in threads.
 
-    def _stage_many(self, items: Sequence[tuple[AccountId, bytes, bytes]]) -> None:
-        bodies = {self.path(account_id, digest): data for account_id, digest, data in items}
-        size = sum(map(len, bodies.values()))
+    def _stage_many(self, items: Sequence[tuple[AccountId, bytes, bytes | Sequence[Octets]]]) -> None:
+        bodies = {
+            self.path(account_id, digest): (data,) if isinstance(data, bytes) else data
+            for account_id, digest, data in items
+        }
+        size = sum(map(_size, bodies.values()))
         if not self._usage.reserve(size, self._max_size):
             raise StagingFull(detail=f"staging: {self._usage.bytes} octets of {self._max_size} are in use")
         written: dict[Path, Path] = {}
         try:
             with self._locked(fcntl.LOCK_SH):
-                absent = {path: data for path, data in bodies.items() if not self._use_existing(path, len(data))}
+                absent = {path: data for path, data in bodies.items() if not self._use_existing(path, _size(data))}
             self._write(absent, written)
             with self._locked(fcntl.LOCK_SH):
                 for temporary, path in written.items():
@@ -204,13 +221,13 @@ class Staging:
         self._usage.release(size)
         return True
 
-    def _write(self, bodies: dict[Path, bytes], written: dict[Path, Path]) -> None:
+    def _write(self, bodies: dict[Path, Sequence[Octets]], written: dict[Path, Path]) -> None:
         """Write all, then sync all: the journal commits of several syncs at a time fall together."""
         with contextlib.ExitStack() as stack:
             fds = []
             for path, data in bodies.items():
                 temporary = diskfile.temporary(self._temporary)
-                fds.append(diskfile.write_new(temporary, data))
+                fds.append(diskfile.write_new(temporary, *data))
                 stack.callback(os.close, fds[-1])
                 written[temporary] = path
             if len(fds) == 1:
@@ -233,17 +250,17 @@ class Staging:
     def _may_retire(self, found: os.stat_result) -> bool:
         return stat.S_IMODE(found.st_mode) != SHARED_MODE or _idle_s(found) >= self._settle_s
 
-    def _unlink(self, path: Path, may: Callable[[os.stat_result], bool]) -> bool:
+    def _unlink(self, paths: Sequence[Path], may: Callable[[os.stat_result], bool]) -> int:
+        gone: list[int] = []
         with self._locked(fcntl.LOCK_EX):
-            try:
-                found = path.stat()
-            except FileNotFoundError:
-                return False
-            if not may(found):
-                return False
-            path.unlink()
-        self._usage.release(found.st_size)
-        return True
+            for path in paths:
+                with contextlib.suppress(FileNotFoundError):
+                    found = path.stat()
+                    if may(found):
+                        path.unlink()
+                        gone.append(found.st_size)
+        self._usage.release(sum(gone))
+        return len(gone)
 
     def _move_aside(self, path: Path) -> None:
         diskfile.make_directory(self._quarantine)
@@ -280,6 +297,56 @@ class Staging:
 
     def _add_up(self) -> int:
         return sum(file.size for file in self._files())
+
+
+class Spool:
+    """A message that is too large to be held in memory while it arrives: a file without a name.
+
+    Whatever becomes of the process, nothing is left of it.
+
+    Attributes:
+        size: Octets written.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        with _no_room():
+            self._fd = diskfile.open_unnamed(directory)
+        self.size = 0
+
+    def write(self, data: Octets) -> None:
+        """Append; blocks.
+
+        Raises:
+            StagingFull: The disk is full.
+        """
+        with _no_room():
+            diskfile.write_all(self._fd, data)
+        self.size += len(data)
+
+    def map(self) -> mmap.mmap:
+        """What was written, which is not empty; it stays readable when the spool is closed."""
+        return mmap.mmap(self._fd, self.size, prot=mmap.PROT_READ)
+
+    def close(self) -> None:
+        """Let go of the file; a second call does nothing."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+@contextlib.contextmanager
+def _no_room() -> Iterator[None]:
+    """A disk that is full or broken is a staging that is full: try again later."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise StagingFull(detail=f"staging: {error}") from error
+
+
+def _size(pieces: Sequence[Octets]) -> int:
+    return sum(map(len, pieces))
 
 
 def _idle_s(found: os.stat_result) -> float:

@@ -117,7 +117,7 @@ class PendingUploads:
         await self.done_many([row], lambda _: unlink())
 
     async def done_many(
-        self, rows: Sequence[PendingUpload], unlink: Callable[[PendingUpload], Awaitable[object]]
+        self, rows: Sequence[PendingUpload], unlink: Callable[[Sequence[PendingUpload]], Awaitable[object]]
     ) -> None:
         """`done` for several rows, all or none; in the order in which deliveries lock content rows."""
         rows = sorted(rows, key=lambda row: (row.account_id, row.content_hash))
@@ -129,9 +129,8 @@ class PendingUploads:
                 [row.content_id for row in rows],
                 [row.content_hash for row in rows],
             )
-            for row, (is_last,) in zip(rows, last, strict=True):
-                if is_last:
-                    await unlink(row)
+            if free := [row for row, (is_last,) in zip(rows, last, strict=True) if is_last]:
+                await unlink(free)
 
     async def failed(self, row: PendingUpload, error: str, *, base_s: float, max_s: float) -> None:
         """Note a failure; the row is due again after `base_s` doubled with each failure, at most `max_s`, for ever."""

@@ -29,7 +29,7 @@ from sora.store.uploads import PendingUploads
 from tests.support.faultproxy import Fault, FaultProxy
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from sora.store.blobs import BlobStore
     from sora.store.db import Database
@@ -255,7 +255,7 @@ async def test_a_failed_transaction_keeps_everything(house: House, monkeypatch: 
     async def interrupted(*_: object) -> bool:
         raise RuntimeError("interrupted")
 
-    monkeypatch.setattr(house.staging, "retire", interrupted)
+    monkeypatch.setattr(house.staging, "retire_many", interrupted)
     with pytest.raises(RuntimeError):
         await house.uploads.upload(row)
     assert not await house.is_uploaded(ref)
@@ -271,7 +271,7 @@ async def test_a_file_that_cannot_be_removed_is_left_to_the_sweep(
     async def broken(*_: object) -> bool:
         raise OSError(5, "I/O error")
 
-    monkeypatch.setattr(house.staging, "retire", broken)
+    monkeypatch.setattr(house.staging, "retire_many", broken)
     await house.uploads.upload(await house.claim())
     assert await house.is_uploaded(ref)
     assert await house.rows() == []
@@ -325,19 +325,19 @@ async def test_a_delivery_in_the_middle_of_the_upload_of_the_same_bytes(
     ref = await house.deliver()
     row = await house.claim()
     in_transaction, go_on = asyncio.Event(), asyncio.Event()
-    retire = house.staging.retire
+    retire = house.staging.retire_many
 
-    async def slowly(account_id: AccountId, digest: bytes) -> bool:
+    async def slowly(items: Sequence[tuple[AccountId, bytes]]) -> int:
         if staged == "before the unlink":
             in_transaction.set()
             await go_on.wait()
-            return await retire(account_id, digest)
-        removed = await retire(account_id, digest)
+            return await retire(items)
+        removed = await retire(items)
         in_transaction.set()
         await go_on.wait()
         return removed
 
-    monkeypatch.setattr(house.staging, "retire", slowly)
+    monkeypatch.setattr(house.staging, "retire_many", slowly)
     upload = asyncio.create_task(house.uploads.upload(row))
     await in_transaction.wait()
     bodies = Bodies(None, house.staging, house.blobs, recent_bytes=0)
@@ -434,6 +434,52 @@ async def test_many_at_a_time_but_not_too_many(house: House) -> None:
     for number, ref in enumerate(refs):
         assert await house.blobs.get(ref.key) == BODY + bytes([number])
     assert len(house.moody.puts) == 40
+
+
+async def test_what_was_sent_together_is_marked_together(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    refs = [await house.deliver(BODY + bytes([number])) for number in range(20)]
+    marked: list[int] = []
+    done_many = house.pending.done_many
+
+    async def counting(rows: Sequence[PendingUpload], unlink: Any) -> None:
+        marked.append(len(rows))
+        await done_many(rows, unlink)
+
+    monkeypatch.setattr(house.pending, "done_many", counting)
+    before = counted("done")
+    async with running(house.uploader(parallel=10)):
+        await house.until(house.is_idle)
+    assert sum(marked) == 20
+    assert len(marked) < 20
+    assert counted("done") - before == 20
+    for ref in refs:
+        assert await house.is_uploaded(ref)
+        assert not await house.staged(ref)
+
+
+async def test_one_row_that_cannot_be_marked_does_not_hold_up_the_others(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refs = [await house.deliver(BODY + bytes([number])) for number in range(8)]
+    done_many = house.pending.done_many
+
+    async def picky(rows: Sequence[PendingUpload], unlink: Any) -> None:
+        if any(row.content_id == refs[3].content_id for row in rows):
+            raise RuntimeError("not this one")
+        await done_many(rows, unlink)
+
+    monkeypatch.setattr(house.pending, "done_many", picky)
+    async with running(house.uploader(parallel=8)):
+        await house.until(lambda: _left(house, 1))
+    (row,) = await house.rows()
+    assert row["content_id"] == refs[3].content_id
+    assert row["last_error"] == "not this one"
+    assert await house.staged(refs[3])
+
+
+async def _left(house: House, number: int) -> bool:
+    rows = await house.rows()
+    return len(rows) == number and all(row["last_error"] for row in rows)
 
 
 async def test_a_start_takes_over_what_a_dead_process_had_claimed(house: House) -> None:

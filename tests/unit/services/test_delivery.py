@@ -14,7 +14,7 @@ import pytest
 from sora.errors import Busy, DatabaseDown, NotFound, OverQuota, StagingFull, Unavailable
 from sora.mime.digest import digest
 from sora.services import delivery as module
-from sora.services.delivery import AppendItem, Delivery, MailEnvelope, MailLoop, Recipient
+from sora.services.delivery import FULL_LANE, AppendItem, Delivery, MailEnvelope, MailLoop, Recipient
 from sora.store.messages import Delivered
 from sora.store.staging import Staging
 
@@ -321,17 +321,31 @@ class TestBatches:
         await asyncio.gather(first, *others)
         assert [len(call) for call in world.messages.calls] == [1, 2, 1, 2]
 
-    async def test_two_lanes_work_at_the_same_time(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("why", ["many wait", "the first is large"])
+    async def test_a_second_lane_opens_where_it_helps(self, tmp_path: Path, why: str) -> None:
         world = World(tmp_path, lanes=2)
+        first = b"x: y\r\n\r\n" + b"x" * (2 * 1024 * 1024 if why == "the first is large" else 1)
+        others = FULL_LANE if why == "many wait" else 1
         world.messages.gate.clear()
-        first = asyncio.create_task(world.send())
+        tasks = [asyncio.create_task(world.send(first))]
         await world.messages.entered.wait()
         world.messages.entered.clear()
-        second = asyncio.create_task(world.send(LETTER, 2))
+        tasks += [asyncio.create_task(world.send(LETTER, number)) for number in range(2, 2 + others)]
         await world.messages.entered.wait()
-        assert len(world.messages.calls) == 2
+        assert [len(call) for call in world.messages.calls] == [1, others]
         world.messages.gate.set()
-        assert await asyncio.gather(first, second) == [[None], [None]]
+        assert await asyncio.gather(*tasks) == [[None]] * (1 + others)
+        world.staging.close()
+
+    async def test_else_the_next_batch_gathers_behind_the_first(self, tmp_path: Path) -> None:
+        world = World(tmp_path, lanes=2)
+        first = await world.hold()
+        others = [asyncio.create_task(world.send(LETTER, number)) for number in range(2, 1 + FULL_LANE)]
+        await settle(world, waiting=FULL_LANE - 1)
+        assert len(world.messages.calls) == 1
+        world.messages.gate.set()
+        await asyncio.gather(first, *others)
+        assert [len(call) for call in world.messages.calls] == [1, FULL_LANE - 1]
         world.staging.close()
 
     async def test_a_session_that_went_away_harms_nobody(self, world: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 from typing import TYPE_CHECKING
@@ -129,6 +130,62 @@ async def test_a_put_syncs_file_and_directory_before_it_returns(
     monkeypatch.setattr(os, "fsync", recording)
     await store.put("a/b", b"x")
     assert [str(tmp_path / "objects" / ".tmp") in synced[0], synced[1:]] == [True, [str(tmp_path / "objects" / "a")]]
+
+
+async def test_puts_at_the_same_time_share_what_is_synced(
+    store: DirectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.prepare()
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def recording(fd: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", recording)
+    await asyncio.gather(*(store.put(f"a/{number}", b"%d" % number) for number in range(20)))
+    directories = [path for path in synced if ".tmp" not in path]
+    assert len(synced) - len(directories) == 20
+    assert sorted(set(directories)) == [str(tmp_path / "objects"), str(tmp_path / "objects" / "a")]
+    assert len(directories) <= 3
+    assert synced[-1] in directories
+    for number in range(20):
+        assert await store.get(f"a/{number}") == b"%d" % number
+
+
+async def test_one_put_that_fails_takes_no_other_with_it(
+    store: DirectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.prepare()
+    (tmp_path / "objects" / "b").write_bytes(b"no directory")
+    results = await asyncio.gather(*(store.put(key, b"x") for key in ("a/1", "b/1", "a/2")), return_exceptions=True)
+    assert [type(result) for result in results] == [type(None), BlobDown, type(None)]
+    assert await store.get("a/2") == b"x"
+    assert list((tmp_path / "objects" / ".tmp").iterdir()) == []
+
+
+async def test_a_directory_that_cannot_be_synced_fails_its_objects(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.prepare()
+    sync = diskfile.sync_directory
+
+    def broken(path: Path) -> None:
+        if path.name == "b":
+            raise OSError(5, "I/O error")
+        sync(path)
+
+    monkeypatch.setattr(diskfile, "sync_directory", broken)
+    results = await asyncio.gather(*(store.put(key, b"x") for key in ("a/1", "b/1", "a/2")), return_exceptions=True)
+    assert [type(result) for result in results] == [type(None), BlobDown, type(None)]
+
+
+async def test_a_put_into_a_closed_store_says_so(store: DirectoryStore) -> None:
+    await store.prepare()
+    store.close()
+    with pytest.raises(RuntimeError):
+        await store.put("a/1", b"x")
 
 
 async def test_prepare_sweeps_what_a_dead_process_was_writing(store: DirectoryStore, tmp_path: Path) -> None:

@@ -241,7 +241,7 @@ async def test_a_full_disk_is_no_error(cache: Cache, tmp_path: Path, monkeypatch
 async def test_adopt_takes_the_file_itself(cache: Cache, tmp_path: Path) -> None:
     staged = tmp_path / "staged.eml"
     staged.write_bytes(body(1))
-    assert await cache.adopt(ref(body(1)), staged)
+    assert await cache.adopt_many([(ref(body(2)), tmp_path / "absent"), (ref(body(1)), staged)]) == 1
     inode = staged.stat().st_ino
     staged.unlink()
     (path,) = (tmp_path / "cache" / "objects").rglob("*.eml")
@@ -250,8 +250,9 @@ async def test_adopt_takes_the_file_itself(cache: Cache, tmp_path: Path) -> None
     assert (await cache.stats()).used_bytes == BLOCK
 
 
-async def test_adopt_says_when_it_cannot(cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not await cache.adopt(ref(body(1)), tmp_path / "absent")
+async def test_adopt_copies_what_cannot_be_linked(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     staged = tmp_path / "staged.eml"
     staged.write_bytes(body(1))
 
@@ -259,8 +260,10 @@ async def test_adopt_says_when_it_cannot(cache: Cache, tmp_path: Path, monkeypat
         raise OSError(errno.EXDEV, "Invalid cross-device link")
 
     monkeypatch.setattr(os, "link", elsewhere)
-    assert not await cache.adopt(ref(body(1)), staged)
-    assert await cache.read(ref(body(1))) is None
+    assert await cache.adopt_many([(ref(body(1)), staged), (ref(body(2)), tmp_path / "absent")]) == 1
+    assert await cache.read(ref(body(1))) == body(1)
+    (path,) = (tmp_path / "cache" / "objects").rglob("*.eml")
+    assert path.stat().st_ino != staged.stat().st_ino
 
 
 async def test_offer_keeps_in_the_background_and_drops_what_is_too_much(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import logging
 import re
 from pathlib import Path
 
@@ -104,6 +105,25 @@ def test_public_names_are_documented(path: Path) -> None:
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not node.name.startswith("_"):
             assert ast.get_docstring(node), f"{node.name} has no docstring"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_log_fields_have_names_of_their_own(path: Path) -> None:
+    """`extra` with a name of the record itself raises where the line should have been written."""
+    taken = {*logging.LogRecord("", 0, "", 0, "", (), None).__dict__, "message", "asctime", "taskName"}
+    taken |= {"at", "level", "logger", "pid", "text", "traceback"}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.keyword) and node.arg == "extra" and isinstance(node.value, ast.Dict):
+            names = {key.value for key in node.value.keys if isinstance(key, ast.Constant)}
+            assert not names & taken, f"line {node.value.lineno}"
+
+
+def test_comments_refer_to_nothing_outside() -> None:
+    """A number of a list that the reader does not have is no reason."""
+    for folder, kind in (("sora", "py"), ("sora", "pyx"), ("schema", "sql"), ("tests", "py")):
+        for path in (ROOT / folder).rglob(f"*.{kind}"):
+            found = re.search(r"\b(lesson|amendment)s? \d", path.read_text(), re.IGNORECASE)
+            assert not found, f"{path}: {found and found[0]}"
 
 
 def test_the_sql_ships_in_the_package() -> None:

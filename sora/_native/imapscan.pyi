@@ -70,6 +70,8 @@ class Command:
 class Scanner:
     def __init__(self, max_line: int = 65536, utf8: bool = False) -> None: ...
 
+    max_line: int
+    """Octets that the lines of one command may have together; may change between two calls."""
     tag: bytes | None
     """Tag of the command that `next()` last returned, or refused; None if it had none."""
 

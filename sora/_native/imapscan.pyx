@@ -236,7 +236,7 @@ cdef class Scanner:
     cdef public bint utf8
     cdef readonly uint64_t held
     cdef uint64_t left              # of a literal, in HOLD, STREAM and DRAIN_LITERAL
-    cdef Py_ssize_t max_line
+    cdef public Py_ssize_t max_line
     cdef int state
     cdef unsigned char *buffer      # received and not consumed: [start, end), no LF before `scanned`
     cdef Py_ssize_t start

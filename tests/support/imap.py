@@ -57,6 +57,7 @@ SAMPLES: Final[dict[str, bytes]] = {
         b"From: inner@example.org\r\nSubject: inner\r\n\r\ninner body\r\n--b\r\n"
         b"Content-Type: application/octet-stream\r\nContent-Transfer-Encoding: base64\r\n\r\nAAEC\r\n--b--\r\n"
     ),
+    "uuencoded": b"Subject: odd\r\nContent-Transfer-Encoding: x-uuencode\r\n\r\nabcd",
     "headless": b"\r\nno header at all\r\n",
     "bare": b"Subject: bare\n\nline feed only\n",
     "big": b"Subject: big\r\n\r\n" + b"0123456789abcdef" * 20000,

@@ -88,15 +88,20 @@ async def list_(s: Session, cmd: wire.List) -> None:
         raise LimitExceeded(f"A LIST may have {MAX_PATTERNS} patterns")
     tree = await s.node.store.mailboxes.list(s.account_id)
     patterns = [Pattern(cmd.reference + pattern) for pattern in cmd.patterns]
-    listed = [box for box in tree if _matches(patterns, box.name)]
+    listed = []
+    for box in tree:
+        if _matches(patterns, box.name):
+            listed.append(box)
+        await s.breathe()
     below = _chosen_below(tree, listed, patterns, cmd.select) if "RECURSIVEMATCH" in cmd.select else {}
     chosen = {box.name: box for box in listed if _passes(box, cmd.select)} | below
     counts = await _list_counts(s, list(chosen.values()), cmd.status or ())
     for name in sorted(chosen, key=str.encode):
         box = chosen[name]
         s.write(_list_line(box, cmd, child_info=name in below))
-        if cmd.status is not None and (found := counts.get(box.name)) is not None:
+        if cmd.status is not None and (found := counts.get(box.name)) is not None and _passes(box, cmd.select):
             s.write(_status_line(s, found, cmd.status))
+        await s.breathe()
 
 
 def _passes(box: ListedMailbox, options: frozenset[str]) -> bool:

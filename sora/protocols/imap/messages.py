@@ -8,7 +8,7 @@ NO [UNAVAILABLE]: an empty literal would be kept by the client for ever.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from msgspec import Struct
 
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 WRITE_SLICE: Final = 131072
 """A body leaves in slices of this size, so that a client that reads slowly holds one slice and not the whole."""
+PIECES_AT_A_TIME: Final = 64
+"""Of one message; a command may name thousands of sections."""
 MAX_KEYWORDS: Final = 64
 """Keywords of one message: each costs its block another plane of bits."""
 
@@ -58,6 +60,7 @@ ROW_ITEMS: Final[Mapping[FetchItem, Row]] = {
     Attribute.BODYSTRUCTURE: Row("body_structure", bytes),
     Attribute.BODY: Row("body_structure", strip_extensions),
 }
+Octets = TypeVar("Octets", bytes, memoryview)
 CODED: Final = frozenset({b"base64", b"quoted-printable"})
 IDENTITY: Final = frozenset({b"7bit", b"8bit", b"binary"})
 VIEW_ITEMS: Final = frozenset({Attribute.UID, Attribute.FLAGS})
@@ -175,30 +178,32 @@ class Answer:
         texts = [write(uid, record) for write in self._writers.values()]
         return b"* %d FETCH (%s)\r\n" % (self._told.seq(uid), b" ".join(texts))
 
-    def pieces(self, record: Mapping[str, Any], body: bytes) -> list[bytes]:
+    def pieces(self, record: Mapping[str, Any], body: bytes) -> Iterator[bytes]:
         """The answer for a row and its body; long literals come as several pieces.
 
-        Everything is worked out before the first piece leaves: an error in the middle of a line would leave the client
-        with half a literal.
+        A literal is cut out when it is its turn: a command may name so many sections that all of them together are a
+        thousand times the message. What can be refused is refused before the first piece.
 
         Raises:
             UnknownEncoding: BINARY of a part whose encoding is not known.
         """
         uid = record["uid"]
         message = mime.parse(body) if self._scans else None
-        out = [b"* %d FETCH (" % self._told.seq(uid)]
-        for item in self._plan.items:
-            if len(out) > 1:
-                out.append(b" ")
+        for part in self._plan.parts:
+            if isinstance(part, Binary) and message is not None:
+                require_known_encoding(part, message)
+        yield b"* %d FETCH (" % self._told.seq(uid)
+        for place, item in enumerate(self._plan.items):
+            if place:
+                yield b" "
             if isinstance(item, Section | Binary):
-                out += _part_pieces(item, body, message)
+                yield from _part_pieces(item, body, message)
             else:
-                out.append(self._writers[item](uid, record))
+                yield self._writers[item](uid, record)
         if uid in self._marked and Attribute.FLAGS not in self._writers:
-            out.append(b" " + self._flags(uid, record))  # RFC 9051 §6.4.5: the change that the fetch itself made
-        out.append(b")\r\n")
+            yield b" " + self._flags(uid, record)  # RFC 9051 §6.4.5: the change that the fetch itself made
+        yield b")\r\n"
         self.count += 1
-        return out
 
     def _writer(self, item: FetchItem) -> Callable[[int, Mapping[str, Any]], bytes]:
         """What writes an item with its label, looked up once and not for each message."""
@@ -223,13 +228,14 @@ def _part_pieces(item: Section | Binary, body: bytes, message: mime.Message | No
         yield b" NIL"
     else:
         # literal8 is for clients that asked for BINARY, and they must take it only where NUL makes it necessary
-        yield (b" ~{%d}\r\n" if isinstance(item, Binary) and b"\0" in data else b" {%d}\r\n") % len(data)
+        wants_literal8 = isinstance(item, Binary) and b"\0" in bytes(data)
+        yield (b" ~{%d}\r\n" if wants_literal8 else b" {%d}\r\n") % len(data)
         for start in range(0, len(data), WRITE_SLICE):
-            yield data[start : start + WRITE_SLICE]
+            yield bytes(data[start : start + WRITE_SLICE])
 
 
-def section_data(section: Section, body: bytes, message: mime.Message | None) -> bytes | None:
-    """Octets of a body section; None if there is no such part: the whole in its place would be kept.
+def section_data(section: Section, body: bytes, message: mime.Message | None) -> bytes | memoryview | None:
+    """Octets of a body section, not copied; None if there is no such part: the whole in its place would be kept.
 
     Args:
         message: The parsed body; may be None for the whole message.
@@ -242,15 +248,22 @@ def section_data(section: Section, body: bytes, message: mime.Message | None) ->
         exclude = section.text == b"HEADER.FIELDS.NOT"
         return _cut(message.header_fields(section.path, section.fields, exclude), section.partial)
     span = message.section(section.path, section.text)
-    return None if span is None else _cut(body[span[0] : span[1]], section.partial)
+    return None if span is None else _cut(memoryview(body)[span[0] : span[1]], section.partial)
+
+
+def require_known_encoding(item: Binary, message: mime.Message) -> None:
+    """Before the answer begins (RFC 3516 §4.3).
+
+    Raises:
+        UnknownEncoding: The part has a transfer encoding that is not known.
+    """
+    part = message.part(item.path) if item.path else None
+    if part is not None and encoding(part).lower() not in CODED | IDENTITY:
+        raise UnknownEncoding
 
 
 def binary_data(item: Binary, body: bytes, message: mime.Message | None) -> bytes | None:
-    """Octets of a part without its transfer encoding (RFC 3516 §4.3); None if there is no such part.
-
-    Raises:
-        UnknownEncoding: Its encoding is not known.
-    """
+    """Octets of a part without its transfer encoding (RFC 3516 §4.3); None if there is no such part."""
     if message is None or not item.path:
         return _cut(body, item.partial)
     part, span = message.part(item.path), message.section(item.path)
@@ -258,14 +271,10 @@ def binary_data(item: Binary, body: bytes, message: mime.Message | None) -> byte
         return None
     data = body[span[0] : span[1]]
     name = encoding(part).lower()
-    if name in CODED:
-        data = decode_transfer(data, name)
-    elif name not in IDENTITY:
-        raise UnknownEncoding
-    return _cut(data, item.partial)
+    return _cut(decode_transfer(data, name) if name in CODED else data, item.partial)
 
 
-def _cut(data: bytes, partial: tuple[int, int] | None) -> bytes:
+def _cut(data: Octets, partial: tuple[int, int] | None) -> Octets:
     return data if partial is None else data[partial[0] : sum(partial)]
 
 
@@ -290,11 +299,18 @@ async def _with_bodies(s: Session, uids: UidSet, plan: Plan, answer: Answer) -> 
 
 
 async def _write_gently(s: Session, pieces: Iterable[bytes]) -> None:
-    """Write one message; a large one waits for the client to read between two slices."""
-    for piece in pieces:
-        s.write(piece)
-        if len(piece) >= WRITE_SLICE:
-            await s.flush()
+    """Write one message, and wait for the client to read it; of a large one, each slice."""
+    begun = 0
+    try:
+        for begun, piece in enumerate(pieces, 1):
+            s.write(piece)
+            if len(piece) >= WRITE_SLICE or not begun % PIECES_AT_A_TIME:
+                await s.flush()
+    except Exception:
+        if begun:
+            s.abort()  # whatever is said now would be taken for the rest of a literal
+        raise
+    await s.breathe()
 
 
 async def _mark_seen(s: Session, uids: UidSet) -> UidSet:

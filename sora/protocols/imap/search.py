@@ -82,6 +82,7 @@ async def matching(s: Session, key: SearchKey, within: UidSet) -> UidSet:
     """
     if not within:
         return within
+    await s.breathe()
     match key:
         case keys.Not():
             return within - await matching(s, key.key, within)

@@ -298,6 +298,7 @@ class Session(Connection):
                 return None
             else:
                 await self.wait(self._patience())
+                self.scanner.max_line = self.limits.command_line  # a reload may have changed it
 
     def _patience(self) -> float:
         """Before login only whole commands count: a peer that drips octets is idle too."""
@@ -307,6 +308,7 @@ class Session(Connection):
 
     async def _decide_literal(self, literal: NeedLiteral) -> bool:
         """Take the announced literal or refuse its command, before a byte of it is read."""
+        await self.breathe()
         line = self.scanner.partial()
         assert line is not None, "a literal is announced inside a command"
         try:

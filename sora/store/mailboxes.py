@@ -113,7 +113,7 @@ def canonical_name(name: str) -> str:
     """The form in which a mailbox name is stored: NFC, `INBOX` in capitals as first level, no `/` at the end.
 
     Raises:
-        InvalidName: empty, an empty level, control characters, or too long.
+        InvalidName: empty, an empty level, `.` or `..` as one, control characters, or too long.
     """
     name = unicodedata.normalize("NFC", name).removesuffix(DELIMITER)
     levels = name.split(DELIMITER)
@@ -125,6 +125,8 @@ def canonical_name(name: str) -> str:
     for level in levels:
         if not level or _octets(level) > MAX_LEVEL_BYTES:
             raise InvalidName("A level of the mailbox name is empty or too long")
+        if level in (".", ".."):
+            raise InvalidName("A level of the mailbox name stands for a directory")
         if any(unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in level):
             raise InvalidName("Control character in mailbox name")
     return name

@@ -68,8 +68,8 @@ def test_canonical_name(given: str, stored: str) -> None:
 @pytest.mark.parametrize(
     "bad",
     [
-        "", "/", "/a", "a//b", "a//", "a\0b", "a\nb", "a\x7f", "a\x85b", "a\u2028b", "\udc80", "x" * 256, "é" * 128,
-        "/".join(["a"] * (MAX_LEVELS + 1)), "/".join(["x" * 200] * 6),
+        "", "/", "/a", "a//b", "a//", ".", "a/../b", "a\0b", "a\nb", "a\x7f", "a\x85b", "a\u2028b", "\udc80",
+        "x" * 256, "é" * 128, "/".join(["a"] * (MAX_LEVELS + 1)), "/".join(["x" * 200] * 6),
     ],
 )  # fmt: skip
 def test_names_that_cannot_be(bad: str) -> None:

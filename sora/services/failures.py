@@ -22,10 +22,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-_ROW: Final = struct.Struct("<Qddd")
-"""Fingerprint of the key, level, when that was true, end of the block."""
 GROUP_ROWS: Final = 8
-_GROUP_BYTES: Final = GROUP_ROWS * _ROW.size
+_MARKS: Final = struct.Struct(f"<{GROUP_ROWS}Q")
+"""Fingerprints of the keys of a group: they come first, so that one look finds a row, or none."""
+_MARK: Final = struct.Struct("<Q")
+_ROW: Final = struct.Struct("<ddd")
+"""Level, when that was true, end of the block."""
+_GROUP_BYTES: Final = _MARKS.size + GROUP_ROWS * _ROW.size
 GROUPS: Final = 4096
 MEMORY_BYTES: Final = GROUPS * _GROUP_BYTES
 
@@ -70,11 +73,11 @@ class Failures:
             leak: Failures that are forgotten in a second.
         """
         mark, group = self._place(key)
-        for start in group:
-            found, level, at, until = _ROW.unpack_from(self._memory, start)
-            if found == mark:
-                return Standing(_leaked(level, at, now, leak), max(0.0, until - now))
-        return Standing()
+        row = self._find(mark, group)
+        if row is None:
+            return Standing()
+        level, at, until = _ROW.unpack_from(self._memory, _start(group, row))
+        return Standing(_leaked(level, at, now, leak), max(0.0, until - now))
 
     def add(self, key: str, now: float, leak: float, *, limit: int, block_s: float) -> bool:
         """Count a failure, in one step.
@@ -85,45 +88,57 @@ class Failures:
         """
         mark, group = self._place(key)
         with self._locked():
-            start = self._row_for(mark, group, now)
-            found, level, at, until = _ROW.unpack_from(self._memory, start)
-            if found != mark:
-                level, at, until = 0.0, now, 0.0
+            row = self._find(mark, group)
+            level, at, until = 0.0, now, 0.0
+            if row is None:
+                row = self._least_missed(group, now)
+                _MARK.pack_into(self._memory, group + row * _MARK.size, mark)
+            else:
+                level, at, until = _ROW.unpack_from(self._memory, _start(group, row))
             level = _leaked(level, at, now, leak) + 1
             full = level > limit - 1 and block_s > 0  # what leaked since the first of them saves nobody
             until = now + block_s if full else until
-            _ROW.pack_into(self._memory, start, mark, 0.0 if full else min(level, limit), now, until)
+            _ROW.pack_into(self._memory, _start(group, row), 0.0 if full else min(level, limit), now, until)
         return full
 
     def clear(self, key: str) -> None:
         """Forget the failures and the block of a key."""
         mark, group = self._place(key)
-        for start in group:
-            if _ROW.unpack_from(self._memory, start)[0] == mark:
-                with self._locked():
-                    if _ROW.unpack_from(self._memory, start)[0] == mark:
-                        _ROW.pack_into(self._memory, start, 0, 0.0, 0.0, 0.0)
+        if self._find(mark, group) is None:
+            return
+        with self._locked():
+            row = self._find(mark, group)
+            if row is not None:
+                _ROW.pack_into(self._memory, _start(group, row), 0.0, 0.0, 0.0)
 
     def close(self) -> None:
         """Let go of the memory."""
         self._memory.release()
 
-    def _row_for(self, mark: int, group: range, now: float) -> int:
-        """The row of a key, else the one that is missed least."""
-        rank: dict[int, tuple[bool, float]] = {}
-        for start in group:
-            found, _, at, until = _ROW.unpack_from(self._memory, start)
-            if found == mark:
-                return start
-            rank[start] = (until > now, at)
-        return min(group, key=rank.__getitem__)
+    def _find(self, mark: int, group: int) -> int | None:
+        """The row of a key."""
+        marks = _MARKS.unpack_from(self._memory, group)
+        return marks.index(mark) if mark in marks else None
 
-    def _place(self, key: str) -> tuple[int, range]:
-        """Fingerprint of a key, and where its rows begin."""
+    def _least_missed(self, group: int, now: float) -> int:
+        """The row that a new key takes: a free one, else the one that failed longest ago, those that block last."""
+        marks = _MARKS.unpack_from(self._memory, group)
+
+        def rank(row: int) -> tuple[bool, bool, float]:
+            _, at, until = _ROW.unpack_from(self._memory, _start(group, row))
+            return until > now, marks[row] != 0, at
+
+        return min(range(GROUP_ROWS), key=rank)
+
+    def _place(self, key: str) -> tuple[int, int]:
+        """Fingerprint of a key, and where its group begins."""
         digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8, key=self._salt).digest()
         mark = int.from_bytes(digest, "little") or 1
-        start = mark % self._groups * _GROUP_BYTES
-        return mark, range(start, start + _GROUP_BYTES, _ROW.size)
+        return mark, mark % self._groups * _GROUP_BYTES
+
+
+def _start(group: int, row: int) -> int:
+    return group + _MARKS.size + row * _ROW.size
 
 
 def _leaked(level: float, at: float, now: float, leak: float) -> float:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import ipaddress
 import mmap
@@ -298,6 +299,7 @@ class SharedCounts:
         return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8, key=self._salt).digest(), "little") or 1
 
 
+@functools.lru_cache(maxsize=4096)
 def _parse(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])

@@ -155,7 +155,8 @@ class _Put:
     Attributes:
         unsynced: Directories with names in them that may not be on disk yet.
         error: Why it is not there; final when `done` is set.
-        broken: What is no failure of the disk.
+        broken: What is no failure of the disk. Set until the object is known to be written or not: whoever is woken
+            by a group that was cut short must not take that for a success.
     """
 
     __slots__ = ("broken", "data", "done", "error", "fd", "path", "temporary", "unsynced")
@@ -165,7 +166,7 @@ class _Put:
         self.data = data
         self.done = asyncio.Event()
         self.error: OSError | None = None
-        self.broken: Exception | None = None
+        self.broken: Exception | None = BlobDown(detail="put: the store was closed")
         self.temporary = path
         self.fd = -1
         self.unsynced: list[Path] = []
@@ -185,6 +186,7 @@ class _Put:
 
     def finish(self, failed: Mapping[Path, OSError]) -> None:
         """Leave nothing behind; `failed` are directories that could not be synced."""
+        self.broken = None
         if self.fd >= 0:
             os.close(self.fd)
             self.temporary.unlink(missing_ok=True)
@@ -297,7 +299,8 @@ class DirectoryStore:
         for put in group:
             put.attempt(_Put.sync_and_rename)
         failed: dict[Path, OSError] = {}
-        for directory in {path for put in group if put.error is None for path in put.unsynced}:
+        # Also those of objects that failed: others in the group may lie in a directory that one of them has made.
+        for directory in {path for put in group for path in put.unsynced}:
             try:
                 diskfile.sync_directory(directory)
             except OSError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -179,6 +180,49 @@ async def test_a_directory_that_cannot_be_synced_fails_its_objects(
     monkeypatch.setattr(diskfile, "sync_directory", broken)
     results = await asyncio.gather(*(store.put(key, b"x") for key in ("a/1", "b/1", "a/2")), return_exceptions=True)
     assert [type(result) for result in results] == [type(None), BlobDown, type(None)]
+
+
+async def test_a_put_that_is_cut_short_is_no_success(store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The uploader would remove the only copy."""
+    await store.prepare()
+    entered, go_on, write = threading.Event(), threading.Event(), diskfile.write_new
+
+    def slowly(path: Path, *pieces: bytes) -> int:
+        entered.set()
+        assert go_on.wait(10)
+        return write(path, *pieces)
+
+    monkeypatch.setattr(diskfile, "write_new", slowly)
+    put = asyncio.create_task(store.put("a/b", b"x"))
+    assert await asyncio.to_thread(entered.wait, 10)
+    assert store._putting is not None
+    store._putting.cancel()
+    try:
+        with pytest.raises(BlobDown, match="closed"):
+            await put
+    finally:
+        go_on.set()
+
+
+async def test_the_directory_that_a_failed_put_has_made_is_synced(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another object of the same group lies in it."""
+    await store.prepare()
+    write = diskfile.write_new
+    synced: list[Path] = []
+
+    def full(path: Path, *pieces: bytes) -> int:
+        if pieces == (b"large",):
+            raise OSError(28, "No space left on device")
+        return write(path, *pieces)
+
+    monkeypatch.setattr(diskfile, "write_new", full)
+    monkeypatch.setattr(diskfile, "sync_directory", synced.append)
+    outcomes = await asyncio.gather(store.put("a/b/1", b"large"), store.put("a/b/2", b"x"), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [BlobDown, type(None)]
+    root = store._root
+    assert {root, root / "a", root / "a" / "b"} <= set(synced)
 
 
 async def test_a_put_into_a_closed_store_says_so(store: DirectoryStore) -> None:

@@ -58,6 +58,8 @@ MAX_BATCH: Final = 64
 """Messages of one transaction: 32 gave 6,000 a second and 128 gave 8,000, at three times the delay."""
 FULL_LANE: Final = 16
 """Units that wait before another lane opens beside one with a small batch."""
+STALLED_S: Final = 0.05
+"""A batch that takes so long waits for a lock or for the disk: others need not wait with it."""
 LARGE_BATCH_BYTES: Final = 1024 * 1024
 """A batch that nobody should wait for: its disk writes take longer than a call."""
 MAX_BATCH_BYTES: Final = 32 * 1024 * 1024
@@ -187,7 +189,8 @@ class Lanes:
     """Takes units from a queue in batches, up to `count` batches at a time, oldest first.
 
     Whoever comes while a batch is under way waits for the next one, because a call costs as much as eight messages in
-    it. Another lane opens only when as many as `FULL_LANE` wait, or the batch under way is a large one.
+    it. Another lane opens only when as many as `FULL_LANE` wait, or one for `STALLED_S`, or the batch under way is a
+    large one.
     """
 
     def __init__(
@@ -210,7 +213,18 @@ class Lanes:
         """Queue a unit; its `done` has the answer."""
         self._waiting.append(unit)
         enough = self._busy == self._large or len(self._waiting) >= FULL_LANE
-        if enough and self._busy < self._count:
+        if enough:
+            self._open()
+        elif len(self._waiting) == 1:
+            asyncio.get_running_loop().call_later(STALLED_S, self._unstall, unit)
+
+    def _unstall(self, unit: _Unit) -> None:
+        """Open another lane if `unit` is still the first that waits."""
+        if self._waiting and self._waiting[0] is unit:
+            self._open()
+
+    def _open(self) -> None:
+        if self._busy < self._count:
             self._busy += 1
             task = asyncio.get_running_loop().create_task(self._run())
             self._tasks.add(task)

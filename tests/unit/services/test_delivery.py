@@ -337,7 +337,22 @@ class TestBatches:
         assert await asyncio.gather(*tasks) == [[None]] * (1 + others)
         world.staging.close()
 
-    async def test_else_the_next_batch_gathers_behind_the_first(self, tmp_path: Path) -> None:
+    async def test_nobody_waits_long_behind_a_batch_that_is_stuck(self, tmp_path: Path) -> None:
+        """It may wait for the lock of one mailbox until the lock timeout, and the other lane is free."""
+        world = World(tmp_path, lanes=2)
+        first = await world.hold()
+        world.messages.entered.clear()
+        second = asyncio.create_task(world.send(LETTER, 2))
+        await world.messages.entered.wait()
+        assert [len(call) for call in world.messages.calls] == [1, 1]
+        world.messages.gate.set()
+        assert await asyncio.gather(first, second) == [[None]] * 2
+        world.staging.close()
+
+    async def test_else_the_next_batch_gathers_behind_the_first(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "STALLED_S", 3600.0)
         world = World(tmp_path, lanes=2)
         first = await world.hold()
         others = [asyncio.create_task(world.send(LETTER, number)) for number in range(2, 1 + FULL_LANE)]

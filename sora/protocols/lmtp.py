@@ -1,4 +1,5 @@
-"""LMTP server (RFC 2033 with 5321, 1870, 2034, 2920, 6152, 6531): a verb table and one session for each connection.
+"""LMTP server (RFC 2033 with 5321, 1870, 2034, 2920, 3030, 3207, 6152, 6531, 9422): a verb table and one session for
+each connection.
 
 Replies gather and leave when the session would wait, so a pipelining client gets them in one piece. RCPT is answered
 late for the same reason: the recipients of one pipelined group are looked up by one query, just before the first other
@@ -6,6 +7,10 @@ command or before waiting. The order of the replies is that of the commands.
 
 A message is answered once for each accepted recipient (RFC 2033 §4.2), each with its own outcome. Whatever may pass by
 itself is a 4xx: a 5xx makes the sender give up.
+
+Chunks (BDAT) are message octets whatever the answer is: they are read to their end before the command fails. A chunk
+that fails spoils the message: the rest is drained and gets the same reply, and the last chunk is answered once for
+each recipient like that of any other message, because a client that pipelines counts the replies.
 """
 
 from __future__ import annotations
@@ -15,102 +20,56 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from sora import errors, log, metrics
 from sora.crashpoints import crash_point
-from sora.errors import BadSyntax, LimitExceeded, PeerGone, SoraError, TooBig, WireError
+from sora.errors import LimitExceeded, PeerGone, SoraError, TooBig, WireError
 from sora.net.connection import Connection
-from sora.services.delivery import MailEnvelope, MailLoop
-from sora.wire import lmtp
-from sora.wire.lmtp import Path, Reply
+from sora.protocols.lmtp_replies import (
+    BYE,
+    CHUNK_OK,
+    GO_AHEAD,
+    GREETED,
+    IDLE,
+    INTERNAL_ERROR,
+    NO_MAIL,
+    NO_RECIPIENTS,
+    NOT_VERIFIED,
+    READY_FOR_TLS,
+    RECIPIENT_OK,
+    SENDER_OK,
+    SHUTTING_DOWN,
+    STORED,
+    TOO_MANY_ERRORS,
+    NotAllowed,
+    NotTrusted,
+    OutOfOrder,
+    TooManyRecipients,
+    UnknownCommand,
+    reply_to,
+)
+from sora.services.delivery import MailEnvelope
+from sora.services.intake import Intake
+from sora.wire import lmtp, xclient
+from sora.wire.lmtp import Rcpt, Reply
+from sora.wire.xclient import Client
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
 
     from sora.net.listener import Listener
     from sora.services.delivery import Recipient
+    from sora.services.limits import Slot
     from sora.services.node import Node
+    from sora.store.diskfile import Octets
+    from sora.wire.lmtp import Path
 
 _log = log.get(__name__)
 
-MAX_BAD_COMMANDS: Final = 20
-"""Commands in a row that cannot be understood, before the session ends: the peer speaks something else."""
+NOBODY: Final = Client()
 NO_COMMAND: Final = "none"
 """Metric label of what is no command."""
-
-
-# ---------------------------------------------------------------------------------------------------- errors → replies
-
-
-class UnknownCommand(BadSyntax):
-    """No row of the table has this verb."""
-
-    default_text = "Unknown command"
-
-
-class OutOfOrder(BadSyntax):
-    """The verb is known, but not now (RFC 5321 §4.1.4)."""
-
-    default_text = "Bad sequence of commands"
-
-
-class TooManyRecipients(LimitExceeded):
-    """This transaction has as many recipients as it may (RFC 5321 §4.5.3.1.10)."""
-
-    default_text = "Too many recipients"
-
-
-class NotAllowed(errors.NoPermission):
-    """Whoever reaches an LMTP port can deliver, so strangers are sent away."""
-
-    default_text = "You may not deliver here"
-
-
-ERRORS: Final[Mapping[type[SoraError], tuple[int, str]]] = {
-    # what the peer sent
-    errors.WireError: (500, "5.5.2"),
-    errors.LineTooLong: (500, "5.5.2"),
-    UnknownCommand: (500, "5.5.1"),
-    OutOfOrder: (503, "5.5.1"),
-    lmtp.BadArgument: (501, "5.5.4"),
-    lmtp.BadSender: (501, "5.1.7"),
-    lmtp.BadRecipient: (501, "5.1.3"),
-    lmtp.UnknownParameter: (555, "5.5.4"),
-    lmtp.Utf8Needed: (553, "5.6.7"),
-    # what is refused
-    errors.Refused: (554, "5.0.0"),
-    errors.NotFound: (550, "5.1.1"),
-    errors.InvalidName: (550, "5.1.1"),
-    errors.NoPermission: (550, "5.7.1"),
-    NotAllowed: (554, "5.7.1"),
-    errors.OverQuota: (552, "5.2.2"),
-    errors.TooBig: (552, "5.3.4"),
-    MailLoop: (554, "5.4.6"),
-    errors.LimitExceeded: (421, "4.7.0"),
-    TooManyRecipients: (452, "4.5.3"),
-    # what may pass
-    errors.StagingFull: (452, "4.3.1"),
-    errors.SoraError: (451, "4.3.0"),
-}
-
-GREETED: Final = Reply(250, "2.0.0", ("OK",))
-SENDER_OK: Final = Reply(250, "2.1.0", ("Sender OK",))
-RECIPIENT_OK: Final = Reply(250, "2.1.5", ("Recipient OK",))
-STORED: Final = Reply(250, "2.0.0", ("Stored",))
-GO_AHEAD: Final = Reply(354, "", ("End data with <CR><LF>.<CR><LF>",))
-NO_RECIPIENTS: Final = Reply(503, "5.5.1", ("No valid recipients",))
-NOT_VERIFIED: Final = Reply(252, "2.5.0", ("Cannot verify, send some mail",))
-BYE: Final = Reply(221, "2.0.0", ("Bye",))
-IDLE: Final = Reply(421, "4.4.2", ("Idle for too long",))
-SHUTTING_DOWN: Final = Reply(421, "4.3.2", ("Server is going down, try again later",))
-TOO_MANY_ERRORS: Final = Reply(421, "4.7.0", ("Too many bad commands",))
-INTERNAL_ERROR: Final = Reply(451, "4.3.0", ("Internal error, try again later",))
-
-
-def reply_to(error: SoraError) -> Reply:
-    """The reply for an error: the row of its class, or of its nearest ancestor."""
-    code, status = next(ERRORS[ancestor] for ancestor in type(error).__mro__ if ancestor in ERRORS)
-    return Reply(code, status, (error.text,))
 
 
 # ---------------------------------------------------------------------------------------------------- the session
@@ -134,15 +93,18 @@ class Session(Connection):
 
     Attributes:
         hello: What the client called itself; empty before LHLO.
+        client: What a trusted proxy said of the client (XCLIENT).
+        trusted: The peer may speak for others.
         mail: The open transaction; None: no MAIL yet.
         recipients: Accepted ones, in the order of their commands.
+        chunks: The message that comes in chunks; None: no BDAT yet.
         ended: True once the farewell is written.
     """
 
     protocol: ClassVar[str] = "lmtp"
     __slots__ = (
-        "_asked", "_bad_in_a_row", "_commands", "_deadline_mono", "_messages", "_refused",
-        "ended", "hello", "mail", "recipients", "scanner", "server",
+        "_asked", "_bad_in_a_row", "_commands", "_deadline_mono", "_messages", "_own_address", "_refused", "_slot",
+        "chunks", "client", "ended", "hello", "mail", "recipients", "scanner", "server", "trusted",
     )  # fmt: skip
 
     def __init__(self, server: LmtpServer, listener: Listener) -> None:
@@ -150,10 +112,15 @@ class Session(Connection):
         self.server = server
         self.scanner = lmtp.Scanner()
         self.hello = ""
+        self.client = NOBODY
+        self.trusted = False
         self.mail: lmtp.Mail | None = None
         self.recipients: list[Recipient] = []
+        self.chunks: Intake | None = None
         self.ended = False
-        self._asked: list[Path | SoraError] = []
+        self._own_address = ("", 0)
+        self._slot: Slot | None = None
+        self._asked: list[Rcpt | SoraError] = []
         self._bad_in_a_row = 0
         self._commands = 0
         self._messages = 0
@@ -167,9 +134,9 @@ class Session(Connection):
         """The services of the worker."""
         return self.server.node
 
-    def ask(self, path: Path | SoraError) -> None:
+    def ask(self, command: Rcpt | SoraError) -> None:
         """Queue a recipient for look-up, or its refusal, so that the replies keep their order."""
-        self._asked.append(path)
+        self._asked.append(command)
 
     @property
     def recipients_asked(self) -> int:
@@ -180,6 +147,33 @@ class Session(Connection):
         """Back to where MAIL is expected (RFC 5321 §4.1.1.5)."""
         self.mail = None
         self.recipients = []
+        if self.chunks is not None:
+            self.chunks.close()
+            self.chunks = None
+
+    def start_over(self) -> None:
+        """Back to where LHLO is expected."""
+        self.forget_transaction()
+        self.hello = ""
+
+    def speak_for(self, client: Client) -> None:
+        """Go on with the client that the peer speaks for; with NOBODY, with the peer itself.
+
+        Raises:
+            LimitExceeded: This client holds as many connections as it may.
+        """
+        self.start_over()
+        self.client = client
+        own, own_port = self._own_address
+        self.peer, self.peer_port = (client.address, client.port) if client.address else (own, own_port)
+        log.bind(peer=self.peer)
+        self._take_slot()
+
+    def _take_slot(self) -> None:
+        """Count the connection for the client's address, and no longer for the one before."""
+        if self._slot is not None:
+            self._slot.release()
+        self._slot = self.node.limits.connect(self.peer)
 
     def reply(self, reply: Reply) -> None:
         """Gather a reply."""
@@ -190,17 +184,24 @@ class Session(Connection):
         self.reply(reply)
         self.ended = True
 
-    async def receive_message(self) -> bytes:
-        """Message data up to its end.
+    def intake(self) -> Intake:
+        """Room for a message."""
+        return Intake(self.node.staging, self.node.config.limits.message_size)
+
+    async def receive(self, intake: Intake | None) -> None:
+        """Take message octets up to their end; without an intake they are thrown away.
 
         Raises:
-            TooBig: It was over the limit; all of it was read and thrown away.
             TimeoutError, PeerGone: The rest never came.
         """
-        self.scanner.start_data(self.node.config.limits.message_size)
-        while (data := self.scanner.message()) is None:
+        while True:
+            octets = self.scanner.take()
+            if intake is not None:
+                intake.add(octets)
+                await intake.settle()
+            if not self.scanner.receiving:
+                return
             await self.wait(self.node.config.limits.lmtp_idle_timeout)
-        return data
 
     # ------------------------------------------------------------------ what the connection calls
 
@@ -220,15 +221,23 @@ class Session(Connection):
         """Greeting, commands, farewell."""
         try:
             self._check_peer()
-            with self.node.limits.connect(self.peer):
-                self.reply(Reply(220, "", (f"{self.node.delivery.host} LMTP Sora ready",)))
-                await self._converse()
+            self._take_slot()
+            self.reply(greeting(self))
+            await self._converse()
         except (LimitExceeded, NotAllowed) as error:
             self.end(reply_to(error))
+        finally:
+            self.forget_transaction()
+            if self._slot is not None:
+                self._slot.release()
 
     def _check_peer(self) -> None:
-        if self.peer != "unix" and not ip_address(self.peer).is_loopback and not self.listener.trusts(self.peer):
+        """Who may deliver: a proxy answers for its clients, but a client speaks for others only if trusted itself."""
+        near = self.via or self.peer
+        if near != "unix" and not ip_address(near).is_loopback and not self.listener.trusts(near):
             raise NotAllowed
+        self._own_address = (self.peer, self.peer_port)
+        self.trusted = self.listener.trusts(self.peer)
 
     # ------------------------------------------------------------------ the loop
 
@@ -295,8 +304,9 @@ class Session(Connection):
         """Answer a command, count it, and lose patience with a peer that only errs."""
         self.reply(reply)
         self.count(label, reply)
+        self.ended = self.ended or reply.code == 421  # RFC 5321 §3.8: the connection is closed behind it
         self._bad_in_a_row = self._bad_in_a_row + 1 if bad else 0
-        if self._bad_in_a_row >= MAX_BAD_COMMANDS and not self.ended:
+        if self._bad_in_a_row >= self.node.config.limits.bad_commands and not self.ended:
             self.end(TOO_MANY_ERRORS)
 
     def count(self, label: str, reply: Reply) -> None:
@@ -310,16 +320,18 @@ class Session(Connection):
         if not self._asked:
             return
         asked, self._asked = self._asked, []
-        found = iter(await self._find_recipients([path for path in asked if isinstance(path, Path)]))
-        for path in asked:
+        found = iter(await self._find_recipients([command.path for command in asked if isinstance(command, Rcpt)]))
+        for command in asked:
             if self.ended:
                 return
-            answer = path if isinstance(path, SoraError) else next(found)
+            answer = next(found) if isinstance(command, Rcpt) else command
             if isinstance(answer, SoraError):
                 self._finish("RCPT", reply_to(answer), bad=isinstance(answer, WireError))
-            else:
-                self.recipients.append(answer)
-                self._finish("RCPT", RECIPIENT_OK)
+                continue
+            if isinstance(command, Rcpt) and command.forward:
+                answer = replace(answer, forward=command.forward)
+            self.recipients.append(answer)
+            self._finish("RCPT", RECIPIENT_OK)
 
     async def _find_recipients(self, paths: list[Path]) -> list[Recipient | SoraError]:
         try:
@@ -337,16 +349,16 @@ class Session(Connection):
         refused = [str(outcome) for outcome in outcomes if outcome is not None]
         self._messages += 1
         self._refused += len(refused)
-        _log.info(
-            "message",
-            extra={
-                "transaction": f"{self.session}-{self._messages}",
-                "sender": self.mail.sender.text,
-                "size": size,
-                "recipients": len(outcomes),
-                "refused": refused,
-            },
-        )
+        fields = {
+            "transaction": f"{self.session}-{self._messages}",
+            "sender": self.mail.sender.text,
+            "size": size,
+            "recipients": len(outcomes),
+            "refused": refused,
+        }
+        if self.client.login:
+            fields["login"] = self.client.login
+        _log.info("message", extra=fields)
 
     @property
     def message_id(self) -> str:
@@ -357,22 +369,27 @@ class Session(Connection):
 # ---------------------------------------------------------------------------------------------------- verbs
 
 
+def greeting(s: Session) -> Reply:
+    """What a session begins with (RFC 5321 §4.2), after XCLIENT too."""
+    return Reply(220, "", (f"{s.node.delivery.host} LMTP Sora ready",))
+
+
 async def hello(s: Session, arguments: bytes) -> Reply:
     """LHLO (RFC 2033 §4.1): name the client, and start over."""
     s.hello = lmtp.parse_hello(arguments)
     s.forget_transaction()
-    return Reply(
-        250,
-        "",
-        (
-            s.node.delivery.host,
-            "PIPELINING",
-            "ENHANCEDSTATUSCODES",
-            "8BITMIME",
-            "SMTPUTF8",
-            f"SIZE {s.node.config.limits.message_size}",
-        ),
-    )
+    return Reply(250, "", (s.node.delivery.host, *_extensions(s)))
+
+
+def _extensions(s: Session) -> Iterator[str]:
+    yield from ("PIPELINING", "ENHANCEDSTATUSCODES", "8BITMIME", "SMTPUTF8", "CHUNKING", "BINARYMIME")
+    if s.listener.tls is not None and not s.tls:
+        yield "STARTTLS"
+    if s.trusted:
+        yield "XCLIENT " + " ".join(xclient.ATTRIBUTES)
+        yield "XRCPTFORWARD"
+    yield f"LIMITS RCPTMAX={s.node.config.limits.recipients}"
+    yield f"SIZE {s.node.config.limits.message_size}"
 
 
 async def smtp_hello(s: Session, arguments: bytes) -> Reply:
@@ -398,13 +415,15 @@ async def recipient(s: Session, arguments: bytes) -> None:
     try:
         if s.mail is None:
             raise OutOfOrder("MAIL comes first")
-        path = lmtp.parse_recipient(arguments, s.mail.utf8)
+        if s.chunks is not None:
+            raise OutOfOrder("The message has begun")
+        command = lmtp.parse_recipient(arguments, s.mail.utf8, s.trusted)
         if s.recipients_asked >= s.node.config.limits.recipients:
             raise TooManyRecipients
     except SoraError as error:
         s.ask(error)
     else:
-        s.ask(path)
+        s.ask(command)
 
 
 async def data(s: Session, arguments: bytes) -> Reply | None:
@@ -413,39 +432,75 @@ async def data(s: Session, arguments: bytes) -> Reply | None:
         raise lmtp.BadArgument("DATA has no arguments")
     if s.mail is None:
         raise OutOfOrder("MAIL comes first")
+    if s.chunks is not None:
+        raise OutOfOrder("The message comes in chunks")
+    if s.mail.body == "BINARYMIME":
+        raise OutOfOrder("BINARYMIME needs BDAT")  # RFC 3030 §3
     if not s.recipients:
         return NO_RECIPIENTS
     s.reply(GO_AHEAD)
-    outcomes: list[SoraError | None]
-    size = 0
+    s.scanner.start_data()
+    intake = s.intake()
     try:
-        message = await s.receive_message()
-    except TooBig as error:
-        outcomes = [error] * len(s.recipients)
-    else:
-        size = len(message)
-        outcomes = await _store(s, s.mail, message)
-    for outcome in outcomes:
-        reply = STORED if outcome is None else reply_to(outcome)
-        s.reply(reply)
-        s.count("DATA", reply)
-    s.delivered(size, outcomes)
-    s.forget_transaction()
-    await s.flush()
-    crash_point("lmtp.replied")
+        await s.receive(intake)
+        await _deliver(s, s.mail, intake, "DATA")
+    finally:
+        intake.close()
     return None
 
 
-async def _store(s: Session, command: lmtp.Mail, message: bytes) -> list[SoraError | None]:
+async def chunk(s: Session, arguments: bytes) -> Reply | None:
+    """BDAT (RFC 3030 §2): take a chunk; after the last one, answer for each recipient."""
+    try:
+        command = lmtp.parse_chunk(arguments)
+    except lmtp.BadArgument as error:
+        # Nobody knows where the octets end that follow, and commands must not be read out of a message.
+        s.end(reply_to(error))
+        s.count("BDAT", reply_to(error))
+        return None
+    s.scanner.start_chunk(command.size)
+    if s.mail is None or not s.recipients:
+        # No command that cannot be understood: a client that pipelines sends all chunks before it learns of it.
+        await s.receive(None)
+        return NO_RECIPIENTS if s.mail is not None else NO_MAIL
+    intake = s.chunks = s.chunks or s.intake()
+    await s.receive(intake)
+    if command.last:
+        await _deliver(s, s.mail, intake, "BDAT")
+        return None
+    return CHUNK_OK if intake.error is None else reply_to(intake.error)
+
+
+async def _deliver(s: Session, command: lmtp.Mail, intake: Intake, label: str) -> None:
+    """Store what was taken in, answer for each recipient, and end the transaction."""
+    outcomes: list[SoraError | None]
+    try:
+        message = await intake.finish()
+    except SoraError as error:
+        outcomes = [error] * len(s.recipients)
+    else:
+        outcomes = await _store(s, command, message)
+    for outcome in outcomes:
+        reply = STORED if outcome is None else reply_to(outcome)
+        s.reply(reply)
+        s.count(label, reply)
+    s.delivered(intake.size, outcomes)
+    s.forget_transaction()
+    await s.flush()
+    crash_point("lmtp.replied")
+
+
+async def _store(s: Session, command: lmtp.Mail, message: Octets) -> list[SoraError | None]:
     """One outcome for each recipient, whatever happens: the client counts the replies."""
     envelope = MailEnvelope(
         sender=command.sender.text,
         recipients=tuple(s.recipients),
-        hello=s.hello,
+        hello=s.client.hello or s.hello,
         peer="local" if s.peer == "unix" else s.peer,
         tls=s.tls,
         utf8=command.utf8,
         id=s.message_id,
+        peer_name=s.client.name if s.client.address else "",
     )
     try:
         return await s.node.delivery.deliver(message, envelope)
@@ -476,6 +531,30 @@ async def verify(s: Session, arguments: bytes) -> Reply:
     return NOT_VERIFIED
 
 
+async def start_tls(s: Session, arguments: bytes) -> None:
+    """STARTTLS (RFC 3207 §4): nothing that was said before counts, least of all what was sent behind the command."""
+    if arguments:
+        raise lmtp.BadArgument("STARTTLS has no arguments")
+    if s.tls:
+        raise OutOfOrder("TLS is active")
+    if s.listener.tls is None:
+        raise UnknownCommand
+    s.reply(READY_FOR_TLS)
+    s.count("STARTTLS", READY_FOR_TLS)
+    await s.start_tls()
+    s.speak_for(NOBODY)
+
+
+async def speak_for(s: Session, arguments: bytes) -> Reply:
+    """XCLIENT (Postfix XCLIENT_README): a trusted peer says who the client is, and the session begins anew."""
+    if not s.trusted:
+        raise NotTrusted
+    if s.mail is not None:
+        raise OutOfOrder("A transaction is open")
+    s.speak_for(xclient.parse_xclient(arguments, s.client))
+    return greeting(s)
+
+
 async def leave(s: Session, arguments: bytes) -> None:
     """QUIT (RFC 5321 §4.1.1.10)."""
     if arguments:
@@ -497,8 +576,11 @@ VERBS: Final[Mapping[str, Verb]] = {
     "MAIL": Verb(mail),
     "RCPT": Verb(recipient),
     "DATA": Verb(data),
+    "BDAT": Verb(chunk),
     "RSET": Verb(reset),
     "NOOP": Verb(noop),
     "VRFY": Verb(verify),
+    "STARTTLS": Verb(start_tls),
+    "XCLIENT": Verb(speak_for),
     "QUIT": Verb(leave),
 }

@@ -5,7 +5,7 @@ One byte stream carries two languages, and mixing them up is how mail is smuggle
 - A command line ends in CRLF. One that ends in a bare LF is refused as a whole, so nothing can hide behind it.
 - Message data ends in CRLF "." CRLF and in nothing else (RFC 5321 §4.1.1.4, §2.3.8). Bare CR and bare LF are data.
 - Data goes through unchanged but for the one dot in front of a line that begins with a dot (§4.5.2).
-- Whatever is over a limit is read to its end and thrown away, never held.
+- A chunk is as long as its BDAT command says (RFC 3030 §2), whatever octets are in it and whatever the reply is.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
-from sora.errors import BadSyntax, LineTooLong, TooBig
+from sora.errors import BadSyntax, LineTooLong
+from sora.wire.xclient import parse_forward
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,10 +55,10 @@ class Utf8Needed(BadSyntax):
 
 
 class Scanner:
-    """Cuts one connection's bytes into command lines and, when told so, message data.
+    """Cuts one connection's bytes into command lines and, when told so, message octets.
 
-    `feed()` what arrived, then pull: `line()` for the next command line; after `start_data()`, `message()` until it
-    gives the message. Both give None when more bytes are needed.
+    `feed()` what arrived, then pull: `line()` for the next command line, or None when more bytes are needed. After
+    `start_data()` or `start_chunk()` comes `take()`, until `receiving` is False.
     """
 
     def __init__(self, max_line: int = MAX_LINE) -> None:
@@ -65,7 +66,12 @@ class Scanner:
         self._buffer = b""
         self._start = 0
         self._skipping = False
-        self._data: _DataReader | None = None
+        self._data: _DataReader | _ChunkReader | None = None
+
+    @property
+    def receiving(self) -> bool:
+        """True while the end of the message data or the chunk has not been seen."""
+        return self._data is not None
 
     @property
     def buffered(self) -> int:
@@ -114,69 +120,68 @@ class Scanner:
             self._skipping = True
             raise LineTooLong
 
-    def start_data(self, limit: int) -> None:
-        """What follows is message data of at most `limit` octets (RFC 1870 §3 counts them without stuffed dots)."""
-        self._data = _DataReader(limit)
+    def start_data(self) -> None:
+        """What follows is message data up to CRLF "." CRLF."""
+        self._data = _DataReader()
 
-    def message(self) -> bytes | None:
-        """The message, once its end has arrived; then lines follow again.
+    def start_chunk(self, size: int) -> None:
+        """What follows is a chunk of `size` octets (RFC 3030 §2)."""
+        self._data = _ChunkReader(size) if size else None
 
-        Raises:
-            TooBig: The message has ended, and it was over the limit.
-        """
+    def take(self) -> bytes:
+        """The message octets that have arrived, as they are to be stored."""
         if self._data is None:
-            raise RuntimeError("message() without start_data()")
-        reader, self._start, data = self._data, len(self._buffer), self._buffer[self._start :]
-        rest = reader.feed(data)
-        if rest is None:
-            return None
-        self._data, self._buffer, self._start = None, rest, 0
-        return reader.message()
+            return b""
+        data, self._buffer, self._start = self._buffer[self._start :], b"", 0
+        octets, rest = self._data.feed(data)
+        if rest is not None:
+            self._data, self._buffer = None, rest
+        return octets
+
+
+class _ChunkReader:
+    """So many octets."""
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes | None]:
+        """Take a piece; the octets in it, and what follows the chunk or None if it goes on."""
+        if len(data) < self._left:
+            self._left -= len(data)
+            return data, None
+        return data[: self._left], data[self._left :]
 
 
 class _DataReader:
-    """Message data piece by piece: finds the end, takes out stuffed dots, counts, and drops what is over the limit.
+    """Message data piece by piece: finds the end, and takes out stuffed dots.
 
     The carry starts as CRLF, because the CRLF of the DATA line is the beginning of the first line: a message that
     begins with "." CRLF is empty. Afterwards it holds the longest tail that could still become the end of data, so
     that neither the end nor a stuffed dot can be missed where two pieces meet.
     """
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self) -> None:
         self._carry = b"\r\n"
         self._first = True
-        self._pieces: list[bytes] = []
-        self._size = 0
 
-    def feed(self, data: bytes) -> bytes | None:
-        """Take a piece; what follows the end of data, or None if the end was not seen."""
+    def feed(self, data: bytes) -> tuple[bytes, bytes | None]:
+        """Take a piece; the octets in it, and what follows the end of data or None if it was not seen."""
         data = self._carry + data
         end = data.find(END_OF_DATA)
         if end >= 0:
-            self._keep(data[: end + 2])
-            return data[end + 5 :]
+            return self._unstuffed(data[: end + 2]), data[end + 5 :]
         carry = _unfinished(data)
         self._carry = data[len(data) - carry :]
-        self._keep(data[: len(data) - carry])
-        return None
+        return self._unstuffed(data[: len(data) - carry]), None
 
-    def _keep(self, data: bytes) -> None:
+    def _unstuffed(self, data: bytes) -> bytes:
         if not data:
-            return
+            return data
         data = data.replace(b"\r\n.", b"\r\n")
         if self._first:
             data, self._first = data[2:], False
-        self._size += len(data)
-        if self._size <= self._limit:
-            self._pieces.append(data)
-        else:
-            self._pieces.clear()
-
-    def message(self) -> bytes:
-        if self._size > self._limit:
-            raise TooBig
-        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        return data
 
 
 def _unfinished(data: bytes) -> int:
@@ -216,13 +221,37 @@ class Mail(Struct, frozen=True):
         sender: The reverse-path.
         size: Octets announced by SIZE= (RFC 1870 §6.1); 0 if not announced.
         utf8: SMTPUTF8 was given (RFC 6531 §3.4).
-        body: `7BIT` or `8BITMIME` (RFC 6152 §2).
+        body: `7BIT`, `8BITMIME` (RFC 6152 §2) or `BINARYMIME` (RFC 3030 §3).
     """
 
     sender: Path
     size: int = 0
     utf8: bool = False
     body: str = "7BIT"
+
+
+class Rcpt(Struct, frozen=True):
+    """RCPT TO.
+
+    Attributes:
+        path: The forward-path.
+        forward: Fields that a Dovecot proxy hands on for this recipient (XRCPTFORWARD).
+    """
+
+    path: Path
+    forward: tuple[tuple[str, str], ...] = ()
+
+
+class Chunk(Struct, frozen=True):
+    """BDAT (RFC 3030 §2).
+
+    Attributes:
+        size: Octets that follow the line.
+        last: The message ends with them.
+    """
+
+    size: int
+    last: bool = False
 
 
 _COMMAND = re.compile(rb"([A-Za-z]+)(?: +(.*?))? *", re.DOTALL)
@@ -288,24 +317,47 @@ def parse_mail(arguments: bytes) -> Mail:
 
 _MAIL_PARAMETERS: Final = {
     "SIZE": re.compile(r"[0-9]{1,20}"),
-    "BODY": re.compile(r"7BIT|8BITMIME"),
+    "BODY": re.compile(r"7BIT|8BITMIME|BINARYMIME"),
     "SMTPUTF8": re.compile(r""),
 }
 
 
-def parse_recipient(arguments: bytes, utf8: bool) -> Path:
-    """`TO:<path>` (RFC 5321 §4.1.1.3); no parameter is advertised for it.
+def parse_recipient(arguments: bytes, utf8: bool, trusted: bool = False) -> Rcpt:
+    """`TO:<path> [parameters]` (RFC 5321 §4.1.1.3).
+
+    Args:
+        trusted: The client may use XRCPTFORWARD, the only parameter there is.
 
     Raises:
-        BadRecipient, Utf8Needed, BadArgument, UnknownParameter: As named.
+        BadRecipient, Utf8Needed, BadArgument, UnknownParameter, BadAttribute: As named.
     """
     path, parameters = _split(arguments, b"TO:", BadRecipient)
-    if parameters:
-        raise UnknownParameter(f"Parameter {parameters[0][0]} is not supported")
+    forward: tuple[tuple[str, str], ...] = ()
+    for name, value in parameters:
+        if name != "XRCPTFORWARD" or not trusted:
+            raise UnknownParameter(f"Parameter {name} is not supported")
+        if forward or not value:
+            raise BadArgument("Bad value of XRCPTFORWARD")
+        forward = parse_forward(value)
     if path.lower() == b"<postmaster>":
         local = path[1:-1].decode("ascii")
-        return Path(local, local, "")
-    return _parse_path(path, utf8, BadRecipient)
+        return Rcpt(Path(local, local, ""), forward)
+    return Rcpt(_parse_path(path, utf8, BadRecipient), forward)
+
+
+def parse_chunk(arguments: bytes) -> Chunk:
+    """`size [LAST]` (RFC 3030 §2).
+
+    Raises:
+        BadArgument: It cannot be said where the chunk ends.
+    """
+    match = _CHUNK.fullmatch(arguments)
+    if match is None:
+        raise BadArgument("BDAT needs a size")
+    return Chunk(int(match[1]), match[2] is not None)
+
+
+_CHUNK: Final = re.compile(rb"([0-9]{1,20})(?: +(LAST))?", re.IGNORECASE)
 
 
 def _split(arguments: bytes, keyword: bytes, error: type[BadSyntax]) -> tuple[bytes, list[tuple[str, str]]]:
@@ -397,6 +449,7 @@ class Trace(Struct, frozen=True):
         sender: Reverse-path as written; empty for the null sender.
         hello: What the client called itself in LHLO.
         peer: Its address, or `local` for a UNIX socket.
+        peer_name: Its host name, if a proxy told one.
         host: Our own name.
         tls: The message came under TLS (RFC 8314 §4.3: `LMTPS`).
         utf8: SMTPUTF8 was used (RFC 6531 §4.3: `UTF8LMTP`).
@@ -412,6 +465,7 @@ class Trace(Struct, frozen=True):
     utf8: bool
     id: str
     received_at: datetime
+    peer_name: str = ""
 
 
 _DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -429,7 +483,8 @@ def write_trace(trace: Trace, delivered_to: str, recipients: Sequence[str]) -> b
             another (§7.6).
     """
     protocol = ("UTF8" if trace.utf8 else "") + ("LMTPS" if trace.tls else "LMTP")
-    peer = f"([{trace.peer}])" if trace.peer != "local" else "(local)"
+    name = f"{trace.peer_name} " if trace.peer_name else ""
+    peer = f"({name}[{_literal(trace.peer)}])" if trace.peer != "local" else "(local)"
     target = f"\r\n\tfor <{recipients[0]}>" if len(recipients) == 1 else ""
     return (
         f"Return-Path: <{trace.sender}>\r\n"
@@ -438,6 +493,11 @@ def write_trace(trace: Trace, delivered_to: str, recipients: Sequence[str]) -> b
         f"\tby {trace.host} with {protocol} id {trace.id}{target};\r\n"
         f"\t{write_date(trace.received_at)}\r\n"
     ).encode()
+
+
+def _literal(address: str) -> str:
+    """The inside of an address literal (RFC 5321 §4.1.3)."""
+    return f"IPv6:{address}" if ":" in address else address
 
 
 def write_date(moment: datetime) -> str:

@@ -42,17 +42,21 @@ class World:
     """What `given` lines and tests say of a node.
 
     given account NAME · alias NAME ACCOUNT · mailbox ACCOUNT NAME · disabled ACCOUNT · full ACCOUNT ·
-    catch-all DOMAIN ACCOUNT · limit KEY VALUE · database away|back · stored ACCOUNT MAILBOX COUNT (this one is checked)
+    room ACCOUNT MESSAGES · catch-all DOMAIN ACCOUNT · limit KEY VALUE · database away|back · staging full|empty ·
+    hops COUNT · trusted NETWORK
+    and these, which are checked: stored ACCOUNT MAILBOX COUNT · has ACCOUNT LINE · ends ACCOUNT OCTETS
     """
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, patches: pytest.MonkeyPatch) -> None:
         self.node = node
+        self.patches = patches
         self.accounts: dict[str, AccountId] = {}
+        self.listener = Listener("lmtp", "127.0.0.1:24")
         node.delivery.host = "store.example.com"
         self._pools = [(database, database._pool) for database in (node.store.db, node.delivery._messages._db)]
 
     async def given(self, text: str) -> None:
-        verb, *words = text.split()
+        verb, *words = text.split(maxsplit=2) if text.startswith(("has", "ends")) else text.split()
         await getattr(self, "given_" + verb.replace("-", "_"))(*words)
 
     async def given_account(self, name: str) -> None:
@@ -74,6 +78,26 @@ class World:
         assert await self.node.delivery.deliver(b"a: b\r\n\r\n", envelope(account_id, f"{account}@example.com")) == [
             None
         ]
+
+    async def given_room(self, account: str, messages: str) -> None:
+        self.accounts[account] = await self.node.store.accounts.create(
+            f"{account}@example.com", quota_messages=int(messages)
+        )
+
+    async def given_staging(self, state: str) -> None:
+        self.node.staging._max_size = 0 if state == "full" else 10**9
+
+    async def given_hops(self, count: str) -> None:
+        self.patches.setattr("sora.services.delivery.MAX_HOPS", int(count))
+
+    async def given_trusted(self, network: str) -> None:
+        self.listener = msgspec.structs.replace(self.listener, trusted_networks=(network,))
+
+    async def given_has(self, account: str, line: str) -> None:
+        assert any(line.encode() in body.split(b"\r\n") for body in await self.bodies(account))
+
+    async def given_ends(self, account: str, octets: str) -> None:
+        assert (await self.bodies(account))[-1].endswith(octets.encode().decode("unicode_escape").encode("latin-1"))
 
     async def given_catch_all(self, domain: str, account: str) -> None:
         await self.node.store.domains.add(domain)
@@ -106,7 +130,7 @@ class World:
 
     async def connect(self, number: int = 1, *, hello: bytes = b"", listener: Listener | None = None) -> Link:
         """A session behind its greeting, and behind LHLO if that is given."""
-        session = lmtp.connection_factory(self.node, listener or Listener("lmtp", "127.0.0.1:24"))()
+        session = lmtp.connection_factory(self.node, listener or self.listener)()
         link = Link(session)
         assert await link.read_line() == b"220 store.example.com LMTP Sora ready"
         if hello:
@@ -131,9 +155,9 @@ async def ask(link: Link, data: bytes, replies: int) -> list[bytes]:
 
 
 @pytest.fixture
-async def world(dsn: str, tmp_path: Path) -> AsyncIterator[World]:
+async def world(dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     async with open_node(dsn, tmp_path, auth={"default_domain": "example.com"}) as node:
-        world = World(node)
+        world = World(node, monkeypatch)
         yield world
         await world.given_database("back")
 

@@ -9,10 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sora.errors import BadSyntax, LineTooLong, TooBig
+from sora.errors import BadSyntax, LineTooLong
 from sora.wire import lmtp
-
-LIMIT = 10_000
 
 
 def lines(scanner: lmtp.Scanner) -> list[bytes | type[Exception]]:
@@ -32,16 +30,18 @@ def lines(scanner: lmtp.Scanner) -> list[bytes | type[Exception]]:
         found.append(line)
 
 
-def receive(stream: bytes, cuts: list[int], limit: int = LIMIT) -> tuple[bytes | None, bytes]:
-    """Feed `stream` cut at `cuts` as message data; the message and what was left for command lines."""
+def receive(stream: bytes, cuts: list[int], chunk: int | None = None) -> tuple[bytes | None, bytes]:
+    """Feed `stream` cut at `cuts` as message data or as a chunk; the message and what was left for command lines."""
     scanner = lmtp.Scanner()
-    scanner.start_data(limit)
-    message = None
+    if chunk is None:
+        scanner.start_data()
+    else:
+        scanner.start_chunk(chunk)
+    message = b""
     for start, end in itertools.pairwise([0, *sorted(cuts), len(stream)]):
         scanner.feed(stream[start:end])
-        if message is None:
-            message = scanner.message()
-    return message, scanner._buffer[scanner._start :]
+        message += scanner.take()
+    return None if scanner.receiving else message, scanner._buffer[scanner._start :]
 
 
 def unstuffed(stream: bytes) -> tuple[bytes, bytes] | None:
@@ -163,37 +163,68 @@ class TestData:
         stream = b"".join(parts) + b"\r\n.\r\n"
         assert receive(stream, [min(cut, len(stream)) for cut in cuts]) == unstuffed(stream)
 
-    def test_limit_counts_without_stuffed_dots(self) -> None:
-        stream = b"..\r\n" * 10 + b".\r\n"
-        assert receive(stream, [], limit=30)[0] == b".\r\n" * 10
-        with pytest.raises(TooBig):
-            receive(stream, [], limit=29)
-
-    def test_too_big_is_drained_not_held(self) -> None:
-        scanner = lmtp.Scanner()
-        scanner.start_data(1000)
-        for _ in range(100):
-            scanner.feed(b"x" * 998 + b"\r\n")
-            assert scanner.message() is None
-            assert scanner._data is not None
-            held = sum(map(len, scanner._data._pieces))
-            assert held <= (1000 if scanner._data._size <= 1000 else 0)
-        scanner.feed(b".\r\nNOOP\r\n")
-        with pytest.raises(TooBig):
-            scanner.message()
-        assert lines(scanner) == [b"NOOP"]
-
     def test_lines_follow_the_message(self) -> None:
         scanner = lmtp.Scanner()
         scanner.feed(b"DATA\r\nhello\r\n.\r\nQUIT\r\n")
         assert scanner.line() == b"DATA"
-        scanner.start_data(LIMIT)
-        assert scanner.message() == b"hello\r\n"
+        scanner.start_data()
+        assert scanner.receiving
+        assert scanner.take() == b"hello\r\n"
+        assert not scanner.receiving
         assert lines(scanner) == [b"QUIT"]
 
-    def test_message_needs_start_data(self) -> None:
-        with pytest.raises(RuntimeError):
-            lmtp.Scanner().message()
+    def test_only_what_may_become_the_end_is_held_back(self) -> None:
+        scanner = lmtp.Scanner()
+        scanner.start_data()
+        scanner.feed(b"x" * 100_000 + b"\r\n.\r")
+        assert scanner.take() == b"x" * 100_000
+        assert scanner.buffered == 0
+        assert scanner.take() == b""
+
+    def test_there_is_nothing_to_take_between_messages(self) -> None:
+        scanner = lmtp.Scanner()
+        scanner.feed(b"NOOP\r\n")
+        assert scanner.take() == b""
+        assert lines(scanner) == [b"NOOP"]
+
+
+class TestChunks:
+    def test_any_octets_are_data(self) -> None:
+        octets = bytes(range(256)) + b"\r\n.\r\nQUIT\r\n..\r\n"
+        assert receive(octets + b"NOOP\r\n", [], len(octets)) == (octets, b"NOOP\r\n")
+
+    @given(st.binary(max_size=60), st.integers(0, 60), st.lists(st.integers(0, 60), max_size=6))
+    def test_cut_anywhere(self, stream: bytes, size: int, cuts: list[int]) -> None:
+        found = receive(stream, [min(cut, len(stream)) for cut in cuts], size)
+        assert found == ((stream[:size], stream[size:]) if size <= len(stream) else (None, b""))
+
+    def test_an_empty_chunk_has_ended(self) -> None:
+        scanner = lmtp.Scanner()
+        scanner.feed(b"NOOP\r\n")
+        scanner.start_chunk(0)
+        assert not scanner.receiving
+        assert scanner.take() == b""
+        assert lines(scanner) == [b"NOOP"]
+
+    @pytest.mark.parametrize(
+        ("text", "chunk"),
+        [
+            (b"0", lmtp.Chunk(0)),
+            (b"100", lmtp.Chunk(100)),
+            (b"0 LAST", lmtp.Chunk(0, last=True)),
+            (b"00012  last", lmtp.Chunk(12, last=True)),
+            (b"9" * 20, lmtp.Chunk(10**20 - 1)),
+        ],
+    )
+    def test_commands(self, text: bytes, chunk: lmtp.Chunk) -> None:
+        assert lmtp.parse_chunk(text) == chunk
+
+    @pytest.mark.parametrize(
+        "text", [b"", b"-1", b"+1", b"1x", b"LAST", b"1 FIRST", b"1 LAST 2", b"1LAST", b"9" * 21, "١".encode()]
+    )
+    def test_bad_commands(self, text: bytes) -> None:
+        with pytest.raises(lmtp.BadArgument):
+            lmtp.parse_chunk(text)
 
 
 class TestCommands:
@@ -281,7 +312,7 @@ class TestMail:
             (b"FROM:<a@b> SIZE=1x", lmtp.BadArgument),
             (b"FROM:<a@b> SIZE=123456789012345678901", lmtp.BadArgument),
             (b"FROM:<a@b> SIZE=1 SIZE=1", lmtp.BadArgument),
-            (b"FROM:<a@b> BODY=BINARYMIME", lmtp.BadArgument),
+            (b"FROM:<a@b> BODY=16BIT", lmtp.BadArgument),
             (b"FROM:<a@b> SMTPUTF8=yes", lmtp.BadArgument),
             (b"FROM:<a@b> =x", lmtp.BadArgument),
             (b"FROM:<a@b> SIZE=1\xb2", lmtp.BadArgument),
@@ -306,16 +337,27 @@ class TestMail:
 
 class TestRecipient:
     def test_good(self) -> None:
-        path = lmtp.parse_recipient(b"TO:<Alice+Lists@Example.COM>", utf8=False)
+        path = lmtp.parse_recipient(b"TO:<Alice+Lists@Example.COM>", utf8=False).path
         assert path.address == "Alice+Lists@Example.COM"
 
     def test_quoting_is_undone_for_lookup_only(self) -> None:
-        path = lmtp.parse_recipient(rb'TO:<"al\ice"@example.com>', utf8=False)
+        path = lmtp.parse_recipient(rb'TO:<"al\ice"@example.com>', utf8=False).path
         assert path.address == "alice@example.com"
         assert path.text == r'"al\ice"@example.com'
 
+    def test_forwarded_fields_come_from_trusted_peers_only(self) -> None:
+        text = b"TO:<a@b> XRCPTFORWARD=session+3Dabc+09note+3Dx+01ty"
+        assert lmtp.parse_recipient(text, utf8=False, trusted=True).forward == (("session", "abc"), ("note", "x\ty"))
+        with pytest.raises(lmtp.UnknownParameter):
+            lmtp.parse_recipient(text, utf8=False)
+
+    @pytest.mark.parametrize("value", [b"", b"=", b"=+3", b"=+00", b"=a XRCPTFORWARD=b"])
+    def test_bad_forwarded_fields(self, value: bytes) -> None:
+        with pytest.raises(BadSyntax):
+            lmtp.parse_recipient(b"TO:<a@b> XRCPTFORWARD" + value, utf8=False, trusted=True)
+
     def test_postmaster_needs_no_domain(self) -> None:
-        assert lmtp.parse_recipient(b"TO:<PostMaster>", utf8=False).address == "PostMaster"
+        assert lmtp.parse_recipient(b"TO:<PostMaster>", utf8=False).path.address == "PostMaster"
 
     @pytest.mark.parametrize(
         ("text", "error"),
@@ -335,7 +377,7 @@ class TestRecipient:
         assert type(caught.value) is error
 
     def test_utf8(self) -> None:
-        assert lmtp.parse_recipient("TO:<ä@b>".encode(), utf8=True).address == "ä@b"
+        assert lmtp.parse_recipient("TO:<ä@b>".encode(), utf8=True).path.address == "ä@b"
 
 
 class TestReplies:

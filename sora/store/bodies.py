@@ -54,15 +54,18 @@ class Bodies:
         self._sources: tuple[_Source, ...] = (*self._disks, _Stored(blobs))
         self._searches: dict[str, asyncio.Task[bytes]] = {}
 
+    def get_now(self, ref: BlobRef) -> bytes | None:
+        """The body, verified, if nothing has to be waited for; None: use `get`."""
+        data = self._recent.get(ref.name)
+        return self._read_now(ref) if data is None and ref.size <= INLINE_BYTES else data
+
     async def get(self, ref: BlobRef) -> bytes:
         """The body, verified.
 
         Raises:
             BlobDown: No source has the right bytes now; the log says what each of them had.
         """
-        data = self._recent.get(ref.name)
-        if data is None and ref.size <= INLINE_BYTES:
-            data = self._read_now(ref)
+        data = self.get_now(ref)
         if data is not None:
             return data
         search = self._searches.get(ref.name)

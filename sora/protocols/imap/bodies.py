@@ -30,13 +30,25 @@ BODY_COLUMNS: Final = ("content_id", "content_hash", "size")
 """What a row must have for its body to be found."""
 
 Row: TypeAlias = "Mapping[str, Any]"
+_Waiting: TypeAlias = "tuple[Row, asyncio.Task[bytes] | bytes]"
 
 
 def chunks_of(s: Session, uids: UidSet, columns: Sequence[str]) -> aclosing[AsyncGenerator[list[Row], None]]:
     """Rows of the selected mailbox, some hundreds at a time; the next ones are on their way meanwhile."""
+    return aclosing(_chunks_of(s, uids, columns))
+
+
+async def _chunks_of(s: Session, uids: UidSet, columns: Sequence[str]) -> AsyncGenerator[list[Row], None]:
     view = s.view.view
+    few = await s.server.rows.get(view.account_id, view.mailbox_id, uids, columns)
+    if few is not None:
+        if few:
+            yield few
+        return
     rows = s.node.store.messages.rows(view.account_id, view.mailbox_id, uids, columns)
-    return aclosing(cast("AsyncGenerator[list[Row], None]", rows))
+    async with aclosing(cast("AsyncGenerator[list[Row], None]", rows)) as chunks:
+        async for chunk in chunks:
+            yield chunk
 
 
 class Ahead:
@@ -58,23 +70,22 @@ class Ahead:
         Args:
             rows: With `uid`, `content_id`, `content_hash` and `size`.
         """
-        waiting: deque[tuple[Row, asyncio.Task[bytes]]] = deque()
+        waiting: deque[_Waiting] = deque()
         try:
             yield self._each(iter(rows), waiting)
         finally:
-            for _, task in waiting:
-                task.cancel()
+            for _, body in waiting:
+                if isinstance(body, asyncio.Task):
+                    body.cancel()
 
-    async def _each(
-        self, rows: Iterator[Row], waiting: deque[tuple[Row, asyncio.Task[bytes]]]
-    ) -> AsyncIterator[tuple[Row, bytes]]:
+    async def _each(self, rows: Iterator[Row], waiting: deque[_Waiting]) -> AsyncIterator[tuple[Row, bytes]]:
         while True:
             self._ask(rows, waiting)
             if not waiting:
                 return
-            row, task = waiting[0]
+            row, coming = waiting[0]
             try:
-                body = await task
+                body = await coming if isinstance(coming, asyncio.Task) else coming
             except BlobDown as error:
                 _log.warning("body unavailable", extra={"content_id": row["content_id"], "detail": str(error)})
                 self.failed.append(row["uid"])
@@ -82,8 +93,8 @@ class Ahead:
                 yield row, body
             waiting.popleft()
 
-    def _ask(self, rows: Iterator[Row], waiting: deque[tuple[Row, asyncio.Task[bytes]]]) -> None:
-        """Start what fits."""
+    def _ask(self, rows: Iterator[Row], waiting: deque[_Waiting]) -> None:
+        """Take what is at hand, start what fits."""
         loop = asyncio.get_running_loop()
         size = sum(row["size"] for row, _ in waiting)
         while len(waiting) < AHEAD and (not waiting or size < AHEAD_BYTES):
@@ -91,4 +102,5 @@ class Ahead:
                 return
             size += row["size"]
             ref = BlobRef(self._account_id, row["content_id"], row["content_hash"], row["size"])
-            waiting.append((row, loop.create_task(self._bodies.get(ref))))
+            body = self._bodies.get_now(ref)
+            waiting.append((row, loop.create_task(self._bodies.get(ref)) if body is None else body))

@@ -31,6 +31,7 @@ from sora.protocols.imap.replies import (
     printable,
     reply_to,
 )
+from sora.protocols.imap.rows import RecentRows
 from sora.protocols.imap.state import AUTHENTICATED, LOGOUT, NOT_AUTHENTICATED, SELECTED
 from sora.protocols.imap.view import Views
 
@@ -69,12 +70,14 @@ class ImapServer:
     """What all IMAP sessions of a worker share.
 
     Attributes:
+        rows: Of messages that were fetched lately.
         views: Selected mailboxes.
     """
 
     def __init__(self, node: Node) -> None:
         self.node = node
         self.keywords = KeywordRegistry(node.store.mailboxes)
+        self.rows = RecentRows(node.store.messages)
         self.views = Views(node.store.messages, node.store.mailboxes, node.changes, self.keywords)
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _logger = log.get(__name__)
 FIRST_FD: Final = 3
+SEND_TIMEOUT_S: Final = 5.0
+"""A manager that does not read for so long is not waited for: the children need us more."""
 
 
 def notify(*lines: str) -> bool:
@@ -29,6 +31,7 @@ def notify(*lines: str) -> bool:
         address = "\0" + address[1:]
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            sock.settimeout(SEND_TIMEOUT_S)
             sock.sendto("\n".join(lines).encode(), address)
     except OSError as error:
         _logger.warning("service manager not told", extra={"detail": str(error)})

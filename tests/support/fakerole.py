@@ -1,7 +1,7 @@
 """Processes for tests of the supervisor: they need no database, and say who they are.
 
 The worker accepts on the listeners of its slots and answers every line with its slot, generation and pid; it obeys
-`die` (SIGKILL) and `hang` (stops its event loop), and shows the live key `recipients`.
+`die` (SIGKILL) and `hang` (stops its event loop), shows the live key `recipients`, and after `key` the value of any.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ import signal
 import time
 from typing import TYPE_CHECKING, cast
 
+import orjson
+
+from sora import config as configuration
 from sora.errors import ConfigError
 from sora.server import child as children
 
@@ -42,7 +45,10 @@ class Echo(asyncio.Protocol):
                 os.kill(os.getpid(), signal.SIGKILL)
             if line == b"hang":
                 time.sleep(600)
-            if line == b"recipients":
+            if line.startswith(b"key "):
+                value = configuration.get(self.process.config, line[4:].decode())
+                self.transport.write(orjson.dumps(value) + b"\n")
+            elif line == b"recipients":
                 self.transport.write(b"%d\n" % self.process.config.limits.recipients)
             else:
                 self.transport.write(b"%d %d %d\n" % (self.child.slot, self.child.generation, os.getpid()))

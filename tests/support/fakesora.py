@@ -68,6 +68,11 @@ class Client:
         self.socket.sendall(line.encode() + b"\n")
         return tuple(map(int, self._file.readline().split()))
 
+    def value(self, key: str) -> Any:
+        """What the worker's configuration says."""
+        self.socket.sendall(b"key %s\n" % key.encode())
+        return json.loads(self._file.readline())
+
     def tell(self, line: str) -> None:
         """Send a line that has no answer."""
         self.socket.sendall(line.encode() + b"\n")
@@ -95,16 +100,20 @@ class FakeSora:
         self.directory = directory
         self.path = directory / "sora.toml"
         self.process_table = {"workers": 2, **process}
+        self.listen = "127.0.0.1:0"
         self.configure()
         self.port = 0
         self.environment: dict[str, str] = {}
+        self.launcher: list[str] = []
+        self.pass_fds: list[int] = []
         self.clients: list[Client] = []
         self.supervisor: subprocess.Popen[str] | None = None
 
     def configure(self, more: str = "", **process: Any) -> None:
         """Write the configuration."""
         table = "".join(f"{key} = {json.dumps(value)}\n" for key, value in {**self.process_table, **process}.items())
-        self.path.write_text(f'{CONFIG}\n[process]\nruntime_path = "run"\n{table}\n{more}\n')
+        config = CONFIG.replace("127.0.0.1:0", self.listen, 1)
+        self.path.write_text(f'{config}\n[process]\nruntime_path = "run"\n{table}\n{more}\n')
 
     def start(self) -> Self:
         """Start and wait until it is ready.
@@ -112,15 +121,25 @@ class FakeSora:
         Raises:
             RuntimeError: It ended instead.
         """
+        self.launch()
+        return self.await_ready()
+
+    def launch(self) -> None:
+        """Start."""
         with (self.directory / "log").open("ab") as log:
             self.supervisor = subprocess.Popen(
-                [sys.executable, "-m", "tests.support.fakesora", str(self.path)],
+                [*self.launcher, sys.executable, "-m", "tests.support.fakesora", str(self.path)],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
                 cwd=ROOT,
                 env={**os.environ, **self.environment},
+                pass_fds=self.pass_fds,
             )
+
+    def await_ready(self) -> Self:
+        """Wait until it is ready; see `start`."""
+        assert self.supervisor is not None
         assert self.supervisor.stdout is not None
         line = self.supervisor.stdout.readline()
         if not line.startswith("{"):

@@ -69,3 +69,13 @@ def test_sockets_of_the_manager_are_taken_once(monkeypatch: pytest.MonkeyPatch) 
 
 def test_sockets_for_another_process_are_left_alone() -> None:
     assert notify.take_listen_fds({"LISTEN_PID": "1", "LISTEN_FDS": "1"}) == []
+
+
+def test_a_manager_that_does_not_read_is_not_waited_for_for_ever(
+    manager: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notify, "SEND_TIMEOUT_S", 0.01)
+    while notify.notify("WATCHDOG=1"):
+        pass
+    assert manager.recv(999) == b"WATCHDOG=1"
+    assert notify.notify("READY=1")

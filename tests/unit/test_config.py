@@ -47,6 +47,11 @@ def test_durations(text: str, seconds: float) -> None:
     assert parse(cleanup={"grace_period": text}).cleanup.grace_period == seconds
 
 
+def test_a_verified_login_is_not_believed_for_longer_than_a_minute() -> None:
+    assert parse(auth={"cache_ttl": "60s"}).auth.cache_ttl == 60
+    assert refusal(auth={"cache_ttl": "61s"}).startswith("auth.cache_ttl: ")
+
+
 @pytest.mark.parametrize("text", ["", "MB", "1 XB", "-1MB", "1MBs"])
 def test_a_bad_size_names_its_key(text: str) -> None:
     assert refusal(limits={"message_size": text}).startswith("limits.message_size: ")

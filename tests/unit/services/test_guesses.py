@@ -305,6 +305,17 @@ async def test_whoever_does_not_exist_is_delayed_and_blocked_like_the_others(nam
     assert worlds[0].slept == worlds[1].slept != []
 
 
+async def test_names_that_cannot_be_count_as_one() -> None:
+    world = World(login_failures_per_account=3)
+    auth = auth_of(world)
+    for name in ("@", "\udc80", "a b@c"):
+        with pytest.raises(AuthFailed):
+            await auth.login(name, "wrong", peer=HERE, protocol="imap")
+    with pytest.raises(Blocked):
+        await auth.login("a@b@c", "wrong", peer=HERE, protocol="imap")
+    await auth.close()
+
+
 async def test_a_remembered_login_is_refused_while_it_is_blocked() -> None:
     """Or a success would tell a guesser which password is the right one."""
     world = World(login_failures_per_account=3)

@@ -9,10 +9,11 @@ import signal
 import socket
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sora import config as configuration
 from tests.support.fakesora import Client, FakeSora, alive, until
 
 if TYPE_CHECKING:
@@ -121,6 +122,36 @@ def test_a_stuck_worker_is_replaced(tmp_path: Path) -> None:
         client.close()
 
 
+def test_connections_that_wait_for_a_stuck_worker_are_answered(tmp_path: Path) -> None:
+    with FakeSora(tmp_path, stuck_after="2s") as sora:
+        stuck = sora.processes()[0]
+        os.kill(stuck["pid"], signal.SIGSTOP)
+        sockets = [socket.create_connection(("127.0.0.1", sora.port), timeout=20) for _ in range(20)]
+        assert alive(stuck["pid"])  # about half of them wait in its queue
+        for sock in sockets:
+            with sock, sock.makefile("rb") as file:
+                assert file.readline() == b"hello\n"
+                sock.sendall(b"who\n")
+                assert int(file.readline().split()[2]) != stuck["pid"]
+        assert not alive(stuck["pid"])
+        until(lambda: [p["restarts"] for p in sora.processes()] == [1, 0], "the successor")
+
+
+def test_a_supervisor_that_slept_does_not_take_its_children_for_stuck(tmp_path: Path) -> None:
+    with FakeSora(tmp_path, stuck_after="3s") as sora:
+        pids = sora.pids()
+        sora.signal(signal.SIGSTOP)
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        # Nobody beats for longer than `stuck_after`, as if the machine had been suspended.
+        with pytest.raises(TimeoutError), socket.create_connection(("127.0.0.1", sora.port), timeout=6) as sock:
+            sock.recv(1)
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+        assert sora.client().ask()
+        assert sora.pids() == pids
+
+
 def test_reloads_lose_no_connection(sora: FakeSora) -> None:
     """Connections come all the time, each asks twice; five reloads happen meanwhile."""
     stop = threading.Event()
@@ -211,6 +242,63 @@ def test_keys_that_need_a_restart_are_named_and_keep_their_values(sora: FakeSora
     done = sora.ctl("reload")
     assert done.stdout.splitlines() == ["reloaded, generation 2", "needs a restart: process.workers"]
     assert len(sora.processes()) == 2
+
+
+def other_value(key: configuration.Key, value: Any) -> Any:
+    """A value that no key has by default, as it stands in the file."""
+    if isinstance(value, tuple):
+        return ["192.0.2.0/24"]
+    if isinstance(value, bool):
+        return not value
+    return f"{value + 7:.0f}s" if key.kind == "duration" else value + 7
+
+
+def test_every_live_key_reaches_old_and_new_workers(sora: FakeSora) -> None:
+    keys = {key.path: key for key in configuration.keys() if key.reload == "live"}
+    before = configuration.load(sora.path)
+    lines: dict[str, list[str]] = {}
+    for path, key in keys.items():
+        table, _, name = path.rpartition(".")
+        lines.setdefault(table, []).append(f"{name} = {json.dumps(other_value(key, configuration.get(before, path)))}")
+    process = dict(line.split(" = ") for line in lines.pop("process"))
+    more = "\n".join(f"[{table}]\n" + "\n".join(entries) for table, entries in lines.items())
+    sora.configure(more, **{name: json.loads(value) for name, value in process.items()})
+    after = configuration.load(sora.path)
+    old = sora.client()
+    _, _, old_pid = old.ask()
+    answer = sora.call("reload")
+    assert (sorted(answer["changed"]), answer["restart_needed"]) == (sorted(keys), [])
+    new = sora.client()
+    assert (old.ask()[1:], new.ask()[1]) == ((1, old_pid), 2)
+    for path in keys:
+        value = configuration.get(after, path)
+        value = list(value) if isinstance(value, tuple) else value
+        assert value != configuration.get(before, path)
+        assert new.value(path) == value
+        until(lambda: old.value(path) == value, f"{path} in the old generation")  # noqa: B023
+
+
+def test_stuck_after_is_live(sora: FakeSora) -> None:
+    sora.configure(stuck_after="2s")
+    assert sora.call("reload")["changed"] == ["process.stuck_after"]
+    pid = sora.client().ask()[2]
+    os.kill(pid, signal.SIGSTOP)
+    until(lambda: not alive(pid), "the end of the stuck worker")
+
+
+def test_linger_and_drain_timeout_are_live(sora: FakeSora) -> None:
+    old = sora.client()
+    old.ask()
+    sora.configure(linger="1s", drain_timeout="100ms")
+    assert sora.call("reload")["changed"] == ["process.drain_timeout", "process.linger"]
+    assert old.at_end()
+    client = sora.client()
+    _, _, pid = client.ask()
+    client.tell("hang")
+    sora.signal(signal.SIGTERM)
+    assert sora.supervisor is not None
+    assert sora.supervisor.wait(10) == 0  # with the default it would take 15
+    assert not alive(pid)
 
 
 def test_hangup_reloads(sora: FakeSora) -> None:

@@ -34,7 +34,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("prog", "words", "offered"), CASES, ids=lambda value: " ".join(value) if value else "-")
+@pytest.mark.parametrize(("prog", "words", "offered"), CASES, ids=[" ".join((p, *words)) for p, words, _ in CASES])
 def test_bash_offers(prog: str, words: list[str], offered: set[str]) -> None:
     script = completion.render(PARSERS[prog](), "bash")
     line = f"""
@@ -94,7 +94,7 @@ def _read_until(terminal: int, words: bytes) -> None:
 
 
 @pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed")
-@pytest.mark.parametrize(("prog", "words", "offered"), CASES, ids=lambda value: " ".join(value) if value else "-")
+@pytest.mark.parametrize(("prog", "words", "offered"), CASES, ids=[" ".join((p, *words)) for p, words, _ in CASES])
 def test_fish_offers(tmp_path: Path, prog: str, words: list[str], offered: set[str]) -> None:
     (tmp_path / "script").write_text(completion.render(PARSERS[prog](), "fish"))
     line = f"source {tmp_path}/script; complete -C '{prog} {' '.join(words)}'"

@@ -99,11 +99,12 @@ class Link:
 
     Args:
         protocol: The server's side, not connected yet.
+        address: Where the client is.
     """
 
-    def __init__(self, protocol: asyncio.Protocol) -> None:
+    def __init__(self, protocol: asyncio.Protocol, address: str = "127.0.0.1") -> None:
         self.protocol = protocol
-        self.transport = MemoryTransport(self)
+        self.transport = MemoryTransport(self, address)
         self.output = bytearray()
         self.closed = False
         self._news = asyncio.Event()
@@ -174,8 +175,8 @@ class Link:
 class MemoryTransport(asyncio.Transport):
     """A transport whose far end is a `Link`."""
 
-    def __init__(self, link: Link) -> None:
-        super().__init__({"peername": ("127.0.0.1", 54321)})
+    def __init__(self, link: Link, address: str) -> None:
+        super().__init__({"peername": (address, 54321)})
         self._link = link
 
     def write(self, data: bytes | bytearray | memoryview) -> None:

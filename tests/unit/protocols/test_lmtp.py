@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
@@ -13,9 +14,13 @@ import pytest
 
 from sora import errors
 from sora.net.listener import Listener
+from sora.net.tls import server_context
 from sora.protocols import lmtp
 from sora.services.delivery import MailLoop, Recipient
+from sora.services.limits import Limits
+from sora.wire.proxyproto import Header, Tls
 from tests.support import transcripts
+from tests.support.certificates import write_certificate
 from tests.support.node import open_node
 from tests.support.transcripts import Link
 
@@ -458,3 +463,211 @@ async def test_crash_points_in_order(world: World, monkeypatch: pytest.MonkeyPat
         await link._change()
     assert passed == [("lmtp.staged", 1, 0), ("lmtp.committed", 1, 0), ("lmtp.replied", 1, 1)]
     await link.hang_up()
+
+
+class TestLarge:
+    """Bodies above `intake.IN_MEMORY`, here 1 MiB, go through a file."""
+
+    @pytest.mark.parametrize("chunked", [False, True])
+    async def test_is_stored_byte_for_byte_for_everybody(self, world: World, chunked: bool) -> None:
+        await world.given_account("alice")
+        await world.given_account("bob")
+        link = await world.connect(hello=HELLO)
+        text = b"Subject: large\r\n\r\n" + bytes(range(256)).replace(b"\n", b"") * 10_000 + b"\r\n.\r\nend\r\n"
+        envelope = ENVELOPE + b"RCPT TO:<bob@example.com>\r\n"
+        if chunked:
+            half = len(text) // 2
+            stream = b"BDAT %d\r\n%bBDAT %d LAST\r\n%b" % (half, text[:half], len(text) - half, text[half:])
+        else:
+            stream = b"DATA\r\n" + text.replace(b"\r\n.", b"\r\n..") + b".\r\n"
+        await link.send(envelope)
+        for start in range(0, len(stream), 65536):
+            await link.send(stream[start : start + 65536])
+        replies = [await link.read_line() for _ in range(6)]
+        assert [reply[:9] for reply in replies[-2:]] == [b"250 2.0.0", b"250 2.0.0"]
+        for name in ("alice", "bob"):
+            (body,) = await world.bodies(name)
+            assert body.endswith(text)
+            assert b"Delivered-To: %s@example.com\r\n" % name.encode() in body[:300]
+        assert list((world.node.staging._root / "tmp").iterdir()) == []
+        await link.hang_up()
+
+    async def test_is_not_held_when_the_client_goes(self, world: World) -> None:
+        await world.given_account("alice")
+        link = await world.connect(hello=HELLO)
+        await ask(link, ENVELOPE + b"BDAT 2000000\r\n" + b"x" * 2_000_000 + b"BDAT 9\r\n", 3)
+        taken = link.protocol.chunks  # type: ignore[attr-defined]
+        spool = taken._spool
+        assert spool.size == 2_000_000
+        await link.hang_up()
+        while spool._fd >= 0:
+            await asyncio.sleep(0)
+
+
+class TestProxied:
+    async def connect(self, world: World, listener: Listener, header: Header, peer: str = "192.0.2.1") -> Link:
+        session = lmtp.connection_factory(world.node, listener)()
+        session.header = header
+        return Link(session, peer)
+
+    async def test_the_forwarded_client_delivers_but_does_not_speak_for_others(self, world: World) -> None:
+        await world.given_account("alice")
+        listener = Listener("lmtp", "0.0.0.0:24", trusted_networks=("192.0.2.0/24",), proxy_protocol=True)
+        link = await self.connect(world, listener, Header("2001:db8::7", 25, tls=Tls()))
+        assert (await link.read_line()).startswith(b"220 ")
+        await link.send(HELLO)
+        extensions = []
+        while not extensions or not extensions[-1].startswith(b"250 "):
+            extensions.append(await link.read_line())
+        assert not any(b"XCLIENT" in line or b"STARTTLS" in line for line in extensions)
+        assert await ask(link, b"XCLIENT ADDR=192.0.2.7\r\n", 1) == [b"550 5.7.1 You may not use this"]
+        await ask(link, ENVELOPE + b"DATA\r\na: b\r\n\r\n.\r\n", 4)
+        (body,) = await world.bodies("alice")
+        assert b"Received: from mx.example.net ([IPv6:2001:db8::7])\r\n" in body
+        assert b" with LMTPS id " in body
+        await link.hang_up()
+
+    async def test_a_trusted_client_behind_a_proxy_may(self, world: World) -> None:
+        listener = Listener("lmtp", "0.0.0.0:24", trusted_networks=("192.0.2.0/24",), proxy_protocol=True)
+        link = await self.connect(world, listener, Header("192.0.2.9", 25))
+        assert (await link.read_line()).startswith(b"220 ")
+        assert await ask(link, b"XCLIENT ADDR=198.51.100.7\r\n", 1) == [b"220 store.example.com LMTP Sora ready"]
+        await link.hang_up()
+
+    async def test_the_forwarded_address_is_counted(self, world: World) -> None:
+        world.node.limits = Limits(per_address=1)
+        listener = Listener("lmtp", "0.0.0.0:24", trusted_networks=("192.0.2.0/24",), proxy_protocol=True)
+        first = await self.connect(world, listener, Header("198.51.100.7", 25))
+        assert (await first.read_line()).startswith(b"220 ")
+        second = await self.connect(world, listener, Header("198.51.100.7", 26))
+        assert (await second.read_line()).startswith(b"421 4.7.0 ")
+        await second.read_close()
+        third = await self.connect(world, listener, Header("198.51.100.8", 26))
+        assert (await third.read_line()).startswith(b"220 ")
+        await first.hang_up()
+        await third.hang_up()
+
+
+class TestXclient:
+    async def test_the_forwarded_address_is_counted_and_the_own_is_not(self, world: World) -> None:
+        world.node.limits = Limits(per_address=1)
+        listener = Listener("lmtp", "0.0.0.0:24", trusted_networks=("192.0.2.0/24",))
+
+        async def connect() -> Link:
+            link = Link(lmtp.connection_factory(world.node, listener)(), "192.0.2.1")
+            link.greeting = await link.read_line()  # type: ignore[attr-defined]
+            return link
+
+        claim = b"XCLIENT ADDR=198.51.100.7\r\n"
+        first = await connect()
+        assert (await ask(first, claim, 1))[0].startswith(b"220 ")
+        second = await connect()
+        assert (await ask(second, claim + b"NOOP\r\n", 1))[0].startswith(b"421 4.7.0 ")
+        await second.read_close()
+        assert second.output == b""
+        await ended(first)
+        third = await connect()
+        assert (await ask(third, claim, 1))[0].startswith(b"220 ")
+        await ended(third)
+        assert len(world.node.limits._counts) == 0  # type: ignore[arg-type]
+
+    async def test_forwarded_fields_are_kept_for_their_recipient(self, world: World) -> None:
+        await world.given_account("alice")
+        await world.given_trusted("127.0.0.0/8")
+        link = await world.connect(hello=HELLO)
+        await ask(link, ENVELOPE + b"RCPT TO:<alice+x@example.com> XRCPTFORWARD=session+3Dabc\r\n", 3)
+        recipients = link.protocol.recipients  # type: ignore[attr-defined]
+        assert [found.forward for found in recipients] == [(), (("session", "abc"),)]
+        await link.hang_up()
+
+    async def test_the_login_is_logged(self, world: World, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO)
+        await world.given_account("alice")
+        await world.given_trusted("127.0.0.0/8")
+        link = await world.connect()
+        await ask(link, b"XCLIENT LOGIN=bob PORT=[UNAVAILABLE]\r\n", 1)
+        await ask(link, HELLO, 11)
+        await ask(link, ENVELOPE + b"BDAT 0 LAST\r\n", 3)
+        (record,) = [record for record in caplog.records if record.name == "sora.protocols.lmtp"]
+        assert record.login == "bob"
+        await link.hang_up()
+
+
+class TestStartTls:
+    """Over a real socket: a handshake needs one."""
+
+    @pytest.fixture
+    async def port(self, world: World, tmp_path: Path) -> AsyncIterator[int]:
+        context = server_context(*write_certificate(tmp_path))
+        listener = Listener("lmtp", "127.0.0.1:0", tls=context, trusted_networks=("127.0.0.0/8",))
+        factory = lmtp.connection_factory(world.node, listener)
+        server = await asyncio.get_running_loop().create_server(factory, "127.0.0.1", 0)
+        yield server.sockets[0].getsockname()[1]
+        server.close()
+        world.node.connections.abort()
+        await world.node.connections.drained()
+
+    async def test_what_was_said_before_is_forgotten(self, world: World, port: int) -> None:
+        await world.given_account("alice")
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        assert (await reader.readline()).startswith(b"220 ")
+        writer.write(b"XCLIENT ADDR=198.51.100.7 HELO=evil.example.org\r\n" + HELLO)
+        assert b"250-STARTTLS\r\n" in await lines_until(reader, b"250 ")
+        # A command behind STARTTLS, in plaintext: somebody in between has put it there.
+        writer.write(b"MAIL FROM:<>\r\nRCPT TO:<alice@example.com>\r\nSTARTTLS\r\nRSET\r\nQUIT\r\n")
+        await lines_until(reader, b"250 2.1.5 ")
+        assert await reader.readline() == b"220 2.0.0 Ready to start TLS\r\n"
+        await writer.start_tls(trusting())
+        writer.write(b"MAIL FROM:<>\r\n")
+        assert await reader.readline() == b"503 5.5.1 Say LHLO first\r\n"
+        writer.write(HELLO)
+        assert b"250-STARTTLS\r\n" not in await lines_until(reader, b"250 ")
+        writer.write(b"STARTTLS\r\nRCPT TO:<alice@example.com>\r\n" + ENVELOPE + b"DATA\r\na: b\r\n\r\n.\r\n")
+        assert await reader.readline() == b"503 5.5.1 TLS is active\r\n"
+        assert await reader.readline() == b"503 5.5.1 MAIL comes first\r\n"
+        await lines_until(reader, b"250 2.0.0 Stored")
+        (body,) = await world.bodies("alice")
+        assert b"Received: from mx.example.net ([127.0.0.1])\r\n\tby store.example.com with LMTPS id " in body
+        writer.close()
+
+    async def test_a_transaction_may_be_open(self, world: World, port: int) -> None:
+        await world.given_account("alice")
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(HELLO + ENVELOPE + b"BDAT 6\r\na: b\r\nSTARTTLS\r\n")
+        await lines_until(reader, b"220 2.0.0 ")
+        await writer.start_tls(trusting())
+        writer.write(HELLO + b"BDAT 0 LAST\r\n")
+        await lines_until(reader, b"503 5.5.1 MAIL comes first")
+        assert await world.bodies("alice") == []
+        writer.close()
+
+
+async def ended(link: Link) -> None:
+    """Hang up, and wait until the session has seen it."""
+    await link.hang_up()
+    await asyncio.wait([link.protocol._task])  # type: ignore[attr-defined]
+
+
+def trusting() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+async def lines_until(reader: asyncio.StreamReader, start: bytes) -> list[bytes]:
+    """Lines up to the first that begins so."""
+    lines = [b""]
+    while not lines[-1].startswith(start):
+        lines.append(await reader.readline())
+        assert lines[-1], f"closed after {lines!r}"
+    return lines
+
+
+async def test_bad_commands_in_a_row_are_counted_as_configured(world: World) -> None:
+    link = await world.connect(hello=HELLO)
+    await world.given_limit("bad_commands", "2")
+    assert [reply[:3] for reply in await ask(link, b"bad\r\nNOOP\r\nbad\r\nbad\r\n", 5)] == [
+        b"500", b"250", b"500", b"500", b"421",
+    ]  # fmt: skip
+    await link.read_close()

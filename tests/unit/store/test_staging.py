@@ -324,3 +324,23 @@ async def test_a_start_sweeps_what_dead_processes_were_writing_and_keeps_the_res
     assert files(root) == [f"0000000000000001-{DIGEST.hex()}.eml", "tmp/b.tmp"]
     assert second.used_bytes == len(BODY)
     second.close()
+
+
+async def test_a_body_in_pieces_is_one_body(staging: Staging, root: Path) -> None:
+    spool = staging.spool()
+    spool.write(BODY[5:9])
+    spool.write(BODY[9:])
+    with spool.map() as mapped:
+        spool.close()
+        await staging.stage_many([(ANN, DIGEST, (BODY[:5], mapped)), (BOB, DIGEST, (b"", BODY))])
+    assert await staging.read(ANN, DIGEST) == await staging.read(BOB, DIGEST) == BODY
+    assert staging.used_bytes == 2 * len(BODY)
+
+
+async def test_a_spool_leaves_nothing(staging: Staging, root: Path) -> None:
+    spool = staging.spool()
+    spool.write(BODY)
+    assert spool.size == len(BODY)
+    assert files(root) == []
+    spool.close()
+    spool.close()

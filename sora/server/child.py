@@ -41,7 +41,11 @@ BACKGROUND_NICE: Final = 5
 """Of processes whom no client waits for: a third of a worker's share where all of them want the processor."""
 BEAT_S: Final = 1.0
 PACKET: Final = 65536
+MMAP_THRESHOLD: Final = 1024 * 1024
+"""Larger blocks go back to the system when they are freed. glibc raises its own threshold to whatever was freed once,
+and every thread that hashes passwords then keeps its 19 MiB for ever."""
 _PR_SET_PDEATHSIG: Final = 1
+_M_MMAP_THRESHOLD: Final = -3
 
 
 @dataclass(slots=True)
@@ -200,6 +204,7 @@ def _become(child: Child) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     _die_with(child.supervisor_pid)
+    _give_memory_back()
     metricfiles.become(child.row.number)
     log.setup(child.config.log.format, child.config.log.level)
     log.bind(role=child.role, slot=child.slot)
@@ -210,6 +215,12 @@ def _die_with(supervisor_pid: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != supervisor_pid:
         os._exit(1)
+
+
+def _give_memory_back() -> None:
+    """Fix the threshold of malloc; other C libraries than glibc have none."""
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        mallopt(_M_MMAP_THRESHOLD, MMAP_THRESHOLD)
 
 
 def _log_exception(loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:

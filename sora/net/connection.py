@@ -40,7 +40,7 @@ READ_AHEAD: Final = 262144
 STALLED_WRITE_S: Final = 300.0
 """A peer that reads nothing for so long is gone (RFC 5321 §4.5.3.2 asks for minutes)."""
 TURN_STEPS: Final = 64
-TURN_S: Final = 0.002
+TURN_S: Final = 0.001
 """Work of one session before the others have their turn: 64 of the cheapest commands take about a millisecond."""
 QUIET_S: Final = 2.0
 """A compressed session that is silent for so long gives its compressor back."""

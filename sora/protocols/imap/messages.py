@@ -141,7 +141,7 @@ async def _from_view(s: Session, uids: UidSet, plan: Plan) -> None:
         chunks = _uid_lines(selection, uids)
     for chunk in chunks:
         s.write(chunk)
-        await s.flush()
+        await s.breathe()
 
 
 def _uid_lines(selection: Selection, uids: UidSet, chunk: int = 1000) -> Iterator[bytes]:
@@ -283,7 +283,7 @@ async def _from_rows(s: Session, uids: UidSet, plan: Plan, answer: Answer) -> li
     async with chunks_of(s, uids, plan.columns) as chunks:
         async for rows in chunks:
             s.write(b"".join([answer.line(row) for row in rows]))
-            await s.flush()
+            await s.breathe()
     return []
 
 

@@ -56,7 +56,7 @@ async def _write_numbers(s: Session, numbers: Iterable[int]) -> None:
     s.write(b"* SEARCH")
     for chunk in _chunks(numbers):
         s.write(b" " + b" ".join([b"%d" % number for number in chunk]))
-        await s.flush()
+        await s.breathe()
     s.write(b"\r\n")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import socket
@@ -231,3 +232,19 @@ def assign(slots: int, live: Iterable[int]) -> dict[int, list[int]]:
             laziest = min(serving, key=lambda slot: (len(serving[slot]), slot))
             serving[laziest].append(orphan)
     return serving
+
+
+def peek_ended() -> int | None:
+    """Pid of a child that ended and was not collected yet."""
+    try:
+        info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    return info.si_pid if info is not None else None
+
+
+def preload(roles: Sequence[Role]) -> None:
+    """Whatever children run, imported once, so that they share the memory of it."""
+    for role in roles:
+        module = importlib.import_module(role.module)
+        getattr(module, "preload", lambda: None)()

@@ -77,8 +77,14 @@ def live_values(config: Config) -> dict[str, Any]:
 
 
 def apply_live(config: Config, values: Mapping[str, Any]) -> Config:
-    """The configuration of a running process after it was told new `live` values (lists in JSON are tuples here)."""
+    """The configuration of a running process after it was told new `live` values (lists in JSON are tuples here).
+
+    After an upgrade a supervisor of a later release tells also of keys that this one does not know.
+    """
+    known = {key.path for key in configuration.keys() if key.reload == "live"}
     for path, value in values.items():
+        if path not in known:
+            continue
         config = replace(config, path, tuple(value) if isinstance(value, list) else value)
     return config
 

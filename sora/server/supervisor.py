@@ -35,7 +35,7 @@ import msgspec
 from sora import config as configuration
 from sora import log
 from sora.errors import SoraError, Unavailable
-from sora.server import handover, metricfiles, notify, reloading
+from sora.server import handover, metricfiles, notify, reloading, status
 from sora.server.child import Child
 from sora.server.control import ControlServer
 from sora.server.embedded_pg import EmbeddedPostgres
@@ -43,7 +43,7 @@ from sora.server.generations import Reload
 from sora.server.handover import Handover
 from sora.server.listeners import Listeners
 from sora.server.postmaster import Postmaster
-from sora.server.processes import ROLES, Role, Running, Slot, assign
+from sora.server.processes import ROLES, Role, Running, Slot, assign, peek_ended, preload
 from sora.server.reactor import Reactor, Timer
 from sora.server.shared import Shared
 from sora.server.upgrading import trial
@@ -63,8 +63,6 @@ _logger = log.get(__name__)
 TICK_S: Final = 1.0
 ASLEEP_S: Final = 5.0
 """A tick that is so late means that this process did not run, not that the children were silent."""
-FRESH_S: Final = 15.0
-"""Numbers of a process that was silent for longer are not shown."""
 GRACE_S: Final = 5.0
 """What a process may take to end after its sessions are gone."""
 QUICK_DEATHS: Final = 3
@@ -185,7 +183,7 @@ class Supervisor:
         self.listeners = Listeners.open(self.config, self._workers, notify.take_listen_fds())
         self._control = ControlServer(self._runtime.control, self._reactor, self._verbs())
         self._shared = Shared(self._workers)
-        _import_everything(self._roles)
+        preload(self._roles)
         self._begin_ticking()
         if self._start_timeout_s is not None:
             self._reactor.after(self._start_timeout_s, self._start_timeout)
@@ -281,7 +279,10 @@ class Supervisor:
             done("")
         else:
             self._errand_done = done
-            self._errand = self._fork(Slot(_ERRAND, 0), run)
+            try:
+                self._errand = self._fork(Slot(_ERRAND, 0), run)
+            except OSError as error:
+                done(f"no process can be started: {error.strerror}")
 
     def _errand_ended(self, running: Running, status: int) -> None:
         done, self._errand, self._errand_done = self._errand_done, None, None
@@ -387,7 +388,7 @@ class Supervisor:
         """Collect every child that ended, also those that we never started (in a container we may be process 1)."""
         if self._postmaster is not None:
             self._postmaster.reap()
-        while (info := _peek_ended()) is not None:
+        while (info := peek_ended()) is not None:
             if self._postmaster is not None and info == self._postmaster.pid:
                 self._postmaster.reap()
                 continue
@@ -559,7 +560,7 @@ class Supervisor:
         self.listeners = Listeners.take_over(handed.listeners)
         self._control = ControlServer(self._runtime.control, self._reactor, self._verbs(), handed.control)
         self._shared = Shared(self._workers, handed.shared)
-        _import_everything(self._roles)
+        preload(self._roles)
         self._begin_ticking()
         self._adopt(handed)
         if self.config.database.embedded:
@@ -622,56 +623,19 @@ class Supervisor:
 
     def status(self) -> dict[str, Any]:
         """What `soractl status --json` shows."""
-        uploader = self._fresh("uploader")
-        return {
-            "state": "reloading" if self.state == "running" and (self._reload or self._errand) else self.state,
-            "supervisor": {
+        postmaster = self._postmaster
+        return status.describe(
+            "reloading" if self.state == "running" and (self._reload or self._errand) else self.state,
+            {
                 "pid": os.getpid(),
                 "generation": self.generation,
                 "uptime_s": round(time.monotonic() - self._started_mono, 3),
-                "postgres_pid": self._postmaster.pid if self._postmaster is not None else None,
+                "postgres_pid": postmaster.pid if postmaster is not None else None,
             },
-            "processes": [
-                running.status(running.slot.restarts) for running in sorted(self._processes(), key=self._status_order)
-            ],
-            "uploads": {
-                "pending": uploader.row.get("uploads_pending") if uploader else None,
-                "oldest_s": uploader.row.get("uploads_oldest_ms") / 1000 if uploader else None,
-            },
-            "health": {
-                "postgresql": self._database_health(uploader),
-                "object_store": uploader.row.health("object_store") if uploader else "unknown",
-            },
-        }
-
-    def _processes(self) -> list[Running]:
-        return [running for running in self.children.values() if running is not self._errand]
-
-    def _status_order(self, running: Running) -> tuple[int, int, int]:
-        return self._roles.index(running.slot.role), running.slot.number, running.generation
-
-    def _database_health(self, uploader: Running | None) -> str:
-        if self._postmaster is not None and not self._postmaster.ready:
-            return "down"
-        return uploader.row.health("postgresql") if uploader else "unknown"
-
-    def _fresh(self, role: str) -> Running | None:
-        """The process of a role, if its numbers can be believed."""
-        now = time.monotonic()
-        for slot in self.slots:
-            running = slot.current
-            if slot.role.name == role and running is not None and running.ready and running.silent_s(now) < FRESH_S:
-                return running
-        return None
-
-
-def _peek_ended() -> int | None:
-    """Pid of a child that ended and was not collected yet."""
-    try:
-        info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return None
-    return info.si_pid if info is not None else None
+            [running for running in self.children.values() if running is not self._errand],
+            self._roles,
+            database_down=postmaster is not None and not postmaster.ready,
+        )
 
 
 def _raise_open_files() -> None:
@@ -684,10 +648,3 @@ def _raise_open_files() -> None:
             continue  # beyond what an ordinary user, or the kernel, allows
         return
     _logger.warning("limit of open files stays", extra={"soft": soft, "hard": hard})
-
-
-def _import_everything(roles: Sequence[Role]) -> None:
-    """Whatever children run, imported once, so that they share the memory of it."""
-    for role in roles:
-        module = importlib.import_module(role.module)
-        getattr(module, "preload", lambda: None)()

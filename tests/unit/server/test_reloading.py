@@ -82,3 +82,8 @@ def test_a_certificate_that_cannot_be_read_is_found_before_the_fork(tmp_path: Pa
     with pytest.raises(ConfigError, match="TLS certificate"):
         reloading.check_files(config(servers=servers))
     reloading.check_files(config())
+
+
+def test_live_values_of_a_later_release_are_left_alone() -> None:
+    told = {"limits.recipients": 7, "limits.of_tomorrow": 1, "tomorrow.key": 2, "auth.default_domain": "x.example"}
+    assert reloading.apply_live(config(), told) == config(limits={"recipients": 7})

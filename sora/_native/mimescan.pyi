@@ -1,7 +1,10 @@
 # ruff: noqa: PYI021 (editors show these texts, and the extension has none to show)
 """MIME structure in one pass over the bytes. Nothing raises, whatever the bytes are; time is linear in their number."""
 
-from typing import Final
+from mmap import mmap
+from typing import Final, TypeAlias
+
+Octets: TypeAlias = bytes | mmap
 
 LEAF: Final = 0
 """Anything but the following."""
@@ -56,7 +59,7 @@ class Part:
     def lines(self) -> list[tuple[bytes, int, int]]:
         """Name in lower case, start and end of every field in the message; the name is empty for a line without."""
 
-def scan(data: bytes, max_depth: int = 100, max_parts: int = 10_000) -> Part:
+def scan(data: Octets, max_depth: int = 100, max_parts: int = 10_000) -> Part:
     """The part tree of a message.
 
     Args:

@@ -17,6 +17,7 @@ Where the bytes are broken, this follows Dovecot unless an RFC says otherwise:
 from __future__ import annotations
 
 cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdlib cimport free, realloc
 from libc.string cimport memchr, memcmp
@@ -85,10 +86,23 @@ cdef struct Field:
 
 
 @cython.final
+cdef class _Source:
+    """The octets of a message, kept alive and in place: a bytes object, or a large message's mapped file."""
+
+    cdef Py_buffer view
+
+    def __cinit__(self, data not None):
+        PyObject_GetBuffer(data, &self.view, PyBUF_SIMPLE)
+
+    def __dealloc__(self):
+        PyBuffer_Release(&self.view)  # does nothing where none was had
+
+
+@cython.final
 cdef class Part:
     """One part of a message: spans into its bytes, header fields, children."""
 
-    cdef bytes data
+    cdef _Source source
     cdef Field* _fields
     cdef Py_ssize_t _count, _room
     cdef readonly Py_ssize_t header_start, fields_end, header_end, body_end
@@ -128,10 +142,12 @@ cdef class Part:
 
     cdef bint field_is(self, Py_ssize_t i, octets name, Py_ssize_t length) noexcept:
         cdef Field* field = &self._fields[i]
-        return field.name_end - field.start == length and same_text(start_of(self.data) + field.start, name, length)
+        return field.name_end - field.start == length and same_text(
+            <octets>self.source.view.buf + field.start, name, length
+        )
 
     cdef bytes field_value(self, Py_ssize_t i):
-        return unfold_span(start_of(self.data), self._fields[i].value, self._fields[i].end)
+        return unfold_span(<octets>self.source.view.buf, self._fields[i].value, self._fields[i].end)
 
     def first(self, bytes name not None):
         """Value of the first field of a name in lower case, unfolded; None if there is none."""
@@ -162,7 +178,7 @@ cdef class Part:
         """Name as written and unfolded value of every field, in order."""
         cdef Py_ssize_t i
         cdef Field* field
-        cdef octets p = start_of(self.data)
+        cdef octets p = <octets>self.source.view.buf
         result = []
         for i in range(self._count):
             field = &self._fields[i]
@@ -174,7 +190,7 @@ cdef class Part:
         """Name in lower case (empty: a line without name), start and end of every field, in order."""
         cdef Py_ssize_t i
         cdef Field* field
-        cdef octets p = start_of(self.data)
+        cdef octets p = <octets>self.source.view.buf
         result = []
         for i in range(self._count):
             field = &self._fields[i]
@@ -228,7 +244,7 @@ cdef struct Boundary:
 cdef class _Scanner:
     """State of one pass."""
 
-    cdef bytes data
+    cdef _Source source
     cdef octets p
     cdef Py_ssize_t size, line_no
     cdef int max_depth, total, max_parts
@@ -238,10 +254,10 @@ cdef class _Scanner:
     cdef Py_ssize_t floor    # behind the last boundary line that opened a part: nothing before it is given back
     cdef bint in_header
 
-    def __init__(self, bytes data, int max_depth, int max_parts):
-        self.data = data
-        self.p = start_of(data)
-        self.size = PyBytes_GET_SIZE(data)
+    def __init__(self, data not None, int max_depth, int max_parts):
+        self.source = _Source(data)
+        self.p = <octets>self.source.view.buf
+        self.size = self.source.view.len
         self.line_no = 0
         self.max_depth = max_depth
         self.max_parts = max_parts
@@ -254,7 +270,7 @@ cdef class _Scanner:
     cdef int open(self, Part parent, Py_ssize_t start) except -1:
         """Begin a part at *start*, where its header is expected."""
         cdef Part part = Part.__new__(Part)
-        part.data = self.data
+        part.source = self.source
         part.header_start = part.fields_end = part.header_end = part.body_end = start
         part._line_start = self.line_no
         part.children = []
@@ -332,7 +348,7 @@ cdef class _Scanner:
 
     cdef int finish(self, Part until, Py_ssize_t end, Py_ssize_t line_no) except -1:
         """End the innermost parts up to *until*, which stays open (None: all of them)."""
-        cdef Part part = self.part
+        cdef Part part = self.part, parent
         while part is not until:
             if part.header_start > end:  # a message that would begin behind that line end
                 part.header_start = end
@@ -351,7 +367,10 @@ cdef class _Scanner:
                 self.open(part, end)
                 self.part._line_start = line_no
                 self.end_header(self.part, end, end, line_no)
-            part = part._parent
+                self.part._parent = None
+            # A circle would keep the message in memory until the garbage collector comes by.
+            parent, part._parent = part._parent, None
+            part = parent
         self.part = until
         self.in_header = False
         return 0
@@ -464,7 +483,7 @@ cdef bytes boundary_of(list params):
     return b"".join(pieces).rstrip() or None
 
 
-def scan(bytes data not None, int max_depth=100, int max_parts=10000):
+def scan(data not None, int max_depth=100, int max_parts=10000):
     """The part tree of a message."""
     cdef _Scanner scanner = _Scanner(data, max_depth, max_parts)
     return scanner.run()

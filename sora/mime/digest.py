@@ -29,7 +29,7 @@ from sora.mime.text import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sora._native.mimescan import Part
+    from sora._native.mimescan import Octets, Part
 
 BODY_LIMIT: Final = 262_144
 """Characters of body text."""
@@ -85,10 +85,11 @@ class Digest(Struct, frozen=True):
     preview: str
 
 
-def digest(data: bytes, limit: int = BODY_LIMIT) -> Digest:
+def digest(data: Octets, limit: int = BODY_LIMIT) -> Digest:
     """The facts about a message; never raises, whatever the octets are.
 
     Args:
+        data: A large message may be the mapping of a file; only what is needed of it is copied.
         limit: Characters of `body_text`.
     """
     root = scan(data)
@@ -147,7 +148,7 @@ def _parts(root: Part) -> Iterator[Part]:
         waiting.extend(reversed(part.children))
 
 
-def _searchable(root: Part, data: bytes, limit: int, decoded: dict[int, str]) -> tuple[str, bool]:
+def _searchable(root: Part, data: Octets, limit: int, decoded: dict[int, str]) -> tuple[str, bool]:
     """Folded text of the body up to *limit* characters, and whether that is all of it.
 
     Args:
@@ -181,7 +182,7 @@ def _is_text(part: Part) -> bool:
     return part.kind == TEXT or (part.kind == LEAF and part.type.lower() == b"message")
 
 
-def _part_text(part: Part, data: bytes, characters: int) -> tuple[str, bool]:
+def _part_text(part: Part, data: Octets, characters: int) -> tuple[str, bool]:
     """Text of a part, and whether it is all of it; enough octets are decoded for as many characters, not all."""
     octets = characters * 6 + 1024
     raw = data[part.header_end : min(part.body_end, part.header_end + octets)]
@@ -192,7 +193,7 @@ def _part_text(part: Part, data: bytes, characters: int) -> tuple[str, bool]:
     return text, part.header_end + octets >= part.body_end
 
 
-def _preview(root: Part, data: bytes, decoded: dict[int, str]) -> str:
+def _preview(root: Part, data: Octets, decoded: dict[int, str]) -> str:
     """The beginning of the message for a list of messages: of the plain text, or else of the HTML."""
     html = None
     for part in _parts(root):
@@ -209,7 +210,7 @@ def _preview(root: Part, data: bytes, decoded: dict[int, str]) -> str:
     return _preview_of(html, data, decoded) if html is not None else ""
 
 
-def _preview_of(part: Part, data: bytes, decoded: dict[int, str]) -> str:
+def _preview_of(part: Part, data: Octets, decoded: dict[int, str]) -> str:
     text = decoded.get(part.header_end)
     if text is None:
         text, _ = _part_text(part, data, PREVIEW_SOURCE // 6)

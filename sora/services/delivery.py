@@ -385,7 +385,7 @@ class Delivery:
             received_at=now,
             peer_name=envelope.peer_name,
         )
-        digest = mime_digest.digest(data[:], self._body_limit)
+        digest = mime_digest.digest(data, self._body_limit)
         received = hashlib.blake2b(data, digest_size=32)
         letters: dict[_Box, _Letter] = {}
         for account_id, members in accounts.items():

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import gc
+import mmap
+import sys
 import time
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sora._native.mimescan import scan
 from sora.mime.digest import PREVIEW_LENGTH, Digest, base_subject, digest, message_ids, parse_date, searchable
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MAIL = """\
 From: =?utf-8?q?J=C3=B6rg?= <joerg@example.com>
@@ -291,3 +299,38 @@ def test_hostile_messages_cost_little(data: bytes) -> None:
     started = time.process_time()
     digest(data)
     assert time.process_time() - started < 4
+
+
+@pytest.mark.parametrize(
+    "data",
+    [MAIL.encode(), b"Content-Type: message/rfc822\r\n\r\n", b"Content-Type: multipart/x; boundary=b\r\n\r\n--b\r\n"],
+)
+def test_a_tree_goes_with_its_last_user(data: bytes) -> None:
+    gc.disable()
+    try:
+        before = sys.getrefcount(data)
+        root = scan(data)
+        assert sys.getrefcount(data) > before
+        del root
+        assert sys.getrefcount(data) == before
+    finally:
+        gc.enable()
+
+
+def test_a_mapped_file_is_as_good_as_bytes(tmp_path: Path) -> None:
+    data = MAIL.encode() + b"x" * 100_000
+    path = tmp_path / "mail"
+    path.write_bytes(data)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+        assert digest(mapped) == digest(data)
+        root = scan(mapped)
+        with pytest.raises(BufferError):
+            mapped.close()  # the tree stands on it
+        assert root.first(b"message-id") == b"<1@x>"
+        del root
+
+
+@pytest.mark.parametrize("data", ["text", None, 5])
+def test_anything_else_is_a_mistake(data: object) -> None:
+    with pytest.raises(TypeError):
+        scan(data)  # type: ignore[arg-type]

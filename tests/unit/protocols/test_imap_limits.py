@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import imaplib
 import resource
+import ssl
 import zlib
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,7 +17,9 @@ import pytest
 from sora.net import connection
 from sora.net.connection import READ_AHEAD, TURN_STEPS
 from sora.net.listener import Listener
+from sora.net.tls import server_context
 from sora.protocols.imap import connection_factory, transfer
+from tests.support.certificates import write_certificate
 from tests.support.imap import SAMPLES, ImapWorld, plain
 from tests.support.node import open_node
 
@@ -187,10 +190,11 @@ async def test_a_bomb_is_taken_in_slices_and_others_have_their_turn(
     await other.hang_up()
 
 
-async def test_imaplib_over_deflate(world: ImapWorld, node: Node) -> None:
-    """A client that others wrote, on a socket."""
-    async with listening(node) as port:
-        assert await asyncio.to_thread(_talk_deflate, port) == b"Body of message 2.\r\n"
+@pytest.mark.parametrize("tls", [False, True])
+async def test_imaplib_over_deflate(world: ImapWorld, node: Node, tmp_path: Path, tls: bool) -> None:
+    """A client that others wrote, on a socket; under TLS the compressed octets are encrypted."""
+    async with listening(node, server_context(*write_certificate(tmp_path)) if tls else None) as port:
+        assert await asyncio.to_thread(_talk_deflate, port, tls) == b"Body of message 2.\r\n"
 
 
 class Deflated(imaplib.IMAP4):
@@ -223,9 +227,14 @@ class Deflated(imaplib.IMAP4):
         self.sock.sendall(self._out.compress(data) + self._out.flush(zlib.Z_SYNC_FLUSH))
 
 
-def _talk_deflate(port: int) -> bytes:
+def _talk_deflate(port: int, tls: bool) -> bytes:
     imaplib.Commands["COMPRESS"] = ("AUTH",)
     client = Deflated("127.0.0.1", port)
+    if tls:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        client.starttls(context)
+        assert "COMPRESS=DEFLATE" not in client.capabilities
     client.login("alice@example.com", "secret")
     client.compress()
     client.select("INBOX")
@@ -235,8 +244,8 @@ def _talk_deflate(port: int) -> bytes:
 
 
 @asynccontextmanager
-async def listening(node: Node) -> AsyncIterator[int]:
-    factory = connection_factory(node, Listener("imap", "127.0.0.1:143"))
+async def listening(node: Node, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    factory = connection_factory(node, Listener("imap", "127.0.0.1:143", tls=tls))
     server = await asyncio.get_running_loop().create_server(factory, "127.0.0.1", 0)
     try:
         yield server.sockets[0].getsockname()[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
@@ -490,6 +491,25 @@ class TestLarge:
             assert body.endswith(text)
             assert b"Delivered-To: %s@example.com\r\n" % name.encode() in body[:300]
         assert list((world.node.staging._root / "tmp").iterdir()) == []
+        await link.hang_up()
+
+    async def test_memory_does_not_grow_with_the_message(self, world: World) -> None:
+        await world.given_account("alice")
+        await world.given_account("bob")
+        link = await world.connect(hello=HELLO)
+        await ask(link, ENVELOPE + b"RCPT TO:<bob@example.com>\r\nDATA\r\n", 4)
+        lines = (b"x" * 70 + b"\r\n") * 900
+        tracemalloc.start()
+        try:
+            await link.send(b"Subject: large\r\n\r\n")
+            for _ in range(400):
+                await link.send(lines)
+            await ask(link, b".\r\n", 2)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert 400 * len(lines) > 24 << 20
+        assert peak < 6 << 20
         await link.hang_up()
 
     async def test_is_not_held_when_the_client_goes(self, world: World) -> None:

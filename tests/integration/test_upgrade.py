@@ -7,6 +7,7 @@ import os
 import signal
 import smtplib
 import socket
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -137,6 +138,27 @@ def test_an_upgrade_that_cannot_work_changes_nothing(sora: FakeSora) -> None:
         assert client.ask()[1] == 1
     sora.configure()
     assert sora.call("upgrade", 60)["upgraded"] is True
+
+
+@pytest.mark.parametrize(
+    ("release", "reason"),
+    [
+        ("/bin/false", "the new release ended with 1"),
+        ("/nowhere/soractl", "No such file or directory: '/nowhere/soractl'"),
+        (f"{sys.executable} -c import&nothing", "SyntaxError: invalid syntax"),
+    ],
+)
+def test_a_release_that_does_not_work_is_not_taken(tmp_path: Path, release: str, reason: str) -> None:
+    sora = FakeSora(tmp_path)
+    sora.environment = {"SORA_TEST_SUCCESSOR": release}
+    with sora:
+        pids = sora.pids()
+        done = sora.ctl("upgrade")
+        assert done.returncode == 1
+        assert done.stderr.startswith("soractl: not upgraded, the old release goes on: ")
+        assert reason in done.stderr
+        assert sora.client().ask()[1] == 1
+        assert sora.pids() == pids
 
 
 def test_sigusr2_upgrades(sora: FakeSora) -> None:

@@ -225,7 +225,8 @@ def _roles() -> list[Role]:
 
 
 def _successor() -> list[str]:
-    return [sys.executable, "-m", "tests.support.fakesora"]
+    """What an upgrade executes; a test may have another release "installed"."""
+    return os.environ.get("SORA_TEST_SUCCESSOR", f"{sys.executable} -m tests.support.fakesora").split()
 
 
 def _main(path: Path) -> None:

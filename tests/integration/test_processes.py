@@ -259,6 +259,31 @@ def test_detached_it_prints_the_line_and_returns(tmp_path: Path) -> None:
     assert not alive(ready["pid"])
 
 
+def test_detached_it_speaks_json_restarts_and_upgrades(tmp_path: Path) -> None:
+    ctl = [sys.executable, "-m", "sora.cli.ctl"]
+    start = [*ctl, "demo", "--dir", str(tmp_path / "d"), "--port-base", str(free_port_base()), "--workers", "1"]
+    done = subprocess.run([*start, "--detach", "--json"], capture_output=True, text=True, check=True)
+    first = json.loads(done.stdout)
+    assert done.stderr == ""
+    config = ["--config", first["config"], "--json"]
+    try:
+        done = subprocess.run([*ctl, "restart", *config, "--detach"], capture_output=True, text=True, check=True)
+        second = json.loads(done.stdout)
+        assert second.keys() == {"ready", "pid", "ports"}
+        assert (second["ready"], second["ports"]) == (True, first["ports"])
+        assert alive(second["pid"])
+        assert not alive(first["pid"])
+        done = subprocess.run([*ctl, "upgrade", *config], capture_output=True, text=True, check=True)
+        assert json.loads(done.stdout)["upgraded"] is True
+        status = json.loads(subprocess.run([*ctl, "status", *config], capture_output=True, check=True).stdout)
+        assert (status["supervisor"]["pid"], status["supervisor"]["generation"]) == (second["pid"], 2)
+        assert "executing the successor" in (tmp_path / "d" / "run" / "sora.log").read_text()
+    finally:
+        done = subprocess.run([*ctl, "stop", *config], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == {"stopped": True, "was_running": True}
+    assert not alive(second["pid"])
+
+
 def test_a_port_in_use_is_named(tmp_path: Path) -> None:
     base = free_port_base()
     start = [sys.executable, "-m", "sora.cli.ctl", "demo", "--dir", str(tmp_path / "d"), "--port-base", str(base)]

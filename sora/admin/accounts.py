@@ -54,6 +54,7 @@ class SetQuota(Struct, frozen=True, forbid_unknown_fields=True):
     address: Address
     quota_bytes: Annotated[Limit | None, Meta(description="octets, 0 = unlimited", extra=SIZE)] = None
     quota_messages: Annotated[Limit | None, Meta(description="messages, 0 = unlimited")] = None
+    quota_mailboxes: Annotated[Limit | None, Meta(description="mailboxes, 0 = unlimited")] = None
 
 
 class AddCredential(Struct, frozen=True, forbid_unknown_fields=True):
@@ -178,7 +179,10 @@ async def set_quota(ctx: AdminContext, req: SetQuota) -> Quota:
     """Set the limits of an account."""
     account = await ctx.store.accounts.get(req.address)
     await ctx.store.accounts.set_quota(
-        account.account_id, quota_bytes=req.quota_bytes, quota_messages=req.quota_messages
+        account.account_id,
+        quota_bytes=req.quota_bytes,
+        quota_messages=req.quota_messages,
+        quota_mailboxes=req.quota_mailboxes,
     )
     return await ctx.store.accounts.get_quota(account.account_id)
 

@@ -198,7 +198,7 @@ class Accounts:
             await claim(conn, address)
             account_id = AccountId(await conn.fetchval("SELECT create_account($1)", address))
             if quota_bytes is not None or quota_messages is not None:
-                await conn.execute(_SET_QUOTA, account_id, quota_bytes, quota_messages)
+                await conn.execute(_SET_QUOTA, account_id, quota_bytes, quota_messages, None)
             if password_hash is not None:
                 await conn.execute(_SET_PASSWORD, account_id, password_hash)
         return account_id
@@ -275,9 +275,16 @@ class Accounts:
             await conn.execute(_DROP_LOST_ALIASES, account_id)
             await conn.execute("UPDATE accounts SET deleted_at = NULL WHERE account_id = $1", account_id)
 
-    async def set_quota(self, account_id: AccountId, *, quota_bytes: int | None, quota_messages: int | None) -> None:
-        """Set both limits: None = the domain's default, 0 = unlimited."""
-        await self._update(_SET_QUOTA, account_id, quota_bytes, quota_messages)
+    async def set_quota(
+        self,
+        account_id: AccountId,
+        *,
+        quota_bytes: int | None,
+        quota_messages: int | None,
+        quota_mailboxes: int | None = None,
+    ) -> None:
+        """Set all limits: None = the domain's default, 0 = unlimited."""
+        await self._update(_SET_QUOTA, account_id, quota_bytes, quota_messages, quota_mailboxes)
 
     async def get_quota(self, account_id: AccountId) -> Quota:
         """Usage and the limits that hold, those of the domain included.
@@ -353,7 +360,9 @@ class Accounts:
             raise NotFound(missing)
 
 
-_SET_QUOTA: Final = "UPDATE accounts SET quota_bytes = $2, quota_messages = $3 WHERE account_id = $1"
+_SET_QUOTA: Final = """
+    UPDATE accounts SET quota_bytes = $2, quota_messages = $3, quota_mailboxes = $4 WHERE account_id = $1
+"""
 _LOCK_ALIAS_DOMAINS: Final = """
     SELECT FROM domains WHERE name IN (SELECT split_part(address, '@', -1) FROM aliases WHERE account_id = $1)
     ORDER BY domain_id FOR UPDATE

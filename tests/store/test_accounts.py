@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sora.errors import AlreadyExists, InvalidName, LimitExceeded, NotFound, Refused
+from sora.errors import AlreadyExists, InvalidName, LimitExceeded, NotFound, OverQuota, Refused
 from sora.services import passwords
 from sora.services.auth import Auth
 from sora.services.passwords import HashCost
@@ -116,7 +116,11 @@ async def test_quota_zero_is_unlimited_and_none_is_the_domains(store: Store) -> 
     assert (await store.accounts.get_quota(ann)).bytes_limit is None
     await store.accounts.set_quota(ann, quota_bytes=5, quota_messages=3)
     quota = await store.accounts.get_quota(ann)
-    assert (quota.bytes_limit, quota.messages_limit) == (5, 3)
+    assert (quota.bytes_limit, quota.messages_limit, quota.mailboxes_limit) == (5, 3, None)
+    await store.accounts.set_quota(ann, quota_bytes=5, quota_messages=3, quota_mailboxes=6)
+    assert (await store.accounts.get_quota(ann)).mailboxes_limit == 6
+    with pytest.raises(OverQuota):
+        await store.mailboxes.create(ann, "One too many")
     with pytest.raises(NotFound):
         await store.accounts.set_quota(NOBODY, quota_bytes=5, quota_messages=3)
     with pytest.raises(NotFound):

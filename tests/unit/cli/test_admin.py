@@ -267,7 +267,9 @@ def test_aliases_domains_and_quota(sora_admin: Callable[..., tuple[int, Any]]) -
     assert sora_admin("domains", "add", "bad..name") == (1, "sora-admin: Invalid domain")
     assert sora_admin("quota", "set", "ann@example.com", "--quota-bytes", "5MiB")[1]["bytes_limit"] == 5 * 2**20
     assert sora_admin("quota", "show", "ann@example.com")[1]["bytes_limit"] == 5 * 2**20
-    assert sora_admin("quota", "set", "ann@example.com")[1]["bytes_limit"] is None
+    code, limits = sora_admin("quota", "set", "ann@example.com", "--quota-mailboxes", "20", "--quota-messages", "9")
+    assert (code, limits["mailboxes_limit"], limits["messages_limit"], limits["bytes_limit"]) == (0, 20, 9, None)
+    assert sora_admin("quota", "set", "ann@example.com")[1]["mailboxes_limit"] is None
 
 
 def test_mailboxes_and_messages(sora_admin: Callable[..., tuple[int, Any]]) -> None:

@@ -184,9 +184,11 @@ async def test_a_bomb_is_taken_in_slices_and_others_have_their_turn(
         assert await ask(other, "NOOP") == [b"OK NOOP completed"]
         assert session._deflate is not None
         assert session._deflate.more, "the bomb is not through yet"
+        assert not session._reading, "the next octets wait in the kernel"
         assert (await client.read_line()).startswith(b"t BAD ")
         assert (await client.ask(b"NOOP"))[-1] == b"t OK NOOP completed"
         assert most <= READ_AHEAD
+        assert session._reading
     await other.hang_up()
 
 

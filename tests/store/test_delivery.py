@@ -323,7 +323,7 @@ class TestFindRecipients:
         await world.send(full)
         names = ["alice", "ALICE+Lists", "alice+nothing", "alice+parent", "alice+../x", "full", "nobody"]
         found = await world.node.delivery.find_recipients(
-            [lmtp.parse_recipient(b"TO:<%s@example.com>" % name.encode(), utf8=False) for name in names]
+            [lmtp.parse_recipient(b"TO:<%s@example.com>" % name.encode(), utf8=False).path for name in names]
         )
         inbox = [Recipient(f"{name}@example.com", alice, "alice@example.com") for name in names]
         assert found[0] == inbox[0]

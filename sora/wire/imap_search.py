@@ -6,8 +6,10 @@ The many keys of the wire become few kinds of node: `UNSEEN` is `HasFlag(rb"\\Se
 
 from __future__ import annotations
 
-import codecs
 import enum
+import re
+from encodings import normalize_encoding
+from encodings.aliases import aliases
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
@@ -209,9 +211,21 @@ class Search(Struct, frozen=True):
 
 
 _NOT_CHARSETS: Final = frozenset(
-    {"idna", "punycode", "raw-unicode-escape", "raw_unicode_escape", "undefined", "unicode-escape", "unicode_escape"}
+    (
+        "base64_codec bz2_codec hex_codec idna mbcs oem punycode quopri_codec raw_unicode_escape rot_13 tactis "
+        "undefined unicode_escape uu_codec zlib_codec"
+    ).split()
 )
-"""Text encodings of Python that are no charsets of mail."""
+"""Codecs of Python that are no charsets of mail."""
+_NO_ALIAS: Final = frozenset(
+    (
+        "cp720 cp737 cp856 cp874 cp875 cp1006 koi8_t koi8_u mac_arabic mac_croatian mac_farsi mac_romanian utf_8_sig"
+    ).split()
+)
+_CHARSETS: Final = (frozenset(aliases.values()) | _NO_ALIAS) - _NOT_CHARSETS
+"""Those that are. Python is asked for no other: it remembers for ever each name that it does not know."""
+_UNSEARCHABLE: Final = re.compile("[\0\ud800-\udfff]")
+"""What UTF-7 can encode and no stored text has."""
 _RETURNS: Final = frozenset({"MIN", "MAX", "ALL", "COUNT", "SAVE"})
 _NUMBERS: Final = frozenset(b"0123456789*$")
 
@@ -259,12 +273,9 @@ def _parse_range(cur: Cursor) -> tuple[int, int]:
 
 def _codec(charset: str) -> str | None:
     """Python's name for a charset, misnomers such as `utf8` included; None for one that is not known."""
-    try:
-        name = codecs.lookup(charset).name
-        "".encode(name)  # LookupError for codecs from bytes to bytes, such as zip
-    except (LookupError, UnicodeError):
-        return None
-    return None if name in _NOT_CHARSETS else name
+    name = normalize_encoding(charset).lower()
+    name = aliases.get(name, name)
+    return name if name in _CHARSETS else None
 
 
 class _Keys:
@@ -314,9 +325,12 @@ class _Keys:
     def text(self) -> str:
         """An astring in the charset of the command."""
         try:
-            return self.cur.astring().decode(self.codec or "latin-1")
+            text = self.cur.astring().decode(self.codec or "latin-1")
         except UnicodeDecodeError as e:
             raise BadSyntax("A search text is not in the charset of the command") from e
+        if _UNSEARCHABLE.search(text):
+            raise BadSyntax("A search text has a character that no message can have")
+        return text
 
     def modseq(self) -> SearchKey:
         """`[entry-name SP entry-type-req SP] mod-sequence-valzer` (RFC 7162 §7)."""

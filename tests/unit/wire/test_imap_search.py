@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import encodings
 from datetime import date
 
 import pytest
@@ -124,6 +125,26 @@ def test_misnomers_that_clients_send_are_known(charset: bytes) -> None:
 @pytest.mark.parametrize("charset", [b"idna", b"unicode_escape", b"zip", b"rot13", b"undefined"])
 def test_codecs_that_are_no_charsets_are_unknown(charset: bytes) -> None:
     assert not parse(b"CHARSET %s TEXT x" % charset).charset_known
+
+
+def test_python_remembers_no_charset_that_a_client_made_up() -> None:
+    """Each name that Python looks for in vain stays in its cache, so clients could fill the memory."""
+    before = len(encodings._cache)
+    for number in range(50):
+        assert not parse(b"CHARSET made-up-%d TEXT x" % number).charset_known
+    assert len(encodings._cache) == before
+
+
+@pytest.mark.parametrize("text", [b"+AAA-", b"a+2AA-", b"+3/8-"])
+def test_characters_that_nothing_stored_can_have_are_refused(text: bytes) -> None:
+    """NUL and lone surrogates, which PostgreSQL takes in no text."""
+    with pytest.raises(BadSyntax):
+        parse(b"CHARSET UTF-7 TEXT " + text)
+
+
+def test_every_charset_decodes() -> None:
+    for charset in s._CHARSETS:
+        assert b"".decode(charset) == ""
 
 
 def test_unknown_charset_is_no_syntax_error() -> None:

@@ -254,7 +254,7 @@ class Chunk(Struct, frozen=True):
     last: bool = False
 
 
-_COMMAND = re.compile(rb"([A-Za-z]+)(?: +(.*?))? *", re.DOTALL)
+_COMMAND = re.compile(rb"([A-Za-z]+)(?: (.*))?", re.DOTALL)
 
 # RFC 5321 §4.1.2, with UTF-8 as RFC 6531 §3.3 adds it. Wider than the grammar where real senders are: dots anywhere in
 # a local part, underscores in a domain. A sender that cannot be written down would bounce mail that was accepted.
@@ -280,7 +280,7 @@ def parse_command(line: bytes) -> tuple[str, bytes]:
     match = _COMMAND.fullmatch(line)
     if match is None:
         raise BadSyntax("Not a command")
-    return match[1].decode("ascii").upper(), match[2] or b""
+    return match[1].decode("ascii").upper(), (match[2] or b"").strip(b" ")
 
 
 def parse_hello(arguments: bytes) -> str:

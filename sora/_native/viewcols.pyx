@@ -479,7 +479,7 @@ cdef class Snapshot:
         changes_start(&changes, len(ordered))
         try:
             for no, applied in ordered:
-                i = self.find_block(no)
+                i = self.find_block(no) if 0 <= no <= LAST_BLOCK else self.n
                 if i == self.n or self.blocks[i].no != <uint32_t>no:
                     raise ValueError(f"no block {no} in this version")
                 load_applied(mask, applied)

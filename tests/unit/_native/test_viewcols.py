@@ -144,7 +144,13 @@ def test_patch_takes_the_bitmap_as_the_database_sends_it() -> None:
 
 @pytest.mark.parametrize(
     ("blocks", "why"),
-    [([(1, bytes(128))], "no block"), ([(0, bytes(127))], "not a bitmap"), ([(0, bytes(128))] * 2, "twice")],
+    [
+        ([(1, bytes(128))], "no block"),
+        ([(-1, bytes(128))], "no block"),
+        ([(1 << 32, bytes(128))], "no block"),
+        ([(0, bytes(127))], "not a bitmap"),
+        ([(0, bytes(128))] * 2, "twice"),
+    ],
 )
 def test_patch_of_another_mailbox_is_refused(blocks: list[tuple[int, bytes]], why: str) -> None:
     view = snapshot({1: frozenset({SEEN})})

@@ -144,7 +144,9 @@ class Reload:
             old.drain(self._processes.config.process.linger if slot.role.name == "worker" else 0.0)
 
     def _end_oldest(self) -> None:
-        draining = [running for running in self._processes.children.values() if running.draining]
+        # Of those that linger. A role that does not overlap may be filled during a reload, and looks newer than it is.
+        children = self._processes.children.values()
+        draining = [running for running in children if running.draining and running.slot.role.overlaps]
         too_old = sorted({running.generation for running in draining})[:-LINGERING]
         for running in draining:
             if running.generation in too_old:

@@ -256,7 +256,7 @@ class Supervisor:
         if self._control is not None:
             self._control.close()
         self._reactor.close()
-        self._runtime.release()
+        # The lock goes with this process: `soractl stop` waits for it, and promises that nothing is left.
         _logger.info("stopped")
 
     # ------------------------------------------------------------------ processes

@@ -139,7 +139,9 @@ runpy.run_path("setup.py", run_name="__main__")
     for name in ("sora", "schema", "setup.py", "pyproject.toml", "README.md"):
         (tmp_path / name).symlink_to(ROOT / name)
     environment = {**os.environ, "SOURCE_DATE_EPOCH": "0"}
-    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, env=environment, capture_output=True)
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, check=False, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     built = {path.name: path.read_text() for path in (tmp_path / "build" / "man").rglob("*.[15]")}
     assert built.keys() == set(NAMES)
     for name, text in built.items():

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
-from sora._native.mimescan import LEAF, MESSAGE, OPAQUE, TEXT, scan
+from sora._native.mimescan import LEAF, MESSAGE, MULTIPART, OPAQUE, TEXT, scan
 from sora.mime.address import addresses, display, display_name
 from sora.mime.envelope import encoding, write_bodystructure, write_envelope
 from sora.mime.text import (
@@ -58,7 +58,8 @@ class Digest(Struct, frozen=True):
         sender: The From field, decoded, as are the next four.
         display_from: Name, or else address, of the first From address (RFC 5957 §3).
         display_to: The same of To.
-        header_text: One `NAME: VALUE` and LF for each field, decoded and folded.
+        header_text: One `NAME: VALUE` and LF for each field, decoded and folded. Those of the parts inside follow,
+            with a space in front: TEXT looks into them (RFC 9051 §6.4.4), HEADER and BODY do not.
         body_text: Text parts and the headers of messages inside, decoded and folded.
         body_truncated: True if `body_text` was cut at the limit.
         preview: The beginning of the first text that is no attachment, on one line.
@@ -114,7 +115,7 @@ def digest(data: Octets, limit: int = BODY_LIMIT) -> Digest:
         reply_to=display(addresses(root, b"reply-to")),
         display_from=display_name(author),
         display_to=display_name(to),
-        header_text=fold(header_text(root)),
+        header_text=fold(_headers(root)),
         body_text=body,
         body_truncated=not whole,
         preview=_preview(root, data, decoded),
@@ -124,7 +125,7 @@ def digest(data: Octets, limit: int = BODY_LIMIT) -> Digest:
 def searchable(data: bytes) -> tuple[str, str]:
     """The whole header text and body text of a message, as SEARCH matches them, without a limit."""
     root = scan(data)
-    return fold(header_text(root)), _searchable(root, data, len(data) * 4, {})[0]
+    return fold(_headers(root)), _searchable(root, data, len(data) * 4, {})[0]
 
 
 def header_text(part: Part) -> str:
@@ -134,6 +135,13 @@ def header_text(part: Part) -> str:
     if b"=?" not in block and block.isascii():
         return decode_raw(block)
     return "".join(map(decode_words, lines))
+
+
+def _headers(root: Part) -> str:
+    """The fields of a message, then the MIME header fields of its parts; those of messages inside are body text."""
+    children = [child for part in _parts(root) if part.kind == MULTIPART for child in part.children]
+    inside = "".join(map(header_text, children))
+    return header_text(root) + "".join(f" {line}\n" for line in inside.split("\n")[:-1])
 
 
 # ----------------------------------------------------------------------------------------------------------- body text

@@ -167,6 +167,10 @@ def _word_octets(encoding: bytes, text: bytes) -> bytes:
 _NOT_BASE64: Final = re.compile(rb"[^A-Za-z0-9+/]+")
 
 
+_TRAILING_SPACE: Final = re.compile(rb"(?<![ \t])[ \t]++(?=\r?\n|\Z)")
+"""White space that a relay added to lines: it is deleted before they are decoded (RFC 2045 §6.7 rule 3)."""
+
+
 def decode_base64(data: bytes) -> bytes:
     """Base64, without minding what is not part of it, padding in the middle or missing padding."""
     try:
@@ -184,7 +188,7 @@ def decode_transfer(data: bytes, encoding: bytes) -> bytes:
     if encoding == b"base64":
         return decode_base64(data)
     if encoding == b"quoted-printable":
-        return binascii.a2b_qp(data)
+        return binascii.a2b_qp(_TRAILING_SPACE.sub(b"", data))
     return data
 
 

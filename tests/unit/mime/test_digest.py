@@ -102,7 +102,17 @@ def test_header_text_is_decoded_folded_and_has_a_line_for_each_field(facts: Dige
     lines = facts.header_text.split("\n")
     assert lines[0] == "FROM: JO\u0308RG <JOERG@EXAMPLE.COM>"
     assert "SUBJECT: RE: [LIST] A\u0308O\u0308U\u0308 (FWD)" in lines
-    assert lines[-2:] == ["CONTENT-TYPE: MULTIPART/MIXED; BOUNDARY=B", ""]
+    own = [line for line in lines if not line.startswith(" ")]
+    assert own[-2:] == ["CONTENT-TYPE: MULTIPART/MIXED; BOUNDARY=B", ""]
+
+
+def test_header_text_has_the_fields_of_the_parts_behind_a_space(facts: Digest) -> None:
+    lines = facts.header_text.split("\n")
+    first = next(number for number, line in enumerate(lines) if line.startswith(" "))
+    assert lines[first - 1] == "CONTENT-TYPE: MULTIPART/MIXED; BOUNDARY=B"
+    assert " CONTENT-TYPE: MESSAGE/RFC822" in lines
+    assert all(line.startswith(" ") for line in lines[first:-1])
+    assert "INNE" not in facts.header_text
 
 
 def test_body_text_is_every_text_and_the_headers_of_messages_inside(facts: Digest) -> None:

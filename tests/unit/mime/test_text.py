@@ -198,3 +198,21 @@ def test_every_charset_takes_everything(data: bytes, charset: bytes) -> None:
     decoded = text.decode_charset(data, charset)
     assert "\0" not in decoded
     decoded.encode()
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"a= \r\nb", b"ab"),
+        (b"x \t\r\ny ", b"x\r\ny"),
+        (b"x=20 \nz", b"x \nz"),
+        (b"a  b", b"a  b"),
+    ],
+)
+def test_white_space_at_the_end_of_quoted_printable_lines_is_deleted(data: bytes, expected: bytes) -> None:
+    """RFC 2045 §6.7 rule 3."""
+    assert text.decode_transfer(data, b"Quoted-Printable") == expected
+
+
+def test_much_white_space_in_quoted_printable_takes_linear_time() -> None:
+    assert text.decode_transfer(b" " * 1_000_000 + b"x", b"quoted-printable") == b" " * 1_000_000 + b"x"

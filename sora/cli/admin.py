@@ -305,11 +305,11 @@ def _print_table(console: Console, table: Table) -> None:
 
 def _cell(value: Any) -> Text:
     """Text of one value; what a peer could have written cannot move the cursor of the reader."""
-    if value is None or value == "" or value == []:
+    if value is None or value in ("", [], ()):
         return Text("-")
     if isinstance(value, bool):
         return Text("yes" if value else "no")
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         value = ", ".join(str(item) for item in value)
     return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value)))
 

@@ -101,7 +101,9 @@ def _check_options(parser: argparse.ArgumentParser) -> None:
 
 def _demo_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dir", metavar="DIR", type=Path, required=True, help="where everything is kept")
-    parser.add_argument("--port-base", metavar="PORT", type=int, help="first of eight ports, at first 10000")
+    parser.add_argument(
+        "--port-base", metavar="PORT", type=int, help="first of eight ports (first run: 10000; then as before)"
+    )
     parser.add_argument("--accounts", metavar="N", type=int, help="number of accounts, at first 2")
     parser.add_argument("--domain", help="domain of the accounts, at first example.com")
     parser.add_argument("--password", help="password of all accounts, at first demo")

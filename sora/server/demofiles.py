@@ -16,8 +16,10 @@ import orjson
 from msgspec import Struct
 
 from sora import config as configuration
-from sora.errors import ConfigError
+from sora.errors import ConfigError, InvalidName
 from sora.server.certs import ensure_self_signed
+from sora.server.runtime import Runtime
+from sora.store.addresses import canonical_domain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -83,7 +85,7 @@ def prepare(
         tables = _read(path) if path.exists() else _fresh()
         if port_base is not None or "servers" not in tables:
             _set_ports(tables, 10000 if port_base is None else port_base)
-        kept = _keep_facts(directory / "demo.json", facts)
+        kept = _facts(directory / "demo.json", facts)
         tables.setdefault("auth", {})["default_domain"] = kept.domain
         if workers is not None:
             tables.setdefault("process", {})["workers"] = workers
@@ -91,8 +93,11 @@ def prepare(
             _apply(tables, setting)
         config = configuration.parse(tables, base=directory)
         _refuse_strangers(config)
+        if Runtime(config).is_running():
+            raise ConfigError(f"a demo runs in {directory} already")
         ensure_self_signed(directory / "tls" / "cert.pem", directory / "tls" / "key.pem", ("localhost", HOST))
         _write(path, _toml(tables).encode(), 0o600)
+        _write(directory / "demo.json", msgspec.json.encode(kept) + b"\n", 0o600)
     except OSError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}") from error
     return Demo(directory, kept, config)
@@ -154,7 +159,8 @@ def _refuse_strangers(config: Config) -> None:
                 raise ConfigError(f"servers.{name}: the demo listens on loopback only, not on {address}")
 
 
-def _keep_facts(path: Path, given: Mapping[str, Any]) -> Facts:
+def _facts(path: Path, given: Mapping[str, Any]) -> Facts:
+    """What an earlier run kept, changed by what is given now."""
     try:
         before = msgspec.json.decode(path.read_bytes(), type=Facts)
     except FileNotFoundError:
@@ -164,7 +170,10 @@ def _keep_facts(path: Path, given: Mapping[str, Any]) -> Facts:
     facts = msgspec.structs.replace(before, **{key: value for key, value in given.items() if value is not None})
     if facts.accounts < 1:
         raise ConfigError("--accounts must be at least 1")
-    _write(path, msgspec.json.encode(facts) + b"\n", 0o600)
+    try:
+        canonical_domain(facts.domain)
+    except InvalidName as error:
+        raise ConfigError(f"--domain: {error.text}") from error
     return facts
 
 

@@ -201,7 +201,9 @@ def _require_known(rows: dict[str, tuple[bytes, datetime]], files: Sequence[_Fil
         raise ConfigError(f"the database belongs to a newer release: it has {unknown[-1]}")
     changed = sorted(name for name, (checksum, _) in rows.items() if checksum != checksums[name])
     if changed:
-        raise ConfigError(f"the database belongs to another release: its {changed[0]} differs")
+        raise ConfigError(
+            f"the database belongs to another release: its {changed[0]} differs (a demo's directory can be deleted)"
+        )
 
 
 async def _apply(conn: Connection, file: _File) -> bool:

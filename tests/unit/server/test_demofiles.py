@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sora import config as configuration
 from sora.errors import ConfigError
 from sora.server import demofiles
+from sora.server.runtime import Runtime
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,6 +81,27 @@ def test_a_wrong_setting_is_refused_and_nothing_is_written(tmp_path: Path, setti
     with pytest.raises(ConfigError, match=words):
         prepare(tmp_path, setting)
     assert not (tmp_path / "sora.toml").exists()
+
+
+def test_a_bad_domain_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--domain: Invalid domain"):
+        prepare(tmp_path / "demo", domain="bad domain")
+    assert not list((tmp_path / "demo").iterdir())
+
+
+def test_a_running_demo_is_left_as_it_is(tmp_path: Path) -> None:
+    demo = prepare(tmp_path / "demo", port_base=20000)
+    runtime = Runtime(demo.config)
+    runtime.acquire(0)
+    before = demo.path.read_bytes()
+    try:
+        with pytest.raises(ConfigError, match=r"runs in .* already"):
+            prepare(tmp_path / "demo", port_base=30000, accounts=9)
+        assert demo.path.read_bytes() == before
+        assert json.loads((tmp_path / "demo" / "demo.json").read_text())["accounts"] == 2
+    finally:
+        runtime.release()
+    prepare(tmp_path / "demo", port_base=30000)
 
 
 def test_impossible_numbers_are_refused(tmp_path: Path) -> None:

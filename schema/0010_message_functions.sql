@@ -48,12 +48,44 @@ SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS
 #variable_conflict use_column
 DECLARE
   v_modseq bigint;
+  v_block int := (p_lo[1] >> 10)::int;
+  v_flag int2 := coalesce(p_set[1], p_clear[1]);
+  v_mask bit(1024);
+  v_bits bit(1024);
+  v_flip bit(1024);
   z CONSTANT bit(1024) := 0::bit(1024);
 BEGIN
   PERFORM lock_mailboxes(ARRAY[p_mailbox_id]);
   PERFORM require_mailbox(p_account_id, p_mailbox_id);
   SELECT t.highest_modseq + 1 INTO v_modseq FROM mailbox_stats t
   WHERE t.account_id = p_account_id AND t.mailbox_id = p_mailbox_id;
+  -- One flag of one range inside a block is what clients send all day. The statement below answers it too, but to set up
+  -- its plan takes twice as long as all of this.
+  IF cardinality(p_lo) = 1 AND p_lo[1] >> 10 = p_hi[1] >> 10 AND cardinality(p_set) + cardinality(p_clear) = 1
+    AND NOT p_replace AND p_unchanged_since IS NULL AND p_viewer_id IS NULL THEN
+    SELECT s.live & range_mask((p_lo[1] & 1023)::int, (p_hi[1] & 1023)::int) INTO v_mask FROM message_sequences s
+    WHERE s.account_id = p_account_id AND s.mailbox_id = p_mailbox_id AND s.block_no = v_block;
+    IF coalesce(bit_count(v_mask), 0) = 0 THEN
+      RETURN;
+    END IF;
+    SELECT f.bits INTO v_bits FROM message_flags f
+    WHERE f.account_id = p_account_id AND f.mailbox_id = p_mailbox_id AND f.block_no = v_block AND f.flag_no = v_flag;
+    v_bits := coalesce(v_bits, z);
+    v_flip := CASE WHEN cardinality(p_set) = 1 THEN v_mask & ~v_bits ELSE v_mask & v_bits END;
+    IF bit_count(v_flip) > 0 THEN
+      INSERT INTO message_flags (account_id, mailbox_id, block_no, flag_no, bits)
+      VALUES (p_account_id, p_mailbox_id, v_block, v_flag, v_bits # v_flip)
+      ON CONFLICT (account_id, mailbox_id, block_no, flag_no) DO UPDATE SET bits = EXCLUDED.bits;
+      INSERT INTO message_flag_changes (account_id, mailbox_id, modseq, block_no, bits)
+      VALUES (p_account_id, p_mailbox_id, v_modseq, v_block, v_flip);
+      UPDATE mailbox_stats t SET highest_modseq = v_modseq
+      WHERE t.account_id = p_account_id AND t.mailbox_id = p_mailbox_id;
+    ELSE
+      v_modseq := v_modseq - 1;
+    END IF;
+    RETURN QUERY SELECT v_modseq, v_block, v_mask, v_flip, z;
+    RETURN;
+  END IF;
   RETURN QUERY
   WITH found AS MATERIALIZED (
     SELECT * FROM uid_masks(p_account_id, p_mailbox_id, p_lo, p_hi)

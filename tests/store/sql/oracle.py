@@ -273,6 +273,14 @@ class Oracle:
         replace = self.random.random() < 0.2
         unchanged = self.random.choice([None, None, self.random.randint(0, box.modseq)])
         viewer = self.random.choice([None, None, *box.viewers])
+        if (
+            self.random.random() < 0.5
+        ):  # what clients send all day has a path of its own: one flag of one range in a block
+            flag = self.random.choice([0, 0, 3, 16])
+            wanted, unwanted = self.random.choice([({flag}, set()), (set(), {flag})])
+            replace, unchanged, viewer = False, None, None
+            low = max(1, self.random.choice([*box.live, 5000]) - self.random.choice([0, 1]))
+            lo, hi = [low], [min(low + self.random.choice([0, 0, 3]), low | 1023)]
         rows = await self.conn.fetch(
             "SELECT * FROM store_flags($1, $2, $3, $4, $5, $6, $7, $8, $9)",
             box.account_id, box.mailbox_id, lo, hi, list(wanted), list(unwanted), replace, unchanged, viewer,

@@ -75,8 +75,8 @@ class Comparison:
         for sample, ours, theirs in zip(self._samples, *whole, strict=True):
             self._roots(sample, ours, theirs)
             paths.append(sorted(_paths(ours[b"BODYSTRUCTURE"]) | _paths(theirs[b"BODYSTRUCTURE"])))
+        self._searches()  # before a server that hangs up over a part makes its messages old
         self._sections(paths)
-        self._searches()
 
     def note(self, sample: Sample, kind: str, field: str, ours: object, theirs: object) -> None:
         """Compare two values."""
@@ -90,6 +90,8 @@ class Comparison:
             if name in (b"BODY", b"BODYSTRUCTURE", b"ENVELOPE"):
                 flat = _envelope if name == b"ENVELOPE" else flatten
                 self._tables(sample, kind, flat(ours[name]), flat(theirs[name]))
+            elif name == b"INTERNALDATE":  # date-day-fixed: a space or a zero before a day below ten
+                self.note(sample, kind, kind, *(v[name].strip().removeprefix(b"0") for v in (ours, theirs)))
             elif name == b"FLAGS":
                 self.note(sample, kind, kind, *({f.lower() for f in v[name]} - {b"\\recent"} for v in (ours, theirs)))
             else:
@@ -123,7 +125,7 @@ class Comparison:
             for number in sorted(found[0] ^ found[1]):
                 sample = self._samples[number - 1] if number > 0 else self._samples[0]
                 mine, their = (number in numbers for numbers in found)
-                self.differences.append(Difference(sample, "SEARCH", criterion.decode(), mine, their))
+                self.differences.append(Difference(sample, "SEARCH", criterion.decode("utf-8", "backslashreplace"), mine, their))
 
 
 def fill(client: Client, samples: Sequence[Sample]) -> None:
@@ -197,39 +199,37 @@ def _envelope(value: list[Any]) -> dict[str, Any]:
     return dict(zip(ENVELOPE, value, strict=True))
 
 
-def flatten(body: list[Any], path: str = "") -> dict[str, Any]:
-    """A BODYSTRUCTURE as `part number: name` → value; names without case where they have none."""
-    return dict(_flat(body, path))
+def flatten(body: list[Any]) -> dict[str, Any]:
+    """A BODYSTRUCTURE as `part number:name` → value; names without case where they have none.
+
+    The outermost multipart has the number 0, one directly inside a message that of the message and `.TEXT`.
+    """
+    return dict(_flat(body, "", "0"))
 
 
-def _flat(body: list[Any], path: str) -> Iterator[tuple[str, Any]]:
+def _flat(body: list[Any], path: str, label: str) -> Iterator[tuple[str, Any]]:
     if isinstance(body[0], list):
         count = next(i for i, child in enumerate(body) if not isinstance(child, list))
         for number, child in enumerate(body[:count], 1):
-            yield from _flat(child, f"{path}.{number}" if path else str(number))
+            inner = f"{path}.{number}" if path else str(number)
+            yield from _flat(child, inner, inner)
         names: tuple[str, ...] = ("subtype", "params", *TAIL)
-        body, prefix = body[count:], f"{path or '0'}:"
-        yield f"{prefix}type", b"multipart"
+        body = body[count:]
+        yield f"{label}:type", b"multipart"
     else:
-        names, prefix = SINGLE, f"{path or '1'}:"
+        label = path or "1"
         kind = [(body[0] or b"").lower(), (body[1] or b"").lower()]
-        if kind == [b"message", b"rfc822"]:
-            inside = body[8] if isinstance(body[8][0], list) else None
-            yield from ((f"{prefix}{name}", value) for name, value in _envelope(body[7]).items())
-            own = path or "1"
-            yield from _flat(body[8], own if inside is not None else f"{own}.1")
+        names = (*SINGLE, "md5", *TAIL)
+        if kind[0] == b"text":
+            names = (*SINGLE, "lines", "md5", *TAIL)
+        elif kind == [b"message", b"rfc822"]:
+            yield from ((f"{label}:{name}", value) for name, value in _envelope(body[7]).items())
+            yield from _flat(body[8], label if isinstance(body[8][0], list) else f"{label}.1", f"{label}.TEXT")
             body = [*body[:7], *body[9:]]
             names = (*SINGLE, "lines", "md5", *TAIL)
-        else:
-            names = (*SINGLE, "lines", "md5", *TAIL) if kind[0] == b"text" else (*SINGLE, "md5", *TAIL)
-        prefix = f"{path or '1'}:"
-    for name, value in zip(names, body, strict=False):
-        yield _named(prefix, name), _plain(name, value)
     assert len(body) <= len(names), body
-
-
-def _named(prefix: str, name: str) -> str:
-    return f"{prefix}{name}"
+    for name, value in zip(names, body, strict=False):
+        yield f"{label}:{name}", _plain(name, value)
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -265,6 +265,11 @@ _TITLE: Final = _title_exceptions()
 _UNUSUAL: Final = re.compile("([" + "".join(map(chr, _TITLE)) + "])")
 
 
+_COMBINING: Final = "".join(filter(unicodedata.combining, map(chr, range(0x300, 0x1F000))))
+_MARKS: Final = re.compile(f"[{_COMBINING}\u0f73\u0f75\u0f81\uff9e\uff9f]{{31,}}")
+"""Characters that decompose to combining marks alone, more of them than any text has on one letter (UAX #15 §13)."""
+
+
 def fold(text: str) -> str:
     """Map text so that i;unicode-casemap comparison becomes comparison of code points (RFC 5051 §2).
 
@@ -277,7 +282,13 @@ def fold(text: str) -> str:
     pieces = _UNUSUAL.split(text)
     pieces[::2] = map(str.upper, pieces[::2])
     pieces[1::2] = [_TITLE[ord(char)] for char in pieces[1::2]]
-    return unicodedata.normalize("NFKD", "".join(pieces))
+    return unicodedata.normalize("NFKD", _MARKS.sub(_in_order, "".join(pieces)))
+
+
+def _in_order(marks: re.Match[str]) -> str:
+    """A long run of marks, decomposed and in canonical order: Python's own way to that order is quadratic."""
+    decomposed = "".join([unicodedata.normalize("NFKD", mark) for mark in marks[0]])
+    return "".join(sorted(decomposed, key=unicodedata.combining))
 
 
 def collapse(text: str) -> str:

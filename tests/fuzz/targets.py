@@ -37,7 +37,7 @@ MANY: Final = 20_000
 """Numbers of a set that are worth counting one by one."""
 PUMPED: Final = 65_536
 """Octets that a short input is pumped up to."""
-SECONDS: Final = 0.75
+SECONDS: Final = 0.5
 """CPU time that the work on so many octets may take; what is linear needs a few hundredths of it."""
 
 

@@ -115,6 +115,8 @@ def canonical_name(name: str) -> str:
     Raises:
         InvalidName: empty, an empty level, `.` or `..` as one, control characters, or too long.
     """
+    if len(name) > 4 * MAX_NAME_BYTES:  # whatever NFC makes of it; and it takes its time with combining marks
+        raise InvalidName("Mailbox name is too long")
     name = unicodedata.normalize("NFC", name).removesuffix(DELIMITER)
     levels = name.split(DELIMITER)
     if levels[0].isascii() and levels[0].upper() == INBOX:

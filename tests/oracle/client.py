@@ -119,7 +119,7 @@ class Client:
         return [self._answer(tag) for tag in tags]
 
     def _answer(self, tag: bytes) -> Answer:
-        untagged = []
+        untagged: list[bytes] = []
         while True:
             line = self._line()
             if line.startswith(b"* BYE"):
@@ -131,7 +131,7 @@ class Client:
 
     def _line(self) -> bytes:
         """A line with the literals in it."""
-        pieces = []
+        pieces: list[bytes] = []
         while True:
             line = self._file.readline()
             if not line.endswith(b"\r\n"):

@@ -35,9 +35,7 @@ MOST: Final = 700
 
 _FIELD: Final = rb"(?:[A-Za-z][A-Za-z0-9-]*:[ \t].*\r?\n(?:[ \t].*\r?\n)*)"
 _MESSAGE: Final = re.compile(rb"\A(?:From .*\r?\n)?" + _FIELD)
-_SURE: Final = re.compile(
-    rb"^(?:From|To|Subject|Date|Received|Return-Path|Message-ID|MIME-Version|Content-Type):", re.IGNORECASE | re.MULTILINE
-)
+_SURE: Final = re.compile(rb"(?im)^(?:From|To|Subject|Date|Received|Return-Path|Message-ID|MIME-Version|Content-Type):")
 
 
 class Sample(Struct, frozen=True):

@@ -125,7 +125,8 @@ class Comparison:
             for number in sorted(found[0] ^ found[1]):
                 sample = self._samples[number - 1] if number > 0 else self._samples[0]
                 mine, their = (number in numbers for numbers in found)
-                self.differences.append(Difference(sample, "SEARCH", criterion.decode("utf-8", "backslashreplace"), mine, their))
+                key = criterion.decode("utf-8", "backslashreplace")
+                self.differences.append(Difference(sample, "SEARCH", key, mine, their))
 
 
 def fill(client: Client, samples: Sequence[Sample]) -> None:

@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import Struct
 
 from sora._native.mimescan import LEAF, MESSAGE, MULTIPART, TEXT
+from sora.mime.digest import searchable
+from sora.mime.envelope import encoding
 from sora.mime.message import Message, parse
+from sora.mime.text import decode_transfer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,8 +72,8 @@ _ADDRESS: Final = rb"(?:" + _MAILBOX + rb"|" + _GROUP + rb")"
 ADDRESSES: Final = re.compile(_C + _ADDRESS + rb"(?:" + _C + rb"," + _C + _ADDRESS + rb")*" + _C)
 """RFC 5322 §3.4, with routes and dots in phrases (§4.4) and UTF-8 (RFC 6532)."""
 DATE: Final = re.compile(
-    rb"(?:(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun),)?\s*\d{1,2}\s+(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)\s+\d{2,4}"
-    rb"\s+[0-2]\d:[0-5]\d(?::[0-6]\d)?\s+(?:[+-]\d{4}|[A-Z]{1,3})" + _C,
+    rb"(?:(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun),)?\s*(?:0?[1-9]|[12]\d|3[01])\s+(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)\s+\d{2,4}"
+    rb"\s+(?:[01]\d|2[0-3]):[0-5]\d(?::[0-6]\d)?\s+(?:[+-]\d{4}|[A-Z]{1,3})" + _C,
     re.IGNORECASE,
 )
 """RFC 5322 §3.3 and §4.3."""
@@ -126,7 +129,7 @@ def _is_structure(difference: Difference) -> bool:
     return difference.kind in ("BODY", "BODYSTRUCTURE", "ENVELOPE")
 
 
-# ------------------------------------------------------------------------------------------------------------ predicates
+# ----------------------------------------------------------------------------------------------------------- predicates
 
 
 def _line_ends(d: Difference) -> bool:
@@ -135,8 +138,12 @@ def _line_ends(d: Difference) -> bool:
         return False
     if not isinstance(d.ours, bytes) or not isinstance(d.theirs, bytes):
         return False
-    same = re.sub(rb"\r*\n|\r+\Z", b"\r\n", d.ours) == re.sub(rb"\r*\n|\r+\Z", b"\r\n", d.theirs)
-    return same or _trimmed(d) or _is_count(d) or "<" in d.field
+    return _network(d.ours) == _network(d.theirs) or _trimmed(d) or _is_count(d) or "<" in d.field
+
+
+def _network(data: bytes) -> bytes:
+    """With CRLF, and without a CR that has lost its LF to a boundary."""
+    return re.sub(rb"\r*\n", b"\r\n", data.rstrip(b"\r"))
 
 
 def _trimmed(d: Difference) -> bool:
@@ -154,8 +161,10 @@ def _no_blank_line(d: Difference) -> bool:
     part = _section_part(d) if d.kind.startswith("BODY[n") else _message(d).root
     if part is not None and part.kind == MESSAGE and d.kind.startswith("BODY[n"):
         part = part.children[0]
-    return part is not None and part.fields_end == part.header_end and re.sub(rb"\r?\n\Z", b"", d.theirs) == re.sub(
-        rb"\r?\n\Z", b"", d.ours + b"\r\n"
+    return (
+        part is not None
+        and part.fields_end == part.header_end
+        and re.sub(rb"\r?\n\Z", b"", d.theirs) == re.sub(rb"\r?\n\Z", b"", d.ours + b"\r\n")
     )
 
 
@@ -175,6 +184,21 @@ def _leaf_child(d: Difference) -> bool:
 def _binary_composite(d: Difference) -> bool:
     part = _section_part(d)
     return d.kind.startswith("BINARY") and part is not None and part.kind in (MULTIPART, MESSAGE)
+
+
+def _binary_size(d: Difference) -> bool:
+    """Ours is the number of octets that BINARY gives; that those are right is asked by itself."""
+    part, span = _section_part(d), _message(d).section(_section_path(d))
+    if d.kind != "BINARY.SIZE[n]" or part is None or span is None or not isinstance(d.ours, bytes):
+        return False
+    return int(d.ours) == len(decode_transfer(d.sample.data[slice(*span)], encoding(part)))
+
+
+def _inner_multipart_end(d: Difference) -> bool:
+    """Of a multipart inside another: the line end in front of the outer boundary."""
+    part = _section_part(d)
+    composite = part is not None and part.kind in (MULTIPART, MESSAGE)
+    return d.kind.startswith("BODY[n") and composite and _network(d.theirs) == _network(d.ours) + b"\r\n"
 
 
 def _binary_broken(d: Difference) -> bool:
@@ -237,7 +261,8 @@ def _joined(parameters: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 
 def _white_space(d: Difference) -> bool:
     """Runs of white space, one of which has a line end in the message."""
-    return _is_structure(d) and b"\n\t" in d.sample.data.replace(b"\n ", b"\n\t") and _spaced(d.ours) == _spaced(d.theirs)
+    folded = b"\n\t" in d.sample.data or b"\n " in d.sample.data
+    return _is_structure(d) and folded and _spaced(d.ours) == _spaced(d.theirs)
 
 
 def _spaced(value: Any) -> Any:
@@ -260,7 +285,9 @@ def _bad_addresses(d: Difference) -> bool:
 
 
 def _lone_cr(d: Difference) -> bool:
-    return d.kind != "SEARCH" and re.search(rb"\r(?!\n)", d.sample.data.partition(b"\r\n\r\n")[0]) is not None
+    if d.kind == "SEARCH" and "BODY" not in d.field:
+        return False
+    return re.search(rb"\r(?!\n)", d.sample.data.partition(b"\r\n\r\n")[0]) is not None
 
 
 def _boundary_in_header(d: Difference) -> bool:
@@ -268,7 +295,7 @@ def _boundary_in_header(d: Difference) -> bool:
     return d.kind.startswith("BODY[n") and re.search(rb"(?m)^(--[^\r\n]+)\r?\n\1", d.sample.data) is not None
 
 
-# ---------------------------------------------------------------------------------------------------------------- SEARCH
+# --------------------------------------------------------------------------------------------------------------- SEARCH
 
 
 def _key(d: Difference) -> str:
@@ -297,16 +324,24 @@ def _search_address(d: Difference) -> bool:
 
 
 def _search_markup(d: Difference) -> bool:
-    return 'BODY "<' in _key(d) and not d.ours and b"html" in d.sample.data.lower()
+    """A text that stands within a tag, a comment or a style sheet of a part in HTML, and nowhere else."""
+    match = re.fullmatch(r'SEARCH BODY "?(<?[A-Za-z]+)"?', _key(d))
+    if match is None or d.ours or b"html" not in d.sample.data.lower():
+        return False
+    return match[1].upper() not in searchable(d.sample.data)[1]
 
 
 def _search_inner(d: Difference) -> bool:
     """A text in the body that stands in a message inside it, or in a report."""
     match = re.search(r'(?:BODY|TEXT) "?([A-Za-z]+)"?\Z', _key(d))
-    return match is not None and d.ours and any(
-        match[1].lower().encode() in d.sample.data[part.header_end : part.body_end].lower()
-        for part in _all_parts(_message(d).root)
-        if part.type.lower() == b"message" or part.kind == MESSAGE
+    return (
+        match is not None
+        and d.ours
+        and any(
+            match[1].lower().encode() in d.sample.data[part.header_end : part.body_end].lower()
+            for part in _all_parts(_message(d).root)
+            if part.type.lower() == b"message" or part.kind == MESSAGE
+        )
     )
 
 
@@ -315,6 +350,13 @@ def _all_parts(root: Part) -> list[Part]:
     for part in found:
         found += part.children
     return found
+
+
+def _search_bad_type(d: Difference) -> bool:
+    """What is found stands in a part whose Content-Type cannot be read: it is text."""
+    types = [part.first(b"content-type") for part in _all_parts(_message(d).root)]
+    bad = any(value is not None and CONTENT_TYPE.fullmatch(value.rstrip()) is None for value in types)
+    return "BODY" in _key(d) and d.ours and bad
 
 
 def _search_broken_base64(d: Difference) -> bool:
@@ -361,6 +403,14 @@ EXPLAINED: Final = (
         _binary_broken,
     ),
     Explained(
+        "size of binary", "the number of octets that BINARY gives", "another one, even a negative one",
+        "RFC 3516 §4.2 (BINARY.SIZE)", _binary_size,
+    ),
+    Explained(
+        "end of an inner multipart", "the line end in front of a boundary belongs to the boundary",
+        "belongs to the epilogue of the multipart inside", "RFC 2046 §5.1.1", _inner_multipart_end,
+    ),
+    Explained(
         "Content-Type outside the grammar", "text/plain, or the parameters that can be read",
         "empty strings, or other pieces", "RFC 2045 §5.2 (text/plain by default), §5.1", _bad_type,
     ),
@@ -373,7 +423,7 @@ EXPLAINED: Final = (
         "RFC 2045 §6.1", _bad_encoding,
     ),
     Explained(
-        "order of parameters", "as written", "those of RFC 2231 last", "RFC 2045 §5.1 (order is not significant)",
+        "order of parameters", "as written", "those of RFC 2231 last", "RFC 2045 §5 (order is not significant)",
         _parameter_order,
     ),
     Explained(
@@ -386,7 +436,8 @@ EXPLAINED: Final = (
     ),
     Explained(
         "address list outside the grammar", "every address that can be read, with what stands before it as its name",
-        "SYNTAX_ERROR, MISSING_MAILBOX, MISSING_DOMAIN or the first address only", "RFC 5322 §3.4, §4.4", _bad_addresses,
+        "SYNTAX_ERROR, MISSING_MAILBOX, MISSING_DOMAIN or the first address only", "RFC 5322 §3.4, §4.4",
+        _bad_addresses,
     ),
     Explained(
         "lone CR in a header", "white space", "an octet like others, or drops what follows", "RFC 5322 §2.2, §2.3",
@@ -409,12 +460,16 @@ EXPLAINED: Final = (
         "RFC 3501 §6.4.4 (FROM, TO, CC, BCC)", _search_address,
     ),
     Explained(
-        "markup", "HTML is searched as it is read, without tags", "tags are text", "RFC 9051 §6.4.4 (flexible matching)",
+        "markup", "HTML is searched as it is read, without tags", "tags are text",
+        "RFC 9051 §6.4.4 (flexible matching)",
         _search_markup,
     ),
     Explained(
         "messages inside", "headers of messages inside and reports are body text", "not searched by BODY",
         "RFC 3501 §6.4.4 (BODY), RFC 2046 §5.2.1", _search_inner,
+    ),
+    Explained(
+        "text of an unreadable type", "searched: it is text/plain", "not searched", "RFC 2045 §5.2", _search_bad_type,
     ),
     Explained(
         "text in broken base64", "what can be decoded is searched", "not searched", "RFC 2045 §6.8, §6.1",

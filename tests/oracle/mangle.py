@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
 SEED: Final = 3501
 EACH: Final = 12
@@ -124,10 +124,8 @@ def within_multipart(data: bytes, source: random.Random) -> bytes:
 def digest(data: bytes, source: random.Random) -> bytes:
     """In a digest, where a part without type is a message (RFC 2046 §5.1.5)."""
     end = source.choice([b"--d--\r\n", b""])
-    return b"Subject: d\r\nContent-Type: multipart/digest; boundary=d\r\n\r\n--d\r\n\r\n%b\r\n--d\r\n\r\n%b\r\n" % (
-        data,
-        data,
-    ) + end
+    header = b"Subject: d\r\nContent-Type: multipart/digest; boundary=d\r\n\r\n"
+    return header + b"--d\r\n\r\n%b\r\n" % data * 2 + end
 
 
 def broken_base64(data: bytes, source: random.Random) -> bytes:
@@ -158,7 +156,8 @@ def odd_type(data: bytes, source: random.Random) -> bytes:
     """A Content-Type that the grammar does not know."""
     name = source.choice(
         [
-            b"text", b"text/", b"/plain", b"", b"text/plain;", b"text/plain; =x", b"text/plain; a", b"TEXT / PLAIN; A=b",
+            b"text", b"text/", b"/plain", b"", b"text/plain;", b"text/plain; =x", b"text/plain; a",
+            b"TEXT / PLAIN; A=b",
             b"text/plain; charset=us-ascii charset=utf-8", b'text/plain; name="a\\"b"', b"text/plain (c); x=(d)y",
             b"multipart/mixed", b"message/rfc822", b"message/partial; id=x; number=1", b'a b/c; d="e', b"multipart/",
         ]
@@ -169,7 +168,8 @@ def odd_type(data: bytes, source: random.Random) -> bytes:
 def odd_addresses(data: bytes, source: random.Random) -> bytes:
     """Address lists that RFC 5322 does not know."""
     lists = [
-        b"a@b, , c@d", b"<>", b"a", b"a b c <d@e>", b"group: a@b, c@d;", b"group:;", b'"unclosed <a@b>', b"a@b (comment",
+        b"a@b, , c@d", b"<>", b"a", b"a b c <d@e>", b"group: a@b, c@d;", b"group:;", b'"unclosed <a@b>',
+        b"a@b (comment",
         b"<@r1,@r2:a@b>", b"a.b.@c", b'"q\\"q" <"l p"@[127.0.0.1]>', b"a@b c@d", b"undisclosed-recipients:", b"<a@b",
         b"a@b>", b"=?utf-8?q?a=2C?= <a@b>", b"J. Doe <j@d>", b"x: y: z@w;;", b",", b"@", b"a@", b"@b", b"<a@b> name",
     ]  # fmt: skip
@@ -182,7 +182,8 @@ def odd_dates(data: bytes, source: random.Random) -> bytes:
     value = source.choice(
         [
             b"Mon, 1 Jan 24 10:00 GMT", b"1 Jan 2024 10:00:00 EST", b"yesterday", b"Mon, 32 Jan 2024 10:00:00 +0000",
-            b"Mon Jan  1 10:00:00 2024", b"2024-01-01T10:00:00Z", b"Mon, 1 Jan 2024", b"", b"Mon, 1 Jan 2024 25:61:00 +0000",
+            b"Mon Jan  1 10:00:00 2024", b"2024-01-01T10:00:00Z", b"Mon, 1 Jan 2024", b"",
+            b"Mon, 1 Jan 2024 25:61:00 +0000",
             b"Sun, 31 Dec 2023 23:30:00 -1200", b"Tue, 2 Jan 2024 00:10:00 +1400", b"Thu, 1 Jan 1970 00:00:00 +0000",
         ]
     )  # fmt: skip
@@ -194,12 +195,16 @@ def parameters(data: bytes, source: random.Random) -> bytes:
     value = source.choice(
         [
             b"attachment; filename*=utf-8''%e2%82%ac.txt", b'attachment; filename*0="a"; filename*1="b.txt"',
-            b"attachment; filename*1=b; filename*0=a", b"inline; filename=a b.txt", b"; filename=x", b"attachment; filename",
+            b"attachment; filename*1=b; filename*0=a", b"inline; filename=a b.txt", b"; filename=x",
+            b"attachment; filename",
             b"attachment; filename*0*=iso-8859-1'en'%e9; filename*1=b", b'attachment; filename="', b"",
         ]
     )  # fmt: skip
-    return _part_of(data, b"Content-Disposition: " + value + b"\r\nContent-Language: de, (c) en-US\r\nContent-ID: <x@y>\r\n"
-                    b"Content-Description: =?utf-8?q?=c3=a9?=\r\nContent-MD5: Q2hlY2s=\r\nContent-Location: a\r\n b", b"x")
+    others = (
+        b"Content-Language: de, (c) en-US\r\nContent-ID: <x@y>\r\nContent-Description: =?utf-8?q?=c3=a9?=\r\n"
+        b"Content-MD5: Q2hlY2s=\r\nContent-Location: a\r\n b"
+    )
+    return _part_of(data, b"Content-Disposition: %b\r\n%b" % (value, others), b"x")
 
 
 def junk_in_header(data: bytes, source: random.Random) -> bytes:
@@ -228,8 +233,8 @@ def _part_of(data: bytes, header: bytes, text: bytes) -> bytes:
     body = data[_header_end(data) :].lstrip(b"\r\n")[:500]
     return (
         b"From: Alice <a@example.org>\r\nTo: b@example.org\r\nSubject: part\r\nMIME-Version: 1.0\r\n"
-        b"Content-Type: multipart/mixed; boundary=oracle\r\n\r\n--oracle\r\n%b\r\n\r\n%b\r\n--oracle\r\n\r\n%b\r\n--oracle--\r\n"
-        % (header, text, body)
+        b"Content-Type: multipart/mixed; boundary=oracle\r\n\r\n--oracle\r\n%b\r\n\r\n%b\r\n"
+        b"--oracle\r\n\r\n%b\r\n--oracle--\r\n" % (header, text, body)
     )
 
 

@@ -84,8 +84,8 @@ def write(result: Result) -> str:
             "# Answers of Sora beside those of Dovecot",
             "",
             f"`python -m tests.oracle --fetch` made this table: {len(result.samples)} messages ({sources}), "
-            f"{compared.total()} comparisons with Dovecot {dovecot.version()}, {len(CRITERIA)} search criteria over all "
-            f"messages, {result.differing.total()} differences, {len(result.unexplained)} unexplained.",
+            f"{compared.total()} comparisons with Dovecot {dovecot.version()}, {len(CRITERIA)} search criteria "
+            f"over all messages, {result.differing.total()} differences, {len(result.unexplained)} unexplained.",
             "",
             "A difference of SEARCH is counted once for each message that only one of the two finds.",
             "",

@@ -204,7 +204,7 @@ _INLINE: Final = frozenset(
     "tt u var wbr".split()
 )
 """Tags that do not part words."""
-_TAG: Final = re.compile(r"<(/?[a-zA-Z][a-zA-Z0-9]*|[/!?])[^<>]*>")
+_TAG: Final = re.compile(r"<(/?[a-zA-Z][a-zA-Z0-9]*+|[/!?])[^<>]*+>")
 _REFERENCE: Final = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});?")
 
 

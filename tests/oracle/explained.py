@@ -134,7 +134,7 @@ def _is_structure(difference: Difference) -> bool:
 
 def _line_ends(d: Difference) -> bool:
     """Nothing but line ends, or numbers and pieces that follow from them."""
-    if d.kind == "SEARCH" or not re.search(rb"(?<!\r)\n|\r\r\n", d.sample.data):
+    if d.kind == "SEARCH" or not re.search(rb"(?<!\r)\n|\r\r\n|\r\Z", d.sample.data):
         return False
     if not isinstance(d.ours, bytes) or not isinstance(d.theirs, bytes):
         return False
@@ -195,10 +195,15 @@ def _binary_size(d: Difference) -> bool:
 
 
 def _inner_multipart_end(d: Difference) -> bool:
-    """Of a multipart inside another: the line end in front of the outer boundary."""
-    part = _section_part(d)
-    composite = part is not None and part.kind in (MULTIPART, MESSAGE)
-    return d.kind.startswith("BODY[n") and composite and _network(d.theirs) == _network(d.ours) + b"\r\n"
+    """Of a multipart or message inside a multipart: the line end in front of the outer boundary."""
+    part = _section_part(d) if d.kind.startswith("BODY[n") else _structure_part(d)[0] if _is_count(d) else None
+    if part is None or part.kind not in (MULTIPART, MESSAGE):
+        return False
+    if _is_count(d):
+        line_end = re.match(rb"\r?\n(?=--)", d.sample.data[part.body_end :])
+        more = int(d.theirs) - int(d.ours)
+        return line_end is not None and more == (1 if d.field.endswith("lines") else len(line_end[0]))
+    return _network(d.theirs) == _network(d.ours) + b"\r\n"
 
 
 def _binary_broken(d: Difference) -> bool:
@@ -260,8 +265,8 @@ def _joined(parameters: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 
 
 def _white_space(d: Difference) -> bool:
-    """Runs of white space, one of which has a line end in the message."""
-    folded = b"\n\t" in d.sample.data or b"\n " in d.sample.data
+    """Runs of white space, in a message with folded lines or one that ends in white space."""
+    folded = re.search(rb"\n[ \t]|[ \t]\Z", d.sample.data) is not None
     return _is_structure(d) and folded and _spaced(d.ours) == _spaced(d.theirs)
 
 
@@ -293,6 +298,13 @@ def _lone_cr(d: Difference) -> bool:
 def _boundary_in_header(d: Difference) -> bool:
     """A boundary line right behind another: the part between has neither header nor body."""
     return d.kind.startswith("BODY[n") and re.search(rb"(?m)^(--[^\r\n]+)\r?\n\1", d.sample.data) is not None
+
+
+def _boundary_at_end(d: Difference) -> bool:
+    """The part that a boundary line opens with which the message ends."""
+    part = _structure_part(d)[0] if _is_structure(d) else _section_part(d) if "[n" in d.kind else None
+    at_end = part is not None and part.header_start == len(d.sample.data)
+    return at_end and part is not _message(d).root and d.theirs in ("absent", None)
 
 
 # --------------------------------------------------------------------------------------------------------------- SEARCH
@@ -333,12 +345,12 @@ def _search_markup(d: Difference) -> bool:
 
 def _search_inner(d: Difference) -> bool:
     """A text in the body that stands in a message inside it, or in a report."""
-    match = re.search(r'(?:BODY|TEXT) "?([A-Za-z]+)"?\Z', _key(d))
+    match = re.search(r'(NOT )?(?:BODY|TEXT) "?([A-Za-z]+)', _key(d))
     return (
         match is not None
-        and d.ours
+        and d.ours is (match[1] is None)
         and any(
-            match[1].lower().encode() in d.sample.data[part.header_end : part.body_end].lower()
+            match[2].lower().encode() in d.sample.data[part.header_end : part.body_end].lower()
             for part in _all_parts(_message(d).root)
             if part.type.lower() == b"message" or part.kind == MESSAGE
         )
@@ -446,6 +458,9 @@ EXPLAINED: Final = (
     Explained(
         "boundary line inside a header", "ends the header and the part", "takes it for a line of the header",
         "RFC 2046 §5.1.1", _boundary_in_header,
+    ),
+    Explained(
+        "boundary line at the end", "opens a part, which is empty", "opens none", "RFC 2046 §5.1.1", _boundary_at_end,
     ),
     Explained(
         "SENT… without Date", "does not match", "the Date is that of 1970", "RFC 3501 §6.4.4 (whose Date header is)",

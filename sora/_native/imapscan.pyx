@@ -469,7 +469,8 @@ cdef class Scanner:
         """The command being read, up to the literal that was announced."""
         if self.lines is None:
             return None
-        self.command.cursor.extend(b"".join(self.lines), self.literals)
+        self.lines = [b"".join(self.lines)]     # the next time only one has to be put behind it
+        self.command.cursor.extend(self.lines[0], self.literals)
         return self.command
 
     cdef Literal decided(self):

@@ -202,6 +202,13 @@ def tracebacks(demo: Demo) -> list[str]:
     return [line for line in log.splitlines() if "traceback" in line.lower()][:20]
 
 
+def errors(demo: Demo) -> list[str]:
+    """What was logged as an error, each text once."""
+    log = (demo.directory / "run" / "sora.log").read_text(errors="replace")
+    lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    return sorted({line["text"] for line in lines if line.get("level") == "error"})
+
+
 def restarts(demo: Demo) -> int:
     """How many processes had to be replaced."""
     return sum(process["restarts"] for process in demo.status()["processes"])
@@ -263,12 +270,14 @@ def main() -> int:
                 "protocol": protocol, "inputs": attack.tally.inputs, "connections": attack.tally.connections,
                 "received": attack.tally.received, "stuck": attack.tally.stuck, "seconds": round(seconds),
                 "kb_cold": cold, "kb_before": before, "kb_peak": peak, "kb_after": after,
-                "restarts": restarts(demo), "tracebacks": tracebacks(demo),
+                "restarts": restarts(demo), "tracebacks": tracebacks(demo), "errors": errors(demo),
             }  # fmt: skip
             sys.stdout.write(json.dumps(report) + "\n")
             sys.stdout.flush()
             grown = after > before * 1.05
-            failed |= bool(attack.tally.stuck or report["restarts"] or report["tracebacks"] or grown)
+            failed |= bool(
+                attack.tally.stuck or report["restarts"] or report["tracebacks"] or report["errors"] or grown
+            )
     return int(failed)
 
 

@@ -106,16 +106,20 @@ def _imap_step(scanner: imapscan.Scanner, events: list[Event]) -> bool:
             return True
         return False
     if isinstance(found, imapscan.NeedLiteral):
-        events.append(("literal", found.size, found.synchronizing, found.binary, _partial(scanner)))
+        first = not events or events[-1][0] not in ("literal", "octets")
+        events.append(("literal", found.size, found.synchronizing, found.binary, _partial(scanner, first)))
         _decide(scanner, found)
     else:
         events.append(("command", found.tag, found.name, _parsed(found)))
     return True
 
 
-def _partial(scanner: imapscan.Scanner) -> str:
+def _partial(scanner: imapscan.Scanner, first: bool) -> str:
+    """What stands before a literal; as in a session, it is parsed for the first one of a command alone."""
     command = scanner.partial()
     assert command is not None
+    if not first:
+        return ""
     mark = command.cursor.mark()
     found = _parsed(command)
     command.cursor.reset(mark)

@@ -40,6 +40,7 @@ async def test_nothing_breaks(demo: Demo, protocol: str) -> None:
     hostile.wait_until_idle(demo, hostile.PATIENCE_S)
     hostile.check_service(demo, f"after {protocol}")
     assert hostile.tracebacks(demo) == []
+    assert hostile.errors(demo) == []
     assert hostile.restarts(demo) == 0
     assert hostile.memory(demo) < before * LARGER
 
@@ -65,5 +66,8 @@ def test_a_traceback_in_the_log_is_seen(demo: Demo, tmp_path: Path) -> None:
     assert (demo.directory / "run" / "sora.log").stat().st_size
     other = Demo(tmp_path / "other")
     (other.directory / "run").mkdir(parents=True)
-    (other.directory / "run" / "sora.log").write_text('{"text":"fine"}\n{"text":"oh","traceback":"ValueError"}\n')
+    (other.directory / "run" / "sora.log").write_text(
+        '{"text":"fine"}\n{"text":"oh","level":"error","traceback":"ValueError"}\n'
+    )
     assert len(hostile.tracebacks(other)) == 1
+    assert hostile.errors(other) == ["oh"]

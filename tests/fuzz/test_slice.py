@@ -25,6 +25,8 @@ INPUTS = {"imap": 6000, "mime": 3000, "lmtp": 2500, "pop3": 3000, "proxy": 20_00
 FEW = 1000
 SECONDS = 6.0
 """Of each target; on an idle machine the inputs are done long before."""
+LEAST = 50
+"""Of each target, however busy the machine is."""
 
 
 @pytest.mark.parametrize("target", sorted(TARGETS))
@@ -40,7 +42,7 @@ def test_slice(target: str, tmp_path: Path) -> None:
         name=target,
     )
     assert not broken
-    assert executions > len(SEEDS[target]())
+    assert executions >= LEAST
 
 
 @pytest.mark.parametrize("target", sorted(TARGETS))

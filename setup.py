@@ -23,6 +23,22 @@ ROOT = Path(__file__).parent.resolve()
 DEBUG = os.environ.get("SORA_DEBUG") == "1"
 NATIVE = Path("sora/_native")
 PAGES = Path("build/man")
+LIBRARIES = frozenset(
+    {
+        "argon2",
+        "asyncpg",
+        "cryptography",
+        "litestar",
+        "minio",
+        "orjson",
+        "prometheus_client",
+        "rich",
+        "urllib3",
+        "uvicorn",
+        "uvloop",
+    }
+)
+"""Run-time libraries by the names that the package imports."""
 
 
 def extensions() -> list[Extension]:
@@ -57,13 +73,20 @@ def stand_in(name: str) -> type:
 
 
 class Absent:
-    """Import hook, the last of all: finds what nobody else did."""
+    """Import hook, the last of all: finds the libraries and extensions of ours that nobody else did.
+
+    Nothing else: a library that is here tries optional modules of its own, and must not find them.
+    """
 
     def find_spec(self, name: str, *_: object) -> importlib.machinery.ModuleSpec | None:
-        ours = name.startswith("sora.") and not name.startswith("sora._native.")
-        if ours or name.partition(".")[0] in sys.stdlib_module_names:
+        top = name.partition(".")[0]
+        if not name.startswith("sora._native.") and (top not in LIBRARIES or self._is_real(top)):
             return None
         return importlib.machinery.ModuleSpec(name, self, is_package=True)  # type: ignore[arg-type]
+
+    def _is_real(self, top: str) -> bool:
+        spec = getattr(sys.modules.get(top), "__spec__", None)
+        return spec is not None and spec.loader is not self
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
         module = types.ModuleType(spec.name)

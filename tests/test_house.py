@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import logging
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -129,3 +130,22 @@ def test_comments_refer_to_nothing_outside() -> None:
 def test_the_sql_ships_in_the_package() -> None:
     assert (PACKAGE / "schema").resolve() == ROOT / "schema"
     assert sorted((PACKAGE / "schema").glob("0*.sql"))
+
+
+def test_the_build_knows_the_libraries() -> None:
+    """setup.py puts stand-ins for them where it renders the manual pages in an isolated build."""
+    tree = ast.parse((ROOT / "setup.py").read_text())
+    known = next(
+        {element.value for element in ast.walk(node.value) if isinstance(element, ast.Constant)}
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "LIBRARIES"
+    )
+    used = set()
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                used |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                used.add(node.module.split(".")[0])
+    needed_by_the_build = {"argparse_manpage", "msgspec"}
+    assert known == used - set(sys.stdlib_module_names) - {"sora"} - needed_by_the_build

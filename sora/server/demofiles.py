@@ -93,7 +93,7 @@ def prepare(
             _apply(tables, setting)
         config = configuration.parse(tables, base=directory)
         _refuse_strangers(config)
-        if Runtime(config).is_running():
+        if Runtime(config).has_supervisor():
             raise ConfigError(f"a demo runs in {directory} already")
         ensure_self_signed(directory / "tls" / "cert.pem", directory / "tls" / "key.pem", ("localhost", HOST))
         _write(path, _toml(tables).encode(), 0o600)

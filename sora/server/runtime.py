@@ -80,6 +80,13 @@ class Runtime:
         finally:
             os.close(fd)
 
+    def has_supervisor(self) -> bool:
+        """True while a supervisor runs; orphans that one left behind when it was killed do not count."""
+        if not self.is_running():
+            return False
+        text = self._lock.read_text(encoding="ascii").strip()
+        return text.isdigit() and _alive(int(text))
+
     def wait_gone(self, timeout_s: float) -> None:
         """Return when every process of the run is gone.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from sora.types import SEEN, SYSTEM_FLAGS
+from tests.support import models_seqset
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -93,3 +94,26 @@ def fetch_line(
 def unseen(mailbox: Mapping[int, frozenset[int]]) -> list[int]:
     """UIDs without \\Seen."""
     return [uid for uid in sorted(mailbox) if SEEN not in mailbox[uid]]
+
+
+def load(state: bytes) -> Mailbox:
+    """The mailbox that some records describe."""
+    flags: dict[int, set[int]] = {}
+    planes: list[tuple[int, int]] = []
+    for at in range(0, len(state), 138):
+        block, flag, _ = struct.unpack_from(">ihi", state, at)
+        bits = bin(int.from_bytes(state[at + 10 : at + 138], "big") | 1 << 1024)[3:]
+        uids = [(block << 10) + offset for offset, bit in enumerate(bits) if bit == "1"]
+        if flag == -1:
+            flags.update((uid, set()) for uid in uids)
+        else:
+            planes += [(uid, flag) for uid in uids]
+    for uid, flag in planes:
+        if uid in flags:
+            flags[uid].add(flag)
+    return {uid: frozenset(flags[uid]) for uid in sorted(flags)}
+
+
+def ranges_of(mailbox: Mapping[int, frozenset[int]]) -> list[tuple[int, int]]:
+    """All UIDs as inclusive ranges."""
+    return models_seqset.ranges(mailbox)

@@ -38,12 +38,18 @@ CREATE TABLE message_contents (
   preview text,
   envelope bytea NOT NULL,                   -- IMAP text, ready to send
   body_structure bytea NOT NULL,
+  header bytea,                              -- octets up to and with the blank line; NULL: too long, read the body
   uploaded_at timestamptz,
   purging_at timestamptz,
   created_at timestamptz NOT NULL DEFAULT clock(),
   PRIMARY KEY (account_id, content_id)
 );
 ALTER TABLE message_contents ALTER content_hash SET STORAGE PLAIN;
+DO $$
+BEGIN
+  ALTER TABLE message_contents ALTER header SET COMPRESSION lz4;
+EXCEPTION WHEN feature_not_supported THEN   -- a server that was built without it compresses in its own way
+END $$;
 CREATE UNIQUE INDEX message_contents_hash ON message_contents (account_id, content_hash) WHERE purging_at IS NULL;
 -- threads; cut, because an index row holds less than 2.7 KB and a header may be longer
 CREATE INDEX message_contents_message_id ON message_contents (account_id, left(message_id, 200))

@@ -360,11 +360,11 @@ BEGIN
   ), contents AS (
     INSERT INTO message_contents (account_id, content_id, content_hash, size, sent_at, message_id, in_reply_to, reference_ids,
       thread_id, subject, base_subject, sender, recipients, cc, bcc, reply_to, display_from, display_to, preview,
-      envelope, body_structure)
+      envelope, body_structure, header)
     SELECT p_to_account_id, s.new_id, s.new_hash, s.size, s.sent_at, s.message_id, s.in_reply_to, s.reference_ids,
       find_thread(p_to_account_id, s.new_id, s.in_reply_to, s.reference_ids),
       s.subject, s.base_subject, s.sender, s.recipients, s.cc, s.bcc, s.reply_to, s.display_from, s.display_to, s.preview,
-      s.envelope, s.body_structure
+      s.envelope, s.body_structure, s.header
     FROM sources s
     ON CONFLICT (account_id, content_hash) WHERE purging_at IS NULL DO UPDATE SET size = EXCLUDED.size
     RETURNING content_id, content_hash, size

@@ -20,8 +20,9 @@ BEGIN
   RETURN coalesce(v, p_content_id);
 END $$;
 
--- Two groups of parallel arrays. Messages: p_account_id … p_digest, and p_actor_id. Digests: p_sent_at … p_body_truncated
--- and p_body; message i uses digest p_digest[i] (from 1), so that many recipients share one.
+-- Two groups of parallel arrays. Messages: p_account_id … p_trace_text, and p_actor_id. Digests: p_sent_at … p_body_truncated
+-- and p_body; message i uses digest p_digest[i] (from 1), so that many recipients share one. What differs between them are
+-- the trace fields at its top: p_trace, and as text for search p_trace_text, stand before the digest's header.
 --
 -- mailbox 0 or NULL is INBOX, found here and not by the caller. flags: numbers with commas, or NULL. delivery_key: a retry
 -- within 24 h writes nothing and gets the old uid (LMTP); NULL for APPEND, which gives append_id, its witness, instead.
@@ -32,10 +33,11 @@ END $$;
 CREATE FUNCTION deliver(
   p_account_id bigint[], p_mailbox_id bigint[], p_content_hash bytea[], p_size bigint[], p_flags text[],
   p_internal_date timestamptz[], p_delivery_key bytea[], p_append_id uuid[], p_digest int[],
+  p_trace bytea[], p_trace_text text[],
   p_sent_at timestamptz[], p_message_id text[], p_in_reply_to text[], p_reference_ids text[], p_subject text[],
   p_base_subject text[], p_sender text[], p_recipients text[], p_cc text[], p_bcc text[], p_reply_to text[],
   p_display_from text[], p_display_to text[], p_preview text[], p_envelope bytea[], p_body_structure bytea[],
-  p_header_text text[], p_body_text text[], p_body_truncated boolean[],
+  p_header bytea[], p_header_text text[], p_body_text text[], p_body_truncated boolean[],
   p_instance_id text, p_actor_id bigint[] DEFAULT NULL, p_body bytea[] DEFAULT NULL)
 RETURNS TABLE (ord int, account_id bigint, mailbox_id bigint, uid bigint, uidvalidity bigint, modseq bigint, content_id bigint,
                duplicate boolean, over_quota boolean)
@@ -76,22 +78,22 @@ BEGIN
   WITH given AS MATERIALIZED (
     SELECT i.*, i.ord::int AS n, string_to_array(nullif(i.flag_text, ''), ',')::int2[] AS flags
     FROM unnest(p_account_id, v_mailbox, p_content_hash, p_size, p_flags, p_internal_date, p_delivery_key,
-                p_append_id, p_digest, v_first, v_known, v_over, p_actor_id)
-      WITH ORDINALITY i (account, mailbox, hash, size, flag_text, internal_date, key, append_id, digest, first, known,
-                         over, actor, ord)
+                p_append_id, p_digest, p_trace, p_trace_text, v_first, v_known, v_over, p_actor_id)
+      WITH ORDINALITY i (account, mailbox, hash, size, flag_text, internal_date, key, append_id, digest, trace, trace_text,
+                         first, known, over, actor, ord)
   ), fresh AS MATERIALIZED (
     SELECT * FROM given WHERE known IS NULL AND first = n AND NOT over
   ), bodies AS MATERIALIZED (   -- sorted: the lock order of content rows
-    SELECT DISTINCT ON (account, hash) account, hash, size, digest, nextval('content_ids') AS new_id
+    SELECT DISTINCT ON (account, hash) account, hash, size, digest, trace, trace_text, nextval('content_ids') AS new_id
     FROM fresh ORDER BY account, hash, n
   ), contents AS (
     INSERT INTO message_contents (account_id, content_id, content_hash, size, sent_at, message_id, in_reply_to, reference_ids,
       thread_id, subject, base_subject, sender, recipients, cc, bcc, reply_to, display_from, display_to, preview,
-      envelope, body_structure)
+      envelope, body_structure, header)
     SELECT b.account, b.new_id, b.hash, b.size, p_sent_at[d], p_message_id[d], p_in_reply_to[d], p_reference_ids[d],
       find_thread(b.account, b.new_id, p_in_reply_to[d], p_reference_ids[d]), p_subject[d], p_base_subject[d], p_sender[d],
       p_recipients[d], p_cc[d], p_bcc[d], p_reply_to[d], p_display_from[d], p_display_to[d], p_preview[d],
-      p_envelope[d], p_body_structure[d]
+      p_envelope[d], p_body_structure[d], coalesce(b.trace, '') || p_header[d]
     FROM bodies b, LATERAL (SELECT b.digest AS d) x
     -- not DO NOTHING: this locks the row against the cleaner, and returns it
     ON CONFLICT (account_id, content_hash) WHERE purging_at IS NULL DO UPDATE SET size = EXCLUDED.size
@@ -122,7 +124,7 @@ BEGIN
       attempts = 0, next_try = clock(), content_id = EXCLUDED.content_id, body = coalesce(EXCLUDED.body, u.body)
   ), texts AS (
     INSERT INTO search_queue (account_id, content_id, headers, body, body_truncated)
-    SELECT b.account, b.new_id, coalesce(p_header_text[b.digest], ''), p_body_text[b.digest],
+    SELECT b.account, b.new_id, concat(b.trace_text, p_header_text[b.digest]), p_body_text[b.digest],
            coalesce(p_body_truncated[b.digest], false)
     FROM bodies b JOIN contents c ON c.account_id = b.account AND c.content_id = b.new_id   -- new contents only
   ), keys AS (

@@ -194,14 +194,15 @@ class Bench:
         self.pending = keys
         return await self.conn.fetch(
             """
-            SELECT * FROM deliver($1, $2, $3, $4, $5, $6, $7, $8, $9, $6, $10, $11, $11,
+            SELECT * FROM deliver($1, $2, $3, $4, $5, $6, $7, $8, $9, NULL, NULL, $6, $10, $11, $11,
               $12, $12, $12, $12, $12, $12, $12, $12, $12, $12,
-              $13, $13, $14, $15, $16, 'bench')
+              $13, $13, $17, $14, $15, $16, 'bench')
             """,
             [self.target.account_id] * count, [None if inbox else self.target.mailbox_id] * count,
             [os.urandom(32) for _ in range(count)], [3000] * count, [None] * count, [NOW] * count, keys, [None] * count,
             list(range(1, count + 1)), [f"<{os.urandom(8).hex()}@bench>" for _ in range(count)], [None] * count, text,
             [b"x" * 400] * count, ["header: value\n" * 60] * count, ["body text " * 150] * count, [False] * count,
+            [b"header: value\r\n" * 60] * count,
         )  # fmt: skip
 
     async def _find(self) -> Any:

@@ -39,6 +39,8 @@ PREVIEW_SOURCE: Final = 65_536
 """Octets of a part that are looked at for the preview."""
 MAX_REFERENCES: Final = 1_000
 """Message ids kept of References, the last ones: the parents nearest to the message."""
+HEADER_LIMIT: Final = 65_536
+"""Octets of a header that is kept beside the message."""
 SORT_LENGTH: Final = 1_000
 """Characters of a subject that count for its base subject."""
 
@@ -49,6 +51,7 @@ class Digest(Struct, frozen=True):
     Attributes:
         envelope: IMAP ENVELOPE.
         body_structure: IMAP BODYSTRUCTURE.
+        header: The octets of the header with the blank line; None if there are more than `HEADER_LIMIT`.
         sent_at: The Date field in UTC; None if there is none that can be read.
         message_id: With angle brackets, quoting undone (RFC 5256 §3); None if there is no valid one.
         in_reply_to: The first message id of In-Reply-To.
@@ -67,6 +70,7 @@ class Digest(Struct, frozen=True):
 
     envelope: bytes
     body_structure: bytes
+    header: bytes | None
     sent_at: datetime | None
     message_id: str | None
     in_reply_to: str | None
@@ -102,6 +106,7 @@ def digest(data: Octets, limit: int = BODY_LIMIT) -> Digest:
     return Digest(
         envelope=write_envelope(root),
         body_structure=write_bodystructure(root),
+        header=bytes(data[: root.header_end]) if root.header_end <= HEADER_LIMIT else None,
         sent_at=parse_date(date) if date else None,
         message_id=next(iter(message_ids(root.last(b"message-id"))), None),
         in_reply_to=next(iter(message_ids(root.last(b"in-reply-to"))), None),

@@ -396,7 +396,9 @@ class Delivery:
                 content_hash=_hash(stamp, data),
                 size=len(stamp) + len(data),
                 internal_date=now,
-                digest=_stamped(digest, stamp),
+                digest=digest,
+                trace=stamp,
+                trace_text=_searchable(stamp),
                 key=_dedupe_key(received, envelope.sender, account_id),
             )
             for recipient in members:
@@ -621,10 +623,9 @@ def _dedupe_key(received: hashlib.blake2b, sender: str, account_id: AccountId) -
     return state.digest()
 
 
-def _stamped(digest: mime_digest.Digest, stamp: bytes) -> mime_digest.Digest:
-    """The digest of the stamped message: trace headers change nothing but the searchable header text."""
-    trace = fold(mime_digest.header_text(scan(stamp + b"\r\n")))
-    return replace(digest, header_text=trace + digest.header_text)
+def _searchable(stamp: bytes) -> str:
+    """The text of trace fields as `Digest.header_text` has the others."""
+    return fold(mime_digest.header_text(scan(stamp + b"\r\n")))
 
 
 def _box(recipient: Recipient) -> _Box:

@@ -59,6 +59,8 @@ class NewMessage(Struct, frozen=True, kw_only=True):
         content_hash: BLAKE2b-256 of the stored octets.
         flags: flag numbers; keywords are registered before.
         key: LMTP: what a retry of the same delivery has in common; a second delivery with it is suppressed for 24 h.
+        trace: the header fields at the top of the stored octets that `digest` does not know of.
+        trace_text: the same as text for search.
         append_id: APPEND: a number of its own, by which a commit whose answer was lost is found again.
     """
 
@@ -70,6 +72,8 @@ class NewMessage(Struct, frozen=True, kw_only=True):
     digest: Digest
     flags: tuple[int, ...] = ()
     key: bytes | None = None
+    trace: bytes = b""
+    trace_text: str = ""
     append_id: UUID | None = None
 
 
@@ -136,7 +140,7 @@ _CONTENT_COLUMNS: Final = frozenset(
     {
         "content_hash", "sent_at", "message_id", "in_reply_to", "reference_ids", "thread_id", "subject", "base_subject",
         "sender", "recipients", "cc", "bcc", "reply_to", "display_from", "display_to", "preview", "envelope",
-        "body_structure", "uploaded_at",
+        "body_structure", "header", "uploaded_at",
     }
 )  # fmt: skip
 
@@ -232,7 +236,7 @@ class Messages:
             DatabaseDown: with `maybe_done`, ask `find_witnesses`.
         """
         digests, numbers = _share(batch)
-        rows = await self._db.fetch(_DELIVER, *_message_arrays(batch), numbers, *_digest_arrays(digests), instance_id)
+        rows = await self._db.fetch(_DELIVER, *_message_arrays(batch, numbers), *_digest_arrays(digests), instance_id)
         return [
             Delivered(
                 account_id=AccountId(row["account_id"]),
@@ -365,7 +369,7 @@ class Messages:
 # One message over quota fails the call, so that a batch stays "all or none" in one round trip.
 _DELIVER: Final = f"""
     SELECT d.*, CASE WHEN d.over_quota THEN fail('SR001', 'Over quota', d.account_id::text)::text END
-    FROM deliver({", ".join(f"${i}" for i in range(1, 30))}) d ORDER BY d.ord
+    FROM deliver({", ".join(f"${i}" for i in range(1, 33))}) d ORDER BY d.ord
 """
 _FIND_DELIVERIES: Final = """
     SELECT f.*, m.created_modseq AS modseq FROM find_deliveries($1, $2, $3) f
@@ -388,7 +392,7 @@ def _share(batch: Sequence[NewMessage]) -> tuple[list[Digest], list[int]]:
     return digests, [places[id(message.digest)] for message in batch]
 
 
-def _message_arrays(batch: Sequence[NewMessage]) -> tuple[list[Any], ...]:
+def _message_arrays(batch: Sequence[NewMessage], digests: list[int]) -> tuple[list[Any], ...]:
     return (
         [m.account_id for m in batch],
         [m.mailbox_id for m in batch],
@@ -398,6 +402,9 @@ def _message_arrays(batch: Sequence[NewMessage]) -> tuple[list[Any], ...]:
         [m.internal_date for m in batch],
         [m.key for m in batch],
         [m.append_id for m in batch],
+        digests,
+        [m.trace for m in batch],
+        [m.trace_text for m in batch],
     )
 
 
@@ -419,6 +426,7 @@ def _digest_arrays(digests: Sequence[Digest]) -> tuple[list[Any], ...]:
         [d.preview for d in digests],
         [d.envelope for d in digests],
         [d.body_structure for d in digests],
+        [d.header for d in digests],
         [d.header_text for d in digests],
         [d.body_text for d in digests],
         [d.body_truncated for d in digests],

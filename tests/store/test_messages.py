@@ -173,7 +173,7 @@ async def test_every_fact_of_a_message_comes_back(store: Store, ann: AccountId, 
     columns = [
         "size", "internal_date", "content_id", "content_hash", "envelope", "body_structure", "sent_at", "message_id",
         "in_reply_to", "reference_ids", "subject", "base_subject", "sender", "recipients", "cc", "preview",
-        "display_from", "display_to", "created_modseq", "expunged_at",
+        "display_from", "display_to", "header", "created_modseq", "expunged_at",
     ]  # fmt: skip
     [[row]] = [rows async for rows in store.messages.rows(ann, inbox, uids(1), columns)]
     assert list(row.keys()) == ["uid", *columns]
@@ -184,8 +184,9 @@ async def test_every_fact_of_a_message_comes_back(store: Store, ann: AccountId, 
         "sent_at": facts.sent_at, "message_id": facts.message_id, "in_reply_to": "<b@x>",
         "reference_ids": "<a@x> <b@x>", "subject": "Re: Käse", "base_subject": facts.base_subject,
         "sender": facts.sender, "recipients": facts.to, "cc": facts.cc, "preview": facts.preview,
-        "display_from": facts.display_from, "display_to": facts.display_to, "created_modseq": done.modseq,
-        "expunged_at": None,
+        "display_from": facts.display_from, "display_to": facts.display_to,
+        "header": data[: data.index(b"\r\n\r\n") + 4],
+        "created_modseq": done.modseq, "expunged_at": None,
     }  # fmt: skip
     assert facts.sent_at is not None
 
@@ -245,7 +246,7 @@ async def test_a_witness_waits_for_a_commit_under_way(store: Store, ann: Account
     other = await Database.open(dsn, max_size=2)
     async with store.db.transaction() as conn:
         digests, numbers = store_messages._share([message])
-        arrays = (*store_messages._message_arrays([message]), numbers, *store_messages._digest_arrays(digests))
+        arrays = (*store_messages._message_arrays([message], numbers), *store_messages._digest_arrays(digests))
         await conn.fetch(store_messages._DELIVER, *arrays, NODE)
         waiting = asyncio.create_task(Messages(other).find_witnesses([message]))
         while not await conn.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"):

@@ -431,7 +431,7 @@ async def test_a_copy_into_another_account_is_a_message_of_its_own(conn: Connect
         [{"account_id": account.id, "mailbox_id": None, "hash": b"\x01" * 32}],
         texts=[("subject: s\n", None, True)],
     )
-    source = await conn.fetchval("SELECT content_id FROM message_contents")
+    source = await conn.fetchval("UPDATE message_contents SET header = 'S: s' RETURNING content_id")
     call = "SELECT * FROM copy_messages($1, $2, $3, $4, $5, $6, NULL, $7, $8, $9)"
     args = (account.id, account.boxes["INBOX"], other.id, other.boxes["INBOX"], *ALL)
     async with fails_with(conn, "22023"):
@@ -439,6 +439,7 @@ async def test_a_copy_into_another_account_is_a_message_of_its_own(conn: Connect
     await conn.fetch(call, *args, "node", [source], [b"\x02" * 32])
     content = await conn.fetchrow("SELECT * FROM message_contents WHERE account_id = $1", other.id)
     assert content["content_hash"] == b"\x02" * 32, "the hash is keyed by account"
+    assert content["header"] == b"S: s"
     upload = await conn.fetchrow("SELECT * FROM pending_uploads WHERE account_id = $1", other.id)
     assert (upload["content_id"], upload["content_hash"], upload["instance_id"]) == (
         content["content_id"],
@@ -533,20 +534,21 @@ async def test_ranges_beyond_the_last_uid_are_harmless(conn: Connection, account
 
 
 async def test_recipients_share_a_digest(conn: Connection, account: Account) -> None:
-    """Two messages, one digest: the wide columns travel once, and each account has a content of its own."""
+    """The wide columns travel once; each account has a content of its own, with its own trace fields on top."""
     other = await Account.create(conn, "other@example.com")
     names = [
         "message_id", "in_reply_to", "reference_ids", "subject", "base_subject", "sender", "recipients", "cc", "bcc",
         "reply_to", "display_from", "display_to", "preview",
     ]  # fmt: skip
-    holes = ", ".join(f"${i}" for i in range(1, 32))
+    holes = ", ".join(f"${i}" for i in range(1, 35))
     rows = await conn.fetch(
         f"SELECT * FROM deliver({holes})",
         [account.id, other.id, account.id], [None] * 3, [b"a" * 32, b"b" * 32, b"c" * 32], [1, 2, 3], [None] * 3,
         [NOW] * 3, [None] * 3, [None] * 3, [2, 2, 1],
+        [b"x", None, b"z"], ["X", None, "Z"],
         [None, NOW], *([f"{name} 1", f"{name} 2"] for name in names), [b"envelope 1", b"envelope 2"],
-        [b"structure 1", b"structure 2"], ["headers 1", "headers 2"], ["body 1", None], [False, True], "node", None,
-        [b"whole 1", b"whole 2"],
+        [b"structure 1", b"structure 2"], [None, b"header 2"], ["headers 1", "headers 2"], ["body 1", None],
+        [False, True], "node", None, [b"whole 1", b"whole 2"],
     )  # fmt: skip
     used = [
         await conn.fetchrow("SELECT * FROM message_contents WHERE content_id = $1", row["content_id"]) for row in rows
@@ -557,9 +559,10 @@ async def test_recipients_share_a_digest(conn: Connection, account: Account) -> 
         (account.id, 3, None, b"envelope 1", b"structure 1"),
     ]
     assert [[content[name] for name in names] for content in used] == [[f"{n} {k}" for n in names] for k in (2, 2, 1)]
+    assert [content["header"] for content in used] == [b"xheader 2", b"header 2", None]
     texts = {row["content_id"]: tuple(row)[2:] for row in await conn.fetch("SELECT * FROM search_queue")}
     assert [texts[row["content_id"]] for row in rows] == [
-        ("headers 2", None, True), ("headers 2", None, True), ("headers 1", "body 1", False),
+        ("Xheaders 2", None, True), ("headers 2", None, True), ("Zheaders 1", "body 1", False),
     ]  # fmt: skip
     bodies = {row["content_id"]: row["body"] for row in await conn.fetch("SELECT * FROM pending_uploads")}
     assert [bodies[row["content_id"]] for row in rows] == [b"whole 2", b"whole 2", b"whole 1"]

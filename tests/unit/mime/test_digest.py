@@ -14,7 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sora._native.mimescan import scan
-from sora.mime.digest import PREVIEW_LENGTH, Digest, base_subject, digest, message_ids, parse_date, searchable
+from sora.mime.digest import (
+    HEADER_LIMIT,
+    PREVIEW_LENGTH,
+    Digest,
+    base_subject,
+    digest,
+    message_ids,
+    parse_date,
+    searchable,
+)
+from sora.mime.message import parse
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,6 +106,26 @@ def test_threading(facts: Digest) -> None:
 def test_imap_texts_are_those_of_the_message(facts: Digest) -> None:
     assert facts.envelope.startswith(b'("Tue, 2 Jan 2024 10:11:12 +0100" "Re: [list] =?utf-8?b?w6TDtsO8?= (fwd)"')
     assert facts.body_structure.endswith(b' "mixed" ("boundary" "b") NIL NIL NIL)')
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"Subject: x\r\n\r\nbody\r\n", b"Subject: x\r\n\r\n"),
+        (b"Subject: x\n y\n\nbody\n", b"Subject: x\n y\n\n"),
+        (b"Subject: x\r\n", b"Subject: x\r\n"),
+        (b"\r\nbody\r\n", b"\r\n"),
+        (b"", b""),
+    ],
+)
+def test_header_is_kept_octet_for_octet(data: bytes, expected: bytes) -> None:
+    assert digest(data).header == expected == data[slice(*parse(data).section((), b"HEADER") or ())]
+
+
+def test_a_header_is_kept_up_to_the_limit() -> None:
+    longest = b"X: " + b"x" * (HEADER_LIMIT - 7) + b"\r\n\r\n"
+    assert digest(longest + b"body").header == longest
+    assert digest(b"x" + longest + b"body").header is None
 
 
 def test_header_text_is_decoded_folded_and_has_a_line_for_each_field(facts: Digest) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
+from msgspec.structs import replace
 
 from sora.errors import Busy, DatabaseDown, NotFound, OverQuota, StagingFull, Unavailable
 from sora.mime.digest import digest
@@ -182,10 +183,16 @@ class TestMessage:
         assert world.doorbell.rung == [1001]
         assert world.changes.published == [(1, INBOX, 101)]
 
-    async def test_search_text_has_the_trace_headers(self, world: World) -> None:
+    async def test_header_and_search_text_have_the_trace_fields(self, world: World) -> None:
         await world.send()
         (body,) = world.staged()
-        assert world.messages.rows[0].digest == digest(body)
+        (row,) = world.messages.rows
+        assert row.digest.header is not None
+        stored = digest(body)
+        assert (row.trace + row.digest.header, row.trace_text + row.digest.header_text) == (
+            stored.header, stored.header_text
+        )  # fmt: skip
+        assert replace(row.digest, header=stored.header, header_text=stored.header_text) == stored
 
     async def test_large_message_leaves_the_loop_alone(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         threads = []

@@ -4,6 +4,55 @@
 -- references once more and marks it; then the caller deletes the object; then finish_purge() deletes the row. A process
 -- that dies in between leaves a marked row, which select_purgeable() gives out again.
 
+-- ── Legal hold ──────────────────────────────────────────────────────────────────────────────────────────────────────
+-- Users go on as ever: they expunge, delete mailboxes, and their account may be deleted. But nothing that is gone for them
+-- is removed: everything of a held account can be restored, however old it is.
+
+ALTER TABLE accounts ADD COLUMN hold_reason text NOT NULL DEFAULT '', ADD COLUMN held_at timestamptz;
+
+-- Who put and released holds, and why. Outlives the account, and nobody trims it.
+CREATE TABLE legal_hold_log (
+  entry_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  account_id bigint NOT NULL,
+  address text NOT NULL,
+  held boolean NOT NULL,
+  reason text NOT NULL,
+  actor text NOT NULL,
+  changed_at timestamptz NOT NULL DEFAULT clock()
+);
+
+-- True if nothing of the account may be removed or made unreadable. Called in the transaction that would do so: false holds
+-- until its end, because a hold waits for the lock taken here (and nothing else waits for it: it is the lock of foreign
+-- keys). No account: false.
+CREATE FUNCTION account_held(p_account_id bigint) RETURNS boolean LANGUAGE plpgsql
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
+DECLARE v boolean;
+BEGIN
+  SELECT a.legal_hold INTO v FROM accounts a WHERE a.account_id = p_account_id FOR KEY SHARE;
+  RETURN coalesce(v, false);
+END $$;
+
+-- Puts or releases a hold, deleted accounts included. What is being removed at this moment is waited for, so that after the
+-- commit nothing more goes. Returns false if nothing changed but the reason.
+CREATE FUNCTION set_legal_hold(p_account_id bigint, p_held boolean, p_reason text, p_actor text) RETURNS boolean
+LANGUAGE plpgsql SET search_path = sora, public SET lock_timeout = '30s' AS $$
+DECLARE
+  a accounts;
+BEGIN
+  SELECT * INTO a FROM accounts WHERE account_id = p_account_id FOR UPDATE;
+  IF NOT FOUND THEN
+    PERFORM fail('P0002', 'No such account', p_account_id::text);
+  END IF;
+  UPDATE accounts SET legal_hold = p_held, hold_reason = CASE WHEN p_held THEN p_reason ELSE '' END,
+    held_at = CASE WHEN p_held THEN coalesce(held_at, clock()) END
+  WHERE account_id = p_account_id;
+  INSERT INTO legal_hold_log (account_id, address, held, reason, actor)
+  VALUES (p_account_id, a.address, p_held, p_reason, p_actor);
+  RETURN a.legal_hold <> p_held;
+END $$;
+
+-- ── Expunged messages ───────────────────────────────────────────────────────────────────────────────────────────────
+
 -- Removes the rows of messages expunged before p_before and the log of it, oldest first, about p_limit of them, and raises
 -- the floor below which VANISHED can no longer be answered from the log. Returns the number of messages removed.
 CREATE FUNCTION trim_expunges(p_account_id bigint, p_mailbox_id bigint, p_before timestamptz, p_limit int DEFAULT 10000)
@@ -14,7 +63,7 @@ DECLARE
   v_upto bigint;
   v_removed bigint;
 BEGIN
-  IF EXISTS (SELECT 1 FROM accounts WHERE account_id = p_account_id AND legal_hold) THEN
+  IF account_held(p_account_id) THEN
     RETURN 0;
   END IF;
   PERFORM lock_mailboxes(ARRAY[p_mailbox_id]);
@@ -85,7 +134,7 @@ BEGIN
     RETURN;
   END IF;
   IF c.purging_at IS NULL THEN
-    IF EXISTS (SELECT 1 FROM accounts a WHERE a.account_id = p_account_id AND a.legal_hold) THEN
+    IF account_held(p_account_id) THEN
       RETURN;
     END IF;
     -- statements of their own, after the row lock: they see what the last delivery or upload committed

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from sora import log
 from sora.admin.context import SECRET, SIZE, Address, AdminContext, Done, Password
 from sora.services import passwords
 from sora.store import domains  # noqa: TC001 — the table of operations reads the annotations
 from sora.store.accounts import Account, Credential, Quota  # noqa: TC001
+
+_logger = log.get(__name__)
 
 Domain = Annotated[str, Meta(description="domain name", min_length=1, max_length=255)]
 Limit = Annotated[int, Meta(ge=0)]
@@ -39,6 +43,22 @@ class OneAccount(Struct, frozen=True, forbid_unknown_fields=True):
     """Request that names an account."""
 
     address: Address
+
+
+class HoldAccount(Struct, frozen=True, forbid_unknown_fields=True):
+    """Request of `accounts hold`."""
+
+    address: Address
+    reason: Annotated[str, Meta(description="why, for the log of holds", max_length=1000)] = ""
+    deleted: Annotated[bool, Meta(description="the deleted account of this address")] = False
+
+
+class ReleaseAccount(Struct, frozen=True, forbid_unknown_fields=True):
+    """Request of `accounts release`."""
+
+    address: Address
+    reason: Annotated[str, Meta(description="why, for the log of holds", max_length=1000)] = ""
+    deleted: Annotated[bool, Meta(description="the deleted account of this address")] = False
 
 
 class SetPassword(Struct, frozen=True, forbid_unknown_fields=True):
@@ -160,6 +180,27 @@ async def restore(ctx: AdminContext, req: OneAccount) -> Account:
     account = await ctx.store.accounts.get(req.address, deleted=True)
     await ctx.store.accounts.restore(account.account_id)
     return await ctx.store.accounts.get(req.address)
+
+
+async def hold(ctx: AdminContext, req: HoldAccount) -> Account:
+    """Put a legal hold on an account: nothing of it is removed until `release`."""
+    return await _set_hold(ctx, req, held=True)
+
+
+async def release(ctx: AdminContext, req: ReleaseAccount) -> Account:
+    """Release a legal hold: what is past its grace period goes with the next cleanup."""
+    return await _set_hold(ctx, req, held=False)
+
+
+async def _set_hold(ctx: AdminContext, req: HoldAccount | ReleaseAccount, *, held: bool) -> Account:
+    account = await ctx.store.accounts.get(req.address, deleted=req.deleted)
+    actor = getpass.getuser()
+    await ctx.store.accounts.set_hold(account.account_id, held, req.reason, actor)
+    _logger.warning(
+        "legal hold put" if held else "legal hold released",
+        extra={"account_id": account.account_id, "address": account.address, "reason": req.reason, "actor": actor},
+    )
+    return await ctx.store.accounts.get(req.address, deleted=req.deleted)
 
 
 async def set_password(ctx: AdminContext, req: SetPassword) -> Done:

@@ -69,6 +69,8 @@ class Account(Struct, frozen=True):
     Attributes:
         quota_bytes: None = the domain's default, 0 = unlimited.
         used_bytes: live mail, without what was expunged.
+        legal_hold: nothing of it is removed, however long ago it was expunged or deleted.
+        hold_reason: as given with the hold; empty: none.
     """
 
     account_id: AccountId
@@ -80,6 +82,9 @@ class Account(Struct, frozen=True):
     quota_messages: int | None
     used_bytes: int
     used_messages: int
+    legal_hold: bool = False
+    hold_reason: str = ""
+    held_at: datetime | None = None
 
 
 class Quota(Struct, frozen=True):
@@ -275,6 +280,23 @@ class Accounts:
             await conn.execute(_DROP_LOST_ALIASES, account_id)
             await conn.execute("UPDATE accounts SET deleted_at = NULL WHERE account_id = $1", account_id)
 
+    async def set_hold(self, account_id: AccountId, held: bool, reason: str, actor: str) -> bool:
+        """Put a legal hold on an account, deleted or not, or release it; False: it was so already.
+
+        What is being removed at this moment is waited for: afterwards nothing more goes.
+
+        Args:
+            actor: who did it, for the log of holds.
+
+        Raises:
+            NotFound: no such account.
+            Busy: somebody works on it for too long.
+        """
+        changed: bool = await self._db.fetchval(
+            "SELECT set_legal_hold($1, $2, $3, $4)", account_id, held, reason, actor
+        )
+        return changed
+
     async def set_quota(
         self,
         account_id: AccountId,
@@ -379,7 +401,7 @@ _SET_PASSWORD: Final = """
 """
 _ACCOUNTS: Final = """
     SELECT a.account_id, a.address, a.disabled, a.deleted_at, a.created_at, a.quota_bytes, a.quota_messages,
-      u.bytes AS used_bytes, u.messages AS used_messages
+      u.bytes AS used_bytes, u.messages AS used_messages, a.legal_hold, a.hold_reason, a.held_at
     FROM accounts a CROSS JOIN LATERAL account_usage(a.account_id) u
 """
 

@@ -1,0 +1,83 @@
+"""Legal hold: what it shows, what it writes down, and that it waits for what is being removed."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sora.admin import accounts as operations
+from sora.admin.accounts import HoldAccount, ListAccounts, OneAccount, ReleaseAccount
+from sora.admin.context import AdminContext
+from sora.errors import NotFound
+
+if TYPE_CHECKING:
+    from sora.store.db import Database
+    from sora.store.store import Store
+
+ANN = "ann@example.com"
+
+
+@pytest.fixture
+async def context(store: Store) -> AdminContext:
+    await store.accounts.create(ANN)
+    return AdminContext(config=None, dsn="", store=store, blobs=None, cost=None)  # type: ignore[arg-type]
+
+
+async def test_a_hold_is_shown_and_released(context: AdminContext, caplog: pytest.LogCaptureFixture) -> None:
+    held = await operations.hold(context, HoldAccount(ANN, reason="case 7"))
+    assert (held.legal_hold, held.hold_reason) == (True, "case 7")
+    assert held.held_at is not None
+    assert (await operations.show(context, OneAccount(ANN))).legal_hold
+    assert [account.legal_hold for account in await operations.list_accounts(context, ListAccounts())] == [True]
+    free = await operations.release(context, ReleaseAccount(ANN))
+    assert (free.legal_hold, free.hold_reason, free.held_at) == (False, "", None)
+    assert [record.message for record in caplog.records] == ["legal hold put", "legal hold released"]
+
+
+async def test_every_change_of_a_hold_is_written_down(context: AdminContext, store: Store) -> None:
+    first = await operations.hold(context, HoldAccount(ANN, reason="case 7"))
+    second = await operations.hold(context, HoldAccount(ANN, reason="case 8"))
+    assert second.held_at == first.held_at, "held since the first"
+    await operations.release(context, ReleaseAccount(ANN, reason="settled"))
+    rows = await store.db.fetch("SELECT address, held, reason, actor FROM legal_hold_log ORDER BY entry_id")
+    assert [tuple(row)[:3] for row in rows] == [(ANN, True, "case 7"), (ANN, True, "case 8"), (ANN, False, "settled")]
+    assert all(row["actor"] for row in rows)
+
+
+async def test_a_deleted_account_can_be_held(context: AdminContext, store: Store) -> None:
+    deleted = await store.accounts.get(ANN)
+    await store.accounts.delete(deleted.account_id)
+    with pytest.raises(NotFound):
+        await operations.hold(context, HoldAccount(ANN))
+    assert (await operations.hold(context, HoldAccount(ANN, deleted=True))).legal_hold
+    [listed] = await operations.list_accounts(context, ListAccounts(deleted=True))
+    assert listed.legal_hold
+    assert listed.deleted_at is not None
+
+
+async def test_a_hold_waits_for_what_is_being_removed(store: Store, db: Database) -> None:
+    """Who was told "not held" may finish; afterwards it is held for everybody."""
+    account_id = await store.accounts.create(ANN)
+    async with db.transaction() as cleaner:
+        assert not await cleaner.fetchval("SELECT account_held($1)", account_id)
+        holding = asyncio.create_task(store.accounts.set_hold(account_id, True, "", "test"))
+        while not await db.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"):
+            await asyncio.sleep(0)
+        # the account's own life goes on meanwhile
+        assert await db.fetchval("SELECT create_mailbox($1, 'new') IS NOT NULL", account_id)
+        assert not await cleaner.fetchval("SELECT account_held($1)", account_id)
+    assert await holding
+    assert await db.fetchval("SELECT account_held($1)", account_id)
+    assert not await db.fetchval("SELECT account_held(0)")
+
+
+async def test_who_asks_while_a_hold_is_being_put_waits_for_it(store: Store, db: Database) -> None:
+    account_id = await store.accounts.create(ANN)
+    async with db.transaction() as holder:
+        await holder.execute("SELECT set_legal_hold($1, true, '', 'test')", account_id)
+        asking = asyncio.create_task(db.fetchval("SELECT account_held($1)", account_id))
+        while not await db.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"):
+            await asyncio.sleep(0)
+    assert await asking

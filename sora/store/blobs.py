@@ -24,7 +24,7 @@ from msgspec import Struct
 from sora import metrics
 from sora.errors import BlobDown, NotFound
 from sora.store import diskfile
-from sora.types import AccountId, ContentId  # noqa: TC001 — msgspec reads the annotations at run time
+from sora.types import AccountId, ContentId
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -36,6 +36,7 @@ STALE_S: Final = 3600.0
 """A half-written file of this age has no writer any more: a write takes seconds."""
 
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,254}")
+_KEY: Final = re.compile(r"([0-9a-f]{16})/([0-9a-f]{2})/([0-9a-f]{64})-([1-9][0-9]{0,17})\.eml")
 _ABSENT: Final = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _T = TypeVar("_T")
 
@@ -72,6 +73,14 @@ class BlobRef(Struct, frozen=True):
         """
         digest = self.content_hash.hex()
         return f"{self.account_id:016x}/{digest[:2]}/{digest}-{self.content_id}.eml"
+
+    @classmethod
+    def of_entry(cls, entry: BlobEntry) -> BlobRef | None:
+        """The body whose object this is, by its key; None: an object of another kind. The size is the object's."""
+        match = _KEY.fullmatch(entry.key)
+        if match is None or match[2] != match[3][:2]:
+            return None
+        return cls(AccountId(int(match[1], 16)), ContentId(int(match[4])), bytes.fromhex(match[3]), entry.size)
 
     @property
     def name(self) -> str:
@@ -125,8 +134,8 @@ class BlobStore(Protocol):
     async def delete(self, key: str) -> None:
         """Remove an object; one that is not there is removed already."""
 
-    def list(self, prefix: str = "") -> AsyncIterator[BlobEntry]:
-        """Objects whose key begins with `prefix`, in the order of their keys."""
+    def list(self, prefix: str = "", after: str = "") -> AsyncIterator[BlobEntry]:
+        """Objects whose key begins with `prefix` and is greater than `after`, in the order of their keys."""
 
     async def ping(self) -> None:
         """Return if the store is there and takes our credentials."""
@@ -239,9 +248,9 @@ class DirectoryStore:
         """See `BlobStore.delete`."""
         await self._call("delete", self._delete, self._path(key))
 
-    async def list(self, prefix: str = "") -> AsyncIterator[BlobEntry]:
+    async def list(self, prefix: str = "", after: str = "") -> AsyncIterator[BlobEntry]:
         """See `BlobStore.list`."""
-        walk = self._walk(self._root, "", prefix)
+        walk = self._walk(self._root, "", prefix, after)
         while page := await self._call("list", lambda: list(itertools.islice(walk, LIST_PAGE))):
             for entry in page:
                 yield entry
@@ -336,7 +345,7 @@ class DirectoryStore:
         diskfile.make_directory(self._temporary)
         diskfile.sweep_temporaries(self._temporary, STALE_S)
 
-    def _walk(self, directory: Path, above: str, prefix: str) -> Iterator[BlobEntry]:
+    def _walk(self, directory: Path, above: str, prefix: str, after: str) -> Iterator[BlobEntry]:
         """Depth first, in the order of the whole keys: a directory sorts as its name with a slash."""
         if directory == self._root:
             self._ping()
@@ -346,9 +355,9 @@ class DirectoryStore:
         for name, entry in sorted(entries, key=lambda pair: pair[0]):
             key = above + name
             if key.endswith("/"):
-                if key.startswith(prefix[: len(key)]):
-                    yield from self._walk(Path(entry.path), key, prefix)
-            elif key.startswith(prefix):
+                if key.startswith(prefix[: len(key)]) and key >= after[: len(key)]:
+                    yield from self._walk(Path(entry.path), key, prefix, after)
+            elif key.startswith(prefix) and key > after:
                 with contextlib.suppress(FileNotFoundError):  # deleted since the directory was read
                     found = entry.stat()
                     modified_at = datetime.fromtimestamp(found.st_mtime, UTC)

@@ -116,9 +116,8 @@ class S3Store:
         """See `BlobStore.delete`."""
         await self._call("delete", self._delete, check_key(key))
 
-    async def list(self, prefix: str = "") -> AsyncIterator[BlobEntry]:
+    async def list(self, prefix: str = "", after: str = "") -> AsyncIterator[BlobEntry]:
         """See `BlobStore.list`."""
-        after = ""
         while page := await self._call("list", self._page, prefix, after):
             for entry in page:
                 yield entry

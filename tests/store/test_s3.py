@@ -127,6 +127,16 @@ async def test_list_goes_on_over_pages(store: BlobStore, monkeypatch: pytest.Mon
     assert [entry.key async for entry in store.list("p/")] == keys
 
 
+async def test_list_begins_behind_a_key(store: BlobStore) -> None:
+    keys = ["a-b", "a/b/1", "a/b/2", "a/c", "a0", "b/x"]
+    for key in keys:
+        await store.put(key, b"")
+    for after in ("", *keys, "a/", "a/b", "a/b/", "a/b/15", "a/z", "c"):
+        expected = [key for key in keys if key > after]
+        assert [entry.key async for entry in store.list(after=after)] == expected, after
+        assert [entry.key async for entry in store.list("a/", after)] == [k for k in expected if k[:2] == "a/"], after
+
+
 async def test_many_at_a_time(store: BlobStore) -> None:
     bodies = {f"k/{number}": bytes([number]) * 1000 for number in range(40)}
     await asyncio.gather(*(store.put(key, body) for key, body in bodies.items()))

@@ -6,13 +6,14 @@ import asyncio
 import hashlib
 import os
 import threading
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
 
 from sora.errors import BlobDown, NotFound
 from sora.store import diskfile
-from sora.store.blobs import BlobRef, DirectoryStore, check_key, content_hash
+from sora.store.blobs import BlobEntry, BlobRef, DirectoryStore, check_key, content_hash
 from sora.types import AccountId, ContentId
 
 if TYPE_CHECKING:
@@ -30,6 +31,23 @@ def test_key_and_name_are_what_other_processes_expect() -> None:
     assert REF.key == f"000000000000002a/00/{DIGEST.hex()}-7.eml"
     assert REF.name == f"000000000000002a-{DIGEST.hex()}.eml"
     assert check_key(REF.key) == REF.key
+
+
+@pytest.mark.parametrize(
+    ("key", "is_body"),
+    [
+        (REF.key, True),
+        ("keys/000000000000002a/1.json", False),
+        ("health/probe", False),
+        (REF.key + ".old", False),
+        (REF.key.replace("-7.", "-07."), False),
+        (REF.key.replace("/00/", "/01/"), False),
+        ("x" + REF.key[1:], False),
+    ],
+)
+def test_the_key_of_an_object_tells_its_body(key: str, is_body: bool) -> None:
+    entry = BlobEntry(key=key, size=5, modified_at=datetime.now(UTC))
+    assert BlobRef.of_entry(entry) == (REF if is_body else None)
 
 
 def test_matches_wants_size_and_hash() -> None:

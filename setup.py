@@ -30,12 +30,14 @@ LIBRARIES = frozenset(
         "cryptography",
         "litestar",
         "minio",
+        "nacl",
         "orjson",
         "prometheus_client",
         "rich",
         "urllib3",
         "uvicorn",
         "uvloop",
+        "zstandard",
     }
 )
 """Run-time libraries by the names that the package imports."""

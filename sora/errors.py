@@ -4,7 +4,7 @@
     ├─ WireError      the peer's bytes         BadSyntax  LineTooLong  LiteralTooBig
     ├─ Refused        valid, but declined      NotFound  AlreadyExists  NoPermission  OverQuota  TooBig
     │                                          InvalidName  Expunged  InUse  AuthFailed  LimitExceeded
-    ├─ Unavailable    try again                DatabaseDown  BlobDown  StagingFull  Busy
+    ├─ Unavailable    try again                DatabaseDown  BlobDown (KeyUnavailable)  StagingFull  Busy
     ├─ PeerGone       the connection ended
     └─ ConfigError    start-up and reload
 
@@ -141,6 +141,12 @@ class BlobDown(Unavailable):
     """A message body cannot be had now."""
 
     default_text = "Message body temporarily unavailable"
+
+
+class KeyUnavailable(BlobDown):
+    """The data key of an account cannot be had: its master key is missing, or the account was shredded."""
+
+    default_text = "Temporarily unavailable"
 
 
 class StagingFull(Unavailable):

@@ -1,0 +1,378 @@
+"""Bodies as they are stored: sealed with a key of their account, or plain.
+
+An account has one data key of 32 random octets. From it come, by keyed BLAKE2b, a key for content hashes and a key for
+bodies, and from the latter a key for each body by its content hash. So equal mail of two accounts has nothing in common
+that a reader of the object store could see, and inside an account it is still stored once.
+
+A sealed body begins with a header, in little-endian octets:
+
+| offset | length | field                                                                               |
+|--------|--------|-------------------------------------------------------------------------------------|
+| 0      | 8      | magic, `93 "SORA" 0d 0a 1a`                                                         |
+| 8      | 1      | version, 1                                                                          |
+| 9      | 1      | flags: 1 = in chunks, 2 = compressed by zstd                                        |
+| 10     | 2      | zero                                                                                |
+| 12     | 8      | octets of the plain body                                                            |
+| 20     | 8      | octets of the whole sealed body, by which a torn file is known without any key      |
+| 28     | 24     | nonce, or the header of the secretstream                                            |
+
+What follows is XChaCha20-Poly1305: one message up to `ONE_SHOT` octets of plain body, else a secretstream in chunks of
+`CHUNK`, the last marked as such. Header, account id and content hash are authenticated with it: a body that was moved
+to another account or row, cut or changed in any bit is refused. The content id is not part of that, because staging
+and cache do not know it, and what is written to staging is uploaded as it is: a body is encrypted once.
+
+A body is compressed first, if that makes it smaller, and never together with another one. The length of a sealed body
+tells how long the mail is and how well it compresses; nothing is padded.
+
+**Plain bodies** of rows from before encryption was turned on keep their plain hash, and are taken as long as length and
+hash are those of the row. A plain mail may begin with the magic, sent by who knows whom: then the seal does not open,
+and length and hash decide as for any other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Final, Protocol
+
+import nacl.bindings as sodium
+import zstandard
+from msgspec import Struct
+from nacl.exceptions import CryptoError
+
+from sora.errors import KeyUnavailable
+from sora.store.blobs import HASH_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from sora.store.blobs import BlobRef
+    from sora.store.diskfile import Octets
+    from sora.types import AccountId
+
+KEY_BYTES: Final = 32
+ONE_SHOT: Final = 256 * 1024
+"""Octets of plain body sealed as one message; the more a reader must hold before he knows that they are genuine."""
+CHUNK: Final = 64 * 1024
+LEVEL: Final = 1
+"""Of zstd: mail is mostly text and base64, where the higher levels cost several times as much for a few parts in a
+hundred."""
+
+_MAGIC: Final = b"\x93SORA\r\n\x1a"
+_VERSION: Final = 1
+_STREAM: Final = 1
+_ZSTD: Final = 2
+_HEADER: Final = struct.Struct("<8sBBHQQ24s")
+_ACCOUNT: Final = struct.Struct("<q")
+_CHUNK_MORE: Final = sodium.crypto_secretstream_xchacha20poly1305_ABYTES
+_ONE_SHOT_MORE: Final = sodium.crypto_aead_xchacha20poly1305_ietf_ABYTES
+_NONCE: Final = sodium.crypto_aead_xchacha20poly1305_ietf_NPUBBYTES
+_FINAL: Final = sodium.crypto_secretstream_xchacha20poly1305_TAG_FINAL
+_MESSAGE: Final = sodium.crypto_secretstream_xchacha20poly1305_TAG_MESSAGE
+
+HEADER_BYTES: Final = _HEADER.size
+
+
+class Header(Struct, frozen=True):
+    """What a sealed body says of itself; it is not to be believed before the seal has opened.
+
+    Attributes:
+        size: Octets of the plain body.
+        total: Octets of the sealed body.
+        raw: The header as it is stored.
+    """
+
+    flags: int
+    size: int
+    total: int
+    nonce: bytes
+    raw: bytes
+
+    @property
+    def stream(self) -> bool:
+        """True if the body is in chunks."""
+        return bool(self.flags & _STREAM)
+
+    @property
+    def compressed(self) -> bool:
+        """True if the body was compressed before it was sealed."""
+        return bool(self.flags & _ZSTD)
+
+
+def parse_header(stored: Octets) -> Header | None:
+    """The header at the beginning of `stored`; None if there is none that this release knows."""
+    raw = bytes(stored[:HEADER_BYTES])
+    if len(raw) < HEADER_BYTES or not raw.startswith(_MAGIC):
+        return None
+    _, version, flags, zero, size, total, nonce = _HEADER.unpack(raw)
+    if version != _VERSION or flags & ~(_STREAM | _ZSTD) or zero:
+        return None
+    return Header(flags, size, total, nonce, raw)
+
+
+def is_sealed(stored: Octets) -> bool:
+    """True if `stored` looks like a sealed body that is whole; a plain mail may be made to look so."""
+    header = parse_header(stored)
+    return header is not None and header.total == len(stored)
+
+
+def is_whole(stored: Octets, size: int) -> bool:
+    """False if `stored` cannot be a body of `size` plain octets, because some of it is missing or too much."""
+    if len(stored) == size:
+        return True
+    header = parse_header(stored)
+    return header is not None and (header.size, header.total) == (size, len(stored))
+
+
+class Sealer(Protocol):
+    """How the bodies of an account are named, stored and read."""
+
+    def hash(self, pieces: Iterable[Octets]) -> bytes:
+        """The content hash of a plain body, which may be in pieces."""
+
+    def seal(self, digest: bytes, pieces: Sequence[Octets]) -> Sequence[Octets]:
+        """What is stored of a plain body whose content hash is `digest`."""
+
+    def open(self, ref: BlobRef, stored: bytes) -> bytes | None:
+        """The plain body, verified; None if `stored` is not this body.
+
+        Raises:
+            KeyUnavailable: It may be, but there is no key to tell.
+        """
+
+    def verify(self, ref: BlobRef, stored: bytes) -> bool:
+        """True if `stored` is this body; it costs less than to open it.
+
+        Raises:
+            KeyUnavailable: See `open`.
+        """
+
+
+class Plain:
+    """No encryption: bodies are stored as they are."""
+
+    def hash(self, pieces: Iterable[Octets]) -> bytes:
+        """See `Sealer.hash`."""
+        return _hash(b"", pieces)
+
+    def seal(self, digest: bytes, pieces: Sequence[Octets]) -> Sequence[Octets]:
+        """See `Sealer.seal`."""
+        return pieces
+
+    def open(self, ref: BlobRef, stored: bytes) -> bytes | None:
+        """See `Sealer.open`."""
+        return stored if self.verify(ref, stored) else None
+
+    def verify(self, ref: BlobRef, stored: bytes) -> bool:
+        """See `Sealer.verify`."""
+        if ref.matches(stored):
+            return True
+        header = parse_header(stored)
+        if header is not None and (header.size, header.total) == (ref.size, len(stored)):
+            raise KeyUnavailable(detail=f"a sealed body, and no key of account {ref.account_id}")
+        return False
+
+
+PLAIN: Final = Plain()
+
+
+class AccountKey:
+    """Seals and opens the bodies of one account.
+
+    Args:
+        key: The account's data key, `KEY_BYTES` octets.
+    """
+
+    __slots__ = ("_account", "_hash_key", "_seal_key", "account_id", "fingerprint")
+
+    def __init__(self, account_id: AccountId, key: bytes) -> None:
+        if len(key) != KEY_BYTES:
+            raise ValueError(f"a data key has {KEY_BYTES} octets, not {len(key)}")
+        self.account_id = account_id
+        self.fingerprint = fingerprint(key)
+        self._account = _ACCOUNT.pack(account_id)
+        self._hash_key = _derive(key, b"sora hash")
+        self._seal_key = _derive(key, b"sora body")
+
+    def hash(self, pieces: Iterable[Octets]) -> bytes:
+        """See `Sealer.hash`."""
+        return _hash(self._hash_key, pieces)
+
+    def seal(self, digest: bytes, pieces: Sequence[Octets]) -> Sequence[Octets]:
+        """See `Sealer.seal`; of a large body no more than one copy is made, the sealed one."""
+        size = sum(map(len, pieces))
+        if size <= ONE_SHOT:
+            return self._seal_one(digest, pieces[0] if len(pieces) == 1 else b"".join(pieces), size)
+        return self._seal_stream(digest, pieces, size)
+
+    def open(self, ref: BlobRef, stored: bytes) -> bytes | None:
+        """See `Sealer.open`."""
+        header = self._header(ref, stored)
+        if header is not None:
+            data = self._open_stream(ref, header, stored) if header.stream else self._open_one(ref, header, stored)
+            if data is not None and len(data) == ref.size and self.hash((data,)) == ref.content_hash:
+                return data
+        return stored if ref.matches(stored) else None
+
+    def verify(self, ref: BlobRef, stored: bytes) -> bool:
+        """See `Sealer.verify`; a sealed body is neither decompressed nor hashed."""
+        header = self._header(ref, stored)
+        if header is not None:
+            if header.stream:
+                genuine = all(piece is not None for piece in self._pull(ref, header, stored))
+            else:
+                genuine = self._decrypt(ref, header, stored) is not None
+            if genuine:
+                return True
+        return ref.matches(stored)
+
+    def _header(self, ref: BlobRef, stored: bytes) -> Header | None:
+        """The header, if it fits the row and the length."""
+        header = parse_header(stored)
+        return header if header and (header.size, header.total) == (ref.size, len(stored)) else None
+
+    def _object_key(self, digest: bytes) -> bytes:
+        return hashlib.blake2b(digest, key=self._seal_key, digest_size=KEY_BYTES, person=b"sora object").digest()
+
+    def _seal_one(self, digest: bytes, data: Octets, size: int) -> tuple[bytes, bytes]:
+        plain = data if isinstance(data, bytes) else bytes(data[:])
+        packed = _contexts.compressor.compress(plain)
+        flags = _ZSTD if len(packed) < size else 0
+        nonce = sodium.randombytes(_NONCE)
+        payload = packed if flags else plain
+        raw = _HEADER.pack(_MAGIC, _VERSION, flags, 0, size, HEADER_BYTES + len(payload) + _ONE_SHOT_MORE, nonce)
+        sealed = sodium.crypto_aead_xchacha20poly1305_ietf_encrypt(
+            payload, raw + self._account + digest, nonce, self._object_key(digest)
+        )
+        return raw, sealed
+
+    def _seal_stream(self, digest: bytes, pieces: Sequence[Octets], size: int) -> list[bytes]:
+        packed = _compressed(pieces, size)
+        length = size if packed is None else sum(map(len, packed))
+        state = sodium.crypto_secretstream_xchacha20poly1305_state()
+        nonce = sodium.crypto_secretstream_xchacha20poly1305_init_push(state, self._object_key(digest))
+        raw = _HEADER.pack(
+            _MAGIC, _VERSION, _STREAM | (0 if packed is None else _ZSTD), 0, size, _stream_total(length), nonce
+        )
+        sealed = [raw]
+        context: bytes | None = raw + self._account + digest
+        for chunk in _chunks(pieces if packed is None else _drained(packed)):
+            length -= len(chunk)
+            tag = _MESSAGE if length else _FINAL
+            sealed.append(sodium.crypto_secretstream_xchacha20poly1305_push(state, chunk, context, tag))
+            context = None
+        return sealed
+
+    def _decrypt(self, ref: BlobRef, header: Header, stored: bytes) -> bytes | None:
+        context = header.raw + _ACCOUNT.pack(ref.account_id) + ref.content_hash
+        try:
+            return sodium.crypto_aead_xchacha20poly1305_ietf_decrypt(
+                stored[HEADER_BYTES:], context, header.nonce, self._object_key(ref.content_hash)
+            )
+        except (CryptoError, ValueError, TypeError):  # not genuine, or too short to be
+            return None
+
+    def _open_one(self, ref: BlobRef, header: Header, stored: bytes) -> bytes | None:
+        data = self._decrypt(ref, header, stored)
+        if data is None or not header.compressed:
+            return data
+        return _contexts.decompressor.decompress(data)
+
+    def _pull(self, ref: BlobRef, header: Header, stored: bytes) -> Iterator[bytes | None]:
+        """The chunks as they were before they were sealed; None, and no more, where one is not genuine."""
+        context: bytes | None = header.raw + _ACCOUNT.pack(ref.account_id) + ref.content_hash
+        state = sodium.crypto_secretstream_xchacha20poly1305_state()
+        sodium.crypto_secretstream_xchacha20poly1305_init_pull(state, header.nonce, self._object_key(ref.content_hash))
+        for start in range(HEADER_BYTES, len(stored), CHUNK + _CHUNK_MORE):
+            sealed = stored[start : start + CHUNK + _CHUNK_MORE]
+            last = start + len(sealed) == len(stored)
+            try:
+                chunk, tag = sodium.crypto_secretstream_xchacha20poly1305_pull(state, sealed, context)
+            except (CryptoError, RuntimeError, ValueError):
+                yield None
+                return
+            if tag != (_FINAL if last else _MESSAGE):
+                yield None
+                return
+            yield chunk
+            context = None
+
+    def _open_stream(self, ref: BlobRef, header: Header, stored: bytes) -> bytes | None:
+        """Into a buffer that is handed over as it is: a body is not held twice."""
+        out = io.BytesIO()
+        unpack = _contexts.decompressor.decompressobj() if header.compressed else None
+        for chunk in self._pull(ref, header, stored):
+            if chunk is None:
+                return None
+            out.write(chunk if unpack is None else unpack.decompress(chunk))
+        return out.getvalue()
+
+
+def fingerprint(key: bytes) -> bytes:
+    """Eight octets that name a data key and tell nothing of it."""
+    return _derive(key, b"sora fingerprint")[:8]
+
+
+def _derive(key: bytes, purpose: bytes) -> bytes:
+    return hashlib.blake2b(key=key, digest_size=KEY_BYTES, person=purpose).digest()
+
+
+def _hash(key: bytes, pieces: Iterable[Octets]) -> bytes:
+    state = hashlib.blake2b(key=key, digest_size=HASH_BYTES)
+    for piece in pieces:
+        state.update(piece)
+    return state.digest()
+
+
+class _Contexts(threading.local):
+    """Compressors of this thread: to make one costs more than to use it."""
+
+    def __init__(self) -> None:
+        self.compressor = zstandard.ZstdCompressor(level=LEVEL)
+        self.decompressor = zstandard.ZstdDecompressor()
+
+
+_contexts: Final = _Contexts()
+
+
+def _compressed(pieces: Sequence[Octets], size: int) -> deque[bytes] | None:
+    """The body compressed; None if that makes it no smaller."""
+    pack = _contexts.compressor.compressobj(size=size)
+    packed: deque[bytes] = deque()
+    length = 0
+    for chunk in _chunks(pieces):
+        packed.append(pack.compress(chunk))
+        length += len(packed[-1])
+        if length >= size:
+            return None
+    packed.append(pack.flush())
+    return packed if length + len(packed[-1]) < size else None
+
+
+def _drained(packed: deque[bytes]) -> Iterator[bytes]:
+    """Pieces that are let go of as soon as they are used."""
+    while packed:
+        yield packed.popleft()
+
+
+def _chunks(pieces: Iterable[Octets]) -> Iterator[bytes]:
+    """The same octets in chunks of `CHUNK`; the last may be shorter."""
+    held = bytearray()
+    for piece in pieces:
+        start = 0
+        while start < len(piece):
+            step = min(CHUNK - len(held), len(piece) - start)
+            held += piece[start : start + step]
+            start += step
+            if len(held) == CHUNK:
+                yield bytes(held)
+                held.clear()
+    if held:
+        yield bytes(held)
+
+
+def _stream_total(length: int) -> int:
+    return HEADER_BYTES + length + _CHUNK_MORE * -(-length // CHUNK)

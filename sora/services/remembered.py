@@ -7,6 +7,8 @@ processes the argon2id computation. Nobody takes a lock:
   is no row. The key is drawn when the table is made and is in no file; the table ends with the last process.
 - A key has one bucket. A full bucket forgets the row that was written longest ago: a forgotten row costs one hash.
 - Keys and tags are keyed hashes: no password, and nothing that could be tried against one, is in the memory.
+- What nobody wrote to costs no memory, however often it is looked at: a look reads the file, because a look through the
+  mapping would give every bucket its page, and each wrong password looks at another one.
 """
 
 from __future__ import annotations
@@ -130,9 +132,10 @@ class Remembered:
         return self._mac(b"account", account_id.to_bytes(8, "little"))
 
     def _get(self, key: bytes) -> bytes | None:
-        for start in self._bucket(key):
-            if self._memory[start + 16 : start + 32] == key:
-                row = self._memory[start : start + ROW_BYTES]
+        rows = os.pread(self._fd, BUCKET_ROWS * ROW_BYTES, self._bucket(key).start)
+        for start in range(0, len(rows), ROW_BYTES):
+            if rows[start + 16 : start + 32] == key:
+                row = rows[start : start + ROW_BYTES]
                 if hmac.compare_digest(row[:16], self._mac(b"row", row[16:])):
                     return row[_HEAD.size :]
         return None

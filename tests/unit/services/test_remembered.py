@@ -52,6 +52,18 @@ def test_what_was_dropped_is_gone() -> None:
     assert table.find(key) == ANN
 
 
+def test_looking_costs_no_memory() -> None:
+    """Of a mapped file of memory even a page that is only read is made."""
+    table = Remembered()
+    fd = table.hand_over().fd
+    for number in range(100):
+        assert table.find(table.key("ann@example.com", b"%d" % number)) is None
+        assert table.version(AccountId(number)) is None
+    assert os.fstat(fd).st_blocks == 0
+    table.keep(table.key("ann@example.com", b"secret"), ANN)
+    assert os.fstat(fd).st_blocks > 0
+
+
 def test_a_process_forked_later_shares_the_table() -> None:
     table = Remembered()
     key = table.key("ann@example.com", b"secret")

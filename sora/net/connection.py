@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-import socket
 import ssl
 import time
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 from sora import log, metrics
@@ -27,6 +27,8 @@ from sora.net.deflate import Deflate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from prometheus_client import Counter, Gauge
 
     from sora.net.listener import Listener
     from sora.wire.proxyproto import Header
@@ -44,6 +46,17 @@ TURN_S: Final = 0.001
 """Work of one session before the others have their turn: 64 of the cheapest commands take about a millisecond."""
 QUIET_S: Final = 2.0
 """A compressed session that is silent for so long gives its compressor back."""
+
+
+@cache
+def _gauge(protocol: str) -> Gauge:
+    """`labels` of a metric costs more than counting, so each child is looked up once."""
+    return metrics.connections.labels(protocol)
+
+
+@cache
+def _counter(protocol: str) -> Counter:
+    return metrics.connections_total.labels(protocol)
 
 
 class Connections:
@@ -71,8 +84,8 @@ class Connections:
         self._open.add(connection)
         self._counts[protocol] = self._counts.get(protocol, 0) + 1
         self._empty.clear()
-        metrics.connections.labels(protocol).inc()
-        metrics.connections_total.labels(protocol).inc()
+        _gauge(protocol).inc()
+        _counter(protocol).inc()
 
     def discard(self, connection: Connection) -> None:
         """Forget a connection that ended; a second call does nothing."""
@@ -80,7 +93,7 @@ class Connections:
             return
         self._open.discard(connection)
         self._counts[connection.protocol] -= 1
-        metrics.connections.labels(connection.protocol).dec()
+        _gauge(connection.protocol).dec()
         if not self._open:
             self._empty.set()
 
@@ -295,7 +308,6 @@ class Connection(asyncio.Protocol):
         peername = transport.get_extra_info("peername")
         if isinstance(peername, tuple):
             self.peer, self.peer_port = peername[0], peername[1]
-            self._no_delay(transport)
         else:
             self.peer = "unix"
         if self.header is not None:
@@ -308,13 +320,6 @@ class Connection(asyncio.Protocol):
         self.tls = self.tls or header.tls is not None
         if header.source:
             self.via, self.peer, self.peer_port = self.peer, header.source, header.source_port
-
-    @staticmethod
-    def _no_delay(transport: asyncio.Transport) -> None:
-        """Answers leave at once: with Nagle a second small write waits 40 ms for the peer's delayed ACK."""
-        sock = transport.get_extra_info("socket")
-        if sock is not None:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def data_received(self, data: bytes) -> None:
         """Feed the scanner and wake the session; a busy session reads ahead only so far."""

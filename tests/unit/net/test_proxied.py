@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import socket
 import ssl
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
@@ -20,7 +21,6 @@ from sora.net.tls import server_context
 from tests.support.certificates import write_certificate
 
 if TYPE_CHECKING:
-    import socket
     from pathlib import Path
 
     from prometheus_client import Counter
@@ -139,6 +139,28 @@ def test_the_forwarded_address_is_the_peer(play: Callable[[Scenario], None], hea
         reader, writer = await server.connect(header + b"first\nsecond\n")
         assert [await reader.readline() for _ in range(3)] == [greeting, b"first\n", b"second\n"]
         writer.close()
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("proxied_by_us", [True, False])
+def test_small_answers_are_not_held_back(play: Callable[[Scenario], None], proxied_by_us: bool) -> None:
+    """Both loops set TCP_NODELAY themselves; without it a second small write waits 40 ms for a delayed ACK."""
+
+    async def scenario(server: Server) -> None:
+        loop = asyncio.get_running_loop()
+        plain = None if proxied_by_us else await loop.create_server(server.factory, "127.0.0.1", 0)
+        if plain is None:
+            reader, writer = await server.connect(V1)
+        else:
+            reader, writer = await asyncio.open_connection(*plain.sockets[0].getsockname())
+        await reader.readline()
+        transport = server.sessions[0]._transport
+        assert transport is not None
+        assert transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        writer.close()
+        if plain is not None:
+            plain.close()
 
     play(scenario)
 

@@ -36,11 +36,19 @@ from sora.types import AccountId  # noqa: TC001 — msgspec reads the annotation
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from prometheus_client import Counter
+
     from sora.store.accounts import Login
 
 _LOGGED_CHARACTERS: Final = 320
 _T = TypeVar("_T")
 _log = log.get(__name__)
+
+
+@functools.cache
+def _count(protocol: str, result: str) -> Counter:
+    """`labels` of a metric costs more than counting, so each child is looked up once."""
+    return metrics.logins.labels(protocol=protocol, result=result)
 
 
 class Identity(Struct, frozen=True):
@@ -119,16 +127,15 @@ class Auth:
             async with self._guesses.attempt(peer, lambda: _counted_login(login, self._default_domain)):
                 identity = await self._login(login, password)
         except AuthFailed as error:
-            result = "blocked" if isinstance(error, Blocked) else "refused"
-            metrics.logins.labels(protocol=protocol, result=result).inc()
+            _count(protocol, "blocked" if isinstance(error, Blocked) else "refused").inc()
             _log.info(
                 "login refused", extra={"login": login[:_LOGGED_CHARACTERS], "peer": peer, "detail": error.detail}
             )
             raise
         except Unavailable:
-            metrics.logins.labels(protocol=protocol, result="unavailable").inc()
+            _count(protocol, "unavailable").inc()
             raise
-        metrics.logins.labels(protocol=protocol, result="ok").inc()
+        _count(protocol, "ok").inc()
         return identity
 
     async def close(self) -> None:
@@ -215,6 +222,7 @@ class Auth:
             _log.warning("password hash not upgraded", extra={"credential_id": credential_id, "detail": str(error)})
 
 
+@functools.lru_cache(maxsize=4096)
 def canonical_login(login: str, default_domain: str) -> str:
     """The one form in which a login is looked up, cached and counted.
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 from sora import log, metrics
@@ -25,7 +24,7 @@ from sora.services.failures import Failures
 from sora.services.limits import Limits
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
 _log = log.get(__name__)
 
@@ -67,36 +66,45 @@ class Guesses:
         self._sleep = sleep
         self._waiting: dict[str, int] = {}
 
-    @asynccontextmanager
-    async def attempt(self, peer: str, account: Callable[[], str]) -> AsyncIterator[None]:
-        """The verification of a password goes inside; it counts as a failure if it raises `AuthFailed`.
+    def attempt(self, peer: str, account: Callable[[], str]) -> _Attempt:
+        """The verification of a password goes inside, with `async with`.
 
         Args:
             peer: Address of the client, the forwarded one behind a proxy.
             account: Gives the one form in which the login is looked up.
+        """
+        site = self.limits.site(peer)
+        return _Attempt(self, None if site is None else _Keys(site, f"{site} {account()}"))
+
+    async def begin(self, keys: _Keys) -> None:
+        """Wait as long as the failures so far cost.
 
         Raises:
             Blocked: Too many failures, before or meanwhile.
         """
-        site = self.limits.site(peer)
-        if site is None:
-            yield
-            return
-        keys = _Keys(site, f"{site} {account()}")
-        await self._admit(keys)
-        try:
-            yield
-        except AuthFailed:
-            self._failed(keys)
-            raise
+        delay_s = self._refuse_blocked(keys)
+        if delay_s:
+            await self._delay(keys, delay_s)
+            self._refuse_blocked(keys)
+
+    def succeed(self, keys: _Keys) -> None:
+        """The password was right.
+
+        Raises:
+            Blocked: Attempts at its side were too many.
+        """
         self._refuse_blocked(keys)
         self._failures.clear(keys.account)
 
-    async def _admit(self, keys: _Keys) -> None:
-        """Wait as long as the failures so far cost."""
-        delay_s = self._refuse_blocked(keys)
-        if not delay_s:
-            return
+    def fail(self, keys: _Keys) -> None:
+        """Count a wrong password."""
+        now, block_s = self._clock(), self.table.login_block
+        for scope, key, limit in self._counted(keys):
+            if self._failures.add(key, now, self._leak(limit), limit=limit, block_s=block_s):
+                metrics.login_blocks.labels(scope).inc()
+                _log.warning("logins blocked", extra={"scope": scope, "site": keys.site, "blocked_s": block_s})
+
+    async def _delay(self, keys: _Keys, delay_s: float) -> None:
         waiting = self._waiting.get(keys.site, 0)
         if waiting >= self.table.delayed_logins_per_address or sum(self._waiting.values()) >= self.table.delayed_logins:
             raise Blocked(detail="too many delayed logins")
@@ -107,7 +115,6 @@ class Guesses:
             self._waiting[keys.site] -= 1
             if not self._waiting[keys.site]:
                 del self._waiting[keys.site]
-        self._refuse_blocked(keys)
 
     def _refuse_blocked(self, keys: _Keys) -> float:
         """The delay that is due.
@@ -123,13 +130,6 @@ class Guesses:
             fullest = max(fullest, standing.level / limit)
         doublings = round(fullest * STEPS) - 1
         return min(self.table.login_delay, FIRST_DELAY_S * 2.0**doublings) if doublings >= 0 else 0.0
-
-    def _failed(self, keys: _Keys) -> None:
-        now, block_s = self._clock(), self.table.login_block
-        for scope, key, limit in self._counted(keys):
-            if self._failures.add(key, now, self._leak(limit), limit=limit, block_s=block_s):
-                metrics.login_blocks.labels(scope).inc()
-                _log.warning("logins blocked", extra={"scope": scope, "site": keys.site, "blocked_s": block_s})
 
     def _counted(self, keys: _Keys) -> Iterator[tuple[str, str, int]]:
         """Scope, key and limit of what is counted."""
@@ -155,3 +155,29 @@ class _Keys:
     def __init__(self, site: str, account: str) -> None:
         self.site = site
         self.account = account
+
+
+class _Attempt:
+    """Around the verification of one password; it counts as a failure if that raises `AuthFailed`.
+
+    Attributes:
+        keys: None: the client is exempt.
+    """
+
+    __slots__ = ("_guesses", "keys")
+
+    def __init__(self, guesses: Guesses, keys: _Keys | None) -> None:
+        self._guesses = guesses
+        self.keys = keys
+
+    async def __aenter__(self) -> None:
+        if self.keys is not None:
+            await self._guesses.begin(self.keys)
+
+    async def __aexit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if self.keys is None:
+            return
+        if error is None:
+            self._guesses.succeed(self.keys)
+        elif isinstance(error, AuthFailed):
+            self._guesses.fail(self.keys)

@@ -91,6 +91,8 @@ class Limits:
         self._per_address = per_address
         self._per_account = per_account
         self._exempt = tuple(ipaddress.ip_network(network, strict=False) for network in exempt_networks)
+        self.site = functools.lru_cache(maxsize=4096)(self._find_site)
+        """What an address is counted under; None: it is exempt, or no IP address, and is not counted."""
 
     def connect(self, address: str) -> Slot:
         """A slot for a connection from *address*; behind a proxy this is the forwarded address.
@@ -119,12 +121,8 @@ class Limits:
         parsed = _parse(address)
         return parsed is not None and any(parsed in network for network in self._exempt)
 
-    def site(self, address: str) -> str | None:
-        """What *address* is counted under; None: it is exempt, or no IP address, and is not counted."""
-        parsed = _parse(address)
-        if parsed is None or any(parsed in network for network in self._exempt):
-            return None
-        return _site(parsed)
+    def _find_site(self, address: str) -> str | None:
+        return None if self.is_exempt(address) else site_of(address)
 
     def _take(self, key: str, limit: int, text: str) -> Slot:
         if limit <= 0:
@@ -299,7 +297,14 @@ class SharedCounts:
         return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8, key=self._salt).digest(), "little") or 1
 
 
-@functools.lru_cache(maxsize=4096)
+def site_of(address: str) -> str | None:
+    """The one form in which an address is counted: itself, or the /64 of an IPv6 address; None: it is no IP address."""
+    parsed = _parse(address)
+    if parsed is None or isinstance(parsed, ipaddress.IPv4Address):
+        return None if parsed is None else str(parsed)
+    return str(ipaddress.ip_network((parsed, _IPV6_SITE), strict=False))
+
+
 def _parse(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
@@ -307,9 +312,3 @@ def _parse(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None
         return None
     mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
     return mapped or parsed
-
-
-def _site(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
-    if isinstance(address, ipaddress.IPv4Address):
-        return str(address)
-    return str(ipaddress.ip_network((address, _IPV6_SITE), strict=False))

@@ -7,6 +7,7 @@ taken for dead removes nothing any more.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from array import array
 from typing import TYPE_CHECKING, Final
@@ -32,8 +33,12 @@ LEASE_S: Final = 60.0
 """A maildrop is free again so long after its process died."""
 RENEW_S: Final = 20.0
 """How often its session calls `keep`."""
-ROWS_AHEAD: Final = 64
+ROWS_AHEAD: Final = 256
 """Messages looked up with the one that is asked for: clients take them in order."""
+BODIES_AHEAD: Final = 2
+"""Bodies fetched behind one that had to be waited for, while it is sent."""
+BODY_AHEAD_BYTES: Final = 1024**2
+"""Larger ones are not: they would not stay in memory until they are asked for."""
 
 
 class NoSuchMessage(NotFound):
@@ -74,6 +79,7 @@ class Maildrop:
         self._sizes = array("q")
         self._octets = 0
         self._refs: dict[int, BlobRef] = {}
+        self._ahead: dict[int, asyncio.Task[None]] = {}
 
     @classmethod
     async def open(cls, node: Node, account_id: AccountId) -> Maildrop:
@@ -166,7 +172,27 @@ class Maildrop:
         ref = self._refs.get(number)
         if ref is None:
             raise NoSuchMessage
+        data = self._node.bodies.get_now(ref)
+        if data is not None:
+            return data
+        for following in range(number + 1, number + 1 + BODIES_AHEAD):
+            self._fetch_ahead(following)
         return await self._node.bodies.get(ref)
+
+    def _fetch_ahead(self, number: int) -> None:
+        """Bring a body into memory; who asks for it meanwhile waits for the same search."""
+        ref = self._refs.get(number)
+        if ref is None or number in self._ahead or number in self.marked or ref.size > BODY_AHEAD_BYTES:
+            return
+        task = asyncio.create_task(self._fetch(ref))
+        self._ahead[number] = task
+        task.add_done_callback(lambda _: self._ahead.pop(number, None))
+
+    async def _fetch(self, ref: BlobRef) -> None:
+        try:
+            await self._node.bodies.get(ref)
+        except Unavailable as error:
+            _log.info("body not fetched ahead", extra={"detail": str(error)})  # whoever asks for it gets the error
 
     async def _look_up(self, number: int) -> None:
         """Find where the bodies of a message and of those behind it are."""
@@ -196,6 +222,8 @@ class Maildrop:
 
     async def close(self) -> None:
         """Give the lease back; if that cannot be done now, the maildrop is free when it runs out."""
+        for task in self._ahead.values():
+            task.cancel()
         try:
             await self._node.store.leases.release(self._lease)
         except Unavailable as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from sora import errors, log, metrics
@@ -17,6 +18,8 @@ from sora.wire import pop3, sasl
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from prometheus_client import Counter, Histogram
+
     from sora.net.listener import Listener
     from sora.services.limits import Slot
     from sora.services.node import Node
@@ -26,6 +29,17 @@ _log = log.get(__name__)
 NO_COMMAND: Final = "none"
 """Metric label of what is no command."""
 GOING_DOWN: Final = "Server is going down, try again later"
+
+
+@cache
+def _count(label: str, result: str) -> Counter:
+    """`labels` of a metric costs as much as a small command, so each combination is looked up once."""
+    return metrics.commands.labels(Session.protocol, label, result)
+
+
+@cache
+def _seconds(label: str) -> Histogram:
+    return metrics.command_seconds.labels(Session.protocol, label)
 
 
 class Session(Connection):
@@ -84,10 +98,16 @@ class Session(Connection):
         self.write(pop3.write_ok(text))
 
     async def send(self, pieces: Iterable[bytes]) -> None:
-        """Send a long response at the peer's pace."""
+        """Gather a long response; what is too much for one write leaves at the peer's pace.
+
+        Raises:
+            PeerGone: Nobody reads it.
+        """
         for piece in pieces:
             self.write(piece)
-            await self.flush()
+            await self.breathe()
+            if not self.alive:
+                raise PeerGone
             if self._drop is not None:
                 await self._drop.keep()
 
@@ -171,6 +191,7 @@ class Session(Connection):
 
     async def _step(self) -> None:
         """One command, or the reason why there is none."""
+        await self.breathe()
         try:
             line = self.scanner.line()
         except WireError as error:
@@ -222,14 +243,14 @@ class Session(Connection):
         except Exception:
             _log.exception("command failed", extra={"command": label})
             failure = errors.Unavailable("Internal error, try again later")
-        metrics.command_seconds.labels(self.protocol, label).observe(time.monotonic() - started_mono)
+        _seconds(label).observe(time.monotonic() - started_mono)
         self._finish(label, failure)
 
     def _finish(self, label: str, failure: SoraError | None) -> None:
         """Answer a failure, count the command, and lose patience with a peer that only errs."""
         self._commands += 1
         result = "ok" if failure is None else "failed" if isinstance(failure, errors.Unavailable) else "refused"
-        metrics.commands.labels(self.protocol, label, result).inc()
+        _count(label, result).inc()
         if failure is None:
             self._bad_in_a_row = 0
             return

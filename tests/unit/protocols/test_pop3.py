@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from sora.services.node import Node
     from sora.store import leases
+    from sora.store.blobs import BlobRef
+    from sora.store.bodies import Bodies
     from tests.support.postgres import Cluster
     from tests.support.transcripts import Link
 
@@ -128,20 +130,80 @@ async def test_a_message_with_bare_line_ends_comes_as_it_is_with_its_dots_stuffe
     await link.hang_up()
 
 
-async def test_a_large_message_comes_whole_through_a_slow_reader(world: Pop3World) -> None:
+async def test_a_large_message_comes_whole_through_a_slow_reader(
+    world: Pop3World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await world.account("alice", "0")
     data = b"Subject: big\r\n\r\n" + b".line of text\r\n" * 100_000
     await world.append("alice", data)
     link = await world.connect(1)
     await ask(link, LOGIN, 2)
-    link.protocol.pause_writing()
+    wrote = link.wrote
+
+    def fill_up(octets: bytes) -> None:
+        wrote(octets)
+        link.protocol.pause_writing()
+
+    monkeypatch.setattr(link, "wrote", fill_up)
     await link.send(b"RETR 1\r\n")
     first = await link.read_line()
-    assert len(link.output) < 200_000
-    link.protocol.resume_writing()
     assert first == b"+OK %d octets" % len(data)
+    assert 0 < len(link.output) < 200_000
+    monkeypatch.undo()
+    link.protocol.resume_writing()
     text = await until(link, b"\r\n.\r\n")
     assert text.replace(b"\r\n..", b"\r\n.") == data + b".\r\n"
+    await link.hang_up()
+
+
+async def test_a_small_message_leaves_in_one_piece(world: Pop3World, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = await logged_in(world, "dots")
+    pieces: list[bytes] = []
+    wrote = link.wrote
+
+    def note(octets: bytes) -> None:
+        pieces.append(octets)
+        wrote(octets)
+
+    monkeypatch.setattr(link, "wrote", note)
+    await ask(link, b"RETR 1\r\n", 1)
+    await until(link, b"\r\n.\r\n")
+    assert len(pieces) == 1
+    await link.hang_up()
+
+
+class Slow:
+    """Bodies that come when the test says so."""
+
+    def __init__(self, bodies: Bodies) -> None:
+        self.asked: list[int] = []
+        self.come = asyncio.Event()
+        self._bodies = bodies
+
+    def get_now(self, ref: BlobRef) -> bytes | None:
+        return self._bodies.get_now(ref) if self.come.is_set() else None
+
+    async def get(self, ref: BlobRef) -> bytes:
+        self.asked.append(ref.content_id)
+        await self.come.wait()
+        return await self._bodies.get(ref)
+
+
+async def test_bodies_behind_one_that_must_be_waited_for_are_fetched_with_it(
+    world: Pop3World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = await logged_in(world, "5")
+    slow = Slow(world.node.bodies)
+    monkeypatch.setattr(world.node, "bodies", slow)
+    await link.send(b"RETR 1\r\n")
+    while len(slow.asked) < 1 + maildrop.BODIES_AHEAD:
+        await asyncio.sleep(0)
+    slow.come.set()
+    await until(link, b"\r\n.\r\n")
+    for number in range(2, 6):
+        await ask(link, b"RETR %d\r\n" % number, 1)
+        await until(link, b"\r\n.\r\n")
+    assert len(slow.asked) == len(set(slow.asked)) == 1 + maildrop.BODIES_AHEAD
     await link.hang_up()
 
 

@@ -3,6 +3,8 @@
 Rows are kept by windows of neighbouring UIDs. The first miss in a window reads what was asked for; the second reads the
 whole window, because a client that came twice comes again. What is kept of a message never changes, so nothing has to
 be told of changes; a row that was purged meanwhile is forgotten with its window, after `KEPT_S`.
+
+The octets that are kept are counted: a sender chooses how long the header of a message is and how many parts it has.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ WINDOW_UIDS: Final = 64
 FEW: Final = 16
 """Requests for more messages than this are no browsing, and go to the database."""
 WINDOWS: Final = 64
+KEPT_BYTES: Final = 4 * 1024**2
+"""Octets of all rows: 1,000 bytes of envelope and structure for each, as a message of two or three parts has them."""
 KEPT_S: Final = 30.0
 
 Row: TypeAlias = "Mapping[str, Any]"
@@ -32,11 +36,24 @@ _Key: TypeAlias = "tuple[MailboxId, tuple[str, ...], int]"
 class _Window:
     """Rows of one window by UID."""
 
-    __slots__ = ("read_mono", "rows")
+    __slots__ = ("read_mono", "rows", "size")
 
     def __init__(self, now: float) -> None:
         self.read_mono = now
         self.rows: dict[int, Row] = {}
+        self.size = 0
+
+    def add(self, row: Row) -> int:
+        """Keep a row; returns by how many octets the window has grown."""
+        earlier = self.rows.get(row["uid"])
+        grown = _size(row) - (_size(earlier) if earlier is not None else 0)
+        self.rows[row["uid"]] = row
+        self.size += grown
+        return grown
+
+
+def _size(row: Row) -> int:
+    return sum(len(value) for value in row.values() if isinstance(value, bytes | str))
 
 
 class RecentRows:
@@ -50,6 +67,7 @@ class RecentRows:
         self._messages = messages
         self._clock = clock
         self._windows: OrderedDict[_Key, _Window] = OrderedDict()
+        self._size = 0
 
     async def get(
         self, account_id: AccountId, mailbox_id: MailboxId, uids: UidSet, columns: Sequence[str]
@@ -74,7 +92,7 @@ class RecentRows:
         if window is None:
             return None
         if self._clock() - window.read_mono > KEPT_S:
-            del self._windows[key]
+            self._forget(key)
             return None
         return window.rows.get(uid)
 
@@ -91,7 +109,10 @@ class RecentRows:
             window = self._windows.get(key)
             if window is None:
                 window = self._windows[key] = _Window(now)
-            window.rows[row["uid"]] = row
+            self._size += window.add(row)
             self._windows.move_to_end(key)
-        while len(self._windows) > WINDOWS:
-            self._windows.popitem(last=False)
+        while len(self._windows) > WINDOWS or self._size > KEPT_BYTES:
+            self._forget(next(iter(self._windows)))
+
+    def _forget(self, key: _Key) -> None:
+        self._size -= self._windows.pop(key).size

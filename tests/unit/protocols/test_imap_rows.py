@@ -7,20 +7,21 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sora._native.seqset import UidSet
-from sora.protocols.imap.rows import FEW, KEPT_S, WINDOW_UIDS, WINDOWS, RecentRows
+from sora.protocols.imap.rows import FEW, KEPT_BYTES, KEPT_S, WINDOW_UIDS, WINDOWS, RecentRows
 from sora.types import AccountId, MailboxId
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
 ANN = AccountId(1)
-COLUMNS = ("size",)
+COLUMNS = ("size", "envelope")
 
 
 class Messages:
     """A mailbox with the UIDs of `there`; remembers what it was asked for."""
 
     def __init__(self) -> None:
+        self.envelope = b""
         self.there = UidSet.from_ranges([(1, 100_000)])
         self.asked: list[str] = []
 
@@ -28,7 +29,8 @@ class Messages:
         self, account_id: int, mailbox_id: int, uids: UidSet, columns: Sequence[str]
     ) -> AsyncIterator[list[dict[str, Any]]]:
         self.asked.append(bytes(uids).decode())
-        yield [{"uid": uid, "mailbox": mailbox_id, **dict.fromkeys(columns, uid)} for uid in uids & self.there]
+        values: dict[str, object] = {"mailbox": mailbox_id, **dict.fromkeys(columns, 1), "envelope": self.envelope}
+        yield [{**values, "uid": uid} for uid in uids & self.there]
 
 
 class Clock:
@@ -87,7 +89,7 @@ async def test_mailboxes_and_columns_are_kept_apart(rows: RecentRows, messages: 
     found = await rows.get(ANN, MailboxId(8), UidSet.from_numbers([70]), COLUMNS)
     assert found is not None
     assert found[0]["mailbox"] == 8
-    await get(rows, 70, columns=("size", "envelope"))
+    await get(rows, 70, columns=("size",))
     assert messages.asked == ["70", "70", "70"]
 
 
@@ -115,3 +117,40 @@ async def test_the_memory_is_bounded(rows: RecentRows, messages: Messages) -> No
     assert messages.asked == []
     await get(rows, 1)
     assert messages.asked == ["1"]
+
+
+async def test_rows_are_kept_by_their_octets(rows: RecentRows, messages: Messages) -> None:
+    """What is read again takes the place of what it was; what has left takes none."""
+    messages.envelope = b"x" * (KEPT_BYTES // 4)
+    for _ in range(5):
+        for uid in (1, WINDOW_UIDS, 2 * WINDOW_UIDS, 3 * WINDOW_UIDS):
+            await get(rows, uid)
+    assert messages.asked == [str(uid) for uid in (1, WINDOW_UIDS, 2 * WINDOW_UIDS, 3 * WINDOW_UIDS)]
+    messages.asked.clear()
+    await get(rows, 4 * WINDOW_UIDS)
+    await get(rows, WINDOW_UIDS)
+    assert messages.asked == [str(4 * WINDOW_UIDS)]
+    await get(rows, 1)
+    assert messages.asked[1:] == ["1"]
+
+
+async def test_rows_that_are_read_again_count_once(rows: RecentRows, messages: Messages, clock: Clock) -> None:
+    messages.envelope = b"x" * (KEPT_BYTES // 4)
+    messages.there = UidSet.from_numbers([1, 2])
+    for _ in range(9):
+        await get(rows, 1)
+        await get(rows, 2, 3)  # the third is not there, so the window is read again
+        clock.now += KEPT_S / 3
+    messages.asked.clear()
+    await get(rows, 1)
+    await get(rows, 2)
+    assert messages.asked == []
+
+
+async def test_a_window_too_large_is_not_kept(rows: RecentRows, messages: Messages) -> None:
+    """Nor is it read whole whenever another of its messages is asked for."""
+    messages.envelope = b"x" * (KEPT_BYTES // WINDOW_UIDS + 1000)
+    await get(rows, 70)
+    assert await get(rows, 72) == [72]
+    assert await get(rows, 73) == [73]
+    assert messages.asked == ["70", f"{WINDOW_UIDS}:{2 * WINDOW_UIDS - 1}", "73"]

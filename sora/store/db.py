@@ -27,6 +27,7 @@ from sora.errors import (
     DatabaseDown,
     InUse,
     InvalidName,
+    KeyUnavailable,
     LimitExceeded,
     NoPermission,
     NotFound,
@@ -62,6 +63,7 @@ _DECLINED: Final[dict[str, tuple[type[SoraError], str]]] = {
     "SR003": (InvalidName, ""),
     "SR004": (LimitExceeded, "Too many keywords"),
     "SR005": (NoPermission, "Not possible for this mailbox"),
+    "SR006": (KeyUnavailable, ""),
     "55P03": (Busy, ""),  # lock_timeout
     "57014": (Busy, ""),  # statement_timeout
     "40P01": (Busy, ""),  # deadlock

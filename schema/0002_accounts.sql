@@ -1,4 +1,4 @@
--- Who there is: domains, accounts, credentials, aliases, keyword names, wrapped keys, quota limits.
+-- Who there is: domains, accounts, credentials, aliases, keyword names, quota limits.
 
 -- Folding is ASCII here and in every CHECK: it does not depend on the locale of the cluster. The worker folds the rest
 -- (SMTPUTF8) before it asks.
@@ -93,17 +93,6 @@ CREATE TABLE account_keywords (
   PRIMARY KEY (account_id, flag_no)
 );
 CREATE UNIQUE INDEX account_keywords_name ON account_keywords (account_id, fold(name));
-
--- Data keys, wrapped by a master key of the keyring. The newest of an account encrypts, all decrypt; deleting the rows
--- is the shredding of the account.
-CREATE TABLE account_keys (
-  account_id bigint NOT NULL REFERENCES accounts ON DELETE RESTRICT,
-  key_no int NOT NULL,
-  master_key_id text NOT NULL,
-  wrapped bytea NOT NULL,
-  created_at timestamptz NOT NULL DEFAULT clock(),
-  PRIMARY KEY (account_id, key_no)
-);
 
 -- What NOTIFY (RFC 5465) and every other session must learn about an account: polled with the mailboxes, so that a lost
 -- notice is only late. `seq` is counted in accounts.change_seq under the row lock, so its order is commit order.

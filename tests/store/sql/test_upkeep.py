@@ -311,7 +311,7 @@ async def test_deleted_mailboxes_are_emptied_in_batches(conn: Connection, accoun
 
 async def test_a_deleted_account_goes_when_nothing_is_left(conn: Connection, account: Account) -> None:
     await account.deliver(2)
-    await conn.execute("INSERT INTO account_keys VALUES ($1, 1, 'k', 'wrapped')", account.id)
+    await conn.execute("SELECT create_account_key($1, 'k', 'master', 'wrapped', 'key')", account.id)
     await conn.execute("UPDATE accounts SET deleted_at = clock() WHERE account_id = $1", account.id)
     await forward(conn, "15 d")
     assert await conn.fetchval("SELECT purge_accounts($1)", GRACE) == 0
@@ -323,6 +323,7 @@ async def test_a_deleted_account_goes_when_nothing_is_left(conn: Connection, acc
     assert await conn.fetchval("SELECT purge_accounts($1)", GRACE) == 1
     for table in ("accounts", "account_keys", "mailboxes", "mailbox_stats", "subscriptions", "message_contents"):
         assert await conn.fetchval(f"SELECT count(*) FROM {table}") == 0, table
+    assert await conn.fetchval("SELECT array_agg(account_id) FROM dropped_keys") == [account.id]
 
 
 async def test_witnesses_are_kept_for_a_day(conn: Connection, account: Account) -> None:

@@ -331,7 +331,8 @@ CREATE TRIGGER messages_deleted AFTER DELETE ON messages REFERENCING OLD TABLE A
   FOR EACH STATEMENT EXECUTE FUNCTION messages_deleted();
 
 -- ── Trigger on message_flags: unseen and deleted counters ───────────────────────────────────────────────────────────
--- INSERT … ON CONFLICT DO UPDATE fires both triggers, each with the rows it really wrote.
+-- INSERT … ON CONFLICT DO UPDATE fires both triggers, each with the rows it really wrote. A function that has
+-- sora.flags_counted on (a setting of the function itself, so it ends with it) keeps the counters by itself.
 
 CREATE FUNCTION flags_changed() RETURNS trigger LANGUAGE plpgsql
 SET search_path = sora, public SET plan_cache_mode = force_generic_plan
@@ -363,6 +364,8 @@ BEGIN
 END $$;
 
 CREATE TRIGGER flags_inserted AFTER INSERT ON message_flags REFERENCING NEW TABLE AS new_rows
-  FOR EACH STATEMENT EXECUTE FUNCTION flags_changed();
+  FOR EACH STATEMENT WHEN (current_setting('sora.flags_counted', true) IS DISTINCT FROM 'on')
+  EXECUTE FUNCTION flags_changed();
 CREATE TRIGGER flags_updated AFTER UPDATE ON message_flags REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
-  FOR EACH STATEMENT EXECUTE FUNCTION flags_changed();
+  FOR EACH STATEMENT WHEN (current_setting('sora.flags_counted', true) IS DISTINCT FROM 'on')
+  EXECUTE FUNCTION flags_changed();

@@ -39,51 +39,79 @@ END $$;
 --
 -- One row a block that holds a message of the set (none: no row). `applied` = the messages that now have the wanted flags,
 -- `changed` = those of them that had not before. `modseq` is the mailbox's after the call and the same in every row.
+--
+-- The counters are kept here and not by the triggers on message_flags (sora.flags_counted): what is known already need not
+-- be found out again from transition tables, which takes as long as everything else together.
 CREATE FUNCTION store_flags(p_account_id bigint, p_mailbox_id bigint, p_lo bigint[], p_hi bigint[],
   p_set int2[], p_clear int2[],
   p_replace boolean DEFAULT false, p_unchanged_since bigint DEFAULT NULL, p_viewer_id bigint DEFAULT NULL)
 RETURNS TABLE (modseq bigint, block_no int, applied bit(1024), changed bit(1024), failed bit(1024)) LANGUAGE plpgsql
 SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET lock_timeout = '10s'
-SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET sora.flags_counted = 'on' AS $$
 #variable_conflict use_column
 DECLARE
   v_modseq bigint;
   v_block int := (p_lo[1] >> 10)::int;
-  v_flag int2 := coalesce(p_set[1], p_clear[1]);
+  v_flag int2;
   v_mask bit(1024);
   v_bits bit(1024);
   v_flip bit(1024);
+  v_changed bit(1024) := 0::bit(1024);
+  v_seen int := 0;
+  v_deleted int := 0;
   z CONSTANT bit(1024) := 0::bit(1024);
 BEGIN
-  PERFORM lock_mailboxes(ARRAY[p_mailbox_id]);
-  PERFORM require_mailbox(p_account_id, p_mailbox_id);
-  SELECT t.highest_modseq + 1 INTO v_modseq FROM mailbox_stats t
-  WHERE t.account_id = p_account_id AND t.mailbox_id = p_mailbox_id;
-  -- One flag of one range inside a block is what clients send all day. The statement below answers it too, but to set up
-  -- its plan takes twice as long as all of this.
-  IF cardinality(p_lo) = 1 AND p_lo[1] >> 10 = p_hi[1] >> 10 AND cardinality(p_set) + cardinality(p_clear) = 1
+  PERFORM lock_mailbox(p_mailbox_id);
+  SELECT t.highest_modseq + 1 INTO v_modseq
+  FROM mailbox_stats t JOIN mailboxes m USING (account_id, mailbox_id) JOIN accounts a USING (account_id)
+  WHERE t.account_id = p_account_id AND t.mailbox_id = p_mailbox_id AND m.deleted_at IS NULL AND NOT m.noselect
+    AND a.deleted_at IS NULL;
+  IF NOT FOUND THEN
+    PERFORM fail('P0002', 'No such mailbox', p_account_id || '/' || p_mailbox_id);
+  END IF;
+  -- Flags of one range inside a block are what clients set and clear all day. The statement below answers it too, but to
+  -- set up its plan takes twice as long as all of this.
+  IF cardinality(p_lo) = 1 AND p_lo[1] >> 10 = p_hi[1] >> 10
     AND NOT p_replace AND p_unchanged_since IS NULL AND p_viewer_id IS NULL THEN
     SELECT s.live & range_mask((p_lo[1] & 1023)::int, (p_hi[1] & 1023)::int) INTO v_mask FROM message_sequences s
     WHERE s.account_id = p_account_id AND s.mailbox_id = p_mailbox_id AND s.block_no = v_block;
-    IF coalesce(bit_count(v_mask), 0) = 0 THEN
+    IF v_mask IS NULL OR v_mask = z THEN
       RETURN;
     END IF;
-    SELECT f.bits INTO v_bits FROM message_flags f
-    WHERE f.account_id = p_account_id AND f.mailbox_id = p_mailbox_id AND f.block_no = v_block AND f.flag_no = v_flag;
-    v_bits := coalesce(v_bits, z);
-    v_flip := CASE WHEN cardinality(p_set) = 1 THEN v_mask & ~v_bits ELSE v_mask & v_bits END;
-    IF bit_count(v_flip) > 0 THEN
-      INSERT INTO message_flags (account_id, mailbox_id, block_no, flag_no, bits)
-      VALUES (p_account_id, p_mailbox_id, v_block, v_flag, v_bits # v_flip)
-      ON CONFLICT (account_id, mailbox_id, block_no, flag_no) DO UPDATE SET bits = EXCLUDED.bits;
-      INSERT INTO message_flag_changes (account_id, mailbox_id, modseq, block_no, bits)
-      VALUES (p_account_id, p_mailbox_id, v_modseq, v_block, v_flip);
-      UPDATE mailbox_stats t SET highest_modseq = v_modseq
-      WHERE t.account_id = p_account_id AND t.mailbox_id = p_mailbox_id;
-    ELSE
+    FOREACH v_flag IN ARRAY p_set || p_clear LOOP
+      SELECT f.bits INTO v_bits FROM message_flags f
+      WHERE f.account_id = p_account_id AND f.mailbox_id = p_mailbox_id AND f.block_no = v_block AND f.flag_no = v_flag;
+      v_flip := v_mask & CASE WHEN v_flag = ANY (p_set) THEN ~coalesce(v_bits, z) ELSE coalesce(v_bits, z) END;
+      CONTINUE WHEN v_flip = z;
+      IF v_bits IS NULL THEN
+        INSERT INTO message_flags (account_id, mailbox_id, block_no, flag_no, bits)
+        VALUES (p_account_id, p_mailbox_id, v_block, v_flag, v_flip);
+      ELSE
+        UPDATE message_flags f SET bits = v_bits # v_flip
+        WHERE f.account_id = p_account_id AND f.mailbox_id = p_mailbox_id AND f.block_no = v_block AND f.flag_no = v_flag;
+      END IF;
+      v_changed := v_changed | v_flip;
+      IF v_flag = 0 THEN
+        v_seen := CASE WHEN v_flag = ANY (p_set) THEN bit_count(v_flip) ELSE -bit_count(v_flip) END;
+      ELSIF v_flag = 3 THEN
+        v_deleted := CASE WHEN v_flag = ANY (p_set) THEN bit_count(v_flip) ELSE -bit_count(v_flip) END;
+      END IF;
+    END LOOP;
+    IF v_changed = z THEN
       v_modseq := v_modseq - 1;
+    ELSE
+      INSERT INTO message_flag_changes (account_id, mailbox_id, modseq, block_no, bits)
+      VALUES (p_account_id, p_mailbox_id, v_modseq, v_block, v_changed);
+      UPDATE mailbox_stats t SET
+        highest_modseq = v_modseq, unseen_count = t.unseen_count - v_seen, deleted_count = t.deleted_count + v_deleted
+      WHERE t.account_id = p_account_id AND t.mailbox_id = p_mailbox_id;
     END IF;
-    RETURN QUERY SELECT v_modseq, v_block, v_mask, v_flip, z;
+    modseq := v_modseq;
+    block_no := v_block;
+    applied := v_mask;
+    changed := v_changed;
+    failed := z;
+    RETURN NEXT;
     RETURN;
   END IF;
   RETURN QUERY
@@ -139,7 +167,13 @@ BEGIN
     SELECT p_account_id, p_mailbox_id, v_modseq, c.b, bit_or(c.flip) FROM planes c WHERE bit_count(c.flip) > 0 GROUP BY c.b
     RETURNING block_no, bits
   ), stats AS (
-    UPDATE mailbox_stats t SET highest_modseq = v_modseq
+    UPDATE mailbox_stats t SET
+      highest_modseq = v_modseq, unseen_count = t.unseen_count - d.seen, deleted_count = t.deleted_count + d.deleted
+    FROM (
+      SELECT coalesce(sum(CASE WHEN c.v THEN bit_count(c.flip) ELSE -bit_count(c.flip) END) FILTER (WHERE c.f = 0), 0) AS seen,
+             coalesce(sum(CASE WHEN c.v THEN bit_count(c.flip) ELSE -bit_count(c.flip) END) FILTER (WHERE c.f = 3), 0) AS deleted
+      FROM planes c WHERE NOT c.own
+    ) d
     WHERE t.account_id = p_account_id AND t.mailbox_id = p_mailbox_id AND EXISTS (SELECT 1 FROM journal)
   )
   -- UNION ALL and GROUP BY, not a join: without hash and merge join that would be O(blocks²)

@@ -45,6 +45,9 @@ ACQUIRE_TIMEOUT_S: Final = 10.0
 STATEMENT_TIMEOUT_S: Final = 60.0
 """The server's own; the client waits a little longer, so that only a dead network ends in a cut connection."""
 ROLLBACK_TIMEOUT_S: Final = 5.0
+AT_HAND: Final = 4
+"""Connections that are kept out of the pool between two statements: the pool makes a task to give one out and another
+to take it back, which takes longer than a small statement."""
 
 SETTINGS: Final = {
     "search_path": "sora, public",
@@ -98,6 +101,8 @@ class Database:
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
+        self._at_hand: list[Connection] = []
+        self._waiting = 0  # for the pool
 
     @classmethod
     async def open(cls, dsn: str, *, min_size: int = 1, max_size: int = 10, application_name: str = "sora") -> Database:
@@ -175,23 +180,46 @@ class Database:
 
     @contextlib.asynccontextmanager
     async def _connection(self) -> AsyncIterator[Connection]:
-        with translated(maybe_done=False):
-            try:
-                conn = await self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
-            except TimeoutError:
-                # the pool's own waiting list, or a server that does not answer a connect
-                raise _count(Busy(detail="no database connection in time"), "pool") from None
+        conn = await self._take()
         try:
             yield conn
-        except DatabaseDown:
-            # asyncpg may still think that an operation is under way on it: nobody shall get this one again
-            with contextlib.suppress(asyncpg.InterfaceError):  # the pool has taken it back: it knows that it is closed
-                conn.terminate()
+        except BaseException as error:
+            if isinstance(error, DatabaseDown):
+                # asyncpg may still think that an operation is under way on it: nobody shall get this one again
+                with contextlib.suppress(asyncpg.InterfaceError):  # the pool has taken it back and knows it is closed
+                    conn.terminate()
+            await self._give_back(conn)
             raise
+        if self._waiting or len(self._at_hand) >= AT_HAND or conn.is_closed() or conn.is_in_transaction():
+            await self._give_back(conn)
+        else:
+            self._at_hand.append(conn)
+
+    async def _take(self) -> Connection:
+        while self._at_hand:
+            conn = self._at_hand.pop()
+            if not conn.is_closed():
+                return conn
+            await self._give_back(conn)
+        return await self._borrow()
+
+    async def _borrow(self) -> Connection:
+        """From the pool: a new one, or one that somebody gives back."""
+        self._waiting += 1
+        try:
+            with translated(maybe_done=False):
+                try:
+                    return await self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
+                except TimeoutError:
+                    # the pool's own waiting list, or a server that does not answer a connect
+                    raise _count(Busy(detail="no database connection in time"), "pool") from None
         finally:
-            with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
-                # a connection that fails here is thrown away by the pool; what it was used for has its answer already
-                await self._pool.release(conn, timeout=ROLLBACK_TIMEOUT_S)
+            self._waiting -= 1
+
+    async def _give_back(self, conn: Connection) -> None:
+        with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+            # a connection that fails here is thrown away by the pool; what it was used for has its answer already
+            await self._pool.release(conn, timeout=ROLLBACK_TIMEOUT_S)
 
     async def ping(self) -> None:
         """One round trip to a server that takes writes.
@@ -204,6 +232,8 @@ class Database:
 
     async def close(self) -> None:
         """Close every connection, busy ones after a moment by force."""
+        while self._at_hand:
+            await self._give_back(self._at_hand.pop())
         try:
             async with asyncio.timeout(ROLLBACK_TIMEOUT_S):
                 await self._pool.close()

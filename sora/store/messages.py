@@ -15,6 +15,7 @@ from uuid import UUID  # noqa: TC003
 from msgspec import Struct
 
 from sora.errors import NotFound
+from sora.store.flags import FlagChange, FlagEdit, FlagLanes
 from sora.types import MAX_UID, AccountId, ContentId, MailboxId, ModSeq, Uid, UidValidity
 
 if TYPE_CHECKING:
@@ -94,19 +95,6 @@ class Delivered(Struct, frozen=True):
     duplicate: bool = False
 
 
-class FlagChange(Struct, frozen=True):
-    """Answer of `store_flags`.
-
-    Attributes:
-        modseq: of the mailbox after the call, raised only if a flag changed; 0: none of the messages is there.
-        blocks: (block number, and three masks of 128 octets: messages the change was applied to, those of them whose
-            flags it really changed, those that failed UNCHANGEDSINCE).
-    """
-
-    modseq: ModSeq
-    blocks: list[tuple[int, bytes, bytes, bytes]]
-
-
 class Expunged(Struct, frozen=True):
     """Answer of `expunge`: the mailbox's modseq after it, and the UIDs that went, ascending."""
 
@@ -150,6 +138,7 @@ class Messages:
 
     def __init__(self, db: Database) -> None:
         self._db = db
+        self._flags = FlagLanes(db)
 
     # ── state ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -295,14 +284,9 @@ class Messages:
         Raises:
             NotFound: the mailbox is gone.
         """
-        rows = await self._db.fetch(
-            "SELECT * FROM store_flags($1, $2, $3, $4, $5, $6, $7, $8)",
-            account_id, mailbox_id, *uids.bounds(), list(set), list(clear), replace, unchanged_since,
-        )  # fmt: skip
-        return FlagChange(
-            ModSeq(rows[0]["modseq"] if rows else 0),
-            [(row["block_no"], row["applied"], row["changed"], row["failed"]) for row in rows],
-        )
+        lows, highs = uids.bounds()
+        edit = FlagEdit(account_id, mailbox_id, lows, highs, list(set), list(clear), replace, unchanged_since)
+        return await self._flags.store(edit)
 
     async def expunge(
         self,

@@ -46,20 +46,33 @@ def short_path(path: Path) -> Iterator[str]:
         os.close(directory)
 
 
+class ClientState(Struct, frozen=True):
+    """One connection for a successor.
+
+    Attributes:
+        waiting: Requests whose answer the successor gives.
+        begun: What came of the next request.
+    """
+
+    socket: int
+    waiting: int
+    begun: bytes
+
+
 class ControlState(Struct, frozen=True):
     """The control socket for a successor.
 
     Attributes:
         socket: The listening one.
-        waiting: Of clients whose answer the successor gives.
+        clients: All of them: one that connected a moment ago has yet to ask.
     """
 
     socket: int
-    waiting: list[int]
+    clients: list[ClientState]
 
     def descriptors(self) -> tuple[int, ...]:
         """Those that the successor must inherit."""
-        return (self.socket, *self.waiting)
+        return (self.socket, *(client.socket for client in self.clients))
 
 
 class ControlServer:
@@ -81,18 +94,18 @@ class ControlServer:
         self._socket = _open(path) if handed is None else socket.socket(fileno=handed.socket)
         self._socket.setblocking(False)
         reactor.watch(self._socket, self._accept)
-        for fd in handed.waiting if handed is not None else ():
-            self._meet(socket.socket(fileno=fd)).waiting = 1
+        for client in handed.clients if handed is not None else ():
+            self._meet(socket.socket(fileno=client.socket), client.waiting, client.begun)
 
     def hand_over(self) -> ControlState:
         """For the program that this process is about to run."""
-        waiting = [client.socket.fileno() for client in self._clients if client.waiting]
-        return ControlState(self._socket.fileno(), waiting)
+        return ControlState(self._socket.fileno(), [client.hand_over() for client in self._clients])
 
     def answer_waiting(self, answer: Mapping[str, Any]) -> None:
         """Answer every client that still waits, whatever it asked."""
-        for client in [client for client in self._clients if client.waiting]:
-            client.answer(answer)
+        for client in tuple(self._clients):
+            while client.waiting:
+                client.answer(answer)
 
     def _accept(self) -> None:
         try:
@@ -113,12 +126,11 @@ class ControlServer:
         if self._socket.fileno() >= 0:
             self._reactor.watch(self._socket, self._accept)
 
-    def _meet(self, sock: socket.socket) -> _Client:
+    def _meet(self, sock: socket.socket, waiting: int = 0, begun: bytes = b"") -> None:
         sock.setblocking(False)
-        client = _Client(sock, self._request, self._gone)
+        client = _Client(sock, self._request, self._gone, waiting, begun)
         self._clients.add(client)
         self._reactor.watch(sock, client.readable)
-        return client
 
     def _request(self, client: _Client, line: bytes) -> None:
         client.waiting += 1
@@ -157,13 +169,22 @@ class _Client:
     """
 
     def __init__(
-        self, sock: socket.socket, request: Callable[[_Client, bytes], None], gone: Callable[[_Client], None]
+        self,
+        sock: socket.socket,
+        request: Callable[[_Client, bytes], None],
+        gone: Callable[[_Client], None],
+        waiting: int,
+        begun: bytes,
     ) -> None:
         self.socket = sock
+        self.waiting = waiting
         self._request = request
         self._gone = gone
-        self._buffer = b""
-        self.waiting = 0
+        self._buffer = begun
+
+    def hand_over(self) -> ClientState:
+        """For the program that this process is about to run."""
+        return ClientState(self.socket.fileno(), self.waiting, self._buffer)
 
     def readable(self) -> None:
         """Take what came and pass whole lines on."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sora.server.control import short_path
 from tests.support.demo import Demo
 from tests.support.fakesora import FakeSora, alive, until
 
@@ -86,6 +87,17 @@ def test_no_connection_is_refused_or_reset(sora: FakeSora) -> None:
     assert failures == []
     assert answered > 200
     assert {1, 2, 3} <= generations
+
+
+def test_who_was_about_to_ask_is_answered_by_the_successor(sora: FakeSora) -> None:
+    with short_path(sora.directory / "run" / "control.sock") as name, socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(15)
+        sock.connect(name)
+        sock.sendall(b'{"verb": ')
+        assert "error" not in sora.call("upgrade", 60)
+        sock.sendall(b'"status"}\n')
+        with sock.makefile("rb") as file:
+            assert json.loads(file.readline())["supervisor"]["generation"] == 2
 
 
 def test_old_sessions_stay_are_counted_and_end_with_the_stop(sora: FakeSora) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from sora.errors import ConfigError, Unavailable
 from sora.server import control
-from sora.server.control import ControlServer, call, short_path
+from sora.server.control import ClientState, ControlServer, ControlState, call, short_path
 from sora.server.reactor import Reactor
 
 if TYPE_CHECKING:
@@ -166,3 +166,41 @@ def test_a_short_path_leaves_no_descriptor_open(path: Path) -> None:
     with short_path(path):
         pass
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_successor_goes_on_with_every_connection(path: Path) -> None:
+    """One has yet to ask, one is in the middle of its request, one waits for its answer."""
+    reactor = Reactor()
+    reactor.every(0.01, lambda: None)
+    verbs = {"echo": lambda request, answer: answer(dict(request)), "later": lambda request, answer: None}
+    first = ControlServer(path, reactor, verbs)
+    silent, asking, waiting = (socket.socket(socket.AF_UNIX) for _ in range(3))
+    with silent, asking, waiting, short_path(path) as name:
+        for sock, said in ((silent, b""), (asking, b'{"verb": "echo", '), (waiting, b'{"verb": "later"}\n')):
+            sock.settimeout(0.0)
+            sock.connect(name)
+            sock.sendall(said)
+        while sorted((c.waiting, c.begun) for c in first.hand_over().clients) != [
+            (0, b""), (0, b'{"verb": "echo", '), (1, b""),
+        ]:  # fmt: skip
+            reactor.step()
+        state = first.hand_over()
+        clients = [ClientState(os.dup(client.socket), client.waiting, client.begun) for client in state.clients]
+        state = ControlState(os.dup(state.socket), clients)
+        assert state.descriptors() == (state.socket, *(client.socket for client in clients))
+        reactor.close()
+        first.close(unlink=False)
+
+        reactor = Reactor()
+        second = ControlServer(path, reactor, verbs, state)
+        second.answer_waiting({"done": 1})
+        assert waiting.recv(99) == b'{"done":1}\n'
+        for sock, said, answer in (
+            (asking, b'"n": 2}\n', b'{"verb":"echo","n":2}\n'),
+            (silent, b'{"verb": "echo"}\n', b'{"verb":"echo"}\n'),
+        ):
+            sock.sendall(said)
+            reactor.step()
+            assert sock.recv(99) == answer
+        second.close()
+        reactor.close()

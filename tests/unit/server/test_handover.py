@@ -14,7 +14,7 @@ import pytest
 from sora import config as configuration
 from sora.errors import ConfigError
 from sora.server import handover
-from sora.server.control import ControlState
+from sora.server.control import ClientState, ControlState
 from sora.server.handover import Handover
 from sora.server.listeners import Endpoint, ListenersState
 from sora.server.processes import ProcessState
@@ -46,7 +46,7 @@ def state(first: int = 100, **changes: Any) -> Handover:
         started_mono=1.5,
         workers=2,
         lock=next(fds),
-        control=ControlState(next(fds), [next(fds)]),
+        control=ControlState(next(fds), [ClientState(next(fds), 1, b"\xff")]),
         listeners=ListenersState([(Endpoint("imap", "127.0.0.1:143"), [next(fds), next(fds)])], ["/run/lmtp"]),
         shared=SharedState(
             next(fds),

@@ -1,7 +1,7 @@
 -- Encryption at rest: which master keys there are, the data key of each account, and the end of such a key.
 --
 -- The keys themselves are never here: a data key stands in account_keys wrapped by a master key, and the master keys are
--- in a file of the nodes (sora/store/keyring.py). Codes of fail(): SR005 not allowed, SR006 the account was shredded.
+-- in a file of the nodes (sora/store/keyring.py). Codes of fail(): SR005 not allowed, SR006 the account can have no key.
 
 -- Master keys that were ever used, so that a keyring with other octets under a known id is refused.
 CREATE TABLE master_keys (
@@ -89,7 +89,7 @@ SET search_path = sora, public SET lock_timeout = '10s' AS $$
 #variable_conflict use_column
 BEGIN
   IF register_master_keys(ARRAY[p_key_id], ARRAY[p_master_fingerprint]) <> '{}' THEN
-    RAISE EXCEPTION 'master key % is known with other octets', p_key_id USING ERRCODE = '22023';
+    PERFORM fail('SR006', 'The master key is known with other octets', p_key_id);
   END IF;
   PERFORM lock_accounts(ARRAY[p_account_id]);   -- against begin_shredding(): it would not see a row that is not committed
   IF EXISTS (SELECT 1 FROM shreddings s WHERE s.account_id = p_account_id) THEN

@@ -45,6 +45,9 @@ cache_bytes = Gauge("sora_cache_size_bytes", "Octets in the local cache.", multi
 cache_evictions = Counter("sora_cache_evictions_total", "Bodies removed to make room.")
 staging_bytes = Gauge("sora_staging_size_bytes", "Octets staged.", multiprocess_mode="mostrecent")
 
+# Encryption
+encryption_key_errors = Counter("sora_encryption_key_errors_total", "Data keys that could not be had.")
+
 # Uploads
 uploads = Counter("sora_uploads_total", "Uploads by result.", ["result"])
 uploads_pending = Gauge("sora_uploads_pending", "Bodies not uploaded yet.", multiprocess_mode="mostrecent")
@@ -63,4 +66,12 @@ view_reloads = Counter("sora_view_reloads_total", "Mailbox views loaded whole, b
 database_errors = Counter("sora_database_errors_total", "Statements that failed, by kind.", ["kind"])
 
 # Janitor
+cleanup_errors = Counter("sora_cleanup_errors_total", "Cleanup phases that failed.", ["phase"])
+cleanup_finished = Gauge(
+    "sora_cleanup_finished_timestamp_seconds",
+    "When the cleanup last had nothing left to do.",
+    multiprocess_mode="mostrecent",
+)
+orphaned_objects = Gauge("sora_orphaned_objects", "Objects without a row.", multiprocess_mode="mostrecent")
+orphaned_bytes = Gauge("sora_orphaned_objects_size_bytes", "Their octets.", multiprocess_mode="mostrecent")
 janitor_rows = Counter("sora_janitor_rows_total", "Rows handled, by phase.", ["phase"])

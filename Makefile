@@ -1,6 +1,6 @@
 # make demo    a complete Sora in the foreground, in ./demo (more flags: make demo ARGS="--accounts 10")
 # make test    linters, types and the whole test suite, from nothing
-# make bench   micro-benchmarks        make lock    renew .ci/requirements.lock
+# make bench   measurements, tables in benchmarks/results      make lock    renew .ci/requirements.lock
 PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
@@ -21,7 +21,9 @@ check: $(VENV)/.installed-dev
 	$(bin)/mypy
 
 bench: $(VENV)/.installed-dev
-	$(bin)/python -m pytest benchmarks -p benchmark -q $(ARGS)
+	$(bin)/python -m pytest benchmarks -o addopts=--import-mode=importlib -q --benchmark-max-time=0.3 --benchmark-columns=median \
+	  --benchmark-json=build/benchmarks.json $(ARGS)
+	$(bin)/python -m benchmarks.report build/benchmarks.json
 
 lock:
 	rm -rf build/lock && $(PYTHON) -m venv build/lock

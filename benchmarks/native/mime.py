@@ -54,7 +54,7 @@ def cases(messages: int) -> Iterator[Case]:
     part, model = mimescan.scan(data), models_mime.scan(data)
     for name in ("first", "last"):
         yield Case(
-            f"mimescan.Part.{name}", lambda f=getattr(part, name): f(b"subject"),
+            f"mimescan.Part.{name}", lambda n=name: getattr(part, n)(b"subject"),
             lambda n=name: (_every(model, b"subject") or [None])[0 if n == "first" else -1],
         )  # fmt: skip
     yield Case("mimescan.Part.every", lambda: part.every(b"received"), lambda: _every(model, b"received"))

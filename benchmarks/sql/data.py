@@ -25,7 +25,7 @@ class Target(Struct, frozen=True):
     other_id: int
 
 
-async def build(conn: asyncpg.Connection, sizes: Sequence[int]) -> list[Target]:
+async def build(conn: asyncpg.Connection, sizes: Sequence[int], company: int = NEIGHBOURS) -> list[Target]:
     """Fill the database; about 20 s a million messages."""
     targets = []
     for size in sizes:
@@ -35,9 +35,7 @@ async def build(conn: asyncpg.Connection, sizes: Sequence[int]) -> list[Target]:
             account_id,
         )
         targets.append(Target(size, account_id, ids[0][0], ids[1][0]))
-    neighbours = [
-        await conn.fetchval("SELECT create_account($1)", f"neighbour{i}@example.com") for i in range(NEIGHBOURS)
-    ]
+    neighbours = [await conn.fetchval("SELECT create_account($1)", f"neighbour{i}@example.com") for i in range(company)]
     for target in targets:
         for first in range(1, target.size + 1, BATCH):
             last = min(first + BATCH - 1, target.size)

@@ -1,0 +1,787 @@
+-- Every SQL function (ours) beside plain SQL that does the same the straightforward way (plain, see plain.sql).
+--
+-- A pair begins with its name: the function, and what is asked of it. What follows it:
+--   covers     functions that run inside this one and are measured with it
+--   untimed    statements that run before each of the two, in the same transaction
+--   uncompared the answers are times, new numbers, or nothing
+--   fails      both raise
+-- Words in braces are filled in by pairs.py.
+
+-- ── clock
+-- uncompared
+-- ours
+SELECT clock()
+-- plain
+SELECT now()
+
+-- ── lock_key
+-- ours
+SELECT lock_key({mb})
+-- plain
+SELECT ({mb} & 2147483647)::int
+
+-- ── lock_accounts of 10
+-- covers lock_all
+-- uncompared
+-- ours
+SELECT lock_accounts(ARRAY(SELECT g::bigint FROM generate_series(1, 10) g))
+-- plain
+SELECT pg_advisory_xact_lock(21321, g) FROM generate_series(1, 10) g
+
+-- ── lock_domain_quotas of 10
+-- covers lock_all
+-- uncompared
+-- ours
+SELECT lock_domain_quotas(ARRAY(SELECT g::bigint FROM generate_series(1, 10) g))
+-- plain
+SELECT pg_advisory_xact_lock(21322, g) FROM generate_series(1, 10) g
+
+-- ── lock_account_quotas of 10
+-- covers lock_all
+-- uncompared
+-- ours
+SELECT lock_account_quotas(ARRAY(SELECT g::bigint FROM generate_series(1, 10) g))
+-- plain
+SELECT pg_advisory_xact_lock(21323, g) FROM generate_series(1, 10) g
+
+-- ── lock_mailboxes of 10
+-- covers lock_all
+-- uncompared
+-- ours
+SELECT lock_mailboxes(ARRAY(SELECT g::bigint FROM generate_series(1, 10) g))
+-- plain
+SELECT pg_advisory_xact_lock(21327, g) FROM generate_series(1, 10) g
+
+-- ── fail
+-- fails
+-- ours
+SELECT fail('P0002', 'no')
+-- plain
+SELECT plain.fail()
+
+-- ── range_mask
+-- ours
+SELECT range_mask(3, 900)
+-- plain
+SELECT bit_or(set_bit(0::bit(1024), g, 1)) FROM generate_series(3, 900) g
+
+-- ── fold
+-- ours
+SELECT fold('User@Example.COM')
+-- plain
+SELECT lower('User@Example.COM')
+
+-- ── like_pattern
+-- ours
+SELECT like_pattern('50%')
+-- plain
+SELECT '%' || regexp_replace('50%', '([\\%_])', '\\\1', 'g') || '%'
+
+-- ── note_account_change
+-- ours
+SELECT note_account_change({acc}, 'create', {mb}, 'x')
+-- plain
+WITH u AS (UPDATE accounts SET change_seq = change_seq + 1 WHERE account_id = {acc} RETURNING change_seq) INSERT INTO
+account_changes (account_id, seq, kind, mailbox_id, name) SELECT {acc}, change_seq, 'create', {mb}, 'x' FROM u
+RETURNING seq
+
+-- ── create_account
+-- covers mailbox_created
+-- ours
+SELECT create_account('new@example.com') > 0
+-- plain
+WITH d AS (SELECT domain_id FROM domains WHERE name = 'example.com'), a AS (INSERT INTO accounts (domain_id, address)
+SELECT domain_id, 'new@example.com' FROM d RETURNING account_id), m AS (INSERT INTO mailboxes (account_id, name)
+SELECT account_id, n FROM a, unnest('{INBOX,Sent,Drafts,Archive,Junk,Trash}'::text[]) n RETURNING account_id, name), s
+AS (INSERT INTO subscriptions SELECT account_id, name FROM m) SELECT account_id > 0 FROM a
+
+-- ── account_usage
+-- ours
+SELECT bytes, messages FROM account_usage({acc})
+-- plain
+SELECT coalesce(sum(m.size), 0)::bigint, count(*) FROM plain.messages m WHERE m.account_id = {acc} AND m.expunged_at
+IS NULL
+
+-- ── domain_usage
+-- ours
+SELECT bytes, messages FROM domain_usage({domain})
+-- plain
+SELECT coalesce(sum(m.size), 0)::bigint, count(*) FROM plain.messages m JOIN accounts a USING (account_id) WHERE
+a.domain_id = {domain} AND m.expunged_at IS NULL
+
+-- ── account_quota
+-- ours
+SELECT bytes_used, messages_used FROM account_quota({acc})
+-- plain
+SELECT coalesce(sum(m.size), 0)::bigint, count(*) FROM plain.messages m WHERE m.account_id = {acc} AND m.expunged_at
+IS NULL
+
+-- ── is_over_quota
+-- untimed
+UPDATE accounts SET quota_bytes = 1000000000000 WHERE account_id = {acc}
+-- ours
+SELECT is_over_quota({acc})
+-- plain
+SELECT u.bytes >= 1000000000000 FROM (SELECT coalesce(sum(m.size), 0)::bigint, count(*) FROM plain.messages m WHERE
+m.account_id = {acc} AND m.expunged_at IS NULL) u (bytes, n)
+
+-- ── quota_check of 32
+-- untimed
+UPDATE accounts SET quota_bytes = 1000000000000 WHERE account_id = {acc}
+-- ours
+SELECT bool_or(over_quota) FROM quota_check(array_fill({acc}::bigint, '{32}'), array_fill(3000::bigint, '{32}'))
+-- plain
+SELECT bool_or(u.bytes + 3000 * g > 1000000000000) FROM generate_series(1, 32) g, LATERAL (SELECT
+coalesce(sum(m.size), 0)::bigint, count(*) FROM plain.messages m WHERE m.account_id = {acc} AND m.expunged_at IS NULL)
+u (bytes, n)
+
+-- ── lock_quotas
+-- uncompared
+-- untimed
+UPDATE accounts SET quota_bytes = 1000000000000 WHERE account_id = {acc}
+-- ours
+SELECT lock_quotas(ARRAY[{acc}])::text
+-- plain
+SELECT ARRAY[{acc}]::text, pg_advisory_xact_lock(21323, {acc})
+
+-- ── resolve_recipients of 100
+-- ours
+SELECT account_id FROM resolve_recipients(ARRAY(SELECT 'neighbour' || g || '+x@example.com' FROM generate_series(0,
+99) g))
+-- plain
+SELECT (SELECT account_id FROM accounts a WHERE a.address = split_part('neighbour' || g || '+x@example.com', '+', 1)
+|| '@example.com' AND deleted_at IS NULL) FROM generate_series(0, 99) g ORDER BY g
+
+-- ── register_keywords of 3
+-- ours
+SELECT name FROM register_keywords({acc}, '{$A,$B,$C}')
+-- plain
+INSERT INTO account_keywords SELECT {acc}, coalesce((SELECT max(flag_no) FROM account_keywords WHERE account_id =
+{acc}), 15) + o, n FROM unnest('{$A,$B,$C}'::text[]) WITH ORDINALITY i (n, o) RETURNING name
+
+-- ── register_instance
+-- ours
+SELECT register_instance('bench')
+-- plain
+WITH d AS (DELETE FROM connections WHERE instance_id = 'bench') UPDATE instances SET incarnation = incarnation + 1,
+started_at = now(), heartbeat_at = now() WHERE instance_id = 'bench' RETURNING incarnation
+
+-- ── heartbeat
+-- ours
+SELECT heartbeat('bench', 1)
+-- plain
+UPDATE instances SET heartbeat_at = now() WHERE instance_id = 'bench' AND incarnation = 1 RETURNING true
+
+-- ── acquire_lease
+-- ours
+SELECT acquire_lease('pop3/1', 'bench', '1 min') > 0
+-- plain
+INSERT INTO leases VALUES ('pop3/1', 'bench', 1, nextval('lease_tokens'), now(), now() + interval '1 min') RETURNING
+true
+
+-- ── renew_lease
+-- ours
+SELECT renew_lease('held', 1, '1 min')
+-- plain
+UPDATE leases SET expires_at = now() + interval '1 min' WHERE name = 'held' AND token = 1 AND expires_at > now()
+RETURNING true
+
+-- ── require_lease
+-- uncompared
+-- ours
+SELECT require_lease('held', 1)
+-- plain
+SELECT 1 FROM leases WHERE name = 'held' AND token = 1 FOR UPDATE
+
+-- ── release_lease
+-- ours
+SELECT release_lease('held', 1)
+-- plain
+DELETE FROM leases WHERE name = 'held' AND token = 1 RETURNING true
+
+-- ── raise_uidvalidity
+-- uncompared
+-- ours
+SELECT raise_uidvalidity()
+-- plain
+SELECT setval('uidvalidities', greatest(last_value, extract(epoch FROM now())::bigint)) FROM uidvalidities
+
+-- ── mailbox_name
+-- ours
+SELECT mailbox_name('inbox/Entwürfe/')
+-- plain
+SELECT 'INBOX' || substr(rtrim(normalize('inbox/Entwürfe/', NFC), '/'), 6)
+
+-- ── require_mailbox
+-- uncompared
+-- ours
+SELECT require_mailbox({box})
+-- plain
+SELECT 1 FROM mailboxes WHERE account_id = {acc} AND mailbox_id = {mb}
+
+-- ── create_mailbox
+-- uncompared
+-- ours
+SELECT name FROM create_mailbox({acc}, 'a/b/c')
+-- plain
+INSERT INTO mailboxes (account_id, name) SELECT {acc}, n FROM unnest('{a,a/b,a/b/c}'::text[]) n RETURNING name
+
+-- ── rename_mailbox
+-- ours
+SELECT name FROM rename_mailbox({acc}, 'Archive', 'Old')
+-- plain
+UPDATE mailboxes SET name = 'Old' WHERE account_id = {acc} AND name = 'Archive' RETURNING name
+
+-- ── delete_mailbox
+-- ours
+SELECT delete_mailbox({acc}, 'Archive')
+-- plain
+UPDATE mailboxes SET deleted_at = now() WHERE account_id = {acc} AND name = 'Archive' RETURNING mailbox_id
+
+-- ── subscribe
+-- uncompared
+-- ours
+SELECT subscribe({acc}, 'x')
+-- plain
+INSERT INTO subscriptions VALUES ({acc}, 'x')
+
+-- ── unsubscribe
+-- ours
+SELECT unsubscribe({acc}, 'Trash')
+-- plain
+DELETE FROM subscriptions WHERE account_id = {acc} AND name = 'Trash' RETURNING true
+
+-- ── list_mailboxes
+-- ours
+SELECT name, message_count, unseen_count, total_size FROM list_mailboxes({acc})
+-- plain
+SELECT b.name, count(m.uid)::int, count(m.uid) FILTER (WHERE NOT 0 = ANY (m.flags))::int, coalesce(sum(m.size),
+0)::bigint FROM plain.mailboxes b LEFT JOIN plain.messages m ON m.account_id = b.account_id AND m.mailbox_id =
+b.mailbox_id AND m.expunged_at IS NULL WHERE b.account_id = {acc} GROUP BY b.name ORDER BY b.name
+
+-- ── viewer_unseen
+-- ours
+SELECT viewer_unseen({box}, 4711)
+-- plain
+SELECT count(*) FROM plain.messages m WHERE m.account_id = {acc} AND m.mailbox_id = {mb} AND m.expunged_at IS NULL
+
+-- ── claim_recent
+-- ours
+SELECT recent_upto FROM claim_recent({box})
+-- plain
+SELECT max(uid) FROM plain.messages m WHERE m.account_id = {acc} AND m.mailbox_id = {mb} AND m.expunged_at IS NULL
+
+-- ── poll_mailboxes of 500
+-- ours
+SELECT count(*) FROM poll_mailboxes(ARRAY(SELECT account_id FROM mailboxes ORDER BY mailbox_id LIMIT 500),
+ARRAY(SELECT mailbox_id FROM mailboxes ORDER BY mailbox_id LIMIT 500), ARRAY(SELECT 1000000::bigint FROM mailboxes
+LIMIT 500))
+-- plain
+SELECT count(*) FROM (SELECT * FROM plain.mailboxes ORDER BY mailbox_id LIMIT 500) b, LATERAL (SELECT
+coalesce(max(m.modseq), 0) AS top FROM plain.messages m WHERE m.account_id = b.account_id AND m.mailbox_id =
+b.mailbox_id) t WHERE t.top <> 1000000
+
+-- ── poll_accounts of 100
+-- ours
+SELECT count(*) FROM poll_accounts(ARRAY(SELECT account_id FROM accounts ORDER BY 1 LIMIT 100), array_fill(0::bigint,
+'{100}'))
+-- plain
+SELECT count(*) FROM account_changes c WHERE c.account_id IN (SELECT account_id FROM accounts ORDER BY 1 LIMIT 100)
+AND c.seq > 0
+
+-- ── mailbox_state
+-- ours
+SELECT message_count, unseen_count, length(state) > 0 FROM mailbox_state({box})
+-- plain
+SELECT count(*)::int, count(*) FILTER (WHERE NOT 0 = ANY (q.flags))::int, length(string_agg(int8send(q.uid) ||
+array_send(q.flags), '' ORDER BY q.uid)) > 0 FROM (SELECT m.uid, m.flags FROM plain.messages m WHERE m.account_id =
+{acc} AND m.mailbox_id = {mb} AND m.expunged_at IS NULL) q
+
+-- ── mailbox_delta, one message
+-- untimed
+SELECT store_flags({box}, ARRAY[{mid}::bigint], ARRAY[{mid}::bigint], '{4}', '{}'); SELECT plain.store({box}, {mid},
+{mid}, 4::int2)
+-- ours
+SELECT length(state) > 0 FROM mailbox_delta({box}, {modseq})
+-- plain
+SELECT count(*) > 0 FROM plain.messages m WHERE m.account_id = {acc} AND m.mailbox_id = {mb} AND m.expunged_at IS NULL
+AND m.modseq > {modseq}
+
+-- ── changed_since, one message
+-- untimed
+SELECT store_flags({box}, ARRAY[{mid}::bigint], ARRAY[{mid}::bigint], '{4}', '{}'); SELECT plain.store({box}, {mid},
+{mid}, 4::int2)
+-- ours
+SELECT uid FROM changed_since({box}, {modseq})
+-- plain
+SELECT m.uid FROM plain.messages m WHERE m.account_id = {acc} AND m.mailbox_id = {mb} AND m.expunged_at IS NULL AND
+m.modseq > {modseq}
+
+-- ── modseqs
+-- ours
+SELECT length(modseqs({box}))
+-- plain
+SELECT length(string_agg(substr(int8send(m.uid), 5) || int8send(m.modseq), '' ORDER BY m.uid)) FROM plain.messages m
+WHERE m.account_id = {acc} AND m.mailbox_id = {mb} AND m.expunged_at IS NULL
+
+-- ── message_columns of 1,000
+-- ours
+SELECT message_columns({box}, 1, 1000)
+-- plain
+SELECT string_agg(substr(int8send(m.uid), 5) || int8send(m.content_id) || int8send(extract(epoch FROM
+m.internal_date)::bigint) || int8send(extract(epoch FROM c.sent_at)::bigint) || int8send(extract(epoch FROM
+m.saved_at)::bigint) || int8send(m.size), '' ORDER BY m.uid) FROM plain.messages m JOIN plain.contents c USING
+(account_id, content_id) WHERE m.account_id = {acc} AND m.mailbox_id = {mb} AND m.expunged_at IS NULL AND m.uid <=
+1000
+
+-- ── expunged_since
+-- untimed
+SELECT expunge({box}, ARRAY[{mid}::bigint], ARRAY[{mid}::bigint + 99], false); SELECT plain.expunge({box}, {mid},
+{mid} + 99)
+-- ours
+SELECT cardinality(uids)::bigint FROM expunged_since({box}, 1)
+-- plain
+SELECT count(*) FROM plain.messages m WHERE m.account_id = {acc} AND m.mailbox_id = {mb} AND m.expunged_at IS NOT NULL
+
+-- ── seq_of_uid
+-- ours
+SELECT seq_of_uid({box}, {mid})
+-- plain
+SELECT q.n FROM (SELECT m.uid, row_number() OVER (ORDER BY m.uid) AS n FROM plain.messages m WHERE m.account_id =
+{acc} AND m.mailbox_id = {mb} AND m.expunged_at IS NULL) q WHERE q.uid = {mid}
+
+-- ── message_sequence_numbers
+-- ours
+SELECT uid, seqnum FROM message_sequence_numbers WHERE account_id = {acc} AND mailbox_id = {mb} ORDER BY uid
+-- plain
+SELECT m.uid, row_number() OVER (ORDER BY m.uid) FROM plain.messages m WHERE m.account_id = {acc} AND m.mailbox_id =
+{mb} AND m.expunged_at IS NULL ORDER BY m.uid
+
+-- ── store_flags, 1
+-- ours
+SELECT sum(bit_count(changed))::bigint FROM store_flags({box}, ARRAY[{mid}::bigint], ARRAY[{mid}::bigint], '{4}',
+'{}')
+-- plain
+SELECT plain.store({box}, {mid}, {mid}, 4::int2)
+
+-- ── store_flags, 100
+-- ours
+SELECT sum(bit_count(changed))::bigint FROM store_flags({box}, ARRAY[{mid}::bigint], ARRAY[{mid}::bigint + 99], '{4}',
+'{}')
+-- plain
+SELECT plain.store({box}, {mid}, {mid} + 99, 4::int2)
+
+-- ── store_flags, all
+-- covers uid_masks
+-- ours
+SELECT sum(bit_count(changed))::bigint FROM store_flags({box}, ARRAY[1::bigint], ARRAY[4294967295], '{3}', '{}')
+-- plain
+SELECT plain.store({box}, 1, 4294967295, 3::int2)
+
+-- ── expunge of 1
+-- covers messages_updated
+-- ours
+SELECT cardinality(uids)::bigint FROM expunge({box}, ARRAY[{mid}::bigint], ARRAY[{mid}::bigint], false)
+-- plain
+SELECT plain.expunge({box}, {mid}, {mid})
+
+-- ── expunge of 100
+-- ours
+SELECT cardinality(uids)::bigint FROM expunge({box}, ARRAY[{mid}::bigint], ARRAY[{mid}::bigint + 99], false)
+-- plain
+SELECT plain.expunge({box}, {mid}, {mid} + 99)
+
+-- ── uid_masks of 100
+-- ours
+SELECT sum(bit_count(mask))::bigint FROM uid_masks({box}, ARRAY[{mid}::bigint], ARRAY[{mid}::bigint + 99])
+-- plain
+SELECT count(*) FROM plain.messages m WHERE m.account_id = {acc} AND m.mailbox_id = {mb} AND m.expunged_at IS NULL AND
+m.uid BETWEEN {mid} AND {mid} + 99
+
+-- ── picked_messages of 100
+-- ours
+SELECT uid FROM picked_messages({box}, ARRAY[{mid}::bigint], ARRAY[{mid}::bigint + 99], NULL) ORDER BY uid
+-- plain
+SELECT m.uid FROM plain.messages m WHERE m.account_id = {acc} AND m.mailbox_id = {mb} AND m.expunged_at IS NULL AND
+m.uid BETWEEN {mid} AND {mid} + 99 ORDER BY m.uid
+
+-- ── copy_messages of 1
+-- covers transfer_inside picked_messages messages_inserted flags_changed
+-- ours
+SELECT cardinality(source_uids)::bigint FROM copy_messages({box}, {acc}, {to}, ARRAY[{mid}::bigint],
+ARRAY[{mid}::bigint])
+-- plain
+SELECT plain.copy({box}, {acc}, {to}, {mid}, {mid}, false)
+
+-- ── copy_messages of 100
+-- ours
+SELECT cardinality(source_uids)::bigint FROM copy_messages({box}, {acc}, {to}, ARRAY[{mid}::bigint],
+ARRAY[{mid}::bigint + 99])
+-- plain
+SELECT plain.copy({box}, {acc}, {to}, {mid}, {mid} + 99, false)
+
+-- ── copy_messages of 10, by another user into an account with a limit
+-- covers copy_viewer_seen require_room quota_check
+-- untimed
+UPDATE accounts SET quota_bytes = 1000000000000 WHERE account_id = {acc}
+-- ours
+SELECT cardinality(source_uids)::bigint FROM copy_messages({box}, {acc}, {to}, ARRAY[{mid}::bigint],
+ARRAY[{mid}::bigint + 9], {neighbour})
+-- plain
+SELECT plain.copy({box}, {acc}, {to}, {mid}, {mid} + 9, false)
+
+-- ── copy_messages of 100, to another account
+-- covers transfer_across map_keywords
+-- ours
+SELECT cardinality(source_uids)::bigint FROM copy_messages({box}, {neighbour}, {inbox}, ARRAY[{mid}::bigint],
+ARRAY[{mid}::bigint + 99], NULL, 'bench')
+-- plain
+SELECT plain.copy({box}, {neighbour}, {inbox}, {mid}, {mid} + 99, false)
+
+-- ── move_messages of 1
+-- ours
+SELECT cardinality(source_uids)::bigint FROM move_messages({box}, {acc}, {to}, ARRAY[{mid}::bigint],
+ARRAY[{mid}::bigint])
+-- plain
+SELECT plain.copy({box}, {acc}, {to}, {mid}, {mid}, true)
+
+-- ── move_messages of 100
+-- ours
+SELECT cardinality(source_uids)::bigint FROM move_messages({box}, {acc}, {to}, ARRAY[{mid}::bigint],
+ARRAY[{mid}::bigint + 99])
+-- plain
+SELECT plain.copy({box}, {acc}, {to}, {mid}, {mid} + 99, true)
+
+-- ── move_all
+-- uncompared
+-- ours
+SELECT move_all({neighbour}, {inbox}, {sent})
+-- plain
+SELECT plain.copy({neighbour}, {inbox}, {neighbour}, {sent}, 1, 4294967295, true)
+
+-- ── compact_flag_changes
+-- uncompared
+-- ours
+SELECT compact_flag_changes({box}, 1) > 0
+-- plain
+WITH k AS (SELECT block_no, max(modseq) AS top, bit_or(bits) AS bits FROM message_flag_changes WHERE account_id =
+{acc} AND mailbox_id = {mb} GROUP BY 1), d AS (DELETE FROM message_flag_changes j USING k WHERE j.account_id = {acc}
+AND j.mailbox_id = {mb} AND j.block_no = k.block_no AND j.modseq < k.top) UPDATE message_flag_changes j SET bits =
+k.bits FROM k WHERE j.account_id = {acc} AND j.mailbox_id = {mb} AND j.block_no = k.block_no AND j.modseq = k.top
+RETURNING true
+
+-- ── messages_immutable
+-- fails
+-- ours
+UPDATE messages SET size = 1 WHERE account_id = {acc} AND mailbox_id = {mb} AND uid = {mid}
+-- plain
+SELECT plain.fail()
+
+-- ── deliver 1
+-- covers lock_quotas inboxes_resolved require_mailboxes find_thread lock_mailboxes messages_inserted refuse_shredded
+-- ours
+deliver 1
+-- plain
+SELECT plain.deliver({box}, ARRAY[decode(md5('q1'), 'hex')], 3000)
+
+-- ── deliver 32
+-- ours
+deliver 32
+-- plain
+SELECT plain.deliver({box}, ARRAY(SELECT decode(md5('q' || g), 'hex') FROM generate_series(1, 32) g), 3000)
+
+-- ── find_thread
+-- ours
+SELECT find_thread({acc}, 0, NULL, '<1@example.org> <2@example.org>')
+-- plain
+SELECT thread_id FROM plain.contents WHERE account_id = {acc} AND message_id IN ('<1@example.org>', '<2@example.org>')
+ORDER BY message_id LIMIT 1
+
+-- ── inboxes_resolved of 32
+-- ours
+SELECT inboxes_resolved(array_fill({neighbour}::bigint, '{32}'), array_fill(NULL::bigint, '{32}'))
+-- plain
+SELECT array_agg((SELECT mailbox_id FROM mailboxes WHERE account_id = {neighbour} AND name = 'INBOX')) FROM
+generate_series(1, 32)
+
+-- ── require_mailboxes of 32
+-- uncompared
+-- ours
+SELECT require_mailboxes(array_fill({acc}::bigint, '{32}'), array_fill({mb}::bigint, '{32}'))
+-- plain
+SELECT (SELECT 1 FROM mailboxes WHERE account_id = {acc} AND mailbox_id = {mb} AND g > 0) FROM generate_series(1, 32)
+g
+
+-- ── find_deliveries
+-- ours
+SELECT uid FROM find_deliveries(ARRAY[{acc}], ARRAY[{mb}], ARRAY['\x01'::bytea])
+-- plain
+SELECT uid FROM recent_deliveries WHERE account_id = {acc} AND mailbox_id = {mb} AND key = '\x01'
+
+-- ── find_appends
+-- ours
+SELECT uid FROM find_appends({box}, ARRAY['00000000-0000-0000-0000-000000000001'::uuid])
+-- plain
+SELECT uid FROM append_witnesses WHERE account_id = {acc} AND append_id = '00000000-0000-0000-0000-000000000001'
+
+-- ── claim_uploads of 16
+-- ours
+SELECT count(*) FROM claim_uploads('bench', 16)
+-- plain
+WITH u AS (UPDATE pending_uploads SET next_try = now() + interval '5 min' WHERE (account_id, content_hash,
+instance_id) IN (SELECT account_id, content_hash, instance_id FROM pending_uploads WHERE instance_id = 'bench' AND
+next_try <= now() ORDER BY next_try LIMIT 16 FOR UPDATE) RETURNING 1) SELECT count(*) FROM u
+
+-- ── upload_done
+-- ours
+SELECT upload_done({acc}, {content}, {hash}, 'bench')
+-- plain
+WITH c AS (UPDATE message_contents SET uploaded_at = now() WHERE account_id = {acc} AND content_id = {content}) DELETE
+FROM pending_uploads WHERE account_id = {acc} AND content_hash = {hash} AND instance_id = 'bench' RETURNING true
+
+-- ── upload_failed
+-- ours
+SELECT upload_failed({acc}, {hash}, 'bench', 'no') > now()
+-- plain
+UPDATE pending_uploads SET attempts = attempts + 1, last_error = 'no', next_try = now() + interval '2 s' WHERE
+account_id = {acc} AND content_hash = {hash} AND instance_id = 'bench' RETURNING next_try > now()
+
+-- ── upload_status
+-- ours
+SELECT pending, bytes FROM upload_status()
+-- plain
+SELECT count(*), sum(size)::bigint FROM pending_uploads WHERE instance_id = 'bench'
+
+-- ── index_batch of 100
+-- ours
+SELECT index_batch(100) > 0
+-- plain
+WITH d AS (DELETE FROM search_queue WHERE (account_id, content_id) IN (SELECT account_id, content_id FROM search_queue
+LIMIT 100) RETURNING *), i AS (INSERT INTO search_index (account_id, content_id, headers, body) SELECT account_id,
+content_id, headers, body FROM d) SELECT count(*) > 0 FROM d
+
+-- ── search_text, headers
+-- ours
+SELECT content_id FROM search_text({acc}, true, false, 'needle') ORDER BY 1
+-- plain
+SELECT content_id FROM plain.contents WHERE account_id = {acc} AND headers ILIKE '%needle%' ORDER BY 1
+
+-- ── search_messages, headers
+-- ours
+SELECT uid FROM search_messages({box}, '{1}', '{4294967295}', true, false, 'needle') ORDER BY 1
+-- plain
+SELECT m.uid FROM plain.messages m JOIN plain.contents c USING (account_id, content_id) WHERE m.account_id = {acc} AND
+m.mailbox_id = {mb} AND m.expunged_at IS NULL AND c.headers ILIKE '%needle%' ORDER BY 1
+
+-- ── search_messages, bodies of 100
+-- ours
+SELECT uid FROM search_messages({box}, ARRAY[{mid}::bigint], ARRAY[{mid}::bigint + 99], false, true, 'haystack') ORDER
+BY 1
+-- plain
+SELECT m.uid FROM plain.messages m JOIN plain.contents c USING (account_id, content_id) WHERE m.account_id = {acc} AND
+m.mailbox_id = {mb} AND m.expunged_at IS NULL AND m.uid BETWEEN {mid} AND {mid} + 99 AND c.body ILIKE '%haystack%'
+ORDER BY 1
+
+-- ── trim_search_bodies of 100
+-- ours
+SELECT trim_search_bodies('-1 day', 100) > 0
+-- plain
+WITH u AS (UPDATE search_index SET body = NULL, body_truncated = true WHERE (account_id, content_id) IN (SELECT
+account_id, content_id FROM search_index WHERE body IS NOT NULL ORDER BY indexed_at LIMIT 100) RETURNING 1) SELECT
+count(*) > 0 FROM u
+
+-- ── trim_expunges of 100
+-- covers messages_deleted
+-- untimed
+SELECT expunge({box}, ARRAY[{mid}::bigint], ARRAY[{mid}::bigint + 99], false); SELECT plain.expunge({box}, {mid},
+{mid} + 99)
+-- ours
+SELECT trim_expunges({box}, now() + interval '1 d')
+-- plain
+WITH d AS (DELETE FROM plain.messages m WHERE m.account_id = {acc} AND m.mailbox_id = {mb} AND m.expunged_at < now() +
+interval '1 d' RETURNING 1) SELECT count(*) FROM d
+
+-- ── select_expunged
+-- untimed
+SELECT expunge({box}, ARRAY[{mid}::bigint], ARRAY[{mid}::bigint + 99], false); SELECT plain.expunge({box}, {mid},
+{mid} + 99)
+-- ours
+SELECT account_id, mailbox_id FROM select_expunged('-1 d')
+-- plain
+SELECT m.account_id, m.mailbox_id FROM plain.messages m WHERE m.expunged_at < now() + interval '1 d' GROUP BY 1, 2
+
+-- ── select_long_journals
+-- untimed
+SELECT store_flags({box}, ARRAY[{mid}::bigint], ARRAY[{mid}::bigint], '{1}', '{}'); SELECT store_flags({box},
+ARRAY[{mid}::bigint], ARRAY[{mid}::bigint], '{2}', '{}'); SELECT store_flags({box}, ARRAY[{mid}::bigint],
+ARRAY[{mid}::bigint], '{4}', '{}')
+-- ours
+SELECT mailbox_id FROM select_long_journals(2)
+-- plain
+SELECT mailbox_id FROM (SELECT account_id, mailbox_id, count(*) AS n, count(DISTINCT block_no) AS b FROM
+message_flag_changes GROUP BY 1, 2) q WHERE n > 2 * b
+
+-- ── select_purgeable
+-- untimed
+SELECT expunge({box}, ARRAY[{mid}::bigint], ARRAY[{mid}::bigint + 99], false); SELECT plain.expunge({box}, {mid},
+{mid} + 99); SELECT trim_expunges({box}, now() + interval '1 d'); DELETE FROM plain.messages WHERE expunged_at IS NOT
+NULL
+-- ours
+SELECT content_id FROM select_purgeable() ORDER BY 1
+-- plain
+SELECT c.content_id FROM plain.contents c WHERE NOT EXISTS (SELECT 1 FROM plain.messages m WHERE m.account_id =
+c.account_id AND m.content_id = c.content_id) ORDER BY 1
+
+-- ── begin_purge
+-- ours
+SELECT content_id FROM begin_purge({acc}, {orphan})
+-- plain
+UPDATE message_contents SET purging_at = now() WHERE account_id = {acc} AND content_id = {orphan} AND NOT EXISTS
+(SELECT 1 FROM messages WHERE account_id = {acc} AND content_id = {orphan}) RETURNING content_id
+
+-- ── finish_purge
+-- untimed
+SELECT begin_purge({acc}, {orphan})
+-- ours
+SELECT finish_purge({acc}, {orphan})
+-- plain
+DELETE FROM message_contents WHERE account_id = {acc} AND content_id = {orphan} RETURNING true
+
+-- ── purge_mailboxes
+-- untimed
+UPDATE mailboxes SET deleted_at = now() WHERE account_id = {neighbour} AND mailbox_id = {inbox}
+-- ours
+SELECT messages FROM purge_mailboxes('-1 d')
+-- plain
+WITH d AS (DELETE FROM plain.messages WHERE account_id = {neighbour} AND mailbox_id = {inbox} RETURNING 1) SELECT
+count(*) FROM d
+
+-- ── purge_accounts
+-- untimed
+SELECT create_account('gone@example.com'); UPDATE accounts SET deleted_at = now() WHERE address = 'gone@example.com';
+DELETE FROM mailboxes WHERE account_id = (SELECT account_id FROM accounts WHERE address = 'gone@example.com')
+-- ours
+SELECT purge_accounts('-1 d')
+-- plain
+DELETE FROM accounts WHERE deleted_at < now() + interval '1 d' RETURNING 1::bigint
+
+-- ── trim_witnesses
+-- untimed
+UPDATE recent_deliveries SET delivered_at = now() - interval '2 d'
+-- ours
+SELECT trim_witnesses()
+-- plain
+WITH d AS (DELETE FROM recent_deliveries WHERE delivered_at < now() - interval '24 h' RETURNING 1) SELECT count(*)
+FROM d
+
+-- ── credentials_changed
+-- ours
+INSERT INTO credentials (account_id, kind, name, hash) VALUES ({acc}, 'app_password', 'x', 'h') RETURNING name
+-- plain
+WITH u AS (UPDATE accounts SET credential_version = credential_version + 1 WHERE account_id = {acc}) SELECT 'x'
+
+-- ── account_changed
+-- ours
+UPDATE accounts SET disabled = true WHERE account_id = {acc} RETURNING disabled
+-- plain
+UPDATE accounts SET quota_bytes = NULL, credential_version = credential_version + 1 WHERE account_id = {acc} RETURNING
+true
+
+-- ── has_flag
+-- ours
+SELECT has_flag({box}, 1, 0::int2)
+-- plain
+SELECT 0 = ANY (flags) FROM plain.messages WHERE account_id = {acc} AND mailbox_id = {mb} AND uid = 1
+
+-- ── true_stats
+-- ours
+SELECT live, unseen, size FROM true_stats({box})
+-- plain
+SELECT count(*)::int, count(*) FILTER (WHERE NOT 0 = ANY (m.flags))::int, sum(m.size)::bigint FROM plain.messages m
+WHERE m.account_id = {acc} AND m.mailbox_id = {mb} AND m.expunged_at IS NULL
+
+-- ── rebuild_mailbox
+-- ours
+SELECT rebuild_mailbox({box}) > 0
+-- plain
+SELECT count(q.n) > 0 FROM (SELECT row_number() OVER (ORDER BY m.uid) AS n, m.size, 0 = ANY (m.flags) AS seen FROM
+plain.messages m WHERE m.account_id = {acc} AND m.mailbox_id = {mb} AND m.expunged_at IS NULL) q
+
+-- ── check_mailbox
+-- ours
+SELECT count(*) FROM check_mailbox({box})
+-- plain
+SELECT count(*) FROM (SELECT row_number() OVER (ORDER BY m.uid) AS n, count(*) OVER (ORDER BY m.uid) AS k FROM
+plain.messages m WHERE m.account_id = {acc} AND m.mailbox_id = {mb} AND m.expunged_at IS NULL) q WHERE q.n <> q.k
+
+-- ── lock_mailbox
+-- uncompared
+-- ours
+SELECT lock_mailbox({mb})
+-- plain
+SELECT pg_advisory_xact_lock(21327, ({mb} & 2147483647)::int)
+
+-- ── account_held
+-- ours
+SELECT account_held({acc})
+-- plain
+SELECT legal_hold FROM accounts WHERE account_id = {acc} FOR KEY SHARE
+
+-- ── set_legal_hold
+-- ours
+SELECT set_legal_hold({acc}, true, 'a reason', 'somebody')
+-- plain
+WITH l AS (INSERT INTO legal_hold_log (account_id, address, held, reason, actor) VALUES ({acc}, 'x', true, 'a reason',
+'somebody')) UPDATE accounts SET legal_hold = true, hold_reason = 'a reason', held_at = now() WHERE account_id =
+{acc} RETURNING true
+
+-- ── register_master_keys
+-- ours
+SELECT register_master_keys('{k1,k2}', ARRAY['\x01'::bytea, '\x02'])
+-- plain
+WITH i AS (INSERT INTO master_keys VALUES ('k1', '\x01'), ('k2', '\x02')) SELECT '{}'::text[]
+
+-- ── create_account_key
+-- ours
+SELECT key_id FROM create_account_key({acc}, 'k1', '\x01', '\x0a', '\x0b')
+-- plain
+WITH m AS (INSERT INTO master_keys VALUES ('k1', '\x01') RETURNING key_id) INSERT INTO account_keys SELECT {acc},
+key_id, '\x0a', '\x0b' FROM m RETURNING key_id
+
+-- ── rewrap_account_keys
+-- untimed
+SELECT create_account_key({acc}, 'k1', '\x01', '\x0a', '\x0b')
+-- ours
+SELECT rewrap_account_keys(ARRAY[{acc}], ARRAY['\x0a'::bytea], ARRAY['\x0c'::bytea], 'k1')
+-- plain
+UPDATE account_keys SET wrapped = '\x0c', stored_at = NULL WHERE account_id = {acc} AND wrapped = '\x0a' RETURNING
+1::bigint
+
+-- ── begin_shredding
+-- covers account_key_deleted
+-- uncompared
+-- untimed
+SELECT create_account_key({neighbour}, 'k1', '\x01', '\x0a', '\x0b')
+-- ours
+SELECT begin_shredding({neighbour})
+-- plain
+WITH u AS (UPDATE accounts SET disabled = true WHERE account_id = {neighbour}) DELETE FROM account_keys WHERE
+account_id = {neighbour}
+
+-- ── shred_rows
+-- covers shred_messages
+-- untimed
+SELECT create_account_key({neighbour}, 'k1', '\x01', '\x0a', '\x0b'); SELECT begin_shredding({neighbour})
+-- ours
+SELECT shred_rows({neighbour})
+-- plain
+WITH d AS (DELETE FROM plain.messages WHERE account_id = {neighbour} RETURNING 1) SELECT count(*) FROM d
+
+-- ── keep_shredded_disabled
+-- fails
+-- untimed
+SELECT create_account_key({neighbour}, 'k1', '\x01', '\x0a', '\x0b'); SELECT begin_shredding({neighbour})
+-- ours
+UPDATE accounts SET disabled = false WHERE account_id = {neighbour}
+-- plain
+SELECT plain.fail()

@@ -134,6 +134,13 @@ class BlobStore(Protocol):
     async def delete(self, key: str) -> None:
         """Remove an object; one that is not there is removed already."""
 
+    async def erase(self, prefix: str) -> int:
+        """Remove the objects whose key begins with `prefix`, with every version that the store has kept of them.
+
+        Returns:
+            How many versions there were.
+        """
+
     def list(self, prefix: str = "", after: str = "") -> AsyncIterator[BlobEntry]:
         """Objects whose key begins with `prefix` and is greater than `after`, in the order of their keys."""
 
@@ -247,6 +254,13 @@ class DirectoryStore:
     async def delete(self, key: str) -> None:
         """See `BlobStore.delete`."""
         await self._call("delete", self._delete, self._path(key))
+
+    async def erase(self, prefix: str) -> int:
+        """See `BlobStore.erase`; a directory keeps no versions."""
+        keys = [entry.key async for entry in self.list(prefix)]
+        for key in keys:
+            await self.delete(key)
+        return len(keys)
 
     async def list(self, prefix: str = "", after: str = "") -> AsyncIterator[BlobEntry]:
         """See `BlobStore.list`."""

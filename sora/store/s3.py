@@ -116,6 +116,15 @@ class S3Store:
         """See `BlobStore.delete`."""
         await self._call("delete", self._delete, check_key(key))
 
+    async def erase(self, prefix: str) -> int:
+        """See `BlobStore.erase`; a server that knows no versions has one of each object."""
+        erased = 0
+        while versions := await self._call("list", self._versions, prefix):
+            for key, version in versions:
+                await self._call("delete", self._delete, key, version)
+            erased += len(versions)
+        return erased
+
     async def list(self, prefix: str = "", after: str = "") -> AsyncIterator[BlobEntry]:
         """See `BlobStore.list`."""
         while page := await self._call("list", self._page, prefix, after):
@@ -235,12 +244,24 @@ class S3Store:
             raise _incomplete()
         return BlobStat(size=found.size, etag=found.etag)
 
-    def _delete(self, key: str) -> None:
+    def _delete(self, key: str, version: str | None = None) -> None:
         try:
-            self._client.remove_object(self._bucket, key)
+            self._client.remove_object(self._bucket, key, version_id=version)
         except S3Error as error:
             if error.code not in _ABSENT:
                 raise
+
+    def _versions(self, prefix: str) -> tuple[tuple[str, str | None], ...]:
+        """Keys and versions, delete markers among them."""
+        options: dict[str, Any] = {"prefix": prefix, "recursive": True}
+        try:
+            found = self._client.list_objects(self._bucket, include_version=True, **options)
+            return tuple((entry.object_name, entry.version_id) for entry in itertools.islice(found, LIST_PAGE))
+        except S3Error as error:
+            if error.code != "NotImplemented":
+                raise
+        found = self._client.list_objects(self._bucket, **options)
+        return tuple((entry.object_name, None) for entry in itertools.islice(found, LIST_PAGE))
 
     def _page(self, prefix: str, after: str) -> tuple[BlobEntry, ...]:
         found = self._client.list_objects(self._bucket, prefix=prefix, recursive=True, start_after=after or None)

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from minio.versioningconfig import VersioningConfig
 
 from sora.errors import BlobDown, ConfigError, NotFound
 from sora.store import s3
@@ -95,6 +96,34 @@ async def test_delete(store: BlobStore) -> None:
         await store.get("a/b")
     await store.delete("a/b")
     assert [entry async for entry in store.list()] == []
+
+
+async def test_erase_takes_what_begins_with_the_prefix(store: BlobStore) -> None:
+    for key in ("k/1/a.key", "k/1/b.key", "k/10/a.key", "k/1"):
+        if key != "k/1" or isinstance(store, S3Store):  # a directory cannot also be a file
+            await store.put(key, BODY)
+    assert await store.erase("k/1/") == 2
+    assert [entry.key async for entry in store.list("k/1")][-1:] == ["k/10/a.key"]
+    assert await store.erase("k/1/") == 0
+    assert await store.erase("k/10/a.key") == 1
+
+
+async def test_erase_leaves_no_version(s3_server: SwiftServer) -> None:
+    store = s3_server.store(_bucket())
+    try:
+        await store.prepare()
+        await store._call("put", store._client.set_bucket_versioning, store._bucket, VersioningConfig("Enabled"))
+        for _ in range(3):
+            await store.put("keys/1/a.key", BODY)
+        await store.delete("keys/1/a.key")
+        await store.put("keys/2/a.key", BODY)
+        kept = await store._call("list", store._versions, "keys/")
+        assert len(kept) == 5, "three versions, a delete marker, another object"
+        assert await store.erase("keys/1/") == 4
+        left = await store._call("list", store._versions, "keys/")
+        assert [key for key, _ in left] == ["keys/2/a.key"]
+    finally:
+        store.close()
 
 
 async def test_the_etag_tells_one_content_from_another(store: BlobStore) -> None:

@@ -188,19 +188,23 @@ def write_listing(lines: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def write_message(data: bytes, end: int | None = None) -> Iterator[bytes]:
-    """A message as a multi-line response, in slices.
+    """A message as a multi-line response, in slices; the end is in the last one, so that a small one is one write.
 
     Args:
         end: Send only so many octets.
     """
     end = len(data) if end is None else end
     at_line_start = True
-    for start in range(0, end, SLICE):
+    for start in range(0, max(1, end), SLICE):
         piece = data[start : min(start + SLICE, end)]
         stuffed = piece.replace(b"\n.", b"\n..")
-        yield b"." + stuffed if at_line_start and piece.startswith(b".") else stuffed
+        if at_line_start and piece.startswith(b"."):
+            stuffed = b"." + stuffed
         at_line_start = piece.endswith(b"\n")
-    yield END if data.endswith(b"\r\n", 0, end) else b"\r\n" + END
+        if start + SLICE < end:
+            yield stuffed
+        else:
+            yield stuffed + (END if data.endswith(b"\r\n", 0, end) else b"\r\n" + END)
 
 
 def top_end(data: bytes, lines: int) -> int:

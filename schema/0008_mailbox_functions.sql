@@ -213,6 +213,7 @@ BEGIN
   SELECT recent_uid INTO recent_after FROM mailbox_recent WHERE account_id = p_account_id AND mailbox_id = p_mailbox_id;
   recent_after := coalesce(recent_after, 0);
   IF p_move AND recent_after < v_top THEN   -- a SELECT that finds nothing new writes nothing
+    PERFORM set_config('synchronous_commit', 'off', true);   -- what a power cut undoes is \Recent once more
     INSERT INTO mailbox_recent AS r (account_id, mailbox_id) VALUES (p_account_id, p_mailbox_id) ON CONFLICT DO NOTHING;
     SELECT recent_uid INTO recent_after FROM mailbox_recent
     WHERE account_id = p_account_id AND mailbox_id = p_mailbox_id FOR UPDATE;

@@ -71,6 +71,37 @@ BEGIN
   WHERE t.account_id = p_account_id AND t.mailbox_id = p_mailbox_id AND m.deleted_at IS NULL;
 END $$;
 
+-- All that SELECT needs, by name: the mailbox, its picture, and what is \Recent (see claim_recent). The caller may hold a
+-- picture: of p_known_id, as it was at p_since. If that is this mailbox, state is the delta to it; else it is `whole`. No
+-- row: no such mailbox; one that cannot be selected has no picture.
+CREATE FUNCTION open_mailbox(p_account_id bigint, p_name text, p_known_id bigint, p_since bigint, p_claim boolean)
+RETURNS TABLE (mailbox_id bigint, noselect boolean, recent_uid bigint, whole boolean,
+               uid_next bigint, highest_modseq bigint, message_count int, unseen_count int, state bytea,
+               uidvalidity bigint, deleted_count int, total_size bigint, expunge_floor bigint)
+LANGUAGE plpgsql ROWS 1 SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+BEGIN
+  SELECT m.mailbox_id, m.noselect INTO mailbox_id, noselect FROM mailboxes m
+  WHERE m.account_id = p_account_id AND m.name = p_name AND m.deleted_at IS NULL;
+  IF NOT FOUND THEN
+    RETURN;
+  END IF;
+  whole := open_mailbox.mailbox_id IS DISTINCT FROM p_known_id;
+  IF noselect THEN
+    NULL;
+  ELSIF whole THEN
+    SELECT * INTO uid_next, highest_modseq, message_count, unseen_count, state, uidvalidity, deleted_count, total_size,
+      expunge_floor FROM mailbox_state(p_account_id, open_mailbox.mailbox_id);
+  ELSE
+    SELECT * INTO uid_next, highest_modseq, message_count, unseen_count, state, uidvalidity, deleted_count, total_size,
+      expunge_floor FROM mailbox_delta(p_account_id, p_known_id, p_since);
+  END IF;
+  IF uid_next IS NOT NULL THEN
+    SELECT c.recent_after INTO recent_uid FROM claim_recent(p_account_id, open_mailbox.mailbox_id, p_claim) c;
+  END IF;
+  RETURN NEXT;
+END $$;
+
 -- UIDs with their modseq, of messages that changed or came after p_since (CHANGEDSINCE). Exact until the journal is
 -- compacted; after that a message may report a later modseq than its own, which loses nothing.
 CREATE FUNCTION changed_since(p_account_id bigint, p_mailbox_id bigint, p_since bigint)

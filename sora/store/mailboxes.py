@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from msgspec import Struct
 
 from sora.errors import InvalidName, NotFound
+from sora.store.messages import MailboxState
 from sora.types import AccountId, MailboxId, ModSeq, Uid, UidValidity
 
 if TYPE_CHECKING:
@@ -44,6 +45,20 @@ class Mailbox(Struct, frozen=True):
     special_use: str | None = None
     noselect: bool = False
     recent_uid: Uid = Uid(0)
+
+
+class Opened(Struct, frozen=True):
+    """A mailbox and its picture, as SELECT needs them; one database snapshot.
+
+    Attributes:
+        recent_uid: highest UID that some earlier session was told of as recent (RFC 3501 §2.3.2).
+        whole: `state` is the whole picture; False: what changed in the picture that the caller holds.
+    """
+
+    mailbox_id: MailboxId
+    recent_uid: Uid
+    whole: bool
+    state: MailboxState
 
 
 class Target(Struct, frozen=True):
@@ -180,6 +195,30 @@ class Mailboxes:
         if found is None:
             raise NotFound("No such mailbox")
         return found
+
+    async def open(
+        self, account_id: AccountId, name: str, known: tuple[MailboxId, int] | None, *, claim: bool
+    ) -> Opened:
+        """What SELECT needs of a mailbox, by name; one statement.
+
+        Args:
+            known: a mailbox whose picture the caller holds, and the modseq of that picture.
+            claim: the messages are shown to a session as recent, and to no other one.
+
+        Raises:
+            NotFound: there is none, or it cannot be selected.
+        """
+        known_id, since = known or (None, None)
+        row = await self._db.fetchrow(
+            "SELECT * FROM open_mailbox($1, $2, $3, $4, $5)",
+            account_id, _canonical_or_empty(name), known_id, since, claim,
+        )  # fmt: skip
+        if row is not None and row["noselect"]:
+            raise NotFound("This name only has mailboxes below it")
+        if row is None or row["uid_next"] is None:
+            raise NotFound("No such mailbox")
+        mailbox_id, _, recent_uid, whole, *state = row.values()
+        return Opened(MailboxId(mailbox_id), Uid(recent_uid), whole, MailboxState(*state))
 
     async def list(self, account_id: AccountId) -> _Listing:
         """Everything LIST, LSUB and LIST-STATUS ask of an account, in byte order of the names; one query.

@@ -13,19 +13,14 @@ if TYPE_CHECKING:
 
 
 async def select(s: Session, cmd: wire.Select) -> Reply:
-    """RFC 9051 §6.3.2, §6.3.3. Two statements: the name, and the picture of the mailbox.
+    """RFC 9051 §6.3.2, §6.3.3. One statement.
 
     The mailbox that was selected is left first, whether the new one can be opened or not.
     """
     if cmd.condstore or cmd.qresync is not None:
         raise BadSyntax("CONDSTORE and QRESYNC are not offered here")
     s.unselect()
-    mailbox = await s.node.store.mailboxes.get(s.account_id, cmd.mailbox)
-    if mailbox.noselect:
-        raise NotFound("This name only has mailboxes below it")
-    selection = await s.server.views.select(
-        s.account_id, mailbox.mailbox_id, read_only=cmd.read_only, recent_uid=mailbox.recent_uid
-    )
+    selection = await s.server.views.select(s.account_id, cmd.mailbox, read_only=cmd.read_only)
     s.select(selection)
     told = selection.told
     s.write(b"* FLAGS %s\r\n" % selection.flags_list())
@@ -33,7 +28,7 @@ async def select(s: Session, cmd: wire.Select) -> Reply:
     s.write(b"* %d EXISTS\r\n* %d RECENT\r\n" % (len(told), selection.recent_count()))
     if unseen := told.first_unseen():
         s.write(b"* OK [UNSEEN %d] First unseen\r\n" % unseen)
-    s.write(b"* OK [UIDVALIDITY %d] UIDs valid\r\n" % mailbox.uidvalidity)
+    s.write(b"* OK [UIDVALIDITY %d] UIDs valid\r\n" % selection.uidvalidity)
     s.write(b"* OK [UIDNEXT %d] Predicted next UID\r\n" % told.uid_next)
     return Reply(code=b"READ-ONLY" if cmd.read_only else b"READ-WRITE")
 

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+NAMES: Final = 4096
+"""Names of mailboxes that were selected lately; a name that means another mailbox now costs nothing but a delta."""
+
 IDLE_VIEWS: Final = 64
 """Views kept without a session, so that a client which selects mailboxes in turn needs a delta and not a load."""
 
@@ -63,7 +66,22 @@ class State(Protocol):
     @property
     def message_count(self) -> int: ...
     @property
+    def uidvalidity(self) -> int: ...
+    @property
     def state(self) -> bytes | None: ...
+
+
+class Opened(Protocol):
+    """What `store.mailboxes.open` gives."""
+
+    @property
+    def mailbox_id(self) -> MailboxId: ...
+    @property
+    def recent_uid(self) -> int: ...
+    @property
+    def whole(self) -> bool: ...
+    @property
+    def state(self) -> State: ...
 
 
 class FlagChange(Protocol):
@@ -89,6 +107,9 @@ class Messages(Protocol):
 class Mailboxes(Protocol):
     """The part of the mailbox repository which a view needs."""
 
+    async def open(
+        self, account_id: AccountId, name: str, known: tuple[MailboxId, int] | None, /, *, claim: bool
+    ) -> Opened: ...
     async def claim_recent(self, account_id: AccountId, mailbox_id: MailboxId, up_to: int, /) -> int: ...
 
 
@@ -261,16 +282,24 @@ class MailboxView:
         self._checked_mono = started_mono
 
     async def _load(self) -> None:
-        state = await self._messages.state(self.account_id, self.mailbox_id)
-        snapshot = Snapshot.load(state.state, state.uid_next, state.highest_modseq)
-        await self._advance(snapshot)
+        await self.take(await self._messages.state(self.account_id, self.mailbox_id), whole=True)
 
     async def _apply_delta(self) -> None:
-        state = await self._messages.delta(self.account_id, self.mailbox_id, ModSeq(self.newest.highest_modseq))
+        since = ModSeq(self.newest.highest_modseq)
+        await self.take(await self._messages.delta(self.account_id, self.mailbox_id, since), whole=False)
+
+    async def take(self, state: State, *, whole: bool) -> None:
+        """Learn what a statement gave.
+
+        Args:
+            whole: It is the whole picture; False: what changed since some picture that `newest` is or once was. What
+                came in between is in it too, so it fits on every later one.
+        """
         if state.highest_modseq <= self.newest.highest_modseq:
             return
-        snapshot = self.newest.apply(state.state, state.uid_next, state.highest_modseq)
-        if len(snapshot) != state.message_count:
+        base = EMPTY if whole else self.newest
+        snapshot = base.apply(state.state, state.uid_next, state.highest_modseq)
+        if not whole and len(snapshot) != state.message_count:
             # The picture and the counters come from one database snapshot, so one of them is wrong: heal by a full
             # load instead of a BYE, and say so, because `check_mailbox` will find which.
             log.error(
@@ -285,7 +314,7 @@ class MailboxView:
         """Make `snapshot` the newest, once every keyword in it has a name."""
         if not self.keywords.names.keys() >= set(snapshot.flag_numbers()):
             await self.keywords.reload()
-        if snapshot.highest_modseq > self.newest.highest_modseq or self.newest is EMPTY:
+        if snapshot.highest_modseq > self.newest.highest_modseq:
             self.newest = snapshot
             self._wake()
 
@@ -326,36 +355,66 @@ class Views:
         self._idle_limit = idle
         self._active: dict[tuple[AccountId, MailboxId], MailboxView] = {}
         self._idle: OrderedDict[tuple[AccountId, MailboxId], MailboxView] = OrderedDict()
+        self._names: OrderedDict[tuple[AccountId, str], MailboxId] = OrderedDict()
 
-    async def select(
-        self, account_id: AccountId, mailbox_id: MailboxId, *, read_only: bool, recent_uid: int
-    ) -> Selection:
-        """Open a mailbox for one session: one statement, if it was open lately or not.
+    async def select(self, account_id: AccountId, name: str, *, read_only: bool) -> Selection:
+        """Open a mailbox for one session.
+
+        One statement; another one where this worker has not listened to the mailbox yet, because what happens between
+        the statement and the first watch is announced to nobody.
 
         Args:
             read_only: EXAMINE: flags stay as they are and \\Recent is not claimed.
-            recent_uid: Highest UID that some earlier session has been told of as recent.
 
         Raises:
-            NotFound: The mailbox is gone.
+            NotFound: There is no such mailbox, or it holds no messages.
         """
-        key = (account_id, mailbox_id)
-        view = self._active.get(key) or self._idle.pop(key, None)
+        selection = self._rejoin(account_id, name, read_only)
+        known = None if selection is None else (selection.view.mailbox_id, selection.view.newest.highest_modseq)
+        try:
+            opened = await self._mailboxes.open(account_id, name, known, claim=not read_only)
+            if selection is None or selection.view.mailbox_id != opened.mailbox_id:
+                if selection is not None:  # the name means another mailbox now
+                    self.close(selection)
+                selection = self._join(self._view(account_id, opened.mailbox_id), read_only)
+                await selection.view.take(opened.state, whole=opened.whole)
+                await selection.view.refresh()
+            else:
+                await selection.view.take(opened.state, whole=opened.whole)
+        except BaseException:
+            if selection is not None:
+                self.close(selection)
+            raise
+        self._name(account_id, name, opened.mailbox_id)
+        selection.start(opened.state.uidvalidity, opened.recent_uid)
+        return selection
+
+    def _rejoin(self, account_id: AccountId, name: str, read_only: bool) -> Selection | None:
+        """Join the view that this name meant lately, before the statement: then nothing is missed after it."""
+        key = (account_id, self._names.get((account_id, name), MailboxId(0)))
+        view = self._active.get(key) or self._idle.get(key)
+        return None if view is None or view.gone or view.newest is EMPTY else self._join(view, read_only)
+
+    def _view(self, account_id: AccountId, mailbox_id: MailboxId) -> MailboxView:
+        view = self._active.get((account_id, mailbox_id)) or self._idle.get((account_id, mailbox_id))
         if view is None or view.gone:
             view = MailboxView(self._messages, self._keywords.of(account_id), account_id, mailbox_id)
+        return view
+
+    def _join(self, view: MailboxView, read_only: bool) -> Selection:
+        key = (view.account_id, view.mailbox_id)
+        self._idle.pop(key, None)
         self._active[key] = view
-        selection = Selection(view, read_only=read_only, recent_after=recent_uid)
+        selection = Selection(view, read_only=read_only)
         view.attach(selection)
         view.watch(self._changes)
-        try:
-            await view.refresh()
-            if not read_only:
-                selection.recent_after = await self._claim(view, recent_uid)
-        except BaseException:
-            self.close(selection)
-            raise
-        selection.start()
         return selection
+
+    def _name(self, account_id: AccountId, name: str, mailbox_id: MailboxId) -> None:
+        self._names[account_id, name] = mailbox_id
+        self._names.move_to_end((account_id, name))
+        if len(self._names) > NAMES:
+            self._names.popitem(last=False)
 
     def close(self, selection: Selection) -> None:
         """A session leaves its mailbox."""
@@ -386,12 +445,6 @@ class Views:
         if len(self._idle) > self._idle_limit:
             self._idle.popitem(last=False)
 
-    async def _claim(self, view: MailboxView, recent_uid: int) -> int:
-        last = view.newest.uid_next - 1
-        if last <= recent_uid:
-            return recent_uid
-        return await self._mailboxes.claim_recent(view.account_id, view.mailbox_id, last)
-
     async def _claim_quietly(self, view: MailboxView) -> None:
         try:
             await self._mailboxes.claim_recent(view.account_id, view.mailbox_id, view.newest.uid_next - 1)
@@ -406,24 +459,38 @@ class Selection:
     Attributes:
         told: The picture the client has.
         read_only: EXAMINE.
+        uidvalidity: Of the mailbox.
         recent_after: Messages with a higher UID are \\Recent in this session.
         wake: Called when the view moves, while the session is in IDLE.
     """
 
-    __slots__ = ("_keywords_at", "_keywords_told", "_tell", "read_only", "recent_after", "told", "view", "wake")
+    __slots__ = (
+        "_keywords_at",
+        "_keywords_told",
+        "_tell",
+        "read_only",
+        "recent_after",
+        "told",
+        "uidvalidity",
+        "view",
+        "wake",
+    )
 
-    def __init__(self, view: MailboxView, *, read_only: bool, recent_after: int) -> None:
+    def __init__(self, view: MailboxView, *, read_only: bool) -> None:
         self.view = view
         self.read_only = read_only
-        self.recent_after = recent_after
+        self.uidvalidity = 0
+        self.recent_after = MAX_UID
         self.told: Snapshot = EMPTY
         self.wake: Callable[[], None] | None = None
         self._keywords_told: frozenset[int] = frozenset()
         self._keywords_at: Snapshot = EMPTY
         self._tell: UidSet = NO_UIDS
 
-    def start(self) -> None:
+    def start(self, uidvalidity: int, recent_after: int) -> None:
         """The answer to SELECT tells the newest picture."""
+        self.uidvalidity = uidvalidity
+        self.recent_after = recent_after
         self.told = self.view.newest
         self._keywords_told = frozenset(self.told.flag_numbers()) - SYSTEM_FLAGS.keys()
 

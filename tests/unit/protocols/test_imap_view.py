@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 ACCOUNT = AccountId(7)
 MAILBOX = MailboxId(9)
+NAME = "9"
 BLOCK = 1024
 
 
@@ -32,6 +33,14 @@ class State(NamedTuple):
     highest_modseq: int
     message_count: int
     state: bytes | None
+    uidvalidity: int = 5
+
+
+class Opened(NamedTuple):
+    mailbox_id: MailboxId
+    recent_uid: int
+    whole: bool
+    state: State
 
 
 class Change(NamedTuple):
@@ -54,6 +63,7 @@ class Truth:
         self.watchers: list[Callable[..., None]] = []
         self.keywords: dict[int, str] = {}
         self.miscount = 0
+        self.names: dict[str, int] = {}
 
     # ------------------------------------------------ the repositories
 
@@ -62,6 +72,15 @@ class Truth:
 
     async def delta(self, _account: int, _mailbox: int, since: int, /) -> State:
         return await self._answer("delta", {block for block, modseq in self.touched.items() if modseq > since})
+
+    async def open(self, account: int, name: str, known: tuple[MailboxId, int] | None, /, *, claim: bool) -> Opened:
+        mailbox_id, before = MailboxId(self.names.get(name, int(name))), self.claimed
+        whole = known is None or known[0] != mailbox_id
+        state = await (self.state(account, mailbox_id) if whole else self.delta(account, mailbox_id, known[1]))
+        self.statements[-1] = f"open {self.statements[-1]}"
+        if claim:
+            self.claimed = max(self.claimed, state.uid_next - 1)
+        return Opened(mailbox_id, before, whole, state)
 
     async def claim_recent(self, _account: int, _mailbox: int, up_to: int, /) -> int:
         before, self.claimed = self.claimed, max(self.claimed, up_to)
@@ -210,10 +229,7 @@ class ViewMachine(RuleBasedStateMachine):
 
         async def open_all() -> list[Client]:
             views = views_of(self.truth)
-            return [
-                Client(await views.select(ACCOUNT, MAILBOX, read_only=False, recent_uid=self.truth.claimed))
-                for _ in range(3)
-            ]
+            return [Client(await views.select(ACCOUNT, NAME, read_only=False)) for _ in range(3)]
 
         self.clients = self.runner.run(open_all())
         self.view = self.clients[0].selection.view
@@ -317,17 +333,17 @@ TestViewMachine.settings = settings(max_examples=60, stateful_step_count=40, dea
 
 async def opened(truth: Truth, *, read_only: bool = False) -> tuple[Views, Selection]:
     views = views_of(truth)
-    return views, await views.select(ACCOUNT, MAILBOX, read_only=read_only, recent_uid=truth.claimed)
+    return views, await views.select(ACCOUNT, NAME, read_only=read_only)
 
 
 async def test_a_first_select_loads_and_a_second_asks_for_the_difference() -> None:
     truth = Truth()
     truth.deliver(3)
     views, first = await opened(truth)
-    assert truth.statements == ["state", "claim"]
+    assert truth.statements == ["open state", "delta"], "what came before the watch is not missed"
     views.close(first)
-    second = await views.select(ACCOUNT, MAILBOX, read_only=False, recent_uid=truth.claimed)
-    assert truth.statements == ["state", "claim", "delta"]
+    second = await views.select(ACCOUNT, NAME, read_only=False)
+    assert truth.statements == ["open state", "delta", "open delta"]
     assert first.recent_count() == 3
     assert second.recent_count() == 0
 
@@ -338,7 +354,6 @@ async def test_examine_claims_nothing() -> None:
     _, selection = await opened(truth, read_only=True)
     assert selection.recent_count() == 2
     assert truth.claimed == 0
-    assert "claim" not in truth.statements
 
 
 async def test_those_who_ask_together_share_statements() -> None:
@@ -421,10 +436,10 @@ async def test_a_failed_select_leaves_nothing_behind() -> None:
     truth.failure = NotFound()
     views = views_of(truth)
     with pytest.raises(NotFound):
-        await views.select(ACCOUNT, MAILBOX, read_only=False, recent_uid=0)
+        await views.select(ACCOUNT, NAME, read_only=False)
     assert truth.watchers == []
     truth.failure = None
-    await views.select(ACCOUNT, MAILBOX, read_only=False, recent_uid=0)
+    await views.select(ACCOUNT, NAME, read_only=False)
     assert len(truth.watchers) == 1
 
 
@@ -433,11 +448,41 @@ async def test_idle_views_are_few_and_the_oldest_goes() -> None:
     truth.deliver()
     views = views_of(truth, idle=1)
     for mailbox in (1, 2):
-        views.close(await views.select(ACCOUNT, MailboxId(mailbox), read_only=True, recent_uid=0))
+        views.close(await views.select(ACCOUNT, str(mailbox), read_only=True))
     truth.statements.clear()
-    await views.select(ACCOUNT, MailboxId(2), read_only=True, recent_uid=0)
-    await views.select(ACCOUNT, MailboxId(1), read_only=True, recent_uid=0)
-    assert truth.statements == ["delta", "state"]
+    await views.select(ACCOUNT, "2", read_only=True)
+    await views.select(ACCOUNT, "1", read_only=True)
+    assert truth.statements == ["open delta", "open state", "delta"]
+
+
+async def test_a_name_may_mean_another_mailbox_tomorrow() -> None:
+    truth = Truth()
+    truth.deliver(2)
+    views, first = await opened(truth)
+    views.close(first)
+    truth.names[NAME] = 10
+    second = await views.select(ACCOUNT, NAME, read_only=True)
+    assert second.view is not first.view
+    assert second.view.mailbox_id == 10
+    assert len(second.told) == 2
+    assert len(truth.watchers) == 1, "of the mailbox that is open"
+
+
+async def test_a_change_during_the_statement_is_not_missed() -> None:
+    truth = Truth()
+    truth.deliver(2)
+    views, first = await opened(truth)
+    views.close(first)
+    truth.gate = asyncio.Event()
+    selecting = asyncio.ensure_future(views.select(ACCOUNT, NAME, read_only=True))
+    await asyncio.sleep(0)
+    truth.deliver()
+    for watcher in truth.watchers:
+        watcher(ACCOUNT, MAILBOX, truth.modseq)
+    truth.gate.set()
+    selection = await selecting
+    assert len(selection.told) == 2
+    assert selection.view.stale
 
 
 async def test_idlers_are_woken_when_there_is_news() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sora.admin import accounts, mailboxes, system
+from sora.admin import accounts, auth, mailboxes, system
 from sora.admin.context import Operation
 from sora.errors import AlreadyExists, InvalidName, LimitExceeded, NoPermission, NotFound, OverQuota, Refused
 
@@ -84,6 +84,8 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     ),
     Operation("quota.show", "GET /v1/accounts/{address}/quota", accounts.show_quota, errors=GONE),
     Operation("quota.set", "PUT /v1/accounts/{address}/quota", accounts.set_quota, errors=GONE),
+    Operation("auth.blocked", "GET /v1/auth/blocks", auth.blocked),
+    Operation("auth.unblock", "DELETE /v1/auth/blocks/{who}", auth.unblock, errors=(NotFound, InvalidName)),
     Operation("uploads.status", "GET /v1/uploads", system.uploads_status),
     Operation("health", "GET /v1/health", system.health, failed=lambda health: 0 if health.well else 3),
     Operation("stats", "GET /v1/stats", system.stats),

@@ -78,8 +78,13 @@ class Changes:
         self._outgoing: dict[Mailbox, ModSeq] = {}
         self._due = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._further: dict[str, Callable[[str], None]] = {}
         self.listening = asyncio.Event()
         """Set while notices of other processes come in."""
+
+    def hear(self, channel: str, callback: Callable[[str], None]) -> None:
+        """Call `callback(payload)` for notices on a channel of somebody else; to be called before `start`."""
+        self._further[channel] = callback
 
     def start(self) -> None:
         """Begin to send and to listen; PostgreSQL may be away."""
@@ -188,6 +193,8 @@ class Changes:
         connection.add_termination_listener(lambda _: lost.set())
         for bucket in range(BUCKETS):
             await connection.add_listener(_channel(bucket), self._heard)
+        for channel in self._further:
+            await connection.add_listener(channel, self._heard_further)
         self.listening.set()
         try:
             while not lost.is_set():
@@ -206,6 +213,9 @@ class Changes:
         metrics.changes_received.inc(len(changes))
         for mailbox, modseq in changes:
             self._tell(mailbox, modseq)
+
+    def _heard_further(self, _connection: object, _pid: int, channel: str, payload: object) -> None:
+        self._further[channel](str(payload))
 
     async def _poll(self, connection: asyncpg.Connection) -> None:
         """Ask for the watched mailboxes that have changed, in one query."""

@@ -88,18 +88,19 @@ class Failures:
         """
         mark, group = self._place(key)
         with self._locked():
-            row = self._find(mark, group)
-            level, at, until = 0.0, now, 0.0
-            if row is None:
-                row = self._least_missed(group, now)
-                _MARK.pack_into(self._memory, group + row * _MARK.size, mark)
-            else:
-                level, at, until = _ROW.unpack_from(self._memory, _start(group, row))
+            row = self._row_for(mark, group, now)
+            level, at, until = _ROW.unpack_from(self._memory, _start(group, row))
             level = _leaked(level, at, now, leak) + 1
             full = level > limit - 1 and block_s > 0  # what leaked since the first of them saves nobody
             until = now + block_s if full else until
             _ROW.pack_into(self._memory, _start(group, row), 0.0 if full else min(level, limit), now, until)
         return full
+
+    def block(self, key: str, now: float, block_s: float) -> None:
+        """Block a key for *block_s* from now, whatever it has failed."""
+        mark, group = self._place(key)
+        with self._locked():
+            _ROW.pack_into(self._memory, _start(group, self._row_for(mark, group, now)), 0.0, now, now + block_s)
 
     def clear(self, key: str) -> None:
         """Forget the failures and the block of a key."""
@@ -120,6 +121,15 @@ class Failures:
         marks = _MARKS.unpack_from(self._memory, group)
         return marks.index(mark) if mark in marks else None
 
+    def _row_for(self, mark: int, group: int, now: float) -> int:
+        """The row of a key; a new one begins with nothing."""
+        row = self._find(mark, group)
+        if row is None:
+            row = self._least_missed(group, now)
+            _MARK.pack_into(self._memory, group + row * _MARK.size, mark)
+            _ROW.pack_into(self._memory, _start(group, row), 0.0, now, 0.0)
+        return row
+
     def _least_missed(self, group: int, now: float) -> int:
         """The row that a new key takes: a free one, else the one that failed longest ago, those that block last."""
         marks = _MARKS.unpack_from(self._memory, group)
@@ -135,6 +145,16 @@ class Failures:
         digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8, key=self._salt).digest()
         mark = int.from_bytes(digest, "little") or 1
         return mark, mark % self._groups * _GROUP_BYTES
+
+
+def key_of(site: str, login: str | None = None) -> str:
+    """The one form under which failures are counted, looked up, and told to other nodes.
+
+    Args:
+        site: Of the client, from `limits.site_of`.
+        login: In canonical form; None: all logins from there.
+    """
+    return site if login is None else f"{site} {login}"
 
 
 def _start(group: int, row: int) -> int:

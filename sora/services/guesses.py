@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Final
 from sora import log, metrics
 from sora.config import LimitsTable
 from sora.errors import AuthFailed
-from sora.services.failures import Failures
+from sora.services.failures import Failures, key_of
 from sora.services.limits import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
+
+    from sora.store.blocks import Scope
 
 _log = log.get(__name__)
 
@@ -43,6 +45,7 @@ class Guesses:
     Attributes:
         limits: Knows which addresses are one, and which are exempt.
         table: The figures.
+        on_block: Called with scope, site, login and seconds when a block begins.
 
     Args:
         failures: Counts; None: of this process alone.
@@ -61,6 +64,7 @@ class Guesses:
     ) -> None:
         self.limits = limits or Limits()
         self.table = table or LimitsTable()
+        self.on_block: Callable[[Scope, str, str, float], None] = lambda *_: None
         self._failures = failures or Failures()
         self._clock = clock
         self._sleep = sleep
@@ -74,7 +78,7 @@ class Guesses:
             account: Gives the one form in which the login is looked up.
         """
         site = self.limits.site(peer)
-        return _Attempt(self, None if site is None else _Keys(site, f"{site} {account()}"))
+        return _Attempt(self, None if site is None else _Keys(site, account()))
 
     async def begin(self, keys: _Keys) -> None:
         """Wait as long as the failures so far cost.
@@ -101,6 +105,7 @@ class Guesses:
         now, block_s = self._clock(), self.table.login_block
         for scope, key, limit in self._counted(keys):
             if self._failures.add(key, now, self._leak(limit), limit=limit, block_s=block_s):
+                self.on_block(scope, keys.site, keys.login if scope == "account" else "", block_s)
                 metrics.login_blocks.labels(scope).inc()
                 _log.warning("logins blocked", extra={"scope": scope, "site": keys.site, "blocked_s": block_s})
 
@@ -131,12 +136,12 @@ class Guesses:
         doublings = round(fullest * STEPS) - 1
         return min(self.table.login_delay, FIRST_DELAY_S * 2.0**doublings) if doublings >= 0 else 0.0
 
-    def _counted(self, keys: _Keys) -> Iterator[tuple[str, str, int]]:
+    def _counted(self, keys: _Keys) -> Iterator[tuple[Scope, str, int]]:
         """Scope, key and limit of what is counted."""
         if self.table.login_failures_per_account:
             yield "account", keys.account, self.table.login_failures_per_account
         if self.table.login_failures_per_address:
-            yield "address", keys.site, self.table.login_failures_per_address
+            yield "address", keys.address, self.table.login_failures_per_address
 
     def _leak(self, limit: int) -> float:
         return limit / max(1.0, self.table.login_failure_window)
@@ -147,14 +152,18 @@ class _Keys:
 
     Attributes:
         site: The client's address or network.
-        account: The login, at this address.
+        login: In canonical form.
+        account: Key of the login at this address.
+        address: Key of the address.
     """
 
-    __slots__ = ("account", "site")
+    __slots__ = ("account", "address", "login", "site")
 
-    def __init__(self, site: str, account: str) -> None:
+    def __init__(self, site: str, login: str) -> None:
         self.site = site
-        self.account = account
+        self.login = login
+        self.account = key_of(site, login)
+        self.address = key_of(site)
 
 
 class _Attempt:

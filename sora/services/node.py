@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from sora.errors import ConfigError
 from sora.net.connection import Connections
 from sora.services.auth import Auth
+from sora.services.blocks import SharedBlocks
 from sora.services.changes import Changes
 from sora.services.delivery import Delivery
 from sora.services.guesses import Guesses
 from sora.services.limits import Limits, LocalCounts
+from sora.store.blocks import CHANNEL, AuthBlocks
 from sora.store.bodies import Bodies, open_blob_store, open_cache, open_staging
 from sora.store.db import Database
 from sora.store.store import Store
@@ -106,15 +108,20 @@ class Node:
             store = Store(queries)
             bodies = Bodies(cache, staging, blobs)
             stack.push_async_callback(bodies.close)
+            counts = LocalCounts() if counts is None else counts
+            blocks = SharedBlocks(AuthBlocks(queries), counts.failures)
+            stack.push_async_callback(blocks.close)
             changes = Changes(dsn)
+            changes.hear(CHANNEL, blocks.wake)
             stack.push_async_callback(changes.close)
             changes.start()
+            blocks.start()
             instance_id = own_instance_id(config)
             delivery = _delivery(config, store, Store(deliveries), staging, changes, doorbell, instance_id)
             stack.push_async_callback(delivery.close)
-            counts = LocalCounts() if counts is None else counts
             limits = _limits(config, counts)
             guesses = Guesses(counts.failures, limits=limits, table=config.limits)
+            guesses.on_block = blocks.begin
             auth = _auth(config, store, remembered, guesses)
             stack.push_async_callback(auth.close)
             return cls(

@@ -70,6 +70,16 @@ def test_without_blocks_the_bucket_stays_full(failures: Failures) -> None:
     assert failures.standing("a", 0.0, LEAK) == Standing(3.0, 0.0)
 
 
+def test_a_block_from_elsewhere_holds_as_long_as_it_lasts_and_is_cleared(failures: Failures) -> None:
+    failures.block("a", 100.0, 60.0)
+    assert failures.standing("a", 130.0, LEAK).blocked_s == 30.0
+    failures.add("b", 100.0, LEAK, limit=3, block_s=60.0)
+    failures.block("b", 100.0, 10.0)
+    assert failures.standing("b", 101.0, LEAK) == Standing(0.0, 9.0)
+    failures.clear("a")
+    assert failures.standing("a", 130.0, LEAK) == Standing()
+
+
 def test_clear_forgets_one_key(failures: Failures) -> None:
     for _ in range(3):
         fail(failures, "a")

@@ -243,6 +243,18 @@ async def test_the_beginning_of_a_block_is_logged_once(caplog: pytest.LogCapture
     ]
 
 
+async def test_the_beginning_of_a_block_is_told() -> None:
+    world = World(login_failures_per_account=3, login_failures_per_address=4, login_block=60.0)
+    told: list[tuple[str, str, str, float]] = []
+    world.guesses.on_block = lambda *block: told.append(block)
+    await world.fail(3, peer="2001:db8::1")
+    await world.fail(1, peer="2001:db8::2", accounts=["bob@example.com"])
+    assert told == [
+        ("account", "2001:db8::/64", "ann@example.com", 60.0),
+        ("address", "2001:db8::/64", "", 60.0),
+    ]
+
+
 class OneAccount:
     """Ann, and nobody else."""
 

@@ -36,7 +36,9 @@ Duration = Annotated[float, Meta(ge=0, extra={"kind": "duration"})]
 LIVE: Final = {"reload": "live"}
 WORKER: Final = {"reload": "worker"}
 RESTART: Final = {"reload": "restart"}
-SECRET: Final = {"reload": "worker", "secret": True}
+SECRET: Final = {"reload": "worker", "secret": True, "file_twin": True}
+SECRET_LIST: Final = {"reload": "worker", "secret": True}
+"""Masked as secrets are; a file holds one value, so there is no `x_file`: `${NAME}` inside the list keeps it out."""
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|TB|KiB|MiB|GiB|TiB)?\s*")
 _SIZE_UNITS: Final = {
@@ -57,7 +59,7 @@ class DatabaseTable(Table, frozen=True, kw_only=True):
 
     embedded: Annotated[str, Meta(description="directory of a PostgreSQL that Sora runs itself", extra=RESTART)] = ""
     primary: Annotated[str, Meta(description="DSN of the primary, postgresql://…", extra=SECRET)] = ""
-    replicas: Annotated[tuple[str, ...], Meta(description="DSNs of read replicas", extra=SECRET)] = ()
+    replicas: Annotated[tuple[str, ...], Meta(description="DSNs of read replicas", extra=SECRET_LIST)] = ()
     pool_size: Annotated[int, Meta(ge=2, le=200, description="connections of one worker for queries", extra=WORKER)] = 8
     delivery_connections: Annotated[
         int, Meta(ge=1, le=8, description="connections of one worker for deliveries", extra=WORKER)
@@ -427,7 +429,7 @@ def _prepare(table: type[Table], given: Any, path: str, environment: Mapping[str
                 ready[name] = _prepare(nested, value, f"{path}{name}.", environment, base)
             else:
                 ready[name] = _value(_facts(hints[name])[1], value, path + name, environment)
-        elif twin in hints and _facts(hints[twin])[1].get("secret"):
+        elif twin in hints and _facts(hints[twin])[1].get("file_twin"):
             if twin in given:
                 raise ConfigError(f"{path}{name} and {path}{twin} are both given: keep one")
             ready[twin] = _secret(base / _expand(str(value), path + name, environment), path + name)
@@ -437,7 +439,7 @@ def _prepare(table: type[Table], given: Any, path: str, environment: Mapping[str
 
 
 def _unknown(path: str, name: str, hints: Mapping[str, Any]) -> str:
-    known = [*hints, *(f"{hint}_file" for hint in hints if _facts(hints[hint])[1].get("secret"))]
+    known = [*hints, *(f"{hint}_file" for hint in hints if _facts(hints[hint])[1].get("file_twin"))]
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
     return f"unknown key {path}{name}; the nearest known key is {path}{nearest[0]}"
 

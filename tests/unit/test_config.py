@@ -165,6 +165,13 @@ def test_only_secrets_have_file_twins() -> None:
     assert refusal(log={"level_file": "x"}).startswith("unknown key log.level_file")
 
 
+def test_a_list_of_secrets_has_no_file_twin_and_is_masked() -> None:
+    """One file holds one value: what it gave could only be refused later, for another reason."""
+    assert refusal(database={"replicas_file": "x"}).startswith("unknown key database.replicas_file; the nearest")
+    table = config.DatabaseTable(replicas=("postgresql://x",))
+    assert "postgresql://x" not in str(config.dump(config.Config(database=table)))
+
+
 def test_the_environment_fills_in() -> None:
     given = parse(
         {"NAME": "mail", "SIZE": "1KB"}, object_store={"path": "/srv/${NAME}/o"}, limits={"literal": "${SIZE}"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import re
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -62,7 +63,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+        return _escaped(orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode())
 
 
 class TextFormatter(logging.Formatter):
@@ -71,8 +72,18 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """One line, or more with a traceback."""
         fields = "".join(f" {key}={value!s}" for key, value in _fields(record).items())
-        line = f"{_stamp(record.created)} {record.levelname:<7} {record.name} {record.getMessage()}{fields}"
+        text = _escaped(f"{record.getMessage()}{fields}")
+        line = f"{_stamp(record.created)} {record.levelname:<7} {record.name} {text}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+# Controls and line separators; JSON itself escapes only those below U+0020, and terminals obey U+0080 to U+009F too.
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def _escaped(line: str) -> str:
+    """What a peer sent must not begin a line of its own, nor speak to the terminal of who reads the log."""
+    return _CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", line)
 
 
 def _stamp(created: float) -> str:

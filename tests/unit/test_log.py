@@ -64,3 +64,12 @@ def test_text_form_and_level(capsys: pytest.CaptureFixture[str]) -> None:
     log.get("sora.test").info("unseen")
     log.get("sora.test").warning("seen", extra={"uid": 7})
     assert capsys.readouterr().err.rstrip().endswith("WARNING sora.test seen uid=7")
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_values_begin_no_line_and_steer_no_terminal(capsys: pytest.CaptureFixture[str], form: str) -> None:
+    log.setup(form, "info")
+    log.get("sora.test").info("login refused", extra={"login": "a\n\r\u2028\x85\x1b[2J\x9b2J\x00\x7fb"})
+    written = capsys.readouterr().err
+    assert len(written.splitlines()) == 1
+    assert written.rstrip("\n").isprintable()

@@ -8,9 +8,18 @@ from __future__ import annotations
 
 from typing import Final
 
-from sora.admin import accounts, auth, mailboxes, system
+from sora.admin import accounts, auth, keys, mailboxes, system
 from sora.admin.context import Operation
-from sora.errors import AlreadyExists, InvalidName, LimitExceeded, NoPermission, NotFound, OverQuota, Refused
+from sora.errors import (
+    AlreadyExists,
+    ConfigError,
+    InvalidName,
+    LimitExceeded,
+    NoPermission,
+    NotFound,
+    OverQuota,
+    Refused,
+)
 
 NEW: Final = (AlreadyExists, InvalidName)
 GONE: Final = (NotFound,)
@@ -84,6 +93,9 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     ),
     Operation("quota.show", "GET /v1/accounts/{address}/quota", accounts.show_quota, errors=GONE),
     Operation("quota.set", "PUT /v1/accounts/{address}/quota", accounts.set_quota, errors=GONE),
+    Operation("keys.list", "GET /v1/keys", keys.list_keys, errors=(Refused, ConfigError)),
+    Operation("keys.rotate", "POST /v1/keys/rotate", keys.rotate, failed=keys.failed, errors=(Refused, ConfigError)),
+    Operation("keys.shred", "POST /v1/accounts/{address}/shred", keys.shred, errors=(NotFound, NoPermission)),
     Operation("auth.blocked", "GET /v1/auth/blocks", auth.blocked),
     Operation("auth.unblock", "DELETE /v1/auth/blocks/{who}", auth.unblock, errors=(NotFound, InvalidName)),
     Operation("uploads.status", "GET /v1/uploads", system.uploads_status),

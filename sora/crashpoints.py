@@ -32,9 +32,16 @@ POINTS: Final[dict[str, str]] = {
     "uploader.put": "the object store has confirmed the object, the row is still pending",
     "uploader.marked": "the content is marked as uploaded, the staged file is still there",
     "uploader.unlinked": "the staged file is gone",
+    "uploader.key_put": "the wrapped key of an account is in the object store, its row does not say so",
     "cleanup.selected": "contents to remove are chosen, nothing is removed",
     "cleanup.object_deleted": "the object is gone from the object store, its row is still there",
     "cleanup.row_deleted": "the row of a removed content is gone",
+    "shred.begun": "the key of an account is destroyed, everything else of it is still there",
+    "shred.keys_removed": "its wrapped keys are gone from the object store too",
+    "shred.rows_removed": "a batch of its rows is removed",
+    "shred.files_removed": "its staged and cached files are gone from this node, which is not noted",
+    "rotate.key_added": "a master key is in the keyring, nothing is wrapped with it",
+    "rotate.rewrapped": "the keys of a batch of accounts are wrapped anew",
 }
 
 

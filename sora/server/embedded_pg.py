@@ -117,7 +117,10 @@ class EmbeddedPostgres:
             self.prepare()
         assert self._launch is not None
         options = [f"-c{name}={value}" for name, value in self.settings.items()]
-        with self.log_path.open("ab") as output:
+        # statements stand in it, and what they say of mail
+        log = os.open(self.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        os.fchmod(log, 0o600)
+        with os.fdopen(log, "ab") as output:
             self._process = subprocess.Popen(
                 self._launch.command("postgres", "-D", str(self.data), "-k", str(self.socket_directory), *options),
                 stdin=subprocess.DEVNULL,

@@ -28,7 +28,7 @@ def install(directory: Path, *, keep: bool = False) -> None:
         raise RuntimeError("sora.metrics was imported before its files had a place")
     if not keep:
         shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True, exist_ok=keep)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=keep)
     os.environ[VARIABLE] = str(directory)
     from prometheus_client import values
 

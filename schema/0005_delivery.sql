@@ -40,9 +40,10 @@ CREATE TABLE pending_uploads (
 CREATE INDEX pending_uploads_due ON pending_uploads (instance_id, next_try);
 CREATE INDEX pending_uploads_content ON pending_uploads (account_id, content_id);
 
--- Folded text (i;unicode-casemap, done by the worker). A message stands in one of these two: the queue is written by the
+-- Folded text (i;unicode-casemap, done by the worker). A message stands in one of these three: the queue is written by the
 -- delivery and searched by brute force, the index is filled in batches by the indexer alone, so that nobody else pays for
--- the GIN. body_truncated: the text is not whole (cap, retention, or bodies are not indexed at all), so a miss must be
+-- the GIN, and past the retention of the index the janitor moves the headers to the archive, which is searched by brute
+-- force again. body_truncated: the text is not whole (cap, retention, or bodies are not indexed at all), so a miss must be
 -- decided on the message itself.
 CREATE TABLE search_queue (
   account_id bigint NOT NULL,
@@ -63,4 +64,16 @@ CREATE TABLE search_index (
 );
 CREATE INDEX search_index_headers ON search_index USING gin (account_id, headers gin_trgm_ops)
   WITH (fastupdate = on, gin_pending_list_limit = 16384);
-CREATE INDEX search_index_age ON search_index (indexed_at) WHERE body IS NOT NULL;
+CREATE INDEX search_index_age ON search_index (indexed_at);
+CREATE TABLE search_archive (
+  account_id bigint NOT NULL,
+  content_id bigint NOT NULL,
+  headers text NOT NULL DEFAULT '',
+  body text,
+  body_truncated boolean NOT NULL DEFAULT false,
+  PRIMARY KEY (account_id, content_id)
+);
+CREATE VIEW search_texts AS
+  SELECT account_id, content_id, headers, body, body_truncated FROM search_index
+  UNION ALL SELECT account_id, content_id, headers, body, body_truncated FROM search_queue
+  UNION ALL SELECT account_id, content_id, headers, body, body_truncated FROM search_archive;

@@ -35,19 +35,17 @@ BEGIN
     RETURN QUERY
     SELECT i.content_id, true FROM search_index i WHERE i.account_id = p_account_id AND i.headers LIKE v_like
     UNION ALL
-    SELECT q.content_id, true FROM search_queue q WHERE q.account_id = p_account_id AND strpos(q.headers, p_pattern) > 0;
+    SELECT q.content_id, true FROM search_queue q WHERE q.account_id = p_account_id AND strpos(q.headers, p_pattern) > 0
+    UNION ALL
+    SELECT a.content_id, true FROM search_archive a WHERE a.account_id = p_account_id AND strpos(a.headers, p_pattern) > 0;
     RETURN;
   END IF;
   RETURN QUERY
   SELECT t.content_id,
          (p_headers AND strpos(t.headers, p_pattern) > 0) OR (p_body AND coalesce(strpos(t.body, p_pattern) > 0, false))
-  FROM (
-    SELECT i.content_id, i.headers, i.body, i.body_truncated FROM search_index i WHERE i.account_id = p_account_id
-    UNION ALL
-    SELECT q.content_id, q.headers, q.body, q.body_truncated FROM search_queue q WHERE q.account_id = p_account_id
-  ) t
-  WHERE (p_headers AND strpos(t.headers, p_pattern) > 0)
-     OR (p_body AND (t.body_truncated OR coalesce(strpos(t.body, p_pattern) > 0, false)));
+  FROM search_texts t
+  WHERE t.account_id = p_account_id AND ((p_headers AND strpos(t.headers, p_pattern) > 0)
+     OR (p_body AND (t.body_truncated OR coalesce(strpos(t.body, p_pattern) > 0, false))));
 END $$;
 
 -- The same for the messages of a UID set in one mailbox; narrows by the set first, so SEARCH UNSEEN BODY x reads unseen
@@ -75,25 +73,29 @@ BEGIN
     WHERE i.account_id = p_account_id AND i.mailbox_id = p_mailbox_id AND i.uid BETWEEN r.l AND r.h
       AND i.expunged_at IS NULL OFFSET 0) m
   CROSS JOIN LATERAL (
-    SELECT i.headers, i.body, i.body_truncated FROM search_index i
-    WHERE i.account_id = p_account_id AND i.content_id = m.content_id
-    UNION ALL
-    SELECT q.headers, q.body, q.body_truncated FROM search_queue q
-    WHERE q.account_id = p_account_id AND q.content_id = m.content_id
-    OFFSET 0) t
+    SELECT i.headers, i.body, i.body_truncated FROM search_texts i
+    WHERE i.account_id = p_account_id AND i.content_id = m.content_id OFFSET 0) t
   WHERE (p_headers AND strpos(t.headers, p_pattern) > 0)
      OR (p_body AND (t.body_truncated OR coalesce(strpos(t.body, p_pattern) > 0, false)));
 END $$;
 
--- Bodies older than this are no longer kept as text; their messages stay candidates (certain = false).
-CREATE FUNCTION trim_search_bodies(p_age interval, p_limit int DEFAULT 1000) RETURNS int LANGUAGE plpgsql
+-- Moves texts that were indexed longer than p_age ago out of the index. Headers stay as text; of bodies only that there is
+-- more to look at. Nothing brings them back, also not a longer age.
+CREATE FUNCTION archive_search_texts(p_age interval, p_limit int DEFAULT 1000) RETURNS int LANGUAGE plpgsql
 SET search_path = sora, public AS $$
-DECLARE v_trimmed int;
+DECLARE v_moved int;
 BEGIN
-  UPDATE search_index s SET body = NULL, body_truncated = true
-  FROM (SELECT i.ctid, i.account_id, i.content_id FROM search_index i
-        WHERE i.indexed_at < clock() - p_age AND i.body IS NOT NULL ORDER BY i.indexed_at LIMIT p_limit) d
-  WHERE s.ctid = d.ctid AND s.account_id + 0 = d.account_id AND s.content_id + 0 = d.content_id;
-  GET DIAGNOSTICS v_trimmed = ROW_COUNT;
-  RETURN v_trimmed;
+  PERFORM set_config('synchronous_commit', 'off', true);
+  WITH old AS MATERIALIZED (
+    SELECT i.account_id, i.content_id FROM search_index i WHERE i.indexed_at < clock() - p_age
+    ORDER BY i.indexed_at LIMIT p_limit FOR UPDATE SKIP LOCKED
+  ), gone AS (
+    DELETE FROM search_index i USING old o WHERE i.account_id = o.account_id AND i.content_id = o.content_id RETURNING i.*
+  )
+  INSERT INTO search_archive (account_id, content_id, headers, body, body_truncated)
+  SELECT g.account_id, g.content_id, g.headers, CASE WHEN g.body = '' THEN '' END, g.body_truncated OR coalesce(g.body <> '', false)
+  FROM gone g
+  ON CONFLICT DO NOTHING;
+  GET DIAGNOSTICS v_moved = ROW_COUNT;
+  RETURN v_moved;
 END $$;

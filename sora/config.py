@@ -116,6 +116,15 @@ class CleanupTable(Table, frozen=True, kw_only=True):
     max_age_restriction: Annotated[
         str, Meta(description="expunge mail older than this; empty: never", extra=WORKER)
     ] = ""
+    max_rows_per_second: Annotated[
+        int, Meta(ge=20, description="rows and objects that are removed in a second, at most", extra=WORKER)
+    ] = 2000
+    log_retention: Annotated[
+        Duration, Meta(description="what happened to accounts and mailboxes is kept", extra=WORKER)
+    ] = 30 * 86400.0
+    orphan_grace: Annotated[
+        Duration, Meta(description="objects without a row are deleted after; 0: reported only", extra=WORKER)
+    ] = 30 * 86400.0
 
 
 class AuthTable(Table, frozen=True, kw_only=True):
@@ -183,6 +192,9 @@ class SearchTable(Table, frozen=True, kw_only=True):
         True
     )
     body_limit: Annotated[Size, Meta(description="characters of body text kept per message", extra=WORKER)] = 65536
+    retention: Annotated[
+        Duration, Meta(description="older texts leave the index, are searched slowly; 0: never", extra=WORKER)
+    ] = 0.0
 
 
 class ProcessTable(Table, frozen=True, kw_only=True):
@@ -514,7 +526,6 @@ FUTURE: Final = (
     "database.replicas",
     "encryption.keyring_file",
     "uploader.durability",
-    "cleanup.max_age_restriction",
 )
 """Keys that this release knows and cannot obey. Who asks for encryption must not be left to believe in it."""
 
@@ -531,12 +542,28 @@ def _check(config: Config) -> None:
         raise ConfigError("uploader.staging_path is missing")
     if not config.process.runtime_path:
         raise ConfigError("process.runtime_path is missing")
+    _check_cleanup(config)
     if config.local_cache.capacity and not config.local_cache.path:
         raise ConfigError("local_cache.path is missing (or set local_cache.capacity = 0)")
     for network in config.limits.exempt_networks:
         _check_network("limits.exempt_networks", network)
     for name, server in config.servers.items():
         _check_server(name, server)
+
+
+LEAST_AGE_S: Final = 86400.0
+"""Shorter limits would be a mistake in the unit, and would empty every mailbox."""
+
+
+def _check_cleanup(config: Config) -> None:
+    for path in ("cleanup.max_age_restriction", "cleanup.log_retention", "cleanup.orphan_grace", "search.retention"):
+        value = get(config, path)
+        try:
+            seconds = parse_duration(value) if isinstance(value, str) and value else value or 0.0
+        except ValueError as error:
+            raise ConfigError(f"{path}: {error}") from error
+        if value and seconds < LEAST_AGE_S:
+            raise ConfigError(f"{path}: at least 1d, or leave it out")
 
 
 def _check_object_store(table: ObjectStoreTable) -> None:

@@ -62,7 +62,7 @@ async def _main(process: Process) -> None:
         # POP3 needs a registered node for its leases: register before anybody is told that we are ready.
         await _first(node.beat())
         process.ready()
-        cleanup = Cleanup(database, blobs, grace_s=child.config.cleanup.grace_period)
+        cleanup = Cleanup(database, blobs, child.config)
         tasks = (
             _repeat(process, node.pause_s, node.beat),
             _index(process, leader, Indexing(database)),

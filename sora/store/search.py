@@ -181,10 +181,7 @@ _OF_INDEX: Final = """
 def _header_sql(candidates: str) -> str:
     return f"""
     SELECT c.uid FROM ({candidates}) c CROSS JOIN LATERAL (
-      SELECT i.headers FROM search_index i WHERE i.account_id = $1 AND i.content_id = c.content_id
-      UNION ALL
-      SELECT q.headers FROM search_queue q WHERE q.account_id = $1 AND q.content_id = c.content_id
-      OFFSET 0) t
+      SELECT i.headers FROM search_texts i WHERE i.account_id = $1 AND i.content_id = c.content_id OFFSET 0) t
     WHERE strpos(t.headers, $6) > 0 AND EXISTS (
       SELECT 1 FROM string_to_table(t.headers, E'\n') line
       WHERE starts_with(line, $5) AND strpos(substr(line, length($5) + 1), $6) > 0)

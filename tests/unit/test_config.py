@@ -115,12 +115,26 @@ def test_refusals_are_one_line_that_names_the_key(tables: dict[str, Any], messag
         ("database", "replicas", ["postgresql://x"]),
         ("encryption", "keyring_file", "keys"),
         ("uploader", "durability", "database"),
-        ("cleanup", "max_age_restriction", "30d"),
     ],
 )
 def test_what_this_release_cannot_do_is_refused_and_not_ignored(table: str, key: str, value: object) -> None:
     message = f"{table}.{key}: this release cannot do that; leave the key out"
     assert refusal(**{table: {**MINIMAL.get(table, {}), key: value}}) == message
+
+
+@pytest.mark.parametrize(
+    ("table", "key"),
+    [
+        ("cleanup", "max_age_restriction"),
+        ("cleanup", "log_retention"),
+        ("cleanup", "orphan_grace"),
+        ("search", "retention"),
+    ],
+)
+def test_ages_that_would_remove_nearly_everything_are_refused(table: str, key: str) -> None:
+    assert config.get(parse(**{table: {key: "1d"}}), f"{table}.{key}") in ("1d", 86400)
+    assert refusal(**{table: {key: "30s"}}) == f"{table}.{key}: at least 1d, or leave it out"
+    assert f"{table}.{key}: " in refusal(**{table: {key: "ten days"}})
 
 
 @pytest.mark.parametrize(

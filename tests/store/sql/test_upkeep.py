@@ -168,15 +168,28 @@ async def test_a_message_is_in_the_queue_or_in_the_index(conn: Connection, accou
     assert await conn.fetchval("SELECT count(*) FROM search_index") == 5
 
 
-async def test_trimmed_bodies_are_decided_on_the_message(conn: Connection, account: Account) -> None:
-    await deliver(conn, [{"account_id": account.id, "mailbox_id": None}], texts=TEXTS[:1])
+async def test_archived_texts_are_found_as_before(conn: Connection, account: Account) -> None:
+    await deliver(conn, [{"account_id": account.id, "mailbox_id": None}] * 4, texts=TEXTS)
     await conn.fetchval("SELECT index_batch(10)")
-    assert await conn.fetchval("SELECT trim_search_bodies($1)", GRACE) == 0
+    assert await conn.fetchval("SELECT archive_search_texts($1)", GRACE) == 0
     await forward(conn, "15 d")
-    assert await conn.fetchval("SELECT trim_search_bodies($1)", GRACE) == 1
-    assert await search(conn, account, "world", headers=False, body=True) == {(1, False)}
+    assert await conn.fetchval("SELECT archive_search_texts($1, 3)", GRACE) == 3
+    assert await conn.fetchval("SELECT archive_search_texts($1, 3)", GRACE) == 1
+    assert await conn.fetchval("SELECT count(*) FROM search_index") == 0
+    unsure = {(1, False), (2, False), (3, False), (4, False)}
+    assert await search(conn, account, "world", headers=False, body=True) == unsure
     assert await search(conn, account, "straße") == {(1, True)}
-    assert await conn.fetchval("SELECT trim_search_bodies($1)", GRACE) == 0
+    assert await search(conn, account, "ß") == {(1, True)}
+    assert await search(conn, account, "none", body=True) == unsure - {(4, False)} | {(4, True)}
+
+
+async def test_a_message_without_text_needs_no_second_look_in_the_archive(conn: Connection, account: Account) -> None:
+    texts = [("subject: a\n", "", False), ("subject: b\n", None, False)]
+    await deliver(conn, [{"account_id": account.id, "mailbox_id": None}] * 2, texts=texts)
+    await conn.fetchval("SELECT index_batch(10)")
+    await forward(conn, "15 d")
+    assert await conn.fetchval("SELECT archive_search_texts($1)", GRACE) == 2
+    assert await search(conn, account, "word", headers=False, body=True) == set()
 
 
 # ── cleaner ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -186,10 +199,10 @@ async def purge(conn: Connection) -> list[tuple[int, bytes]]:
     """One pass of the cleaner over contents; the objects it would delete."""
     keys = []
     for row in await conn.fetch("SELECT * FROM select_purgeable()"):
-        key = await conn.fetchrow("SELECT * FROM begin_purge($1, $2)", row["account_id"], row["content_id"])
-        if key is not None:
+        which = [row["account_id"]], [row["content_id"]]
+        for key in await conn.fetch("SELECT * FROM begin_purges($1, $2)", *which):
             keys.append((key["account_id"], key["content_hash"]))
-            assert await conn.fetchval("SELECT finish_purge($1, $2)", row["account_id"], row["content_id"])
+            assert await conn.fetchval("SELECT finish_purges($1, $2)", *which) == 1
     return keys
 
 
@@ -242,7 +255,7 @@ async def test_a_purge_that_was_cut_short_is_given_out_again(conn: Connection, a
     await upload_all(conn)
     await remove(conn, account)
     content_id = await conn.fetchval("SELECT content_id FROM message_contents")
-    assert await conn.fetchrow("SELECT * FROM begin_purge($1, $2)", account.id, content_id)
+    assert await conn.fetchrow("SELECT * FROM begin_purges($1, $2)", [account.id], [content_id])
     rows = await conn.fetch("SELECT * FROM select_purgeable()")
     assert (content_id, True) in {(row["content_id"], row["begun"]) for row in rows}
     assert await purge(conn) == [(account.id, BODY)]
@@ -257,9 +270,9 @@ async def test_delivery_and_cleaner_meet_at_the_content_row(db: Database) -> Non
         old = (await deliver(worker, [message]))[0]["content_id"]
         await upload_all(worker)
         await remove(worker, account)
-        begin = ("SELECT * FROM begin_purge($1, $2)", account.id, old)
+        begin = "SELECT * FROM begin_purges($1, $2)"
         await cleaner.execute("BEGIN")
-        assert await cleaner.fetchrow(*begin)
+        assert await cleaner.fetchrow(begin, [account.id], [old])
         late = asyncio.create_task(deliver(worker, [message]))
         await until_blocked(db)
         await cleaner.execute("COMMIT")
@@ -269,10 +282,10 @@ async def test_delivery_and_cleaner_meet_at_the_content_row(db: Database) -> Non
         await remove(worker, account)
         await worker.execute("BEGIN")
         assert (await deliver(worker, [message]))[0]["content_id"] == new
-        other = asyncio.create_task(cleaner.fetchrow("SELECT * FROM begin_purge($1, $2)", account.id, new))
-        await until_blocked(db)
+        # a row that a delivery holds is left alone, and not waited for
+        assert await cleaner.fetchrow(begin, [account.id], [new]) is None
         await worker.execute("COMMIT")
-        assert await other is None
+        assert await cleaner.fetchrow(begin, [account.id], [new]) is None
 
 
 async def until_blocked(db: Database) -> None:
@@ -288,22 +301,36 @@ async def test_a_legal_hold_keeps_everything(conn: Connection, account: Account)
     await conn.execute("INSERT INTO purge_candidates SELECT account_id, content_id FROM message_contents")
     await conn.execute("SELECT delete_mailbox($1, 'Trash')", account.id)
     await conn.execute("UPDATE accounts SET legal_hold = true, deleted_at = clock() WHERE account_id = $1", account.id)
+    trash = account.boxes["Trash"]
     await forward(conn, "1000 d")
     assert await conn.fetch("SELECT * FROM select_expunged($1)", GRACE) == []
     assert await conn.fetchval("SELECT trim_expunges($1, $2, clock())", account.id, account.boxes["INBOX"]) == 0
     assert await purge(conn) == []
-    assert tuple(await conn.fetchrow("SELECT * FROM purge_mailboxes($1)", GRACE)) == (0, 0)
-    assert await conn.fetchval("SELECT purge_accounts($1)", GRACE) == 0
+    assert await conn.fetch("SELECT * FROM select_deleted_mailboxes($1)", GRACE) == []
+    assert await conn.fetchval("SELECT purge_mailbox($1, $2, $3)", account.id, trash, GRACE) == 0
+    assert await conn.fetch("SELECT * FROM select_deleted_accounts($1)", GRACE) == []
+    assert await conn.fetchval("SELECT purge_account($1, $2)", account.id, GRACE) == 0
+    assert await conn.fetchval("SELECT expunge_old($1, $2, '{2}')", account.id, account.boxes["INBOX"]) == 0
+    await conn.execute("UPDATE message_contents SET purging_at = clock()")
+    assert await purge(conn) == [], "not even what was begun before the hold"
 
 
 async def test_deleted_mailboxes_are_emptied_in_batches(conn: Connection, account: Account) -> None:
     await account.deliver(25, "Trash", flags=[0, 2])
     await account.expunge([3], "Trash")
     await conn.execute("SELECT delete_mailbox($1, 'Trash')", account.id)
-    call = ("SELECT * FROM purge_mailboxes($1, 10)", GRACE)
-    assert tuple(await conn.fetchrow(*call)) == (0, 0)
+    trash = account.boxes["Trash"]
+    call = ("SELECT purge_mailbox($1, $2, $3, 10)", account.id, trash, GRACE)
+    assert await conn.fetchval(*call) == 0
+    assert await conn.fetch("SELECT * FROM select_deleted_mailboxes($1)", GRACE) == []
     await forward(conn, "15 d")
-    assert [tuple(await conn.fetchrow(*call)) for _ in range(4)] == [(10, 0), (10, 0), (5, 1), (0, 0)]
+    assert [row["mailbox_id"] for row in await conn.fetch("SELECT * FROM select_deleted_mailboxes($1)", GRACE)] == [
+        trash
+    ]
+    removed = [await conn.fetchval(*call) for _ in range(8)]
+    # messages, expunge log, two planes, one block, the mailbox
+    assert removed == [10, 10, 5, 1, 2, 1, 1, 0]
+    assert await conn.fetchval("SELECT count(*) FROM mailboxes WHERE mailbox_id = $1", trash) == 0
     for table in ("messages", "message_sequences", "message_flags", "message_expunges"):
         assert await conn.fetchval(f"SELECT count(*) FROM {table}") == 0, table
     assert await conn.fetchval("SELECT count(*) FROM purge_candidates") == 25
@@ -314,16 +341,92 @@ async def test_a_deleted_account_goes_when_nothing_is_left(conn: Connection, acc
     await conn.execute("SELECT create_account_key($1, 'k', 'master', 'wrapped', 'key')", account.id)
     await conn.execute("UPDATE accounts SET deleted_at = clock() WHERE account_id = $1", account.id)
     await forward(conn, "15 d")
-    assert await conn.fetchval("SELECT purge_accounts($1)", GRACE) == 0
-    assert tuple(await conn.fetchrow("SELECT * FROM purge_mailboxes($1)", GRACE)) == (2, 6)
-    assert await conn.fetchval("SELECT purge_accounts($1)", GRACE) == 0
+    account_call = ("SELECT purge_account($1, $2)", account.id, GRACE)
+    assert await conn.fetchval(*account_call) == 6, "its mailboxes are deleted now"
+    assert await conn.fetchval(*account_call) == 0, "and must be emptied first"
+    for mailbox in await conn.fetch("SELECT * FROM select_deleted_mailboxes($1)", GRACE):
+        while await conn.fetchval("SELECT purge_mailbox($1, $2, $3)", account.id, mailbox["mailbox_id"], GRACE):
+            pass
+    assert await conn.fetchval("SELECT count(*) FROM mailboxes") == 0
+    assert await conn.fetchval(*account_call) == 0
     assert await purge(conn) == []
     await upload_all(conn)
     assert len(await purge(conn)) == 2
-    assert await conn.fetchval("SELECT purge_accounts($1)", GRACE) == 1
+    assert await conn.fetchval(*account_call) == 1
     for table in ("accounts", "account_keys", "mailboxes", "mailbox_stats", "subscriptions", "message_contents"):
         assert await conn.fetchval(f"SELECT count(*) FROM {table}") == 0, table
     assert await conn.fetchval("SELECT array_agg(account_id) FROM dropped_keys") == [account.id]
+
+
+async def test_an_expunge_is_trimmed_in_parts(conn: Connection, account: Account) -> None:
+    await account.deliver(7, flags=[0])
+    inbox = account.boxes["INBOX"]
+    await account.expunge([7])
+    await conn.fetch("SELECT * FROM expunge($1, $2, $3, $4, false)", account.id, inbox, *ALL)
+    await account.deliver(1)
+    await forward(conn, "15 d")
+    trim = ("SELECT trim_expunges($1, $2, clock() - $3::interval, 3)", account.id, inbox, GRACE)
+    assert await conn.fetchval(*trim) == 3
+    left = await conn.fetchrow("SELECT modseq, uids, trimmed FROM message_expunges")
+    assert (left["uids"], left["trimmed"]) == ([1, 2, 3, 4, 5, 6], 2)
+    assert (await account.stats())["expunge_floor"] == left["modseq"], "its log is not whole any more"
+    await account.check()
+    assert [await conn.fetchval(*trim) for _ in range(3)] == [3, 1, 0]
+    assert await account.uids() == [8]
+    await account.check()
+
+
+async def test_what_was_kept_about_an_empty_block_goes_with_its_last_row(conn: Connection, account: Account) -> None:
+    inbox = account.boxes["INBOX"]
+    await account.deliver(1030)
+    before = await conn.fetchval("SELECT highest_modseq FROM mailbox_stats WHERE mailbox_id = $1", inbox)
+    await account.store([0, 2], [1], [1030])
+    await account.expunge(list(range(1, 1030)))
+    await forward(conn, "15 d")
+    await conn.fetchval("SELECT trim_expunges($1, $2, clock())", account.id, inbox)
+    for table in ("message_flags", "message_flag_changes"):
+        blocks = await conn.fetch(f"SELECT DISTINCT block_no FROM {table} WHERE mailbox_id = $1", inbox)
+        assert [row["block_no"] for row in blocks] == [1], table
+    delta = await conn.fetchrow("SELECT * FROM mailbox_delta($1, $2, $3)", account.id, inbox, before)
+    assert delta["state"][:4] == bytes(4), "who knows an older state is told that the block is empty"
+    assert delta["message_count"] == 1
+    await account.check()
+
+
+async def test_a_journal_is_compacted_in_parts_and_forgets_nothing(conn: Connection, account: Account) -> None:
+    inbox = account.boxes["INBOX"]
+    await account.deliver(1100)
+    for number in range(40):
+        await account.store([0, 2, 4][: 1 + number % 3], [1 + number], [1 + number])
+        await account.store([2], [1090])
+        await conn.execute("SELECT store_flags($1, $2, '{1090}', '{1090}', '{}', '{2}')", account.id, inbox)
+    count = "SELECT count(*) FROM message_flag_changes WHERE mailbox_id = $1"
+    total = await conn.fetchval(count, inbox)
+    changed = {
+        row["uid"]: row["modseq"]
+        for row in await conn.fetch("SELECT * FROM changed_since($1, $2, 0)", account.id, inbox)
+    }
+    (row,) = [
+        row for row in await conn.fetch("SELECT * FROM scan_journals(0, 0, 4, 100)") if row["mailbox_id"] == inbox
+    ]
+    assert row["excess"] == total - 8
+    gone = await conn.fetchval("SELECT compact_journal($1, $2, 30)", account.id, inbox)
+    assert 0 < gone <= 28
+    assert await conn.fetchval(count, inbox) == total - gone
+    later = {
+        row["uid"]: row["modseq"]
+        for row in await conn.fetch("SELECT * FROM changed_since($1, $2, 0)", account.id, inbox)
+    }
+    assert later.keys() == changed.keys()
+    assert all(later[uid] >= changed[uid] for uid in changed)
+    await account.check()
+
+
+async def test_logs_are_kept_for_their_time(conn: Connection, account: Account) -> None:
+    await conn.execute("SELECT create_mailbox($1, 'new')", account.id)
+    assert await conn.fetchval("SELECT trim_logs('1 d')") == 0
+    await forward(conn, "25 h")
+    assert await conn.fetchval("SELECT trim_logs('1 d')") == 1
 
 
 async def test_witnesses_are_kept_for_a_day(conn: Connection, account: Account) -> None:

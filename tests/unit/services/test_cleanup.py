@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from sora._native.seqset import UidSet
@@ -12,19 +14,20 @@ from sora.services import cleanup as cleanup_module
 from sora.services.cleanup import PHASES, Cleanup
 from sora.services.delivery import AppendItem
 from sora.store.blobs import BlobRef, DirectoryStore
+from sora.store.upkeep import Upkeep
 from sora.store.uploads import PendingUploads
 from sora.types import SEEN
 from tests.support.node import open_node
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator
     from pathlib import Path
 
     from sora.services.node import Node
     from sora.types import AccountId, MailboxId
 
-GRACE_S = 14 * 86400.0
-DAY = "1 day"
+FAST: dict[str, object] = {"max_rows_per_second": 10**7}
+HOLD = "SELECT set_legal_hold($1, $2, 'case', 'test')"
 
 
 class World:
@@ -35,7 +38,16 @@ class World:
         self.db = node.store.db
         self.account_id = account_id
         self.inbox = inbox
-        self.cleanup = Cleanup(self.db, node.blobs, grace_s=GRACE_S)
+        self.cleanup = Cleanup(self.db, node.blobs, node.config)
+
+    def configure(self, **tables: dict[str, object]) -> None:
+        """Another configuration from now on."""
+        given = {name: msgspec.to_builtins(getattr(self.node.config, name)) | keys for name, keys in tables.items()}
+        config = msgspec.structs.replace(
+            self.node.config,
+            **{name: msgspec.convert(keys, type(getattr(self.node.config, name))) for name, keys in given.items()},
+        )
+        self.cleanup = Cleanup(self.db, self.node.blobs, config)
 
     async def append(self, *bodies: bytes) -> None:
         await self.node.delivery.append(self.account_id, self.inbox, [AppendItem(body) for body in bodies])
@@ -53,7 +65,10 @@ class World:
         """Move the clock of the schema, for every connection that is made from now on."""
         name = await self.db.fetchval("SELECT current_database()")
         await self.db.execute(f"ALTER DATABASE {name} SET sora.clock_offset = '{days} days'")
-        await self.db._pool.expire_connections()
+        for db in (self.db, self.node.delivery._messages._db):
+            while db._at_hand:
+                await db._give_back(db._at_hand.pop())
+            await db._pool.expire_connections()
 
     async def keys(self) -> list[str]:
         return [entry.key async for entry in self.node.blobs.list()]
@@ -71,7 +86,7 @@ class World:
 
 @pytest.fixture
 async def world(dsn: str, tmp_path: Path) -> AsyncIterator[World]:
-    async with open_node(dsn, tmp_path) as node:
+    async with open_node(dsn, tmp_path, cleanup=FAST) as node:
         account_id = await node.store.accounts.create("alice@example.com")
         inbox = await node.store.mailboxes.get(account_id, "INBOX")
         yield World(node, account_id, inbox.mailbox_id)
@@ -134,20 +149,21 @@ async def test_the_object_goes_before_the_row(world: World, monkeypatch: pytest.
     steps: list[tuple[str, int, int]] = []
     passed: list[str] = []
     monkeypatch.setattr(cleanup_module, "crash_point", passed.append)
-    finish = world.db.execute
+    finish = world.db.fetchval
 
-    async def execute(sql: str, *args: Any) -> str:
-        if "finish_purge" in sql:
+    async def fetchval(sql: str, *args: Any) -> Any:
+        if "finish_purges" in sql:
             steps.append(("before finish", len(await world.keys()), await world.count("message_contents")))
         return await finish(sql, *args)
 
     await world.append(b"a\r\n")
     await world.expunge_all()
     await world.later(15)
-    monkeypatch.setattr(world.db, "execute", execute)
+    monkeypatch.setattr(world.db, "fetchval", fetchval)
     await world.run()
     assert steps == [("before finish", 0, 1)]
-    assert passed == ["cleanup.selected", "cleanup.object_deleted", "cleanup.row_deleted"]
+    order = ["cleanup.selected", "cleanup.marked", "cleanup.object_deleted", "cleanup.row_deleted"]
+    assert [point for point in passed if point in order] == order
 
 
 async def test_deleted_mailboxes_and_accounts_go_in_one_pass(world: World) -> None:
@@ -165,39 +181,64 @@ async def test_deleted_mailboxes_and_accounts_go_in_one_pass(world: World) -> No
 
 
 async def test_a_pass_ends_when_it_may_not_go_on(world: World) -> None:
+    """Asked before each batch: the lease may be lost at any time."""
     await world.append(b"a\r\n")
     await world.expunge_all()
     await world.later(15)
-    answers = iter([True, False])
+    asked = 0
 
     async def go_on() -> bool:
-        return next(answers)
+        nonlocal asked
+        asked += 1
+        return await world.count("messages") == 1
 
     await world.cleanup.run(go_on)
+    assert asked > 2
     assert await world.count("messages") == 0
     assert len(await world.keys()) == 1
+    await world.run()
+    assert await world.keys() == []
 
 
-async def test_a_phase_gives_way_when_its_time_is_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_phase_gives_way_when_its_time_is_up_and_comes_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = 0.0
-    ran = {"endless": 0, "other": 0}
+    ran: list[str] = []
 
-    async def endless(cleanup: Cleanup) -> int:
+    async def long(cleanup: Cleanup) -> AsyncGenerator[int]:
         nonlocal now
-        now += 20.0
-        ran["endless"] += 1
-        return 1
+        for _ in range(5 - ran.count("long")):
+            now += 20.0
+            ran.append("long")
+            yield 1
 
-    async def other(cleanup: Cleanup) -> int:
-        ran["other"] += 1
-        return 0
+    async def other(cleanup: Cleanup) -> AsyncGenerator[int]:
+        ran.append("other")
+        yield 1
 
     async def go_on() -> bool:
         return True
 
-    monkeypatch.setattr(cleanup_module, "PHASES", {"endless": endless, "other": other})
-    await Cleanup(world.db, world.node.blobs, grace_s=1, clock=lambda: now).run(go_on)
-    assert ran == {"endless": 3, "other": 1}
+    monkeypatch.setattr(cleanup_module, "PHASES", {"long": long, "other": other})
+    await Cleanup(world.db, world.node.blobs, world.node.config, clock=lambda: now).run(go_on)
+    assert ran == ["long"] * 3 + ["other"] + ["long"] * 2 + ["other"]
+
+
+async def test_a_phase_that_breaks_does_not_keep_the_others(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await world.append(b"a\r\n")
+    await world.expunge_all()
+    await world.later(15)
+
+    async def broken(self: Upkeep, *_: object) -> int:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Upkeep, "trim_witnesses", broken)
+    await world.run()
+    assert await world.keys() == []
+    assert [record.phase for record in caplog.records if "phase failed" in record.message] == ["witnesses"]  # type: ignore[attr-defined]
 
 
 async def test_witnesses_go_while_the_object_store_is_away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,8 +262,10 @@ async def test_a_mailbox_that_is_locked_waits_for_the_next_pass(world: World) ->
     await world.later(15)
     async with world.db.transaction() as holder:
         await holder.execute("SELECT lock_mailboxes($1)", [world.inbox])
-        assert await world.cleanup.trim_expunged() == 0
-    assert await world.cleanup.trim_expunged() == 1
+        await world.run()
+        assert await world.count("messages") == 1
+    await world.run()
+    assert await world.count("messages") == 0
 
 
 async def test_long_journals_are_merged(world: World) -> None:
@@ -231,15 +274,153 @@ async def test_long_journals_are_merged(world: World) -> None:
     for number in range(150):
         flags = ([SEEN], []) if number % 2 else ([], [SEEN])
         await world.node.store.messages.store_flags(world.account_id, world.inbox, first, *flags, False)
-    before = await world.count("message_flag_changes")
-    assert before > 64
+    assert await world.count("message_flag_changes") > 64
+    changed = await world.db.fetch("SELECT * FROM changed_since($1, $2, 100)", world.account_id, world.inbox)
     await world.run()
-    assert await world.count("message_flag_changes") < before
+    assert await world.count("message_flag_changes") == 32
+    assert changed == await world.db.fetch("SELECT * FROM changed_since($1, $2, 100)", world.account_id, world.inbox)
 
 
-def test_every_phase_has_a_name_for_the_metrics() -> None:
-    names = ["expunged", "journals", "accounts_begun", "mailboxes", "witnesses", "bodies", "accounts"]
-    assert list(PHASES) == names
+async def test_one_great_expunge_is_worked_off_in_batches(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its log is one row, and no lock may be held for the time of all of it."""
+    await world.append(*(b"%d\r\n" % number for number in range(25)))
+    await world.expunge_all()
+    await world.later(15)
+    monkeypatch.setattr(world.cleanup.pace, "rows", 10)
+    monkeypatch.setattr(world.cleanup.pace, "_fit", lambda took: None)
+    rows = [rows async for rows in world.cleanup.expunged()]
+    assert rows == [10, 10, 5]
+    assert await world.count("message_expunges") == 0
+
+
+async def test_retention_expunges_old_mail_so_that_sessions_hear_of_it(world: World) -> None:
+    world.configure(cleanup={**FAST, "max_age_restriction": "10d"})
+    await world.append(b"old\r\n")
+    await world.later(8)
+    await world.append(b"new\r\n")
+    before = await world.node.store.messages.state(world.account_id, world.inbox)
+    await world.later(11)
+    await world.run()
+    after = await world.node.store.messages.delta(world.account_id, world.inbox, before.highest_modseq)
+    assert after.message_count == 1
+    assert after.highest_modseq == before.highest_modseq + 1
+    assert await world.db.fetchval("SELECT uids FROM message_expunges") == [1]
+    assert await world.db.fetchval("SELECT count(*) FROM messages") == 2, "restorable for the grace period"
+
+
+async def test_retention_goes_on_where_it_stopped(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.configure(cleanup={**FAST, "max_age_restriction": "10d"})
+    monkeypatch.setattr(cleanup_module, "SCAN_ROWS", 2)
+    await world.append(*(b"%d\r\n" % number for number in range(5)))
+    await world.later(11)
+    phase = world.cleanup.retention()
+    assert [await anext(phase) for _ in range(3)] == [0, 2, 0], "a window, its messages, the next window"
+    await phase.aclose()
+    assert (await world.cleanup.upkeep.progress("retention")).place == f"{world.account_id}/{world.inbox}/2"
+    assert [rows async for rows in world.cleanup.retention()] == [0, 2, 0, 1]
+    assert [rows async for rows in world.cleanup.retention()] == [], "one round a day"
+
+
+async def test_an_import_of_old_mail_begins_to_age_when_it_arrives(world: World) -> None:
+    world.configure(cleanup={**FAST, "max_age_restriction": "10d"})
+    item = AppendItem(b"old\r\n", internal_date=datetime(2001, 1, 1, tzinfo=UTC))
+    await world.node.delivery.append(world.account_id, world.inbox, [item])
+    await world.run()
+    assert (await world.node.store.messages.state(world.account_id, world.inbox)).message_count == 1
+    await world.later(11)
+    await world.run()
+    assert (await world.node.store.messages.state(world.account_id, world.inbox)).message_count == 0
+
+
+async def test_a_legal_hold_stops_every_phase_that_removes_mail(world: World) -> None:
+    world.configure(cleanup={**FAST, "max_age_restriction": "10d", "orphan_grace": 86400.0})
+    await world.append(b"a\r\n", b"b\r\n")
+    await world.expunge_all()
+    await world.append(b"c\r\n")
+    await world.node.store.mailboxes.delete(world.account_id, "Trash")
+    await world.db.execute("INSERT INTO purge_candidates SELECT account_id, content_id FROM message_contents")
+    await world.db.execute(HOLD, world.account_id, True)
+    await world.node.store.accounts.delete(world.account_id)
+    for days in (15, 30, 45):
+        await world.later(days)
+        await world.run()
+    assert await world.count("messages") == 3
+    assert await world.count("mailboxes") == 6
+    assert len(await world.keys()) == 3
+    assert await world.db.fetchval("SELECT count(*) FROM messages WHERE expunged_at IS NULL") == 1
+    await world.db.execute(HOLD, world.account_id, False)
+    await world.run()
+    assert await world.keys() == []
+    assert await world.count("accounts") == 0
+
+
+async def test_old_texts_leave_the_index_and_are_found_all_the_same(world: World) -> None:
+    world.configure(search={"retention": 10 * 86400.0})
+    search, inbox = world.node.store.search, (world.account_id, world.inbox, UidSet.from_numbers([1]))
+    await world.append(b"Subject: needle\r\n\r\nhaystack\r\n")
+    await world.db.fetchval("SELECT index_batch(10)")
+    await world.later(9)
+    await world.run()
+    assert (await world.count("search_index"), await world.count("search_archive")) == (1, 0)
+    await world.later(11)
+    await world.run()
+    assert (await world.count("search_index"), await world.count("search_archive")) == (0, 1)
+    for pattern in ("NEEDLE", "NE"):
+        assert len((await search.text(*inbox, pattern, headers=True, body=False)).sure) == 1
+    assert len(await search.header(*inbox, "SUBJECT", "NEEDLE")) == 1
+    assert len((await search.text(*inbox, "HAYSTACK", headers=False, body=True)).unsure) == 1
+    assert not (await search.text(*inbox, "ABSENT", headers=True, body=False)).sure
+    await world.expunge_all()
+    await world.later(30)
+    await world.run()
+    assert await world.count("search_archive") == 0
+
+
+async def test_account_changes_are_kept_for_their_time(world: World) -> None:
+    await world.node.store.mailboxes.create(world.account_id, "new")
+    before = await world.count("account_changes")
+    assert before > 0
+    await world.later(29)
+    await world.run()
+    assert await world.count("account_changes") == before
+    await world.later(31)
+    await world.run()
+    assert await world.count("account_changes") == 0
+
+
+async def test_progress_is_written_down(world: World) -> None:
+    await world.append(b"a\r\n", b"b\r\n")
+    await world.expunge_all()
+    await world.later(15)
+    await world.run()
+    progress = {row.phase: row for row in await world.cleanup.upkeep.all_progress()}
+    assert (progress["expunged"].last_rows, progress["bodies"].total_rows) == (2, 2)
+    assert progress["journals"].finished_at is not None
+    await world.append(b"c\r\n")
+    await world.expunge_all()
+    await world.later(30)
+    await world.run()
+    row = await world.cleanup.upkeep.progress("bodies")
+    assert (row.last_rows, row.total_rows) == (1, 3)
+    assert await world.cleanup.upkeep.backlog(world.cleanup.grace) == {
+        "expunged": 0, "mailboxes": 0, "accounts": 0, "bodies": 0, "orphans": 0,
+    }  # fmt: skip
+
+
+def test_the_phases_in_their_order() -> None:
+    assert list(PHASES) == [
+        "retention",
+        "accounts_begun",
+        "mailboxes",
+        "expunged",
+        "witnesses",
+        "logs",
+        "texts",
+        "journals",
+        "bodies",
+        "accounts",
+        "orphans",
+    ]
 
 
 async def test_keys_of_purged_bodies_are_the_keys_of_uploads(world: World) -> None:

@@ -49,6 +49,7 @@ SAMPLES: Final[dict[str, bytes]] = {
     "headless": b"\r\nonly a body\r\n",
     "bodiless": b"Subject: no blank line\r\n",
     "empty": b"\r\n",
+    "utf8": "Subject: Grüße\r\n\r\nÄ\r\n".encode(),
 }
 
 

@@ -57,21 +57,21 @@ async def lang(s: Session, argument: bytes) -> None:
 
 
 async def utf8(s: Session, _argument: bytes) -> None:
-    """UTF8 (RFC 6856 §2.1).
+    """UTF8 (RFC 6856 §2.1): messages leave as they are stored.
 
-    It changes nothing here: names and passwords may be UTF-8 in any case (the USER argument of the capability), and
-    messages leave as they are stored in any case. A client that has not sent it gets headers in UTF-8, as it always
-    got those of senders who put raw octets there; refusing such a message would leave many clients before it for ever.
+    Names and passwords may be UTF-8 in any case (the USER argument of the capability).
     """
+    s.utf8 = True
     s.ok("UTF-8 it is")
 
 
 async def stls(s: Session, _argument: bytes) -> None:
-    """RFC 2595 §4: what came in plaintext behind the command is thrown away, and so is a name."""
+    """RFC 2595 §4: what came in plaintext behind the command is thrown away, and so is what the client said before."""
     if not s.can_start_tls:
         raise WrongState("TLS is active" if s.tls else "No TLS here")
     s.ok("Begin TLS")
     s.name = ""
+    s.utf8 = False
     await s.start_tls()
 
 

@@ -49,12 +49,13 @@ class Session(Connection):
         name: What USER gave; empty: nothing.
         ended: True once the farewell is written.
         retrieved: Messages sent whole.
+        utf8: The client reads headers in UTF-8 (RFC 6856).
     """
 
     protocol: ClassVar[str] = "pop3"
     __slots__ = (
         "_account_slot", "_bad_in_a_row", "_commands", "_deadline_mono", "_drop",
-        "ended", "name", "node", "retrieved", "scanner",
+        "ended", "name", "node", "retrieved", "scanner", "utf8",
     )  # fmt: skip
 
     def __init__(self, node: Node, listener: Listener) -> None:
@@ -63,6 +64,7 @@ class Session(Connection):
         self.scanner = pop3.Scanner()
         self.name = ""
         self.ended = False
+        self.utf8 = False
         self._drop: Maildrop | None = None
         self._account_slot: Slot | None = None
         self._bad_in_a_row = 0

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from sora import log
 from sora.errors import SoraError
+from sora.mime.downgrade import downgrade
 from sora.protocols.pop3.replies import code_of
 from sora.protocols.pop3.state import TRANSACTION
 from sora.wire import pop3
@@ -53,8 +54,7 @@ async def _list(s: Session, argument: bytes, line: Callable[[int], bytes]) -> No
 
 async def retrieve(s: Session, argument: bytes) -> None:
     """RETR (RFC 1939 §5)."""
-    number = s.drop.check(pop3.parse_number(argument))
-    data = await s.drop.body(number)
+    data = await _message(s, pop3.parse_number(argument))
     s.ok(f"{len(data)} octets")
     await s.send(pop3.write_message(data))
     s.retrieved += 1
@@ -63,9 +63,20 @@ async def retrieve(s: Session, argument: bytes) -> None:
 async def top(s: Session, argument: bytes) -> None:
     """RFC 1939 §7: the header and so many lines of the body."""
     number, lines = pop3.parse_top(argument)
-    data = await s.drop.body(s.drop.check(number))
+    data = await _message(s, number)
     s.ok()
     await s.send(pop3.write_message(data, pop3.top_end(data, lines)))
+
+
+async def _message(s: Session, number: int) -> bytes:
+    """A message as the client can read it.
+
+    One that has not sent UTF8 gets a likeness of a header in UTF-8: RFC 6856 §4 lets a server refuse such a message
+    too, but most clients would ask for it again for ever. LIST tells the size of what is stored (RFC 6858 §4), RETR
+    that of what it sends.
+    """
+    data = await s.drop.body(s.drop.check(number))
+    return data if s.utf8 else downgrade(data)
 
 
 async def delete(s: Session, argument: bytes) -> None:

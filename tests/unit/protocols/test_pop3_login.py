@@ -231,19 +231,21 @@ async def test_nothing_behind_stls_is_carried_into_tls(
         await writer.wait_closed()
 
 
-async def test_a_name_that_came_in_plaintext_is_forgotten_with_stls(world: Pop3World, context: ssl.SSLContext) -> None:
-    await world.account("alice", "1")
+async def test_what_was_said_in_plaintext_is_forgotten_with_stls(world: Pop3World, context: ssl.SSLContext) -> None:
+    await world.account("alice", "utf8")
     listener = Listener("pop3", "127.0.0.1:110", tls=context)
     server = await asyncio.get_running_loop().create_server(pop3.connection_factory(world.node, listener), "127.0.0.1")
     trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     trust.check_hostname, trust.verify_mode = False, ssl.CERT_NONE
     async with server:
         reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-        writer.write(b"USER alice@example.com\r\nSTLS\r\n")
-        assert [await reader.readline() for _ in range(3)][1:] == [b"+OK\r\n", b"+OK Begin TLS\r\n"]
+        writer.write(b"UTF8\r\nUSER alice@example.com\r\nSTLS\r\n")
+        assert [await reader.readline() for _ in range(4)][2:] == [b"+OK\r\n", b"+OK Begin TLS\r\n"]
         await writer.start_tls(trust)
-        writer.write(b"PASS secret word\r\nQUIT\r\n")
-        assert await reader.read() == b"-ERR USER comes first\r\n+OK Bye\r\n"
+        writer.write(b"PASS secret word\r\nUSER alice@example.com\r\nPASS secret word\r\nTOP 1 0\r\nQUIT\r\n")
+        answers = (await reader.read()).split(b"\r\n")
+        assert answers[0] == b"-ERR USER comes first"
+        assert answers[4].startswith(b"Subject: =?utf-8?")
         writer.close()
         await writer.wait_closed()
 

@@ -11,7 +11,7 @@ from msgspec import json
 RESULTS = Path(__file__).parent / "results"
 TITLES = {
     "native": "Native functions beside their plain models in Python",
-    "sql": "SQL functions beside plain SQL on the same PostgreSQL, in the same session, 100,000 messages",
+    "sql": "SQL functions beside plain SQL on the same PostgreSQL, in the same session, 20,000 messages",
 }
 
 

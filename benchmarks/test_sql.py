@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from benchmarks.sql.pairs import Context, Pair
 
-MESSAGES = 100_000
-ROUNDS = 15
+MESSAGES = 20_000
+ROUNDS = 7
 WARM = 6
 """PL/pgSQL changes to generic plans at the sixth call."""
 
@@ -34,7 +34,7 @@ def runner() -> Iterator[asyncio.Runner]:
 
 @pytest.fixture(scope="module")
 def context(runner: asyncio.Runner, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Context]:
-    """A mailbox of 100,000 messages among 200 small ones; without fsync, which is the same on both sides."""
+    """A mailbox of 20,000 messages among 200 small ones; without fsync, which is the same on both sides."""
     postgres = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"), {"fsync": "off", "shared_buffers": "1GB"})
     postgres.prepare()
     postgres.start()

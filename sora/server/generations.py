@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Final, Protocol
 from sora.server import reloading
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping
 
     from sora.config import Config
+    from sora.server.children import Children
     from sora.server.control import Answer
-    from sora.server.processes import Running, Slot
+    from sora.server.processes import Slot
     from sora.server.reactor import Timer
     from sora.server.reloading import Change
 
@@ -21,8 +22,8 @@ LINGERING: Final = 4
 """Old generations that may linger; the oldest beyond that end at once, for each holds memory and connections."""
 
 
-class Processes(Protocol):
-    """Those whom a reload replaces: what it needs of the processes.
+class Owner(Protocol):
+    """Whose processes a reload replaces.
 
     Attributes:
         config: For processes that are started from now on.
@@ -33,25 +34,8 @@ class Processes(Protocol):
     generation: int
 
     @property
-    def slots(self) -> Sequence[Slot]:
-        """The places to fill."""
-
-    @property
-    def children(self) -> Mapping[int, Running]:
-        """Every live process by pid."""
-
-    def spawn(self, slot: Slot) -> Running:
-        """Start a process for a slot; whether it is `next` or `current` there is for the caller to say.
-
-        Raises:
-            OSError: The machine cannot make one now.
-        """
-
-    def fill(self, slot: Slot) -> None:
-        """Start the process of an empty slot, now or as soon as can be."""
-
-    def balance(self) -> None:
-        """Give every listener a live acceptor."""
+    def children(self) -> Children:
+        """The processes and their slots."""
 
     def after(self, delay_s: float, callback: Callable[[], None]) -> Timer:
         """Call later."""
@@ -67,25 +51,26 @@ class Reload:
     the old process first, once the new generation is sure to stay.
     """
 
-    def __init__(self, processes: Processes, change: Change, answer: Answer) -> None:
-        self._processes = processes
+    def __init__(self, owner: Owner, change: Change, answer: Answer) -> None:
+        self._owner = owner
+        self._children = owner.children
         self._change = change
         self._answer = answer
-        self._old_config = processes.config
+        self._old_config = owner.config
         self._timer: Timer | None = None
 
     def begin(self) -> None:
         """Fork the new generation."""
-        self._processes.config = self._change.effective
-        self._processes.generation += 1
+        self._owner.config = self._change.effective
+        self._owner.generation += 1
         try:
             for slot in self._overlapping():
-                slot.next = self._processes.spawn(slot)
+                slot.next = self._children.spawn(slot)
         except OSError as error:
             self.abort(f"no process can be started: {error}")
             return
         why = f"the new processes are not ready after {TIMEOUT_S:.0f} s"
-        self._timer = self._processes.after(TIMEOUT_S, lambda: self.abort(why))
+        self._timer = self._owner.after(TIMEOUT_S, lambda: self.abort(why))
 
     def check(self) -> None:
         """Go on once every new process is ready."""
@@ -94,13 +79,13 @@ class Reload:
 
     def abort(self, why: str) -> None:
         """Keep the old generation and the old configuration."""
-        self._processes.config = self._old_config
-        for slot in self._processes.slots:
+        self._owner.config = self._old_config
+        for slot in self._children.slots:
             if slot.next is not None:
                 doomed, slot.next = slot.next, None
                 doomed.draining = True
                 doomed.kill(signal.SIGKILL)
-        self._processes.reload_done("reload failed")
+        self._owner.reload_done("reload failed")
         self.finish({"error": f"reload failed, the old processes go on: {why}"})
 
     def finish(self, answer: Mapping[str, object]) -> None:
@@ -110,24 +95,24 @@ class Reload:
         self._answer(answer)
 
     def _overlapping(self) -> Iterator[Slot]:
-        return (slot for slot in self._processes.slots if slot.role.overlaps)
+        return (slot for slot in self._children.slots if slot.role.overlaps)
 
     def _commit(self) -> None:
         """The new generation takes over; the old one may linger, with the new live values."""
-        processes = self._processes
-        for slot in processes.slots:
+        owner = self._owner
+        for slot in self._children.slots:
             self._take_over(slot)
-        values = reloading.live_values(processes.config)
-        for running in processes.children.values():
+        values = reloading.live_values(owner.config)
+        for running in self._children.live.values():
             if running.draining:
                 running.send(live=values)
         self._end_oldest()
-        processes.balance()
-        processes.reload_done(f"generation {processes.generation}")
+        self._children.balance()
+        owner.reload_done(f"generation {owner.generation}")
         self.finish(
             {
                 "reloaded": True,
-                "generation": processes.generation,
+                "generation": owner.generation,
                 "changed": [*self._change.live, *self._change.worker],
                 "restart_needed": list(self._change.restart),
             }
@@ -139,13 +124,13 @@ class Reload:
         if slot.role.overlaps:
             slot.current, slot.next = slot.next, None
         elif old is None:
-            self._processes.fill(slot)
+            self._children.fill(slot)
         if old is not None:
-            old.drain(self._processes.config.process.linger if slot.role.name == "worker" else 0.0)
+            old.drain(self._owner.config.process.linger if slot.role.name == "worker" else 0.0)
 
     def _end_oldest(self) -> None:
         # Of those that linger. A role that does not overlap may be filled during a reload, and looks newer than it is.
-        children = self._processes.children.values()
+        children = self._children.live.values()
         draining = [running for running in children if running.draining and running.slot.role.overlaps]
         too_old = sorted({running.generation for running in draining})[:-LINGERING]
         for running in draining:

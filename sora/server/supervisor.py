@@ -11,23 +11,16 @@ of `soractl`. Why a reload loses no connection:
 - An upgrade executes the new release in this very process, which inherits the sockets and the children, and then
   reloads (see `handover`).
 
-Children are forked from this process after everything is imported and frozen, so they share its memory. A child that
-dies is back at once the first time, and after growing pauses if it dies again and again. One whose heart does not beat
-is killed.
+Children are forked from this process after everything is imported and frozen, so they share its memory; `children`
+keeps them.
 """
 
 from __future__ import annotations
 
-import functools
-import gc
-import importlib
-import logging
 import os
 import resource
 import signal
-import socket
 import time
-import traceback
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -35,40 +28,38 @@ import msgspec
 from sora import config as configuration
 from sora import log
 from sora.errors import SoraError, Unavailable
-from sora.server import handover, metricfiles, notify, reloading, status
+from sora.server import handover, notify, reloading, status
 from sora.server.child import Child
+from sora.server.children import Children
 from sora.server.control import ControlServer
 from sora.server.embedded_pg import EmbeddedPostgres
 from sora.server.generations import Reload
 from sora.server.handover import Handover
 from sora.server.listeners import Listeners
 from sora.server.postmaster import Postmaster
-from sora.server.processes import ROLES, Role, Running, Slot, assign, peek_ended, preload
+from sora.server.processes import ROLES, Slot, peek_ended, preload
 from sora.server.reactor import Reactor, Timer
 from sora.server.shared import Shared
 from sora.server.upgrading import trial
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from sora.config import Config
+    from sora.server.children import Main
     from sora.server.control import Answer, Verb
+    from sora.server.processes import Role
     from sora.server.runtime import Runtime
-
-    Prepare = Callable[[Child], int]
+    from sora.server.scoreboard import Row
 
 _logger = log.get(__name__)
 
 TICK_S: Final = 1.0
-ASLEEP_S: Final = 5.0
-"""A tick that is so late means that this process did not run, not that the children were silent."""
 GRACE_S: Final = 5.0
 """What a process may take to end after its sessions are gone."""
-QUICK_DEATHS: Final = 3
-"""A start in which one process dies so often has failed."""
 OPEN_FILES: Final = 1_048_576
-_ERRAND: Final = Role("errand", "", False)
 
 
 class Supervisor:
@@ -93,7 +84,7 @@ class Supervisor:
         config: Config,
         runtime: Runtime,
         *,
-        prepare: Prepare | None = None,
+        prepare: Main | None = None,
         on_ready: Callable[[Supervisor], None] | None = None,
         start_timeout_s: float | None = None,
         roles: Sequence[Role] = ROLES,
@@ -115,15 +106,13 @@ class Supervisor:
         self._successor = successor
         self._handed = handed
         self._workers = (config.process.workers or len(os.sched_getaffinity(0))) if handed is None else handed.workers
-        self.slots = [Slot(role, number) for role in roles for number in range(self._count(role.name))]
-        self.children: dict[int, Running] = {}
         self._reload: Reload | None = None
-        self._errand: Running | None = None
-        self._errand_done: Callable[[str], None] | None = None
         self._postmaster: Postmaster | None = None
         self._control: ControlServer | None = None
         self._reactor = Reactor()
-        self._last_tick = time.monotonic()
+        self._shared = Shared(self._workers, None if handed is None else handed.shared)
+        slots = [Slot(role, number) for role in roles for number in range(self._count(role.name))]
+        self.children = Children(self, self._reactor, self._shared.scoreboard, slots)
         self._done = False
 
     # ------------------------------------------------------------------ life
@@ -160,7 +149,7 @@ class Supervisor:
     def stop(self) -> None:
         """Let every process finish what it has in hand, and end. A second call does not wait for them."""
         if self.state == "stopping":
-            self._kill_all()
+            self.children.kill_all()
             return
         _logger.info("stopping")
         self.state = "stopping"
@@ -168,12 +157,8 @@ class Supervisor:
         if self._reload is not None:
             self._reload.finish({"error": "Sora is being stopped"})
             self._reload = None
-        for slot in self.slots:
-            slot.cancel_restart()
-        for running in self.children.values():
-            running.draining = True
-            running.kill(signal.SIGTERM)
-        self._reactor.after(self.config.process.drain_timeout + GRACE_S, self._kill_all)
+        self.children.end_all()
+        self._reactor.after(self.config.process.drain_timeout + GRACE_S, self.children.kill_all)
         self._finish_if_empty()
 
     def _open(self) -> None:
@@ -182,7 +167,6 @@ class Supervisor:
         reloading.check_files(self.config)
         self.listeners = Listeners.open(self.config, self._workers, notify.take_listen_fds())
         self._control = ControlServer(self._runtime.control, self._reactor, self._verbs())
-        self._shared = Shared(self._workers)
         preload(self._roles)
         self._begin_ticking()
         if self._start_timeout_s is not None:
@@ -193,13 +177,13 @@ class Supervisor:
             self._database_ready()
 
     def _begin_ticking(self) -> None:
-        self._reactor.every(TICK_S, self._tick)
+        self._reactor.every(TICK_S, self.children.look)
         if watchdog_s := notify.watchdog_interval():
             self._reactor.every(watchdog_s, notify.alive)
 
     def _make_postmaster(self) -> Postmaster:
         self._postgres = EmbeddedPostgres(self.config.database.embedded)
-        self._postmaster = Postmaster(self._postgres, self._reactor, self._database_ready, self._fail)
+        self._postmaster = Postmaster(self._postgres, self._reactor, self._database_ready, self.start_failed)
         return self._postmaster
 
     @property
@@ -208,46 +192,47 @@ class Supervisor:
 
     def _database_ready(self) -> None:
         if self.state == "starting":
-            self._send_on_errand(self._prepare, self._start_all)
+            self._prepare_then(self._start_all)
+
+    def _prepare_then(self, done: Callable[[str], None]) -> None:
+        if self._prepare is None:
+            done("")
+        else:
+            self.children.send_on_errand(self._prepare, done)
 
     def _start_all(self, problem: str) -> None:
         if problem:
-            self._fail(problem)
+            self.start_failed(problem)
         elif self.state == "starting":
-            for slot in self.slots:
-                slot.current = self.spawn(slot)
+            for slot in self.children.slots:
+                slot.current = self.children.spawn(slot)
 
     def _announce_if_ready(self) -> None:
-        if self.state == "starting" and all(slot.current and slot.current.ready for slot in self.slots):
+        if self.state == "starting" and self.children.all_ready:
             self.state = "running"
             _logger.info("ready", extra={"ports": self.listeners.ports()})
             if self._on_ready is not None:
                 self._on_ready(self)
-            notify.ready(f"{len(self.slots)} processes")
+            notify.ready(f"{len(self.children.slots)} processes")
 
     def _start_timeout(self) -> None:
         if self.state == "starting":
-            waiting = (slot for slot in self.slots if not (slot.current and slot.current.ready))
+            waiting = (slot for slot in self.children.slots if not (slot.current and slot.current.ready))
             names = ", ".join(f"{slot.role.name} {slot.number}" for slot in waiting)
-            self._fail(f"not ready after {self._start_timeout_s:.0f} s, waiting for {names}")
+            self.start_failed(f"not ready after {self._start_timeout_s:.0f} s, waiting for {names}")
 
-    def _fail(self, why: str) -> None:
-        """The start failed."""
+    def start_failed(self, why: str) -> None:
+        """If it did not start yet: give up."""
         if self.state == "starting":
             self._failure = why
             self.stop()
 
-    def _kill_all(self) -> None:
-        for running in self.children.values():
-            _logger.warning("killing a process that does not end", extra={"child_pid": running.pid})
-            running.kill(signal.SIGKILL)
-
     def _finish_if_empty(self) -> None:
-        if self.state == "stopping" and not self.children:
+        if self.state == "stopping" and not self.children.live:
             self._done = True
 
     def _close(self) -> None:
-        for running in self.children.values():  # only after an error in this process
+        for running in self.children.live.values():  # only after an error in this process
             running.kill(signal.SIGKILL)
             os.waitpid(running.pid, 0)
         if self._postmaster is not None:
@@ -269,199 +254,49 @@ class Supervisor:
             return int(any(name in ("metrics", "http_api") for name, _ in self.config.servers.items()))
         return 1
 
-    def spawn(self, slot: Slot) -> Running:
-        run: Prepare = importlib.import_module(slot.role.module).run
-        return self._fork(slot, run)
-
-    def _send_on_errand(self, run: Prepare | None, done: Callable[[str], None]) -> None:
-        """Have a process of its own do something; `done` gets what went wrong, or nothing."""
-        if run is None:
-            done("")
-        else:
-            self._errand_done = done
-            try:
-                self._errand = self._fork(Slot(_ERRAND, 0), run)
-            except OSError as error:
-                done(f"no process can be started: {error.strerror}")
-
-    def _errand_ended(self, running: Running, status: int) -> None:
-        done, self._errand, self._errand_done = self._errand_done, None, None
-        assert done is not None
-        done((running.failed or f"a process that prepares ended with {status}") if status else "")
-
-    def _fork(self, slot: Slot, run: Prepare) -> Running:
-        """Start a process that runs `run`.
-
-        Raises:
-            OSError: No descriptors or no memory; nothing is left of it.
-        """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
-        row = self._shared.scoreboard.take()
-        supervisor_pid = os.getpid()
-        gc.collect()
-        gc.freeze()
-        try:
-            pid = os.fork()
-        except OSError:
-            ours.close()
-            theirs.close()
-            self._shared.scoreboard.release(row)
-            raise
-        if pid == 0:
-            self._be_child(slot, run, row, theirs, supervisor_pid)
-        theirs.close()
-        running = Running(pid, slot, self.generation, row, ours)
-        self._keep(running)
-        _logger.info("process started", extra={"role": slot.role.name, "slot": slot.number, "child_pid": pid})
-        return running
-
-    def _keep(self, running: Running) -> None:
-        self.children[running.pid] = running
-        self._reactor.watch(running.channel, lambda: self._heard(running))
-
-    def _be_child(self, slot: Slot, run: Prepare, row: Any, channel: socket.socket, supervisor_pid: int) -> None:
-        """The child from the fork to its end; never returns."""
-        status = 1
-        try:
-            self._reactor.close()
-            if self._control is not None:
-                self._control.close(unlink=False)
-            for running in self.children.values():
-                running.channel.close()
-            child = Child(
-                role=slot.role.name,
-                slot=slot.number,
-                generation=self.generation,
-                config=self.config,
-                dsn=self._dsn,
-                supervisor_pid=supervisor_pid,
-                row=row,
-                node_row=self._shared.node_row,
-                channel=channel,
-                listeners=self.listeners,
-                doorbell=self._shared.doorbell,
-                counts=self._shared.counts,
-                remembered=self._shared.remembered,
-            )
-            status = run(child)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-
-    def _heard(self, running: Running) -> None:
-        """Packets of a child."""
-        for message in running.hear():
-            if message.get("ready"):
-                running.ready = True
-                self._child_ready(running)
-            running.failed = message.get("failed", running.failed)
-        if running.hung_up:
-            self._reactor.unwatch(running.channel)
-
-    def _child_ready(self, running: Running) -> None:
-        _logger.info(
-            "process ready",
-            extra={"role": running.slot.role.name, "slot": running.slot.number, "child_pid": running.pid},
+    def bequeath(self, slot: Slot, row: Row, channel: socket.socket, supervisor_pid: int) -> Child:
+        """In a child: let go of what is ours alone, and keep what the child needs."""
+        self._reactor.close()
+        if self._control is not None:
+            self._control.close(unlink=False)
+        return Child(
+            role=slot.role.name,
+            slot=slot.number,
+            generation=self.generation,
+            config=self.config,
+            dsn=self._dsn,
+            supervisor_pid=supervisor_pid,
+            row=row,
+            node_row=self._shared.node_row,
+            channel=channel,
+            listeners=self.listeners,
+            doorbell=self._shared.doorbell,
+            counts=self._shared.counts,
+            remembered=self._shared.remembered,
         )
+
+    def child_ready(self) -> None:
+        """Whoever waits for it goes on."""
         if self._reload is not None:
             self._reload.check()
-        self.balance()
         self._announce_if_ready()
 
-    def balance(self) -> None:
-        """Give every worker slot's listeners a live acceptor."""
-        workers = [slot for slot in self.slots if slot.role.name == "worker"]
-        live = {
-            slot.number: slot.current
-            for slot in workers
-            if slot.current is not None and slot.current.ready and not slot.current.draining
-        }
-        for number, serving in assign(len(workers), live).items():
-            running = live[number]
-            if list(running.serving) != serving:
-                running.serving = serving
-                running.send(serve=serving)
+    def successor_ended(self, why: str) -> None:
+        """The reload that had started it has failed."""
+        if self._reload is not None:
+            self._reload.abort(why)
 
     def _reap(self) -> None:
-        """Collect every child that ended, also those that we never started (in a container we may be process 1)."""
+        """Collect every process that ended."""
         if self._postmaster is not None:
             self._postmaster.reap()
-        while (info := peek_ended()) is not None:
-            if self._postmaster is not None and info == self._postmaster.pid:
+        while (pid := peek_ended()) is not None:
+            if self._postmaster is not None and pid == self._postmaster.pid:
                 self._postmaster.reap()
-                continue
-            _, status = os.waitpid(info, 0)
-            running = self.children.pop(info, None)
-            if running is not None:
-                self._ended(running, os.waitstatus_to_exitcode(status))
+            else:
+                _, status = os.waitpid(pid, 0)
+                self.children.ended(pid, os.waitstatus_to_exitcode(status))
         self._finish_if_empty()
-
-    def _ended(self, running: Running, status: int) -> None:
-        if not running.hung_up:
-            self._heard(running)
-        if not running.hung_up:
-            self._reactor.unwatch(running.channel)
-        running.channel.close()
-        self._shared.scoreboard.release(running.row)
-        metricfiles.forget(running.row.number)
-        slot = running.slot
-        _logger.log(
-            logging.INFO if status == 0 and (running.draining or running is self._errand) else logging.ERROR,
-            "process ended",
-            extra={"role": slot.role.name, "slot": slot.number, "child_pid": running.pid, "status": status},
-        )
-        if running is self._errand:
-            self._errand_ended(running, status)
-        elif running is slot.next:
-            slot.next = None
-            if self._reload is not None:
-                self._reload.abort(running.failed or f"the new {slot.role.name} {slot.number} ended with {status}")
-        elif running is slot.current:
-            slot.current = None
-            if self.state != "stopping":
-                self._replace(slot, running)
-
-    def _replace(self, slot: Slot, dead: Running) -> None:
-        """Plan the return of a process that ended."""
-        if dead.draining and not slot.role.overlaps:  # a reload told it to make room
-            self.fill(slot)
-            return
-        slot.restarts += 1
-        if self.state == "starting" and (dead.failed or slot.restarts >= QUICK_DEATHS):
-            self._fail(dead.failed or f"{slot.role.name} {slot.number} died {slot.restarts} times, see the log")
-            return
-        delay_s = slot.backoff.died(dead.uptime_s)
-        slot.timer = self._reactor.after(delay_s, lambda: self.fill(slot))
-        self.balance()
-
-    def fill(self, slot: Slot) -> None:
-        """Start the process of an empty slot; if the machine cannot make one now, it comes later."""
-        slot.timer = None
-        try:
-            slot.current = self.spawn(slot)
-        except OSError as error:
-            delay_s = max(slot.backoff.died(0.0), TICK_S)
-            _logger.error(
-                "process cannot be started",
-                extra={"role": slot.role.name, "slot": slot.number, "detail": str(error), "retry_in_s": delay_s},
-            )
-            slot.timer = self._reactor.after(delay_s, lambda: self.fill(slot))
-
-    def _tick(self) -> None:
-        """Look at the hearts."""
-        now = time.monotonic()
-        late, self._last_tick = now - self._last_tick > ASLEEP_S, now
-        for running in tuple(self.children.values()):
-            if late:
-                running.forgive(now)
-            elif running is not self._errand and running.silent_s(now) > self.config.process.stuck_after:
-                _logger.error(
-                    "process is stuck; killing it",
-                    extra={"role": running.slot.role.name, "slot": running.slot.number, "child_pid": running.pid},
-                )
-                running.kill(signal.SIGKILL)
 
     # ------------------------------------------------------------------ reload
 
@@ -473,11 +308,16 @@ class Supervisor:
         if self.state != "running":
             answer({"error": f"Sora is {self.state}"})
             return
-        if self._reload is not None or self._errand is not None:
+        if self._busy:
             answer({"error": "a reload is in progress"})
             return
         notify.reloading()
         self._begin_reload(answer)
+
+    @property
+    def _busy(self) -> bool:
+        """True during a reload or an upgrade."""
+        return self._reload is not None or self.children.on_errand
 
     def _begin_reload(self, answer: Answer) -> None:
         try:
@@ -510,7 +350,7 @@ class Supervisor:
         Before it begins the new release says whether it can go on with our state: whatever is wrong with it, this
         program goes on.
         """
-        if self.state != "running" or self._reload is not None or self._errand is not None or not self._successor:
+        if self.state != "running" or self._busy or not self._successor:
             answer({"error": f"Sora is {self.state}" if self.state != "running" else "a reload is in progress"})
             return
         notify.reloading()
@@ -522,7 +362,7 @@ class Supervisor:
                 notify.ready("upgrade refused")
             answer({"error": f"not upgraded, the old release goes on: {problem or 'Sora is being stopped'}"})
 
-        self._send_on_errand(trial(self._successor, self._hand_over()), tried)
+        self.children.send_on_errand(trial(self._successor, self._hand_over()), tried)
 
     def _execute(self) -> str:
         """Become the successor; comes back only with the reason why that cannot be."""
@@ -551,18 +391,17 @@ class Supervisor:
             listeners=self.listeners.hand_over(),
             shared=self._shared.hand_over(),
             postgres=self._postmaster.pid if self._postmaster is not None else None,
-            restarts=[(slot.role.name, slot.number, slot.restarts) for slot in self.slots],
-            processes=[running.hand_over() for running in self.children.values() if not running.hung_up],
+            restarts=[(slot.role.name, slot.number, slot.restarts) for slot in self.children.slots],
+            processes=self.children.hand_over(),
         )
 
     def _resume(self, handed: Handover) -> None:
         """Go on where the program before us stopped, and replace its processes by ours."""
         self.listeners = Listeners.take_over(handed.listeners)
         self._control = ControlServer(self._runtime.control, self._reactor, self._verbs(), handed.control)
-        self._shared = Shared(self._workers, handed.shared)
         preload(self._roles)
         self._begin_ticking()
-        self._adopt(handed)
+        self.children.adopt(handed.processes, handed.restarts)
         if self.config.database.embedded:
             postmaster = self._make_postmaster()
             if handed.postgres is not None:
@@ -570,24 +409,7 @@ class Supervisor:
             else:
                 postmaster.start()
         self._reap()  # who ended while nobody looked
-        self._send_on_errand(self._prepare, self._upgraded)
-
-    def _adopt(self, handed: Handover) -> None:
-        slots = {(slot.role.name, slot.number): slot for slot in self.slots}
-        for role, number, restarts in handed.restarts:
-            if (role, number) in slots:
-                slots[role, number].restarts = restarts
-        for state in handed.processes:
-            slot = slots.get((state.role, state.slot)) or Slot(Role(state.role, "", False), state.slot)
-            running = Running.adopt(state, slot, self._shared.scoreboard.retake(state.row))
-            self._keep(running)
-            if (state.role, state.slot) not in slots:
-                running.drain(0.0)  # this release has no such process
-            elif not running.draining:
-                slot.current = running
-        for slot in self.slots:
-            if slot.current is None:
-                slot.timer = self._reactor.after(0.0, functools.partial(self.fill, slot))
+        self._prepare_then(self._upgraded)
 
     def _upgraded(self, problem: str) -> None:
         assert self._control is not None
@@ -604,35 +426,29 @@ class Supervisor:
 
     def _verbs(self) -> dict[str, Verb]:
         return {
-            "status": self._status_verb,
-            "reload": self._reload_verb,
+            "status": lambda _, answer: answer(self.status()),
+            "reload": lambda _, answer: self.reload(answer),
             "upgrade": lambda _, answer: self.upgrade(answer),
             "stop": self._stop_verb,
         }
-
-    def _reload_verb(self, request: Mapping[str, Any], answer: Answer) -> None:
-        self.reload(answer)
 
     def _stop_verb(self, request: Mapping[str, Any], answer: Answer) -> None:
         answer({"stopping": True, "pid": os.getpid()})
         if self.state != "stopping":
             self.stop()
 
-    def _status_verb(self, request: Mapping[str, Any], answer: Answer) -> None:
-        answer(self.status())
-
     def status(self) -> dict[str, Any]:
         """What `soractl status --json` shows."""
         postmaster = self._postmaster
         return status.describe(
-            "reloading" if self.state == "running" and (self._reload or self._errand) else self.state,
+            "reloading" if self.state == "running" and self._busy else self.state,
             {
                 "pid": os.getpid(),
                 "generation": self.generation,
                 "uptime_s": round(time.monotonic() - self._started_mono, 3),
                 "postgres_pid": postmaster.pid if postmaster is not None else None,
             },
-            [running for running in self.children.values() if running is not self._errand],
+            list(self.children),
             self._roles,
             database_down=postmaster is not None and not postmaster.ready,
         )

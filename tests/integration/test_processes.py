@@ -13,7 +13,6 @@ import socket
 import ssl
 import subprocess
 import sys
-import threading
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
@@ -168,41 +167,6 @@ def test_a_reload_keeps_sessions_and_the_new_generation_serves(demo: Demo) -> No
         send(demo, "after-reload")
         assert found(demo, "after-reload")
     until(lambda: all_ready(demo), "the end of the old generation")
-
-
-def test_a_reload_under_load_loses_no_connection(demo: Demo) -> None:
-    stop = threading.Event()
-    failures: list[BaseException] = []
-    done: list[str] = []
-    trusting = ssl._create_unverified_context()
-
-    def hammer(name: str) -> None:
-        while not stop.is_set():
-            try:
-                with socket.create_connection(("127.0.0.1", demo.ports[name]), timeout=15) as plain:
-                    one = trusting.wrap_socket(plain) if name == "imaps" else plain
-                    with one, one.makefile("rb") as file:
-                        assert file.readline().startswith(b"* OK")
-                        one.sendall(b"a LOGOUT\r\n")
-                        assert file.readline().startswith(b"* BYE")
-                        assert file.readline().startswith(b"a OK")
-                done.append(name)
-            except (OSError, AssertionError) as error:
-                failures.append(error)
-
-    threads = [threading.Thread(target=hammer, args=[name]) for name in ("imap", "imap", "imaps", "imaps")]
-    for thread in threads:
-        thread.start()
-    try:
-        for _ in range(2):
-            assert demo.ctl("reload").returncode == 0
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-    assert failures == []
-    assert len(done) > 100
-    assert {"imap", "imaps"} == set(done)
 
 
 def test_a_handshake_that_began_before_a_reload_ends_after_it(demo: Demo) -> None:

@@ -8,26 +8,18 @@ import signal
 import smtplib
 import socket
 import sys
-import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from sora.server.control import short_path
 from tests.support.demo import Demo
-from tests.support.fakesora import FakeSora, alive, until
+from tests.support.fakesora import FakeSora, Hammer, alive, until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.timeout(60)
-
-
-@pytest.fixture
-def sora(tmp_path: Path) -> Iterator[FakeSora]:
-    with FakeSora(tmp_path) as sora:
-        yield sora
 
 
 def program(pid: int) -> list[str]:
@@ -57,36 +49,12 @@ def test_the_program_changes_and_the_process_stays(sora: FakeSora) -> None:
 
 
 def test_no_connection_is_refused_or_reset(sora: FakeSora) -> None:
-    """Connections come all the time, each asks twice; three upgrades happen meanwhile."""
-    stop = threading.Event()
-    failures: list[BaseException] = []
-    generations: set[int] = set()
-    answered = 0
-
-    def hammer() -> None:
-        nonlocal answered
-        while not stop.is_set():
-            try:
-                with sora.client() as client:
-                    generations.add(client.ask()[1])
-                    assert len(client.ask()) == 3
-                answered += 1
-            except (OSError, AssertionError) as error:
-                failures.append(error)
-
-    threads = [threading.Thread(target=hammer) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    try:
+    with Hammer(sora.port) as hammer:
+        hammer.await_answer_of(1)
         for generation in range(2, 5):
             assert sora.call("upgrade", 60)["generation"] == generation
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-    assert failures == []
-    assert answered > 200
-    assert {1, 2, 3} <= generations
+            hammer.await_answer_of(generation)
+    assert hammer.failures == []
 
 
 def test_who_was_about_to_ask_is_answered_by_the_successor(sora: FakeSora) -> None:
@@ -196,17 +164,11 @@ def test_a_stop_right_after_the_request_stops(sora: FakeSora) -> None:
 
 
 def test_upgrades_leave_nothing_behind(sora: FakeSora) -> None:
-    assert sora.supervisor is not None
-
-    def open_files() -> int:
-        until(lambda: len(sora.status()["processes"]) == 4, "the end of old generations")
-        return len(os.listdir(f"/proc/{sora.supervisor.pid}/fd"))  # type: ignore[union-attr]
-
     assert "error" not in sora.call("upgrade", 60)
-    before = open_files()
+    before = sora.open_files()
     for _ in range(2):
         assert "error" not in sora.call("upgrade", 60)
-    until(lambda: open_files() <= before, "as few open files as before")
+    until(lambda: sora.open_files() <= before, "as few open files as before")
 
 
 def test_the_whole_product_with_its_postgresql(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -91,6 +92,45 @@ class Client:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class Hammer:
+    """Threads that connect and ask twice, again and again, while something happens; a context manager.
+
+    Attributes:
+        failures: Of clients that were refused, reset or not answered.
+    """
+
+    def __init__(self, port: int, threads: int = 3) -> None:
+        self.failures: list[BaseException] = []
+        self._port = port
+        self._generations: set[int] = set()
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run) for _ in range(threads)]
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                with Client(self._port) as client:
+                    _, generation, pid = client.ask()
+                    assert client.ask()[1:] == (generation, pid)
+                self._generations.add(generation)
+            except (OSError, ValueError, AssertionError) as error:
+                self.failures.append(error)
+
+    def await_answer_of(self, generation: int) -> None:
+        """Until a client was served by this generation."""
+        until(lambda: generation in self._generations, f"an answer of generation {generation}")
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
 
 
 class FakeSora:
@@ -178,10 +218,26 @@ class FakeSora:
         """Processes of a role in a state."""
         return [p for p in self.status()["processes"] if (p["role"], p["state"]) == (role, state)]
 
+    def open_files(self) -> int:
+        """Descriptors of the supervisor, once no old generation is left."""
+        until(lambda: len(self.status()["processes"]) == 4, "the end of old generations")
+        assert self.supervisor is not None
+        return len(os.listdir(f"/proc/{self.supervisor.pid}/fd"))
+
     def pids(self) -> set[int]:
         """Every process."""
         assert self.supervisor is not None
         return {self.supervisor.pid, *(p["pid"] for p in self.status()["processes"])}
+
+    def exit_status(self, pid: int) -> int:
+        """How a process ended, as soon as the supervisor has logged it."""
+
+        def ends() -> list[int]:
+            lines = (json.loads(line) for line in (self.directory / "log").read_text().splitlines() if line[:1] == "{")
+            return [line["status"] for line in lines if (line["text"], line.get("child_pid")) == ("process ended", pid)]
+
+        (status,) = until(ends, f"the end of {pid}")
+        return int(status)
 
     def client(self) -> Client:
         """A new connection, closed at the end at the latest."""

@@ -555,7 +555,7 @@ cdef class Scanner:
         self.consume(size if n < 0 else n + 1)
         if n < 0:
             return False
-        line = self.tail[:-1] if self.tail.endswith(b"\r") else self.tail
+        line = self.tail.removesuffix(b"\r")
         at = literal_at_end(<const unsigned char *>PyBytes_AS_STRING(line), len(line), &literal_size, &sync, &binary)
         self.tail = b""
         self.abandon(at >= 0 and not sync, literal_size)

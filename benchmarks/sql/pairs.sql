@@ -582,14 +582,6 @@ SELECT m.uid FROM plain.messages m JOIN plain.contents c USING (account_id, cont
 m.mailbox_id = {mb} AND m.expunged_at IS NULL AND m.uid BETWEEN {mid} AND {mid} + 99 AND c.body ILIKE '%haystack%'
 ORDER BY 1
 
--- ── trim_search_bodies of 100
--- ours
-SELECT trim_search_bodies('-1 day', 100) > 0
--- plain
-WITH u AS (UPDATE search_index SET body = NULL, body_truncated = true WHERE (account_id, content_id) IN (SELECT
-account_id, content_id FROM search_index WHERE body IS NOT NULL ORDER BY indexed_at LIMIT 100) RETURNING 1) SELECT
-count(*) > 0 FROM u
-
 -- ── trim_expunges of 100
 -- covers messages_deleted
 -- untimed
@@ -610,17 +602,6 @@ SELECT account_id, mailbox_id FROM select_expunged('-1 d')
 -- plain
 SELECT m.account_id, m.mailbox_id FROM plain.messages m WHERE m.expunged_at < now() + interval '1 d' GROUP BY 1, 2
 
--- ── select_long_journals
--- untimed
-SELECT store_flags({box}, ARRAY[{mid}::bigint], ARRAY[{mid}::bigint], '{1}', '{}'); SELECT store_flags({box},
-ARRAY[{mid}::bigint], ARRAY[{mid}::bigint], '{2}', '{}'); SELECT store_flags({box}, ARRAY[{mid}::bigint],
-ARRAY[{mid}::bigint], '{4}', '{}')
--- ours
-SELECT mailbox_id FROM select_long_journals(2)
--- plain
-SELECT mailbox_id FROM (SELECT account_id, mailbox_id, count(*) AS n, count(DISTINCT block_no) AS b FROM
-message_flag_changes GROUP BY 1, 2) q WHERE n > 2 * b
-
 -- ── select_purgeable
 -- untimed
 SELECT expunge({box}, ARRAY[{mid}::bigint], ARRAY[{mid}::bigint + 99], false); SELECT plain.expunge({box}, {mid},
@@ -631,39 +612,6 @@ SELECT content_id FROM select_purgeable() ORDER BY 1
 -- plain
 SELECT c.content_id FROM plain.contents c WHERE NOT EXISTS (SELECT 1 FROM plain.messages m WHERE m.account_id =
 c.account_id AND m.content_id = c.content_id) ORDER BY 1
-
--- ── begin_purge
--- ours
-SELECT content_id FROM begin_purge({acc}, {orphan})
--- plain
-UPDATE message_contents SET purging_at = now() WHERE account_id = {acc} AND content_id = {orphan} AND NOT EXISTS
-(SELECT 1 FROM messages WHERE account_id = {acc} AND content_id = {orphan}) RETURNING content_id
-
--- ── finish_purge
--- untimed
-SELECT begin_purge({acc}, {orphan})
--- ours
-SELECT finish_purge({acc}, {orphan})
--- plain
-DELETE FROM message_contents WHERE account_id = {acc} AND content_id = {orphan} RETURNING true
-
--- ── purge_mailboxes
--- untimed
-UPDATE mailboxes SET deleted_at = now() WHERE account_id = {neighbour} AND mailbox_id = {inbox}
--- ours
-SELECT messages FROM purge_mailboxes('-1 d')
--- plain
-WITH d AS (DELETE FROM plain.messages WHERE account_id = {neighbour} AND mailbox_id = {inbox} RETURNING 1) SELECT
-count(*) FROM d
-
--- ── purge_accounts
--- untimed
-SELECT create_account('gone@example.com'); UPDATE accounts SET deleted_at = now() WHERE address = 'gone@example.com';
-DELETE FROM mailboxes WHERE account_id = (SELECT account_id FROM accounts WHERE address = 'gone@example.com')
--- ours
-SELECT purge_accounts('-1 d')
--- plain
-DELETE FROM accounts WHERE deleted_at < now() + interval '1 d' RETURNING 1::bigint
 
 -- ── trim_witnesses
 -- untimed

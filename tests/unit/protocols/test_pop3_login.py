@@ -231,7 +231,7 @@ async def test_nothing_behind_stls_is_carried_into_tls(
         await writer.wait_closed()
 
 
-async def test_what_was_said_in_plaintext_is_forgotten_with_stls(world: Pop3World, context: ssl.SSLContext) -> None:
+async def test_a_name_that_came_in_plaintext_is_forgotten_with_stls(world: Pop3World, context: ssl.SSLContext) -> None:
     await world.account("alice", "utf8")
     listener = Listener("pop3", "127.0.0.1:110", tls=context)
     server = await asyncio.get_running_loop().create_server(pop3.connection_factory(world.node, listener), "127.0.0.1")

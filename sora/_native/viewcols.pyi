@@ -5,8 +5,8 @@ A `Snapshot` is one immutable version. Versions share the blocks that did not ch
 each keep the version their client has been told about.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import final
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, final
 
 from sora._native.seqset import NumSet, SeqSet, UidSet
 
@@ -106,6 +106,9 @@ class Snapshot:
     def with_flag(self, flag_no: int, value: bool = True) -> UidSet:
         """Messages that bear the flag, or that do not."""
 
+    def among(self, uids: UidSet, flag_no: int, value: bool = True) -> UidSet:
+        """Those of *uids* that bear the flag, or that do not; costs nothing for the others."""
+
     def count_flag(self, flag_no: int) -> int:
         """How many messages bear the flag."""
 
@@ -145,3 +148,33 @@ class Snapshot:
             with_uid: write `UID u` too.
             recent_after: messages with a UID above it are \\Recent; NO_RECENT for none.
         """
+
+UID_ITEM: int
+FLAGS_ITEM: int
+NUMBER_ITEM: int
+DATE_ITEM: int
+TEXT_ITEM: int
+MADE_ITEM: int
+
+@final
+class RowWriter:
+    """Writes `* n FETCH (...)` lines of rows, whole chunks of them into one buffer.
+
+    Args:
+        items: kind, label with its space, and what the value comes from: a key of the row (NUMBER_ITEM, DATE_ITEM with
+            an aware datetime, TEXT_ITEM with bytes) or a function that makes the bytes out of the row (MADE_ITEM).
+        names, recent_after: as `write_fetch_flags`.
+    """
+
+    def __init__(
+        self,
+        view: Snapshot,
+        items: Iterable[tuple[int, bytes, str | Callable[[Mapping[str, Any]], bytes] | None]],
+        names: Mapping[int, bytes],
+        recent_after: int = ...,
+    ) -> None: ...
+    def write(self, rows: Iterable[Mapping[str, Any]]) -> bytes:
+        """The lines of rows, each with its `uid`. Raises KeyError for a message that is not in the view."""
+
+    def text(self, row: Mapping[str, Any], place: int) -> bytes:
+        """One item of one row, with its label."""

@@ -14,6 +14,10 @@ for every flag that one of them bears. Rules:
 """
 
 cimport cython
+from cpython.datetime cimport (
+    PyDateTime_Check, PyDateTime_DATE_GET_HOUR, PyDateTime_DATE_GET_MINUTE, PyDateTime_DATE_GET_SECOND,
+    PyDateTime_GET_DAY, PyDateTime_GET_MONTH, PyDateTime_GET_YEAR, import_datetime,
+)
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int16_t, int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, qsort, realloc
@@ -22,7 +26,11 @@ from libc.string cimport memcmp, memcpy, memset
 from sora._native.bytescan cimport clz64, load32be, load64be, popcount64, write_u32
 from sora._native.seqset cimport NumSet, SeqSet, UidSet, numset_take, ranges_add, ranges_t
 
+from datetime import UTC
+
 from sora.types import SYSTEM_FLAGS
+
+import_datetime()
 
 cdef enum:
     WORDS = 16              # of 64 bits in a bitmap
@@ -662,6 +670,26 @@ cdef class Snapshot:
             add_runs(&out, bits, self.blocks[i].no << SHIFT)
         return numset_take(UidSet, &out)
 
+    def among(self, UidSet uids not None, flag_no, bint value=True):
+        cdef int flag = check_flag(flag_no), w
+        cdef NumSet numbers = self.resolved(uids)
+        cdef Py_ssize_t i, at = 0
+        cdef const plane_t *p
+        cdef uint64_t mask[WORDS]
+        cdef ranges_t out
+        start(&out)
+        for i in range(self.n):
+            if not mask_of_uids(self.blocks[i], numbers, &at, mask):
+                continue
+            p = find_plane(self.blocks[i], flag)
+            for w in range(WORDS):
+                if p == NULL:
+                    mask[w] = 0 if value else mask[w]
+                else:
+                    mask[w] &= p.bits[w] if value else ~p.bits[w]
+            add_runs(&out, mask, self.blocks[i].no << SHIFT)
+        return numset_take(UidSet, &out)
+
     def count_flag(self, flag_no):
         cdef int flag = check_flag(flag_no)
         cdef Py_ssize_t i, total = 0
@@ -1065,3 +1093,190 @@ cdef class FlagWriter:
             out += PyBytes_GET_SIZE(name)
             space = True
         return out
+
+
+# --- FETCH of rows -------------------------------------------------------------------------------------------------
+
+UID_ITEM, FLAGS_ITEM, NUMBER_ITEM, DATE_ITEM, TEXT_ITEM, MADE_ITEM = range(6)
+
+cdef enum:
+    UID_KIND = 0
+    FLAGS_KIND = 1
+    NUMBER_KIND = 2
+    DATE_KIND = 3
+    TEXT_KIND = 4
+    MADE_KIND = 5
+    LINE_ROOM = 40              # `* n FETCH (`, `)` and the line's end
+    NUMBER_ROOM = 20
+    DATE_ROOM = 29
+
+cdef bytes MONTHS = b"JanFebMarAprMayJunJulAugSepOctNovDec"
+
+
+cdef inline char *write_two(char *out, int number) noexcept nogil:
+    out[0] = c'0' + number // 10
+    out[1] = c'0' + number % 10
+    return out + 2
+
+
+@cython.final
+cdef class RowWriter:
+    """Writes `* n FETCH (...)` lines of rows, whole chunks of them into one buffer."""
+
+    cdef Snapshot view
+    cdef list items             # (kind, label with its space, key of the row or what makes the text)
+    cdef dict names
+    cdef int64_t recent_after
+    cdef char *buffer
+    cdef size_t used
+    cdef size_t room
+
+    def __cinit__(self, Snapshot view not None, items, names, recent_after=NO_RECENT):
+        self.view = view
+        self.items = list(items)
+        self.names = {flag: name for flag, name in dict(names).items() if flag >= SYSTEM}
+        self.recent_after = recent_after
+
+    def __dealloc__(self):
+        free(self.buffer)
+
+    def write(self, rows):
+        self.used = 0
+        for row in rows:
+            self.write_row(row)
+        return PyBytes_FromStringAndSize(self.buffer, self.used)
+
+    cdef int reserve(self, size_t more) except -1:
+        cdef char *grown
+        if self.used + more > self.room:
+            self.room = max(self.used + more, 2 * self.room, <size_t>16384)
+            grown = <char *>realloc(self.buffer, self.room)
+            if grown == NULL:
+                raise MemoryError
+            self.buffer = grown
+        return 0
+
+    cdef int put(self, bytes text) except -1:
+        cdef Py_ssize_t size
+        if text is None:        # a column that is NULL
+            raise TypeError("no text")
+        size = PyBytes_GET_SIZE(text)
+        self.reserve(size)
+        memcpy(self.buffer + self.used, PyBytes_AS_STRING(text), size)
+        self.used += size
+        return 0
+
+    cdef int put_char(self, char c) except -1:
+        self.reserve(1)
+        self.buffer[self.used] = c
+        self.used += 1
+        return 0
+
+    def text(self, row, Py_ssize_t place):
+        cdef uint32_t uid = row["uid"]
+        cdef Py_ssize_t at
+        self.used = 0
+        self.put_item(self.items[place], row, self.block_of(uid, &at), uid)
+        return PyBytes_FromStringAndSize(self.buffer, self.used)
+
+    cdef const block_t *block_of(self, uint32_t uid, Py_ssize_t *at) except NULL:
+        cdef const block_t *b = self.view.block_of_uid(uid, at)
+        if b == NULL:
+            raise KeyError(uid)
+        return b
+
+    cdef int write_row(self, row) except -1:
+        cdef uint32_t uid = row["uid"]
+        cdef Py_ssize_t at, i
+        cdef const block_t *b = self.block_of(uid, &at)
+        cdef char *out
+        self.reserve(LINE_ROOM)
+        out = self.buffer + self.used
+        memcpy(out, b"* ", 2)
+        out = out + 2 + write_u32(out + 2, self.view.before[at] + rank_bit(b.live, uid & (BLOCK - 1)) + 1)
+        memcpy(out, b" FETCH (", 8)
+        self.used = out + 8 - self.buffer
+        for i in range(len(self.items)):
+            if i:
+                self.put_char(c' ')
+            self.put_item(self.items[i], row, b, uid)
+        self.put(b")\r\n")
+        return 0
+
+    cdef int put_item(self, tuple item, row, const block_t *b, uint32_t uid) except -1:
+        cdef int kind = item[0]
+        self.put(item[1])
+        if kind == UID_KIND:
+            self.put_number(uid)
+        elif kind == FLAGS_KIND:
+            self.put_flags(b, uid)
+        elif kind == NUMBER_KIND:
+            self.put_number(row[item[2]])
+        elif kind == DATE_KIND:
+            self.put_date(row[item[2]])
+        elif kind == TEXT_KIND:
+            self.put(row[item[2]])
+        else:
+            self.put(item[2](row))
+        return 0
+
+    cdef int put_number(self, number) except -1:
+        if 0 <= number <= NO_RECENT:
+            self.reserve(NUMBER_ROOM)
+            self.used += write_u32(self.buffer + self.used, number)
+        else:
+            self.put(b"%d" % number)
+        return 0
+
+    cdef int put_date(self, moment) except -1:
+        cdef char *out
+        cdef int year
+        if not PyDateTime_Check(moment) or moment.tzinfo is None:
+            raise ValueError("a date-time needs a time zone")
+        if moment.tzinfo is not UTC:
+            moment = moment.astimezone(UTC)
+        self.reserve(DATE_ROOM)
+        out = self.buffer + self.used
+        out[0] = c'"'
+        write_two(out + 1, PyDateTime_GET_DAY(moment))
+        if out[1] == c'0':
+            out[1] = c' '
+        out[3] = c'-'
+        memcpy(out + 4, PyBytes_AS_STRING(MONTHS) + 3 * (PyDateTime_GET_MONTH(moment) - 1), 3)
+        out[7] = c'-'
+        year = PyDateTime_GET_YEAR(moment)
+        write_two(out + 8, year // 100)
+        write_two(out + 10, year % 100)
+        out[12] = c' '
+        write_two(out + 13, PyDateTime_DATE_GET_HOUR(moment))
+        out[15] = c':'
+        write_two(out + 16, PyDateTime_DATE_GET_MINUTE(moment))
+        out[18] = c':'
+        write_two(out + 19, PyDateTime_DATE_GET_SECOND(moment))
+        memcpy(out + 21, b" +0000\"", 7)
+        self.used += 28
+        return 0
+
+    cdef int put_flags(self, const block_t *b, uint32_t uid) except -1:
+        cdef int i, system = 0
+        cdef bint space
+        self.put_char(c'(')
+        for i in range(b.planes_n):
+            if planes(b)[i].flag >= SYSTEM:
+                break
+            system |= get_bit(planes(b)[i].bits, uid & (BLOCK - 1)) << planes(b)[i].flag
+        if uid > self.recent_after:
+            system |= 1 << SYSTEM
+        self.put(<bytes>SYSTEM_TEXTS[system])
+        space = system != 0
+        for i in range(b.planes_n):
+            if planes(b)[i].flag < SYSTEM or not get_bit(planes(b)[i].bits, uid & (BLOCK - 1)):
+                continue
+            name = self.names.get(planes(b)[i].flag)
+            if name is not None:
+                if space:
+                    self.put_char(c' ')
+                self.put(name)
+                space = True
+        self.put_char(c')')
+        return 0

@@ -7,41 +7,25 @@ become modified UTF-7, or UTF-8 for a client that has enabled it.
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from sora.wire import utf7
 from sora.wire.imap_syntax import astring, literal, nstring, quoted, string
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from datetime import datetime
 
     from sora._native.seqset import NumSet, UidSet
 
 __all__ = [
-    "appenduid", "astring", "copyuid", "date_time", "esearch_line", "flag_list", "list_line", "literal", "mailbox",
+    "appenduid", "astring", "copyuid", "esearch_line", "flag_list", "list_line", "literal", "mailbox",
     "nstring", "quoted", "search_line", "status_line", "string", "vanished_line",
 ]  # fmt: skip
-
-_MONTHS: Final = (b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec")
 
 
 def mailbox(name: str, *, utf8: bool = False) -> bytes:
     """A mailbox name."""
     return astring(name.encode() if utf8 else utf7.encode(name), utf8=utf8)
-
-
-def date_time(moment: datetime) -> bytes:
-    """date-time with its quotes: `"17-Jul-1996 02:44:25 -0700"`; *moment* is aware."""
-    offset = moment.utcoffset()
-    if offset is None:
-        raise ValueError("a date-time needs a time zone")
-    minutes = int(offset.total_seconds()) // 60
-    sign, minutes = (b"-", -minutes) if minutes < 0 else (b"+", minutes)
-    return b'"%2d-%s-%04d %02d:%02d:%02d %s%02d%02d"' % (
-        moment.day, _MONTHS[moment.month - 1], moment.year, moment.hour, moment.minute, moment.second,
-        sign, minutes // 60, minutes % 60,
-    )  # fmt: skip
 
 
 def flag_list(flags: Iterable[bytes]) -> bytes:

@@ -102,5 +102,7 @@ class Ahead:
                 return
             size += row["size"]
             ref = BlobRef(self._account_id, row["content_id"], row["content_hash"], row["size"])
-            body = self._bodies.get_now(ref)
+            body = row.get("header")  # asked for where it is all that is needed, and here unless it is very long
+            if body is None:
+                body = self._bodies.get_now(ref)
             waiting.append((row, loop.create_task(self._bodies.get(ref)) if body is None else body))

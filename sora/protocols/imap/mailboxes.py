@@ -81,6 +81,7 @@ async def list_(s: Session, cmd: wire.List) -> None:
     """RFC 9051 §6.3.9, with the options of RFC 5258, 5819 and 6154."""
     if "MYRIGHTS" in cmd.returns:
         raise BadSyntax("ACL is not offered here")
+    _require_offered(s, cmd.status or ())
     if cmd.patterns == ("",) and not cmd.extended:
         s.write(responses.list_line([rb"\Noselect"], ""))  # asks for the delimiter alone
         return
@@ -187,17 +188,29 @@ STATUS_ITEMS: Final[Mapping[str, Callable[[Status], bytes]]] = {
 }
 
 
+EXTENSION_ITEMS: Final[Mapping[str, str]] = {"HIGHESTMODSEQ": "CONDSTORE", "MAILBOXID": "OBJECTID"}
+"""Items that a client may only ask for where the extension is announced."""
+
+
 async def status(s: Session, cmd: wire.Status) -> None:
     """RFC 9051 §6.3.11.
 
     Raises:
         NotFound: There is no such mailbox, or it holds no messages.
+        BadSyntax: An item of an extension that is not offered.
     """
+    _require_offered(s, cmd.items)
     counts = await s.node.store.mailboxes.status(s.account_id, [cmd.mailbox], **_extras(cmd.items))
     found = counts[cmd.mailbox]
     if found is None:
         raise NotFound("No such mailbox")
     s.write(_status_line(s, found, cmd.items))
+
+
+def _require_offered(s: Session, items: Iterable[str]) -> None:
+    for item in items:
+        if item in EXTENSION_ITEMS and not s.offers(EXTENSION_ITEMS[item]):
+            raise BadSyntax(f"{item} is not offered here")
 
 
 def _extras(items: Iterable[str]) -> dict[str, bool]:

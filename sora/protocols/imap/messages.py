@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from msgspec import Struct
 
 from sora._native.seqset import UidSet
+from sora._native.viewcols import DATE_ITEM, FLAGS_ITEM, MADE_ITEM, NUMBER_ITEM, TEXT_ITEM, UID_ITEM, RowWriter
 from sora.errors import BadSyntax, BlobDown, Expunged, LimitExceeded
 from sora.mime import message as mime
 from sora.mime.envelope import encoding, strip_extensions
@@ -21,12 +22,11 @@ from sora.protocols.imap.bodies import BODY_COLUMNS, Ahead, chunks_of
 from sora.protocols.imap.replies import ReadOnly, UnknownEncoding
 from sora.protocols.imap.view import NO_UIDS, FlagEdit
 from sora.types import SEEN
-from sora.wire import imap_responses as responses
 from sora.wire.imap_commands import StoreMode
 from sora.wire.imap_fetch import Attribute, Binary, Section
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from sora.protocols.imap.session import Session
     from sora.protocols.imap.view import Selection
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 WRITE_SLICE: Final = 131072
 """A body leaves in slices of this size, so that a client that reads slowly holds one slice and not the whole."""
+ROWS_AT_A_TIME: Final = 64
+"""Written in one step: 0.1 ms of envelopes, 2 ms of header fields."""
 PIECES_AT_A_TIME: Final = 64
 """Of one message; a command may name thousands of sections."""
 MAX_KEYWORDS: Final = 64
@@ -46,20 +48,23 @@ class Row(Struct, frozen=True):
 
     Attributes:
         column: Column of the row.
-        write: From its value to the text of the answer.
+        kind: How `RowWriter` writes it.
+        made: What makes the text out of the row, where that is not the value itself.
     """
 
     column: str
-    write: Callable[[Any], bytes]
+    kind: int
+    made: Callable[[Mapping[str, Any]], bytes] | None = None
 
 
 ROW_ITEMS: Final[Mapping[FetchItem, Row]] = {
-    Attribute.INTERNALDATE: Row("internal_date", responses.date_time),
-    Attribute.RFC822_SIZE: Row("size", b"%d".__mod__),
-    Attribute.ENVELOPE: Row("envelope", bytes),
-    Attribute.BODYSTRUCTURE: Row("body_structure", bytes),
-    Attribute.BODY: Row("body_structure", strip_extensions),
+    Attribute.INTERNALDATE: Row("internal_date", DATE_ITEM),
+    Attribute.RFC822_SIZE: Row("size", NUMBER_ITEM),
+    Attribute.ENVELOPE: Row("envelope", TEXT_ITEM),
+    Attribute.BODYSTRUCTURE: Row("body_structure", TEXT_ITEM),
+    Attribute.BODY: Row("body_structure", MADE_ITEM, lambda row: strip_extensions(row["body_structure"])),
 }
+HEADERS: Final = frozenset({b"HEADER", b"HEADER.FIELDS", b"HEADER.FIELDS.NOT"})
 Octets = TypeVar("Octets", bytes, memoryview)
 CODED: Final = frozenset({b"base64", b"quoted-printable"})
 IDENTITY: Final = frozenset({b"7bit", b"8bit", b"binary"})
@@ -73,12 +78,14 @@ class Plan(Struct, frozen=True):
         items: What is answered, in order.
         columns: Columns that the rows must have.
         parts: Items for which a body is needed.
+        header_only: All of them are about the header of the message, which stands in the row unless it is very long.
         sets_seen: One of them has no PEEK.
     """
 
     items: tuple[FetchItem, ...]
     columns: tuple[str, ...]
     parts: tuple[Section | Binary, ...]
+    header_only: bool
     sets_seen: bool
 
 
@@ -100,9 +107,14 @@ def plan_of(cmd: Fetch) -> Plan:
             columns[ROW_ITEMS[item].column] = None
         elif item not in VIEW_ITEMS and item not in parts:
             raise BadSyntax(f"{item.label.decode()} is not offered here")
+    header_only = bool(parts) and all(_is_header(part) for part in parts)
     if parts:
-        columns |= dict.fromkeys(BODY_COLUMNS)
-    return Plan(tuple(items), tuple(columns), parts, any(not part.peek for part in parts))
+        columns |= dict.fromkeys((*BODY_COLUMNS, "header") if header_only else BODY_COLUMNS)
+    return Plan(tuple(items), tuple(columns), parts, header_only, any(not part.peek for part in parts))
+
+
+def _is_header(part: Section | Binary) -> bool:
+    return isinstance(part, Section) and not part.path and part.text in HEADERS
 
 
 async def fetch(s: Session, cmd: Fetch) -> None:
@@ -123,7 +135,8 @@ async def fetch(s: Session, cmd: Fetch) -> None:
     if plan.sets_seen and not s.view.read_only:
         marked = await _mark_seen(s, uids)
     answer = Answer(s.view, plan, marked)
-    failed = await (_with_bodies(s, uids, plan, answer) if plan.parts else _from_rows(s, uids, plan, answer))
+    by_rows = not plan.parts or (plan.header_only and not marked)
+    failed = await (_from_rows(s, uids, plan, answer) if by_rows else _with_bodies(s, uids, plan, answer))
     if failed:
         await _unmark_seen(s, marked & UidSet.from_numbers(failed))
         raise BlobDown("Some message bodies are temporarily unavailable")
@@ -167,16 +180,14 @@ class Answer:
         self._recent_after = selection.recent_after
         self._plan = plan
         self._marked = marked
-        self._writers = {item: self._writer(item) for item in plan.items if item not in plan.parts}
         self._scans = any(isinstance(item, Binary) or item.path or item.text for item in plan.parts)
+        self._writer = RowWriter(self._told, map(_row_item, plan.items), self._names, self._recent_after)
         self.count = 0
 
-    def line(self, record: Mapping[str, Any]) -> bytes:
-        """The answer for a row, where no body is asked for."""
-        uid = record["uid"]
-        self.count += 1
-        texts = [write(uid, record) for write in self._writers.values()]
-        return b"* %d FETCH (%s)\r\n" % (self._told.seq(uid), b" ".join(texts))
+    def lines(self, rows: Sequence[Mapping[str, Any]]) -> bytes:
+        """The answers for rows, where no body is needed."""
+        self.count += len(rows)
+        return self._writer.write(rows)
 
     def pieces(self, record: Mapping[str, Any], body: bytes) -> Iterator[bytes]:
         """The answer for a row and its body; long literals come as several pieces.
@@ -199,23 +210,22 @@ class Answer:
             if isinstance(item, Section | Binary):
                 yield from _part_pieces(item, body, message)
             else:
-                yield self._writers[item](uid, record)
-        if uid in self._marked and Attribute.FLAGS not in self._writers:
-            yield b" " + self._flags(uid, record)  # RFC 9051 §6.4.5: the change that the fetch itself made
+                yield self._writer.text(record, place)
+        if uid in self._marked and Attribute.FLAGS not in self._plan.items:
+            # RFC 9051 §6.4.5: the change that the fetch itself made
+            yield b" FLAGS " + self._told.flags_text(uid, self._names, uid > self._recent_after)
         yield b")\r\n"
         self.count += 1
 
-    def _writer(self, item: FetchItem) -> Callable[[int, Mapping[str, Any]], bytes]:
-        """What writes an item with its label, looked up once and not for each message."""
-        if item is Attribute.UID:
-            return lambda uid, _: b"UID %d" % uid
-        if item is Attribute.FLAGS:
-            return self._flags
-        column, write, label = ROW_ITEMS[item].column, ROW_ITEMS[item].write, item.label + b" "
-        return lambda _, record: label + write(record[column])
 
-    def _flags(self, uid: int, _record: Mapping[str, Any]) -> bytes:
-        return b"FLAGS " + self._told.flags_text(uid, self._names, uid > self._recent_after)
+def _row_item(item: FetchItem) -> tuple[int, bytes, str | Callable[[Mapping[str, Any]], bytes] | None]:
+    """An item as `RowWriter` takes it."""
+    if isinstance(item, Section | Binary):
+        return MADE_ITEM, b"", lambda row: b"".join(_part_pieces(item, row["header"], mime.parse(row["header"])))
+    if item in VIEW_ITEMS:
+        return (UID_ITEM if item is Attribute.UID else FLAGS_ITEM), item.label + b" ", None
+    row = ROW_ITEMS[item]
+    return row.kind, item.label + b" ", row.made or row.column
 
 
 def _part_pieces(item: Section | Binary, body: bytes, message: mime.Message | None) -> Iterator[bytes]:
@@ -279,12 +289,17 @@ def _cut(data: Octets, partial: tuple[int, int] | None) -> Octets:
 
 
 async def _from_rows(s: Session, uids: UidSet, plan: Plan, answer: Answer) -> list[int]:
-    """Everything that stands in the rows; nothing can fail."""
+    """Everything that stands in the rows; nothing can fail but for headers that are too long to stand there."""
+    ahead = Ahead(s.node.bodies, s.view.view.account_id)
     async with chunks_of(s, uids, plan.columns) as chunks:
         async for rows in chunks:
-            s.write(b"".join([answer.line(row) for row in rows]))
-            await s.breathe()
-    return []
+            if plan.header_only and any(row["header"] is None for row in rows):
+                await _write_bodies(s, rows, answer, ahead)
+            else:
+                for start in range(0, len(rows), ROWS_AT_A_TIME):
+                    s.write(answer.lines(rows[start : start + ROWS_AT_A_TIME]))
+                    await s.breathe()
+    return ahead.failed
 
 
 async def _with_bodies(s: Session, uids: UidSet, plan: Plan, answer: Answer) -> list[int]:
@@ -292,10 +307,14 @@ async def _with_bodies(s: Session, uids: UidSet, plan: Plan, answer: Answer) -> 
     ahead = Ahead(s.node.bodies, s.view.view.account_id)
     async with chunks_of(s, uids, plan.columns) as chunks:
         async for rows in chunks:
-            async with ahead.over(rows) as bodies:
-                async for row, body in bodies:
-                    await _write_gently(s, answer.pieces(row, body))
+            await _write_bodies(s, rows, answer, ahead)
     return ahead.failed
+
+
+async def _write_bodies(s: Session, rows: Sequence[Mapping[str, Any]], answer: Answer, ahead: Ahead) -> None:
+    async with ahead.over(rows) as bodies:
+        async for row, body in bodies:
+            await _write_gently(s, answer.pieces(row, body))
 
 
 async def _write_gently(s: Session, pieces: Iterable[bytes]) -> None:
@@ -315,7 +334,7 @@ async def _write_gently(s: Session, pieces: Iterable[bytes]) -> None:
 
 async def _mark_seen(s: Session, uids: UidSet) -> UidSet:
     r"""Set \Seen where it is missing, before the answer, which says so; returns the messages that were changed."""
-    unseen = uids & s.view.told.with_flag(SEEN, False)
+    unseen = s.view.told.among(uids, SEEN, False)
     if unseen:
         await _change_flags(s, unseen, FlagEdit((SEEN,)), tell=False)
     return unseen

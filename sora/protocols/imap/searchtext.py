@@ -20,10 +20,15 @@ from sora.wire.imap_search import BodyText, ByDate, BySize, DateField, HeaderTex
 
 if TYPE_CHECKING:
     from sora.protocols.imap.session import Session
-    from sora.store.search import Facts
+    from sora.store.search import Column
 
-WIDEST_ZONE_S: Final = 15 * 3600
+WIDEST_ZONE: Final = timedelta(hours=15)
 """No Date header is further from UTC; nearer than this to midnight, only the header knows the day."""
+DAY: Final = timedelta(days=1)
+LONGEST: Final = timedelta(days=366 * 1000)
+"""Older than any message."""
+FIRST: Final = datetime.min.replace(tzinfo=UTC)
+LAST: Final = datetime.max.replace(tzinfo=UTC)
 INLINE_BYTES: Final = 64 * 1024
 """Larger bodies are taken apart in a thread."""
 
@@ -32,17 +37,17 @@ _ENVELOPE_DATE = re.compile(rb'\("((?:[^"\\]|\\.)*)"')
 
 async def by_size(s: Session, key: BySize, within: UidSet) -> UidSet:
     """LARGER and SMALLER; both exclude the number itself."""
-    facts = await _facts(s, within)
-    return UidSet.from_numbers(f.uid for f in facts if (f.size > key.size if key.larger else f.size < key.size))
+    if key.larger:
+        return await _between(s, within, "size", key.size + 1, None)
+    return await _between(s, within, "size", None, key.size)
 
 
 async def by_age(s: Session, key: Within, within: UidSet) -> UidSet:
-    """OLDER and YOUNGER (RFC 5032 §2), by INTERNALDATE."""
-    limit = datetime.now(UTC).timestamp() - key.seconds
-    facts = await _facts(s, within)
+    """OLDER and YOUNGER (RFC 5032 §2), by INTERNALDATE; a message of just that age is both."""
+    limit = datetime.now(UTC) - min(timedelta(seconds=key.seconds), LONGEST)
     if key.older:
-        return UidSet.from_numbers(f.uid for f in facts if f.internal_date <= limit)
-    return UidSet.from_numbers(f.uid for f in facts if f.internal_date >= limit)
+        return await _between(s, within, "internal_date", None, limit + timedelta(microseconds=1))
+    return await _between(s, within, "internal_date", limit, None)
 
 
 async def by_date(s: Session, key: ByDate, within: UidSet) -> UidSet:
@@ -51,53 +56,53 @@ async def by_date(s: Session, key: ByDate, within: UidSet) -> UidSet:
     INTERNALDATE is answered in UTC, so its day is the day in UTC. A Date header has the day that is written in it; it
     is looked at where its zone can make a difference.
     """
-    facts = await _facts(s, within)
     if key.field is DateField.SENT:
-        return await _by_sent_date(s, key, [(f.uid, f.sent_at) for f in facts if f.sent_at is not None])
-    saved = key.field is DateField.SAVED
-    start = _midnight(key.day)
-    return UidSet.from_numbers(
-        f.uid for f in facts if _holds(key.relation, (f.saved_at if saved else f.internal_date) - start)
-    )
+        return await _by_sent_date(s, key, within)
+    start = datetime.combine(key.day, time(), UTC)
+    low = None if key.relation is Relation.BEFORE else start
+    high = {Relation.BEFORE: start, Relation.SINCE: None, Relation.ON: _later(start, DAY)}[key.relation]
+    return await _between(s, within, "saved_at" if key.field is DateField.SAVED else "internal_date", low, high)
 
 
-def _midnight(day: date) -> int:
-    return int(datetime.combine(day, time(), UTC).timestamp())
-
-
-def _holds(relation: Relation, seconds: int) -> bool:
-    """A moment so many seconds after the given day's midnight has the relation to that day."""
-    if relation is Relation.BEFORE:
-        return seconds < 0
-    if relation is Relation.SINCE:
-        return seconds >= 0
-    return 0 <= seconds < 86400
-
-
-async def _by_sent_date(s: Session, key: ByDate, sent: list[tuple[int, int]]) -> UidSet:
-    start = _midnight(key.day)
-    edges = (start, start + 86400) if key.relation is Relation.ON else (start,)
-    near = UidSet.from_numbers(uid for uid, at in sent if any(abs(at - edge) < WIDEST_ZONE_S for edge in edges))
+async def _by_sent_date(s: Session, key: ByDate, within: UidSet) -> UidSet:
+    """Far from midnight the moment decides, near to it the day that is written in the header."""
+    start = datetime.combine(key.day, time(), UTC)
+    end = _later(start, DAY if key.relation is Relation.ON else timedelta(0))
+    near = await _between(s, within, "sent_at", _earlier(start, WIDEST_ZONE), _later(end, WIDEST_ZONE))
     days = await _written_days(s, near)
-    found = []
-    for uid, at in sent:
-        day = days.get(uid)
-        seconds = at - start if day is None else (day - key.day) // timedelta(seconds=1)
-        if _holds(key.relation, seconds):
-            found.append(uid)
-    return UidSet.from_numbers(found)
+    found = UidSet.from_numbers(uid for uid, day in days.items() if _holds(key.relation, day, key.day))
+    if key.relation is Relation.BEFORE:
+        return found | await _between(s, within - near, "sent_at", None, start)
+    if key.relation is Relation.SINCE:
+        return found | await _between(s, within - near, "sent_at", end, None)
+    return found
+
+
+def _holds(relation: Relation, day: date, wanted: date) -> bool:
+    if relation is Relation.BEFORE:
+        return day < wanted
+    return day >= wanted if relation is Relation.SINCE else day == wanted
+
+
+def _earlier(moment: datetime, by: timedelta) -> datetime:
+    """So much earlier, or the first moment there is."""
+    return moment - by if moment - FIRST > by else FIRST
+
+
+def _later(moment: datetime, by: timedelta) -> datetime:
+    """So much later, or the last moment there is."""
+    return moment + by if LAST - moment > by else LAST
 
 
 async def _written_days(s: Session, uids: UidSet) -> dict[int, date]:
-    """The day in the Date header, as it is written there."""
+    """The day in the Date header, as it is written there; where that cannot be read, the day of the moment in UTC."""
     if not uids:
         return {}
     days = {}
-    async with chunks_of(s, uids, ["envelope"]) as chunks:
+    async with chunks_of(s, uids, ["envelope", "sent_at"]) as chunks:
         async for rows in chunks:
             for row in rows:
-                if (day := written_day(row["envelope"])) is not None:
-                    days[row["uid"]] = day
+                days[row["uid"]] = written_day(row["envelope"]) or row["sent_at"].date()
     return days
 
 
@@ -163,6 +168,9 @@ def _holds_text(body: bytes, pattern: str) -> bool:
     return pattern in searchable(body)[1]
 
 
-async def _facts(s: Session, within: UidSet) -> list[Facts]:
+async def _between(
+    s: Session, within: UidSet, column: Column, low: datetime | int | None, high: datetime | int | None
+) -> UidSet:
+    """Messages with *low* <= column < *high*."""
     view = s.view.view
-    return await s.node.store.search.facts(view.account_id, view.mailbox_id, within)
+    return await s.node.store.search.between(view.account_id, view.mailbox_id, within, column, low, high)

@@ -149,6 +149,10 @@ class Session(Connection):
             compressed=self.compressed,
         )
 
+    def offers(self, capability: str) -> bool:
+        """The capability is advertised now."""
+        return capability.encode() in self.capabilities().split()
+
     def log_in(self, identity: Identity) -> None:
         """Enter the authenticated state.
 

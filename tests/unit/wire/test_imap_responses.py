@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta, timezone
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -70,28 +68,6 @@ def test_mailbox_names_are_read_as_they_were(name: str) -> None:
 def test_mailbox() -> None:
     assert responses.mailbox("Entwürfe") == b"Entw&APw-rfe"
     assert responses.mailbox("Entwürfe", utf8=True) == b'"Entw\xc3\xbcrfe"'
-
-
-@pytest.mark.parametrize(
-    ("moment", "written"),
-    [
-        (datetime(1996, 7, 17, 2, 44, 25, tzinfo=timezone(timedelta(hours=-7))), b'"17-Jul-1996 02:44:25 -0700"'),
-        (datetime(2000, 1, 1, tzinfo=UTC), b'" 1-Jan-2000 00:00:00 +0000"'),
-        (
-            datetime(999, 12, 31, 23, 59, 59, tzinfo=timezone(timedelta(hours=5, minutes=45))),
-            b'"31-Dec-0999 23:59:59 +0545"',
-        ),
-        (datetime(2000, 1, 1, tzinfo=timezone(timedelta(minutes=-30))), b'" 1-Jan-2000 00:00:00 -0030"'),
-    ],
-)
-def test_date_time(moment: datetime, written: bytes) -> None:
-    assert responses.date_time(moment) == written
-    assert read_back(written).date_time() == moment
-
-
-def test_date_time_needs_a_zone() -> None:
-    with pytest.raises(ValueError, match="time zone"):
-        responses.date_time(datetime(2000, 1, 1))
 
 
 def test_list_line() -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sora._native import imapscan
 from sora._native.mimescan import MESSAGE, MULTIPART, Part
-from sora._native.seqset import NumSet, SeqSet, UidSet
+from sora._native.seqset import SeqSet, UidSet
 from sora._native.viewcols import NO_RECENT, Snapshot
 from sora.errors import BadSyntax, LineTooLong, WireError
 from sora.mime.digest import digest, searchable
@@ -175,7 +175,7 @@ def mime(data: bytes) -> None:
     check_body(read_value(message.bodystructure()), extended=True)
     check_body(read_value(message.body()), extended=False)
     _check_sections(message, (), message.root, 0)
-    _check_digest(data)
+    _check_digest(message)
 
 
 def _tree(root: Part) -> Iterator[Part]:
@@ -244,8 +244,14 @@ def _numbered(path: tuple[int, ...], part: Part) -> list[Part]:
     return [message] if not path or part.kind == MESSAGE else []
 
 
-def _check_digest(data: bytes) -> None:
+def _check_digest(message: Message) -> None:
+    data = message.data
     facts = digest(data, limit=500)
+    if facts.header is not None:  # answers for the message where only fields are asked for
+        alone = parse(facts.header)
+        for names, exclude in (([b"subject", b"content-type"], False), ([b"subject"], True)):
+            assert alone.header_fields((), names, exclude) == message.header_fields((), names, exclude)
+        assert facts.header == data[: len(facts.header)]
     assert len(facts.body_text) <= 500
     assert len(facts.preview) <= 200
     for name in facts.__struct_fields__:
@@ -470,7 +476,7 @@ def sets(data: bytes) -> None:
     assert (resolved.first, resolved.last) == ((min(numbers), max(numbers)) if numbers else (0, 0))
 
 
-def _set_of(text: bytes) -> NumSet | None:
+def _set_of(text: bytes) -> SeqSet | None:
     try:
         found = SeqSet.parse(text)
     except BadSyntax as error:

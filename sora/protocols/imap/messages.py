@@ -8,6 +8,7 @@ NO [UNAVAILABLE]: an empty literal would be kept by the client for ever.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from msgspec import Struct
@@ -133,7 +134,10 @@ async def fetch(s: Session, cmd: Fetch) -> None:
         return
     marked = NO_UIDS
     if plan.sets_seen and not s.view.read_only:
-        marked = await _mark_seen(s, uids)
+        view = s.view.view
+        # of a few messages the rows come meanwhile, and are found below where they are kept
+        rows = s.server.rows.get(view.account_id, view.mailbox_id, uids, plan.columns)
+        marked, _ = await asyncio.gather(_mark_seen(s, uids), rows)
     answer = Answer(s.view, plan, marked)
     by_rows = not plan.parts or (plan.header_only and not marked)
     failed = await (_from_rows(s, uids, plan, answer) if by_rows else _with_bodies(s, uids, plan, answer))

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sora.server.embedded_pg import EmbeddedPostgres
-from sora.services.delivery import MailEnvelope, Recipient
+from sora.services.delivery import MailEnvelope
+from sora.services.recipients import Recipient
 from sora.store import migrate
 from sora.wire import lmtp
 from tests.support.node import open_node

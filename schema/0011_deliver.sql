@@ -1,5 +1,20 @@
 -- One call stores any number of messages in any number of mailboxes: LMTP, APPEND, micro-batches.
 
+-- Octets that an account and its domain still have room for; NULL: it has no limit of any kind. Asked at RCPT time.
+CREATE FUNCTION room_left(p_account_id bigint) RETURNS bigint LANGUAGE plpgsql STABLE
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+  l account_limits;
+BEGIN
+  SELECT * INTO l FROM account_limits x WHERE x.account_id = p_account_id;
+  IF coalesce(l.bytes, l.messages, l.domain_bytes, l.domain_messages) IS NULL THEN
+    RETURN NULL;
+  END IF;
+  RETURN greatest(0, least(9223372036854775807,
+    CASE WHEN l.bytes IS NOT NULL THEN l.bytes - (SELECT u.bytes FROM account_usage(p_account_id) u) END,
+    CASE WHEN l.domain_bytes IS NOT NULL THEN l.domain_bytes - (SELECT u.bytes FROM domain_usage(l.domain_id) u) END));
+END $$;
+
 -- The thread of a message: that of the first known message it refers to, else its own.
 CREATE FUNCTION find_thread(p_account_id bigint, p_content_id bigint, p_in_reply_to text, p_reference_ids text) RETURNS bigint
 LANGUAGE plpgsql STABLE SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$

@@ -173,6 +173,9 @@ class LimitsTable(Table, frozen=True, kw_only=True):
         Duration, Meta(description="pause between two POP3 logins of an account; 0: none", extra=LIVE)
     ] = 0.0
     lmtp_idle_timeout: Annotated[Duration, Meta(description="silence of an LMTP client", extra=LIVE)] = 300.0
+    lmtp_message_timeout: Annotated[
+        Duration, Meta(description="octets of an LMTP message are all here after", extra=LIVE)
+    ] = 1800.0
     login_timeout: Annotated[Duration, Meta(description="silence before login", extra=LIVE)] = 60.0
 
 

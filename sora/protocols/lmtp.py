@@ -46,6 +46,7 @@ from sora.protocols.lmtp_replies import (
     NotTrusted,
     OutOfOrder,
     TooManyRecipients,
+    TooSlow,
     UnknownCommand,
     reply_to,
 )
@@ -59,9 +60,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
 
     from sora.net.listener import Listener
-    from sora.services.delivery import Recipient
     from sora.services.limits import Slot
     from sora.services.node import Node
+    from sora.services.recipients import Recipient
     from sora.store.diskfile import Octets
     from sora.wire.lmtp import Path
 
@@ -193,15 +194,20 @@ class Session(Connection):
 
         Raises:
             TimeoutError, PeerGone: The rest never came.
+            TooSlow: It comes, but not in time.
         """
+        limits = self.node.config.limits
+        began_mono = time.monotonic() if intake is None else intake.began_mono
         while True:
             octets = self.scanner.take()
             if intake is not None:
                 intake.add(octets)
                 await intake.settle()
+            if time.monotonic() - began_mono >= limits.lmtp_message_timeout:
+                raise TooSlow
             if not self.scanner.receiving:
                 return
-            await self.wait(self.node.config.limits.lmtp_idle_timeout)
+            await self.wait(limits.lmtp_idle_timeout)
 
     # ------------------------------------------------------------------ what the connection calls
 
@@ -248,6 +254,7 @@ class Session(Connection):
                 await self._answer_recipients()
                 self.end(SHUTTING_DOWN)
                 return
+            await self.breathe()
             try:
                 line = self.scanner.line()
             except WireError as error:
@@ -335,7 +342,7 @@ class Session(Connection):
 
     async def _find_recipients(self, paths: list[Path]) -> list[Recipient | SoraError]:
         try:
-            return await self.node.delivery.find_recipients(paths)
+            return await self.node.recipients.find(paths, self.mail.size if self.mail else 0)
         except SoraError as error:
             _log.warning("recipients not looked up", extra={"error": str(error)})
             return [error for _ in paths]

@@ -27,6 +27,12 @@ class OutOfOrder(BadSyntax):
     default_text = "Bad sequence of commands"
 
 
+class TooSlow(LimitExceeded):
+    """The octets of the message drip in."""
+
+    default_text = "Message takes too long"
+
+
 class TooManyRecipients(LimitExceeded):
     """This transaction has as many recipients as it may (RFC 5321 §4.5.3.1.10)."""
 
@@ -68,6 +74,7 @@ ERRORS: Final[Mapping[type[SoraError], tuple[int, str]]] = {
     errors.TooBig: (552, "5.3.4"),
     MailLoop: (554, "5.4.6"),
     errors.LimitExceeded: (421, "4.7.0"),
+    TooSlow: (421, "4.4.2"),
     TooManyRecipients: (452, "4.5.3"),
     # what may pass
     errors.StagingFull: (452, "4.3.1"),

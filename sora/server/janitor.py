@@ -13,7 +13,7 @@ from sora import log
 from sora.errors import InUse, NotFound, Unavailable
 from sora.server import child as children
 from sora.services.cleanup import Cleanup
-from sora.services.indexing import Indexing
+from sora.services.indexing import BATCH, Indexing
 from sora.services.node import open_database, own_instance_id
 from sora.store.bodies import open_blob_store
 from sora.store.leases import Lease
@@ -36,6 +36,8 @@ UNHEARD_S: Final = 1.0
 """Pause after a heartbeat that nobody heard: POP3 logins of a node that is not registered are refused."""
 LEAD_S: Final = 20.0
 INDEX_BUSY_S: Final = 0.05
+INDEX_GATHER_S: Final = 0.5
+"""Pause after a batch that was not full: what comes meanwhile is moved together."""
 INDEX_IDLE_S: Final = 1.0
 INDEX_LONG_S: Final = 5.0
 INDEX_SHARE: Final = 4
@@ -197,7 +199,8 @@ async def _index(process: Process, leader: Leadership, indexing: Indexing) -> No
         moved = await indexing.step() if leads else 0
         took_s = asyncio.get_running_loop().time() - began
         longer_s = min(INDEX_LONG_S, max(INDEX_IDLE_S, 1.5 * pause_s))
-        pause_s = max(INDEX_BUSY_S, INDEX_SHARE * took_s) if moved else longer_s
+        gather_s = INDEX_BUSY_S if moved >= BATCH else INDEX_GATHER_S
+        pause_s = max(gather_s, INDEX_SHARE * took_s) if moved else longer_s
 
     await _repeat(process, lambda: pause_s, step)
 

@@ -5,7 +5,8 @@ one database transaction makes it a message, then comes the reply, then the door
 
 **Lanes.** Few tasks do all of it. A lane that is free takes everything that waits, up to a number and a size, stages it
 with one trip to the thread pool and commits it with one call. There is no timer: alone, a message is a batch of one and
-waits for nobody; under load the batches grow by themselves, because the next one gathers while the last one syncs.
+waits for nobody; under load the batches grow by themselves, because the next one gathers while the last one syncs, and
+whoever is about to hand in a message is let before it starts.
 
 **Who fails.** A batch that the server refused (it answered with an SQLSTATE, so nothing was committed) is tried again
 one by one, and only what is refused alone fails. If the answer was lost instead, the commit may have happened. Then the
@@ -32,9 +33,10 @@ from msgspec.structs import replace
 from sora import log, metrics
 from sora._native.mimescan import scan
 from sora.crashpoints import crash_point
-from sora.errors import Busy, DatabaseDown, NotFound, OverQuota, Refused, SoraError, StagingFull, Unavailable
+from sora.errors import Busy, DatabaseDown, NotFound, Refused, SoraError, StagingFull, Unavailable
 from sora.mime import digest as mime_digest
 from sora.mime.text import fold
+from sora.services.recipients import Recipient  # noqa: TC001 — msgspec reads the annotations at run time
 from sora.store.messages import NewMessage
 from sora.types import AccountId, MailboxId, Uid, UidValidity
 from sora.wire import lmtp
@@ -43,11 +45,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from sora.services.changes import Changes
-    from sora.store import accounts
     from sora.store.diskfile import Octets
     from sora.store.messages import Delivered, Messages
     from sora.store.staging import Staging
-    from sora.store.store import Store
 
 _log = log.get(__name__)
 _P = ParamSpec("_P")
@@ -58,6 +58,9 @@ MAX_BATCH: Final = 64
 """Messages of one transaction: 32 gave 6,000 a second and 128 gave 8,000, at three times the delay."""
 FULL_LANE: Final = 16
 """Units that wait before another lane opens beside one with a small batch."""
+QUIET_TURNS: Final = 3
+"""Turns of the event loop without a new unit before a batch starts: from the arrival of a message's last octets to its
+unit it takes so many. A turn with nothing to do takes microseconds."""
 STALLED_S: Final = 0.05
 """A batch that takes so long waits for a lock or for the disk: others need not wait with it."""
 LARGE_BATCH_BYTES: Final = 1024 * 1024
@@ -79,23 +82,6 @@ class MailLoop(Refused):
     """The message has been here before, or nearly everywhere."""
 
     default_text = "Mail loop"
-
-
-class Recipient(Struct, frozen=True):
-    """Whom a forward-path reaches.
-
-    Attributes:
-        text: The path as the client wrote it.
-        address: The account's primary address, for Delivered-To.
-        mailbox_id: None: INBOX, looked up in the delivering transaction, because RENAME may swap it.
-        forward: What a proxy handed on for this recipient, names and values.
-    """
-
-    text: str
-    account_id: AccountId
-    address: str
-    mailbox_id: MailboxId | None = None
-    forward: tuple[tuple[str, str], ...] = ()
 
 
 class MailEnvelope(Struct, frozen=True):
@@ -238,10 +224,19 @@ class Lanes:
     async def _run(self) -> None:
         try:
             while self._waiting:
+                await self._gather()
                 await self._one(self._take())
         finally:
             # At once, not when the task is seen to be done: a unit that comes in between would wait for nobody.
             self._busy -= 1
+
+    async def _gather(self) -> None:
+        """Let sessions whose message is here hand it in."""
+        quiet, count = 0, len(self._waiting)
+        while quiet < QUIET_TURNS and count < self._max_messages:
+            await asyncio.sleep(0)
+            quiet = quiet + 1 if len(self._waiting) == count else 0
+            count = len(self._waiting)
 
     async def _one(self, batch: list[_Unit]) -> None:
         large = sum(unit.size for unit in batch) > LARGE_BATCH_BYTES
@@ -274,11 +269,9 @@ class Delivery:
     """Stores mail for all protocols of a worker.
 
     Args:
-        store: For looking up recipients.
         messages: On the delivery connections, so that queries of sessions and deliveries do not wait for each other.
         instance_id: Names the staging directory in `pending_uploads`.
         host: Our name in Received.
-        default_domain: Of `<Postmaster>`.
         lanes: Batches at a time; one for each delivery connection.
         body_limit: Characters of body text kept for search; 0: none.
         clock: The time of day.
@@ -286,7 +279,6 @@ class Delivery:
 
     def __init__(
         self,
-        store: Store,
         messages: Messages,
         staging: Staging,
         changes: Changes,
@@ -294,19 +286,16 @@ class Delivery:
         *,
         instance_id: str,
         host: str,
-        default_domain: str = "",
         lanes: int = 2,
         body_limit: int = 65536,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._store = store
         self._messages = messages
         self._staging = staging
         self._changes = changes
         self._doorbell = doorbell
         self._instance_id = instance_id
         self.host = host
-        self._default_domain = default_domain
         self._body_limit = body_limit
         self._clock = clock
         self._lanes = Lanes(self._commit, lanes)
@@ -316,29 +305,6 @@ class Delivery:
         await self._lanes.drained()
 
     # ------------------------------------------------------------------------------------------------ LMTP
-
-    async def find_recipients(self, paths: Sequence[lmtp.Path]) -> list[Recipient | SoraError]:
-        """Whom each forward-path reaches, or why nobody; one query, and one for each `+detail`.
-
-        Raises:
-            Unavailable: Nothing can be looked up now.
-        """
-        addresses = [self._address(path) for path in paths]
-        found = await self._store.accounts.find_recipients(addresses)
-        return [await self._recipient(path, who) for path, who in zip(paths, found, strict=True)]
-
-    def _address(self, path: lmtp.Path) -> str:
-        """`<Postmaster>` needs no domain in the command (RFC 5321 §4.1.1.3): it means ours."""
-        return path.address if path.domain else f"{path.local}@{self._default_domain}"
-
-    async def _recipient(self, path: lmtp.Path, who: accounts.Recipient | None) -> Recipient | SoraError:
-        if who is None:
-            return NotFound("No such user here")
-        if who.over_quota:
-            return OverQuota("Mailbox is full")
-        mailbox = await self._store.mailboxes.find(who.account_id, who.detail) if who.detail else None
-        mailbox_id = mailbox.mailbox_id if mailbox is not None and not mailbox.noselect else None
-        return Recipient(path.text, who.account_id, who.address, mailbox_id)
 
     async def deliver(self, data: Octets, envelope: MailEnvelope) -> list[SoraError | None]:
         """Store one message for its recipients, each on its own.

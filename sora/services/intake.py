@@ -8,6 +8,7 @@ at all, but taken to its end, because the client must finish before it can be to
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Final
 
 from sora.errors import SoraError, TooBig, Unavailable
@@ -29,11 +30,13 @@ class Intake:
         limit: Octets that a message may have.
 
     Attributes:
+        began_mono: When the message began.
         size: Octets that have come.
         error: Why the message cannot be taken; None while it can.
     """
 
     def __init__(self, staging: Staging, limit: int) -> None:
+        self.began_mono = time.monotonic()
         self.size = 0
         self.error: SoraError | None = None
         self._staging = staging

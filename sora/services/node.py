@@ -22,6 +22,7 @@ from sora.services.changes import Changes
 from sora.services.delivery import Delivery
 from sora.services.guesses import Guesses
 from sora.services.limits import Limits, LocalCounts
+from sora.services.recipients import Recipients
 from sora.store.blocks import CHANNEL, AuthBlocks
 from sora.store.bodies import Bodies, open_blob_store, open_cache, open_staging
 from sora.store.db import Database
@@ -55,6 +56,7 @@ class Node:
         staging: Bodies on their way to the object store.
         bodies: Reads a body from wherever it is.
         delivery: LMTP and APPEND.
+        recipients: Whom LMTP delivers to.
         auth: Logins.
         changes: What happened to a mailbox, from and to the other processes.
         limits: How many connections an address and an account may hold.
@@ -70,6 +72,7 @@ class Node:
     staging: Staging
     bodies: Bodies
     delivery: Delivery
+    recipients: Recipients
     auth: Auth
     changes: Changes
     limits: Limits
@@ -117,7 +120,7 @@ class Node:
             changes.start()
             blocks.start()
             instance_id = own_instance_id(config)
-            delivery = _delivery(config, store, Store(deliveries), staging, changes, doorbell, instance_id)
+            delivery = _delivery(config, Store(deliveries), staging, changes, doorbell, instance_id)
             stack.push_async_callback(delivery.close)
             limits = _limits(config, counts)
             guesses = Guesses(counts.failures, limits=limits, table=config.limits)
@@ -133,6 +136,7 @@ class Node:
                 staging=staging,
                 bodies=bodies,
                 delivery=delivery,
+                recipients=Recipients(store, config.auth.default_domain),
                 auth=auth,
                 changes=changes,
                 limits=limits,
@@ -217,7 +221,6 @@ async def _open_pool(stack: contextlib.AsyncExitStack, dsn: str, name: str, size
 
 def _delivery(
     config: Config,
-    store: Store,
     deliveries: Store,
     staging: Staging,
     changes: Changes,
@@ -226,14 +229,12 @@ def _delivery(
 ) -> Delivery:
     """Deliveries on connections of their own: sessions' queries must not wait behind them."""
     return Delivery(
-        store,
         deliveries.messages,
         staging,
         changes,
         doorbell,
         instance_id=instance_id,
         host=socket.gethostname(),
-        default_domain=config.auth.default_domain,
         lanes=config.database.delivery_connections,
         body_limit=config.search.body_limit if config.search.index_bodies else 0,
     )

@@ -48,8 +48,10 @@ if TYPE_CHECKING:
 
 POLL_S: Final = 2.0
 """How often the table is looked at while the doorbell is silent."""
+GATHER_S: Final = 0.2
+"""Between the bell and the look at the table: what comes meanwhile is claimed, sent and marked together."""
 DATABASE_PAUSE_S: Final = 1.0
-CLAIM_SHARE: Final = 4
+CLAIM_SHARE: Final = 10
 """Rows claimed at a time, in units of what is sent at a time: one query for several uploads."""
 MARK_ROWS: Final = 64
 """Uploads marked in one transaction; no more are sent while twice as many wait for that."""
@@ -159,6 +161,7 @@ class Uploads:
         self._poll_s = poll_s
         self._breaker = Breaker()
         self._claimed: deque[PendingUpload] = deque()
+        self._due = True  # there may be rows to claim
         self._running: set[asyncio.Task[None]] = set()
         self._sent: deque[PendingUpload] = deque()
         self._marking: asyncio.Task[None] | None = None
@@ -221,28 +224,35 @@ class Uploads:
                 return
 
     async def _upload_until(self, stopping: asyncio.Task[bool]) -> None:
-        ringing = asyncio.ensure_future(self._doorbell.wait(self._poll_s))
+        ringing = asyncio.create_task(self._rung())
         try:
             while not stopping.done():
                 if ringing.done():
                     ringing.result()
-                    ringing = asyncio.ensure_future(self._doorbell.wait(self._poll_s))
+                    ringing = asyncio.create_task(self._rung())
+                    self._due = True
                 if not await self._start_uploads():
-                    await asyncio.wait(
+                    done, _ = await asyncio.wait(
                         (stopping, ringing, *self._tasks()),
                         timeout=self._breaker.pause_s or self._poll_s,
                         return_when=asyncio.FIRST_COMPLETED,
                     )
+                    self._due = self._due or not done
         finally:
             ringing.cancel()
             await asyncio.gather(ringing, return_exceptions=True)
+
+    async def _rung(self) -> None:
+        """Until it is worth while to look for rows."""
+        await self._doorbell.wait(self._poll_s)
+        await asyncio.sleep(GATHER_S)
 
     async def _start_uploads(self) -> int:
         """Start as many as may be under way; how many were started."""
         free = self._breaker.allowed(self._parallel) - len(self._running)
         if free <= 0 or len(self._sent) >= 2 * MARK_ROWS:
             return 0
-        if not self._claimed:
+        if not self._claimed and self._due:
             await self._claim()
         started = min(free, len(self._claimed))
         for _ in range(started):
@@ -253,8 +263,10 @@ class Uploads:
 
     async def _claim(self) -> None:
         """Take rows to send: some in advance, but no more than the probe while the store is away."""
+        wanted = self._parallel * CLAIM_SHARE if self._breaker.closed else 1
         try:
-            self._claimed.extend(await self._pending.claim(self._parallel * CLAIM_SHARE if self._breaker.closed else 1))
+            self._claimed.extend(await self._pending.claim(wanted))
+            self._due = len(self._claimed) >= wanted
         except SoraError as error:
             _log.warning("uploads wait for the database", extra={"error": str(error)})
             await asyncio.sleep(DATABASE_PAUSE_S)

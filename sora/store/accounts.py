@@ -33,12 +33,14 @@ class Recipient(Struct, frozen=True):
         address: the account's primary address.
         detail: what followed `+` in the local part, as it was spelled; empty: nothing.
         over_quota: the account has reached its limit; more mail is refused at commit too.
+        room_bytes: octets left; None: neither the account nor its domain has a limit.
     """
 
     account_id: AccountId
     address: str
     detail: str = ""
     over_quota: bool = False
+    room_bytes: int | None = None
 
 
 class LoginCredential(Struct, frozen=True):
@@ -127,7 +129,11 @@ class Accounts:
         """
         asked = [fold_address(address) if _is_text(address) else "" for address in addresses]
         rows = await self._db.fetch(
-            "SELECT * FROM resolve_recipients($1) WHERE account_id IS NOT NULL AND NOT disabled", asked
+            """
+            SELECT r.*, room_left(r.account_id) AS room_bytes FROM resolve_recipients($1) r
+            WHERE r.account_id IS NOT NULL AND NOT r.disabled
+            """,
+            asked,
         )
         found: dict[int, Record] = {}
         for row in rows:
@@ -418,6 +424,7 @@ def _recipient(address: str, row: Record | None) -> Recipient | None:
         address=row["address"],
         detail="" if row["detail"] is None else split_detail(address.strip())[1],
         over_quota=row["over_quota"],
+        room_bytes=row["room_bytes"],
     )
 
 

@@ -50,6 +50,8 @@ RESCAN_SHARE: Final = 20
 """A look at a very full directory may take seconds: adding up takes at most one part in so many of the time."""
 TRIP_THREADS: Final = 2
 SYNC_THREADS: Final = 4
+FEW_SYNCS: Final = 4
+"""Files that one thread syncs: to ask others, each takes as much of the processor as the sync takes of the disk."""
 SHARED_MODE: Final = 0o400
 """A file that more than one delivery counts on."""
 
@@ -112,7 +114,7 @@ class Staging:
         Raises:
             StagingFull: There is none.
         """
-        return Spool(self._temporary)
+        return Spool(self._temporary, self._take_spooled, self._usage.release_unnamed)
 
     def path(self, account_id: AccountId, content_hash: bytes) -> Path:
         """Where the body is, if it is there."""
@@ -167,8 +169,8 @@ class Staging:
 
     @property
     def used_bytes(self) -> int:
-        """Octets staged, as far as this process knows."""
-        return self._usage.bytes
+        """Octets staged or on their way, as far as this process knows."""
+        return self._usage.bytes + self._usage.unnamed
 
     def close(self) -> None:
         """Give the threads back; call it when nothing is being staged."""
@@ -187,15 +189,13 @@ class Staging:
         }
         size = sum(map(_size, bodies.values()))
         if not self._usage.reserve(size, self._max_size):
-            raise StagingFull(detail=f"staging: {self._usage.bytes} octets of {self._max_size} are in use")
+            raise self._full()
         written: dict[Path, Path] = {}
         try:
-            with self._locked(fcntl.LOCK_SH):
-                absent = {path: data for path, data in bodies.items() if not self._use_existing(path, _size(data))}
-            self._write(absent, written)
+            self._write(bodies, written)
             with self._locked(fcntl.LOCK_SH):
                 for temporary, path in written.items():
-                    self._link(temporary, path)
+                    self._link(temporary, path, _size(bodies[path]))
             diskfile.sync_directory(self._root)
         except OSError as error:
             self._usage.release(size)
@@ -222,7 +222,7 @@ class Staging:
         return True
 
     def _write(self, bodies: dict[Path, Sequence[Octets]], written: dict[Path, Path]) -> None:
-        """Write all, then sync all: the journal commits of several syncs at a time fall together."""
+        """Write all, then sync all; for many, the journal commits of several syncs at a time fall together."""
         with contextlib.ExitStack() as stack:
             fds = []
             for path, data in bodies.items():
@@ -230,14 +230,14 @@ class Staging:
                 fds.append(diskfile.write_new(temporary, *data))
                 stack.callback(os.close, fds[-1])
                 written[temporary] = path
-            if len(fds) == 1:
-                os.fdatasync(fds[0])
+            if len(fds) <= FEW_SYNCS:
+                for fd in fds:
+                    os.fdatasync(fd)
             else:
                 list(self._syncs.map(os.fdatasync, fds))
 
-    def _link(self, temporary: Path, path: Path) -> None:
-        """Give a synced file its name, unless another delivery was faster. Call it with the lock held."""
-        size = temporary.stat().st_size
+    def _link(self, temporary: Path, path: Path, size: int) -> None:
+        """Give a synced file its name, unless the body is staged already. Call it with the lock held."""
         while True:
             try:
                 os.link(temporary, path)
@@ -246,6 +246,13 @@ class Staging:
                     return
             else:
                 return
+
+    def _take_spooled(self, size: int) -> None:
+        if not self._usage.reserve(size, self._max_size, named=False):
+            raise self._full()
+
+    def _full(self) -> StagingFull:
+        return StagingFull(detail=f"staging: {self.used_bytes} octets of {self._max_size} are in use")
 
     def _may_retire(self, found: os.stat_result) -> bool:
         return stat.S_IMODE(found.st_mode) != SHARED_MODE or _idle_s(found) >= self._settle_s
@@ -304,21 +311,30 @@ class Spool:
 
     Whatever becomes of the process, nothing is left of it.
 
+    Args:
+        take: Counts octets in; raises StagingFull if there is no room for them.
+        release: Counts them out.
+
     Attributes:
         size: Octets written.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, take: Callable[[int], None], release: Callable[[int], None]) -> None:
         with _no_room():
             self._fd = diskfile.open_unnamed(directory)
+        self._take = take
+        self._release = release
+        self._taken = 0
         self.size = 0
 
     def write(self, data: Octets) -> None:
         """Append; blocks.
 
         Raises:
-            StagingFull: The disk is full.
+            StagingFull: The disk is full, or the directory as full as it may be.
         """
+        self._take(len(data))
+        self._taken += len(data)
         with _no_room():
             diskfile.write_all(self._fd, data)
         self.size += len(data)
@@ -332,6 +348,8 @@ class Spool:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+        taken, self._taken = self._taken, 0
+        self._release(taken)
 
 
 @contextlib.contextmanager
@@ -354,7 +372,12 @@ def _idle_s(found: os.stat_result) -> float:
 
 
 class _Usage:
-    """Octets in the directory: added up now and then, and counted on by what this process does in between."""
+    """Octets in the directory: added up now and then, and counted on by what this process does in between.
+
+    Attributes:
+        bytes: Of files with a name.
+        unnamed: Of this process's spools, which nobody sees who adds up.
+    """
 
     def __init__(self, add_up: Callable[[], int], submit: Callable[[Callable[[], None]], object]) -> None:
         self._add_up = add_up
@@ -365,25 +388,31 @@ class _Usage:
         self._fresh_mono = 0.0
         self._since = 0
         self.bytes = 0
+        self.unnamed = 0
 
-    def reserve(self, size: int, bound: int) -> bool:
+    def reserve(self, size: int, bound: int, *, named: bool = True) -> bool:
         """Count `size` octets in; False, and nothing counted, if they would pass the bound."""
         now = time.monotonic()
         if now >= self._next_mono:
             self._next_mono = now + RESCAN_S
             self._submit(self.refresh)
-        if self._take(size, bound):
+        if self._take(size, bound, named):
             return True
         # Before anything is refused, look what the uploader has removed in the meantime.
         if now >= self._fresh_mono:
             self.refresh()
-        return self._take(size, bound)
+        return self._take(size, bound, named)
 
     def release(self, size: int) -> None:
         """Count octets out."""
         with self._lock:
             self.bytes = max(0, self.bytes - size)
             self._since -= size
+
+    def release_unnamed(self, size: int) -> None:
+        """Count octets of a spool out."""
+        with self._lock:
+            self.unnamed -= size
 
     def refresh(self) -> None:
         """Add the directory up."""
@@ -399,10 +428,13 @@ class _Usage:
             self._next_mono = max(started + RESCAN_S, self._fresh_mono)
         metrics.staging_bytes.set(self.bytes)
 
-    def _take(self, size: int, bound: int) -> bool:
+    def _take(self, size: int, bound: int, named: bool) -> bool:
         with self._lock:
-            if self.bytes + size > bound:
+            if self.bytes + self.unnamed + size > bound:
                 return False
-            self.bytes += size
-            self._since += size
+            if named:
+                self.bytes += size
+                self._since += size
+            else:
+                self.unnamed += size
             return True

@@ -12,7 +12,8 @@ import pytest
 
 from sora.errors import Busy, DatabaseDown, NotFound, OverQuota, Unavailable
 from sora.services import delivery as module
-from sora.services.delivery import AppendItem, MailEnvelope, Recipient
+from sora.services.delivery import AppendItem, MailEnvelope
+from sora.services.recipients import Recipient
 from sora.wire import lmtp
 from tests.support.node import open_node
 
@@ -320,7 +321,7 @@ class TestFindRecipients:
         full = await world.account("full", quota_messages=1)
         await world.send(full)
         names = ["alice", "ALICE+Lists", "alice+nothing", "alice+parent", "alice+../x", "full", "nobody"]
-        found = await world.node.delivery.find_recipients(
+        found = await world.node.recipients.find(
             [lmtp.parse_recipient(b"TO:<%s@example.com>" % name.encode(), utf8=False).path for name in names]
         )
         inbox = [Recipient(f"{name}@example.com", alice, "alice@example.com") for name in names]

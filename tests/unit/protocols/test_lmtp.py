@@ -17,8 +17,10 @@ from sora import errors
 from sora.net.listener import Listener
 from sora.net.tls import server_context
 from sora.protocols import lmtp
-from sora.services.delivery import MailLoop, Recipient
+from sora.services.delivery import MailLoop
+from sora.services.intake import IN_MEMORY
 from sora.services.limits import Limits
+from sora.services.recipients import Recipient
 from sora.wire.proxyproto import Header, Tls
 from tests.support import transcripts
 from tests.support.certificates import write_certificate
@@ -59,7 +61,9 @@ class World:
         self.accounts: dict[str, AccountId] = {}
         self.listener = Listener("lmtp", "127.0.0.1:24")
         node.delivery.host = "store.example.com"
-        self._pools = [(database, database._pool) for database in (node.store.db, node.delivery._messages._db)]
+        self._pools = [
+            (database, database._pool, database._at_hand) for database in (node.store.db, node.delivery._messages._db)
+        ]
 
     async def given(self, text: str) -> None:
         verb, *words = text.split(maxsplit=2) if text.startswith(("has", "ends")) else text.split()
@@ -90,6 +94,11 @@ class World:
             f"{account}@example.com", quota_messages=int(messages)
         )
 
+    async def given_quota(self, account: str, octets: str) -> None:
+        self.accounts[account] = await self.node.store.accounts.create(
+            f"{account}@example.com", quota_bytes=int(octets)
+        )
+
     async def given_staging(self, state: str) -> None:
         self.node.staging._max_size = 0 if state == "full" else 10**9
 
@@ -114,8 +123,9 @@ class World:
         self.node.config = msgspec.structs.replace(self.node.config, limits=limits)
 
     async def given_database(self, state: str) -> None:
-        for database, pool in self._pools:
-            database._pool = NoServer() if state == "away" else pool
+        for database, pool, at_hand in self._pools:
+            away = state == "away"
+            database._pool, database._at_hand = (NoServer(), []) if away else (pool, at_hand)
 
     async def given_stored(self, account: str, mailbox: str, count: str) -> None:
         assert len(await self.bodies(account, mailbox)) == int(count)
@@ -249,13 +259,13 @@ class TestPipelining:
     ) -> None:
         await world.given_account("alice")
         asked: list[list[str]] = []
-        real = world.node.delivery.find_recipients
+        real = world.node.recipients.find
 
-        async def spy(paths: Sequence[MailPath]) -> Any:
+        async def spy(paths: Sequence[MailPath], size: int) -> Any:
             asked.append([path.text for path in paths])
-            return await real(paths)
+            return await real(paths, size)
 
-        monkeypatch.setattr(world.node.delivery, "find_recipients", spy)
+        monkeypatch.setattr(world.node.recipients, "find", spy)
         link = await world.connect(hello=HELLO)
         group = b"".join(b"RCPT TO:<%s@example.com>\r\n" % name for name in (b"alice", b"nobody", b"alice+x"))
         replies = await ask(link, b"MAIL FROM:<>\r\n" + group + b"RCPT TO:<bad\r\n" + b"NOOP\r\n", 6)
@@ -273,7 +283,7 @@ class Script:
         self.error = error
         self.outcomes = outcomes or []
 
-    async def find_recipients(self, paths: Sequence[MailPath]) -> list[Any]:
+    async def find(self, paths: Sequence[MailPath], size: int) -> list[Any]:
         if self.error is not None:
             raise self.error
         return [Recipient(path.text, 1, path.text) for path in paths]  # type: ignore[arg-type]
@@ -303,7 +313,7 @@ REPLIES: Final = {
 class TestReplies:
     @pytest.mark.parametrize(("error", "reply"), REPLIES.items())
     async def test_of_a_message(self, world: World, error: type[errors.SoraError], reply: bytes) -> None:
-        world.node.delivery = Script(outcomes=[None, error("why")])  # type: ignore[assignment]
+        world.node.delivery = world.node.recipients = Script(outcomes=[None, error("why")])  # type: ignore[assignment]
         link = await world.connect(hello=HELLO)
         replies = await ask(link, ENVELOPE + b"RCPT TO:<bob@example.com>\r\nDATA\r\n.\r\n", 6)
         assert replies[4:] == [b"250 2.0.0 Stored", reply + b" why"]
@@ -311,7 +321,7 @@ class TestReplies:
 
     @pytest.mark.parametrize("error", [errors.DatabaseDown(), errors.Busy(), RuntimeError("bug")])
     async def test_of_a_failed_look_up(self, world: World, error: Exception) -> None:
-        world.node.delivery = Script(error)  # type: ignore[assignment]
+        world.node.recipients = Script(error)  # type: ignore[assignment]
         link = await world.connect(hello=HELLO)
         replies = await ask(link, ENVELOPE + b"RCPT TO:<bob@example.com>\r\nNOOP\r\n", 4)
         assert [reply[:9] for reply in replies] == [b"250 2.1.0", b"451 4.3.0", b"451 4.3.0", b"250 2.0.0"]
@@ -319,7 +329,7 @@ class TestReplies:
 
     @pytest.mark.parametrize("error", [errors.DatabaseDown(), RuntimeError("bug")])
     async def test_of_a_failed_delivery(self, world: World, error: Exception) -> None:
-        world.node.delivery = Script(outcomes=error)  # type: ignore[arg-type, assignment]
+        world.node.delivery = world.node.recipients = Script(outcomes=error)  # type: ignore[arg-type, assignment]
         link = await world.connect(hello=HELLO)
         replies = await ask(link, ENVELOPE + b"RCPT TO:<bob@example.com>\r\nDATA\r\n.\r\nNOOP\r\n", 7)
         assert [reply[:9] for reply in replies[4:]] == [b"451 4.3.0", b"451 4.3.0", b"250 2.0.0"]
@@ -392,6 +402,58 @@ class TestEnd:
         assert replies[3] == b"421 4.4.2 Idle for too long"
         await link.read_close()
         assert await world.bodies("alice") == []
+
+    @pytest.mark.parametrize("begin", [b"DATA\r\n", b"BDAT 1000000\r\n", b"BDAT 1\r\n.BDAT 1000000\r\n"])
+    async def test_a_message_that_drips(self, world: World, begin: bytes) -> None:
+        """No piece is late, but all of them together are."""
+        await world.given_account("alice")
+        link = await world.connect(hello=HELLO)
+        await world.given_limit("lmtp_message_timeout", "0.1")
+        await link.send(ENVELOPE + begin)
+        while not link.closed:
+            await link.send(b"x")
+        assert link.output.splitlines()[-1] == b"421 4.4.2 Message takes too long"
+        assert await world.bodies("alice") == []
+
+    async def test_refused_chunks_that_drip(self, world: World) -> None:
+        link = await world.connect(hello=HELLO)
+        await world.given_limit("lmtp_message_timeout", "0.1")
+        await link.send(b"BDAT 1000000\r\n")
+        while not link.closed:
+            await link.send(b"x")
+        assert link.output.splitlines() == [b"421 4.4.2 Message takes too long"]
+
+    async def test_chunks_that_drip(self, world: World) -> None:
+        """Time counts from the first octet of the message, not of the chunk."""
+        await world.given_account("alice")
+        link = await world.connect(hello=HELLO)
+        await world.given_limit("lmtp_message_timeout", "0.1")
+        await link.send(ENVELOPE)
+        while not link.closed:
+            await link.send(b"BDAT 1\r\nx")
+        assert link.output.splitlines()[-1] == b"421 4.4.2 Message takes too long"
+
+
+class TestShares:
+    async def test_a_pipelining_client_leaves_turns_to_others(self, world: World) -> None:
+        flood, other = await world.connect(hello=HELLO), await world.connect(hello=HELLO)
+        await flood.send(b"NOOP\r\n" * 2000)
+        assert await ask(other, b"NOOP\r\n", 1) == [b"250 2.0.0 OK"]
+        assert flood.output.count(b"\n") < 2000, "the other did not wait for all of them"
+        assert set(await ask(flood, b"", 2000)) == {b"250 2.0.0 OK"}
+        await flood.hang_up()
+        await other.hang_up()
+
+    async def test_a_message_on_its_way_counts_as_staged(self, world: World) -> None:
+        await world.given_account("alice")
+        link = await world.connect(hello=HELLO)
+        world.node.staging._max_size = IN_MEMORY // 2
+        await ask(link, ENVELOPE + b"DATA\r\n", 3)
+        assert await ask(link, (b"x" * 998 + b"\r\n") * 2000 + b".\r\n", 1) == [
+            b"452 4.3.1 Insufficient storage, try again later"
+        ]
+        assert world.node.staging.used_bytes == 0
+        await link.hang_up()
 
 
 class Far(asyncio.Transport):

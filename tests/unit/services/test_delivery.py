@@ -15,7 +15,8 @@ from msgspec.structs import replace
 from sora.errors import Busy, DatabaseDown, NotFound, OverQuota, StagingFull, Unavailable
 from sora.mime.digest import digest
 from sora.services import delivery as module
-from sora.services.delivery import FULL_LANE, AppendItem, Delivery, MailEnvelope, MailLoop, Recipient
+from sora.services.delivery import FULL_LANE, AppendItem, Delivery, MailEnvelope, MailLoop
+from sora.services.recipients import Recipient
 from sora.store.messages import Delivered
 from sora.store.staging import Staging
 
@@ -113,7 +114,6 @@ class World:
         self.doorbell = Doorbell()
         self.changes = Changes()
         self.delivery = Delivery(
-            None,  # type: ignore[arg-type]
             self.messages,  # type: ignore[arg-type]
             self.staging,
             self.changes,  # type: ignore[arg-type]

@@ -97,7 +97,8 @@ async def test_everything_is_synced_before_its_name_and_names_before_the_return(
     assert events == ["data"] * 5 + ["name"] * 5 + ["directory"]
     events.clear()
     await staging.stage_many([item(BODY + b"\0")])
-    assert events == ["directory"]  # there already, but its name may be another process's and not on disk yet
+    # There already, but its name may be another process's and not on disk yet.
+    assert events == ["data", "directory"]
 
 
 async def test_a_second_delivery_uses_the_file_and_marks_it(staging: Staging) -> None:
@@ -342,5 +343,7 @@ async def test_a_spool_leaves_nothing(staging: Staging, root: Path) -> None:
     spool.write(BODY)
     assert spool.size == len(BODY)
     assert files(root) == []
+    assert staging.used_bytes == len(BODY)
     spool.close()
     spool.close()
+    assert staging.used_bytes == 0

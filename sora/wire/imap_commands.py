@@ -1,7 +1,7 @@
 """IMAP commands: one value and one parse function each, and the table of all.
 
 A parse function takes the cursor behind the command's name, reads to the end of the command and raises BadSyntax
-with a reason. FETCH and SEARCH have modules of their own.
+with a reason. FETCH, SEARCH, LIST with LSUB and STATUS, and the quota commands have modules of their own.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from sora.errors import BadSyntax
 from sora.wire.imap_fetch import parse_fetch
+from sora.wire.imap_list import parse_list, parse_lsub, parse_status
 from sora.wire.imap_quota import parse_getquota, parse_getquotaroot, parse_setquota
 from sora.wire.imap_search import parse_search
 from sora.wire.imap_syntax import parenthesised, whole
@@ -169,45 +170,6 @@ class Unsubscribe(Struct, frozen=True):
     """UNSUBSCRIBE (RFC 9051 §6.3.8)."""
 
     mailbox: str
-
-
-class List(Struct, frozen=True):
-    """LIST (RFC 9051 §6.3.9, RFC 5258, RFC 5819, RFC 6154).
-
-    Attributes:
-        reference: decoded; usually empty.
-        patterns: decoded, with `*` and `%`.
-        select: of SUBSCRIBED REMOTE RECURSIVEMATCH SPECIAL-USE.
-        returns: of SUBSCRIBED CHILDREN SPECIAL-USE MYRIGHTS.
-        status: items of RETURN (STATUS (...)), or None.
-        extended: selection options, several patterns or RETURN were given.
-    """
-
-    reference: str
-    patterns: tuple[str, ...]
-    select: frozenset[str] = frozenset()
-    returns: frozenset[str] = frozenset()
-    status: tuple[str, ...] | None = None
-    extended: bool = False
-
-
-class Lsub(Struct, frozen=True):
-    """LSUB (RFC 3501 §6.3.9)."""
-
-    reference: str
-    pattern: str
-
-
-class Status(Struct, frozen=True):
-    """STATUS (RFC 9051 §6.3.11).
-
-    Attributes:
-        items: of MESSAGES RECENT UIDNEXT UIDVALIDITY UNSEEN DELETED DELETED-STORAGE SIZE HIGHESTMODSEQ MAILBOXID
-            APPENDLIMIT, each once, in the order asked.
-    """
-
-    mailbox: str
-    items: tuple[str, ...]
 
 
 class AppendItem(Struct, frozen=True):
@@ -439,82 +401,6 @@ def parse_subscribe(cur: Cursor) -> Subscribe:
 def parse_unsubscribe(cur: Cursor) -> Unsubscribe:
     """`SP mailbox`."""
     return Unsubscribe(cur.sp().mailbox())
-
-
-_SELECT_OPTIONS: Final = frozenset({"SUBSCRIBED", "REMOTE", "RECURSIVEMATCH", "SPECIAL-USE"})
-_RETURN_OPTIONS: Final = frozenset({"SUBSCRIBED", "CHILDREN", "SPECIAL-USE", "MYRIGHTS", "STATUS"})
-_STATUS_ITEMS: Final = frozenset(
-    (
-        "MESSAGES RECENT UIDNEXT UIDVALIDITY UNSEEN DELETED DELETED-STORAGE SIZE HIGHESTMODSEQ MAILBOXID APPENDLIMIT"
-    ).split()
-)
-
-
-def _one_of(names: frozenset[str], what: str) -> Callable[[Cursor], str]:
-    def parse_one(cur: Cursor) -> str:
-        name = cur.keyword().decode()
-        if name not in names:
-            raise BadSyntax(f"There is no such {what}")
-        return name
-
-    return parse_one
-
-
-_parse_select_option = _one_of(_SELECT_OPTIONS, "selection option of LIST")
-_parse_return_option = _one_of(_RETURN_OPTIONS, "return option of LIST")
-_parse_status_item = _one_of(_STATUS_ITEMS, "STATUS item")
-
-
-def _parse_status_items(cur: Cursor) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(parenthesised(cur, _parse_status_item)))
-
-
-@whole
-def parse_list(cur: Cursor) -> List:
-    """`SP [list-select-opts SP] mailbox SP mbox-or-pat [SP "RETURN" SP list-return-opts]` (RFC 5258 §6)."""
-    extended = cur.sp().peek() == ord("(")
-    select = frozenset(parenthesised(cur, _parse_select_option, empty=True)) if extended else frozenset()
-    if "RECURSIVEMATCH" in select and not select & {"SUBSCRIBED", "SPECIAL-USE"}:
-        raise BadSyntax("RECURSIVEMATCH needs another selection option")
-    reference = (cur.sp() if extended else cur).mailbox()
-    if cur.sp().peek() == ord("("):
-        extended = True
-        patterns = tuple(parenthesised(cur, lambda cur: cur.list_mailbox()))
-    else:
-        patterns = (cur.list_mailbox(),)
-    returns: frozenset[str] = frozenset()
-    status: tuple[str, ...] | None = None
-    if cur.skip(b" RETURN "):
-        extended = True
-        returns, status = _parse_list_returns(cur)
-    return List(reference, patterns, select, returns, status, extended)
-
-
-def _parse_list_returns(cur: Cursor) -> tuple[frozenset[str], tuple[str, ...] | None]:
-    """`"(" [return-option *(SP return-option)] ")"`, STATUS having a list of its own (RFC 5819)."""
-    status: tuple[str, ...] | None = None
-
-    def parse_one(cur: Cursor) -> str:
-        nonlocal status
-        name = _parse_return_option(cur)
-        if name == "STATUS":
-            status = _parse_status_items(cur.sp())
-        return name
-
-    names = frozenset(parenthesised(cur, parse_one, empty=True))
-    return names - {"STATUS"}, status
-
-
-@whole
-def parse_lsub(cur: Cursor) -> Lsub:
-    """`SP mailbox SP list-mailbox`."""
-    return Lsub(cur.sp().mailbox(), cur.sp().list_mailbox())
-
-
-@whole
-def parse_status(cur: Cursor) -> Status:
-    """`SP mailbox SP "(" status-att *(SP status-att) ")"`."""
-    return Status(cur.sp().mailbox(), _parse_status_items(cur.sp()))
 
 
 # --- messages ---

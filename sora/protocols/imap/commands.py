@@ -14,7 +14,7 @@ from msgspec import Struct
 from sora.protocols.imap import idle, login, mailboxes, messages, quota, search, select, transfer
 from sora.protocols.imap.state import ANY, AUTHENTICATED, NOT_AUTHENTICATED, SELECTED, State
 from sora.wire import imap_commands as wire
-from sora.wire import imap_fetch, imap_quota, imap_search
+from sora.wire import imap_fetch, imap_list, imap_quota, imap_search
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -92,9 +92,9 @@ ROWS: Final = (
     Command("RENAME",       wire.parse_rename,         mailboxes.rename,      IN),
     Command("SUBSCRIBE",    wire.parse_subscribe,      mailboxes.subscribe,   IN),
     Command("UNSUBSCRIBE",  wire.parse_unsubscribe,    mailboxes.unsubscribe, IN),
-    Command("LIST",         wire.parse_list,           mailboxes.list_,       IN),
-    Command("LSUB",         wire.parse_lsub,           mailboxes.lsub,        IN),
-    Command("STATUS",       wire.parse_status,         mailboxes.status,      IN),
+    Command("LIST",         imap_list.parse_list,      mailboxes.list_,       IN),
+    Command("LSUB",         imap_list.parse_lsub,      mailboxes.lsub,        IN),
+    Command("STATUS",       imap_list.parse_status,    mailboxes.status,      IN),
     Command("NAMESPACE",    wire.parse_namespace,      mailboxes.namespace,   IN,  NONE,           "NAMESPACE"),
     Command("GETQUOTA",     imap_quota.parse_getquota, quota.getquota,        IN,  NONE,           "QUOTA"),
     Command("GETQUOTAROOT", imap_quota.parse_getquotaroot, quota.getquotaroot, IN),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sora.protocols.imap.session import Session
     from sora.store.mailboxes import Status
     from sora.wire import imap_commands as wire
+    from sora.wire import imap_list
 
 SPECIAL_USES: Final = frozenset({rb"\Archive", rb"\Drafts", rb"\Flagged", rb"\Junk", rb"\Sent", rb"\Trash"})
 MAX_PATTERNS: Final = 100
@@ -77,7 +78,7 @@ async def namespace(s: Session, _cmd: wire.Namespace) -> None:
 # ---------------------------------------------------------------------------------------------------- LIST
 
 
-async def list_(s: Session, cmd: wire.List) -> None:
+async def list_(s: Session, cmd: imap_list.List) -> None:
     """RFC 9051 §6.3.9, with the options of RFC 5258, 5819 and 6154."""
     if "MYRIGHTS" in cmd.returns:
         raise BadSyntax("ACL is not offered here")
@@ -134,7 +135,7 @@ def _no_mailbox(name: str) -> ListedMailbox:
     return ListedMailbox(name, False, False, False, False, None, UidValidity(0), None)
 
 
-def _list_line(box: ListedMailbox, cmd: wire.List, *, child_info: bool) -> bytes:
+def _list_line(box: ListedMailbox, cmd: imap_list.List, *, child_info: bool) -> bytes:
     attributes = [rb"\HasChildren" if box.has_children else rb"\HasNoChildren"]
     if not box.exists:
         attributes.append(rb"\NonExistent")
@@ -159,7 +160,7 @@ async def _list_counts(
     return {box.name: box.status for box in chosen if not box.noselect}
 
 
-async def lsub(s: Session, cmd: wire.Lsub) -> None:
+async def lsub(s: Session, cmd: imap_list.Lsub) -> None:
     """RFC 3501 §6.3.9: subscribed names; with `%` also a parent of one, which is \\Noselect then."""
     pattern = Pattern(cmd.reference + cmd.pattern)
     subscribed = [box.name for box in await s.node.store.mailboxes.list(s.account_id) if box.subscribed]
@@ -192,7 +193,7 @@ EXTENSION_ITEMS: Final[Mapping[str, str]] = {"HIGHESTMODSEQ": "CONDSTORE", "MAIL
 """Items that a client may only ask for where the extension is announced."""
 
 
-async def status(s: Session, cmd: wire.Status) -> None:
+async def status(s: Session, cmd: imap_list.Status) -> None:
     """RFC 9051 §6.3.11.
 
     Raises:

@@ -15,6 +15,7 @@ from sora.errors import BadSyntax
 from sora.wire import imap_commands as wire
 from sora.wire import imap_quota
 from sora.wire.imap_commands import PARSERS, AppendItem, QResync, StoreMode
+from sora.wire.imap_list import List, Lsub, Status
 
 
 def parse(line: bytes) -> object:
@@ -84,11 +85,11 @@ CASES: dict[bytes, object] = {
     b'RENAME "a b" {1+}\r\nc': wire.Rename("a b", "c"),
     b"SUBSCRIBE a": wire.Subscribe("a"),
     b"UNSUBSCRIBE a": wire.Unsubscribe("a"),
-    b'LIST "" ""': wire.List("", ("",)),
-    b'LIST "" *': wire.List("", ("*",)),
-    b'LIST () "" %': wire.List("", ("%",), extended=True),
-    b'LIST "" (a "b c")': wire.List("", ("a", "b c"), extended=True),
-    b"LIST (subscribed RecursiveMatch) ~/ % RETURN (children STATUS (messages unseen messages) SUBSCRIBED)": wire.List(
+    b'LIST "" ""': List("", ("",)),
+    b'LIST "" *': List("", ("*",)),
+    b'LIST () "" %': List("", ("%",), extended=True),
+    b'LIST "" (a "b c")': List("", ("a", "b c"), extended=True),
+    b"LIST (subscribed RecursiveMatch) ~/ % RETURN (children STATUS (messages unseen messages) SUBSCRIBED)": List(
         "~/",
         ("%",),
         frozenset({"SUBSCRIBED", "RECURSIVEMATCH"}),
@@ -96,12 +97,12 @@ CASES: dict[bytes, object] = {
         ("MESSAGES", "UNSEEN"),
         extended=True,
     ),
-    b'LIST "" * return ()': wire.List("", ("*",), extended=True),
-    b'LIST (SPECIAL-USE REMOTE) "" * RETURN (SPECIAL-USE MYRIGHTS)': wire.List(
+    b'LIST "" * return ()': List("", ("*",), extended=True),
+    b'LIST (SPECIAL-USE REMOTE) "" * RETURN (SPECIAL-USE MYRIGHTS)': List(
         "", ("*",), frozenset({"SPECIAL-USE", "REMOTE"}), frozenset({"SPECIAL-USE", "MYRIGHTS"}), extended=True
     ),
-    b'LSUB "" a%': wire.Lsub("", "a%"),
-    b"STATUS a (uidnext MESSAGES uidnext)": wire.Status("a", ("UIDNEXT", "MESSAGES")),
+    b'LSUB "" a%': Lsub("", "a%"),
+    b"STATUS a (uidnext MESSAGES uidnext)": Status("a", ("UIDNEXT", "MESSAGES")),
     b"COMPRESS deflate": wire.Compress("DEFLATE"),
     b'GETQUOTA ""': imap_quota.GetQuota(b""),
     b"GETQUOTA {3+}\r\na b": imap_quota.GetQuota(b"a b"),
@@ -110,8 +111,8 @@ CASES: dict[bytes, object] = {
     b"SETQUOTA r (storage 9223372036854775807 MESSAGE 0)": imap_quota.SetQuota(
         b"r", (("STORAGE", 9223372036854775807), ("MESSAGE", 0))
     ),
-    b"STATUS a (DELETED-storage)": wire.Status("a", ("DELETED-STORAGE",)),
-    b"STATUS a (RECENT UIDVALIDITY UNSEEN DELETED SIZE HIGHESTMODSEQ MAILBOXID APPENDLIMIT)": wire.Status(
+    b"STATUS a (DELETED-storage)": Status("a", ("DELETED-STORAGE",)),
+    b"STATUS a (RECENT UIDVALIDITY UNSEEN DELETED SIZE HIGHESTMODSEQ MAILBOXID APPENDLIMIT)": Status(
         "a", ("RECENT", "UIDVALIDITY", "UNSEEN", "DELETED", "SIZE", "HIGHESTMODSEQ", "MAILBOXID", "APPENDLIMIT")
     ),
     b"APPEND inbox {2+}\r\nhi": wire.Append("INBOX", (AppendItem((), None, 2, data=b"hi"),)),

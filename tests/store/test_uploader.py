@@ -416,6 +416,23 @@ async def test_the_bell_wakes_it(house: House) -> None:
     assert await house.blobs.get(ref.key) == BODY
 
 
+async def test_it_looks_for_rows_only_while_there_may_be_some(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    claimed: list[int] = []
+    claim = house.pending.claim
+
+    async def spy(limit: int) -> list[PendingUpload]:
+        rows = await claim(limit)
+        claimed.append(len(rows))
+        return rows
+
+    monkeypatch.setattr(house.pending, "claim", spy)
+    for number in range(25):
+        await house.deliver(BODY + bytes([number]))
+    async with running(house.uploader(parallel=2, poll_s=3600)):
+        await house.until(house.is_idle)
+    assert claimed == [20, 5], "a claim that was not full is the last one"
+
+
 async def test_without_a_bell_it_looks_by_itself(house: House) -> None:
     async with running(house.uploads):
         ref = await house.deliver()

@@ -310,6 +310,15 @@ class TestBatches:
         assert await asyncio.gather(first, *others) == [[None]] * 11
         assert [len(call) for call in world.messages.calls] == [1, 10]
 
+    async def test_who_is_about_to_hand_in_is_let(self, world: World) -> None:
+        async def later(turns: int) -> list[Any]:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            return await world.send(b"n: %d\r\n\r\n" % turns)
+
+        assert await asyncio.gather(*map(later, (0, 2, 4))) == [[None]] * 3
+        assert [len(call) for call in world.messages.calls] == [3]
+
     async def test_at_most_so_many(self, world: World) -> None:
         first = await world.hold()
         others = [asyncio.create_task(world.send(b"n: %d\r\n\r\n" % number, number)) for number in range(1, 101)]

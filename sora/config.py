@@ -92,6 +92,10 @@ class LocalCacheTable(Table, frozen=True, kw_only=True):
         10**10
     )
     max_object_size: Annotated[Size, Meta(description="larger bodies are not kept", extra=WORKER)] = 25 * 10**6
+    warm_up: Annotated[
+        int, Meta(ge=0, le=1000, description="newest messages of INBOX fetched at a login; 0: none", extra=WORKER)
+    ] = 50
+    warm_up_size: Annotated[Size, Meta(description="of these, at most so many octets", extra=WORKER)] = 10 * 10**6
 
 
 class UploaderTable(Table, frozen=True, kw_only=True):

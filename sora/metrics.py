@@ -42,6 +42,8 @@ delivery_seconds = Histogram("sora_delivery_seconds", "From end of data to commi
 bodies = Counter("sora_bodies_reads_total", "Bodies read, by source.", ["source"])
 bodies_corrupt = Counter("sora_bodies_corrupt_total", "Bodies whose hash did not match.", ["source"])
 cache_bytes = Gauge("sora_cache_size_bytes", "Octets in the local cache.", multiprocess_mode="mostrecent")
+cache_requests = Counter("sora_cache_requests_total", "Bodies that the local cache was asked for.", ["result"])
+cache_warmed = Counter("sora_cache_warmed_total", "Bodies brought into the local cache at a login.")
 cache_evictions = Counter("sora_cache_evictions_total", "Bodies removed to make room.")
 staging_bytes = Gauge("sora_staging_size_bytes", "Octets staged.", multiprocess_mode="mostrecent")
 

@@ -23,6 +23,7 @@ from sora.services.delivery import Delivery
 from sora.services.guesses import Guesses
 from sora.services.limits import Limits, LocalCounts
 from sora.services.recipients import Recipients
+from sora.services.warmup import Warmup
 from sora.store.blocks import CHANNEL, AuthBlocks
 from sora.store.bodies import Bodies, open_blob_store, open_cache, open_staging
 from sora.store.db import Database
@@ -62,6 +63,7 @@ class Node:
         limits: How many connections an address and an account may hold.
         guesses: Failed logins, and what they cost the next one.
         counts: What the limits count with; outlives them.
+        warmup: Brings new mail near when somebody logs in.
     """
 
     config: Config
@@ -78,6 +80,7 @@ class Node:
     limits: Limits
     guesses: Guesses
     counts: Counts
+    warmup: Warmup
     _closing: contextlib.AsyncExitStack
     _shared: dict[object, Any] = field(default_factory=dict)
 
@@ -111,6 +114,8 @@ class Node:
             store = Store(queries)
             bodies = Bodies(cache, staging, blobs)
             stack.push_async_callback(bodies.close)
+            warmup = _warmup(config, queries, bodies)
+            stack.push_async_callback(warmup.close)
             counts = LocalCounts() if counts is None else counts
             blocks = SharedBlocks(AuthBlocks(queries), counts.failures)
             stack.push_async_callback(blocks.close)
@@ -142,6 +147,7 @@ class Node:
                 limits=limits,
                 guesses=guesses,
                 counts=counts,
+                warmup=warmup,
                 _closing=stack.pop_all(),
             )
 
@@ -249,6 +255,13 @@ def _auth(config: Config, store: Store, remembered: Remembered | None, guesses: 
         remembered=remembered,
         guesses=guesses,
     )
+
+
+def _warmup(config: Config, database: Database, bodies: Bodies) -> Warmup:
+    """An object store that is a directory is as near as the cache: nothing to be gained."""
+    table = config.local_cache
+    messages = table.warm_up if config.object_store.kind == "s3" else 0
+    return Warmup(database, bodies, messages=messages, max_bytes=table.warm_up_size)
 
 
 def _limits(config: Config, counts: Counts) -> Limits:

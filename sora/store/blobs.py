@@ -37,6 +37,7 @@ STALE_S: Final = 3600.0
 
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,254}")
 _KEY: Final = re.compile(r"([0-9a-f]{16})/([0-9a-f]{2})/([0-9a-f]{64})-([1-9][0-9]{0,17})\.eml")
+_LOCAL_NAME: Final = re.compile(r"([0-9a-f]{16})-([0-9a-f]{64})\.eml")
 _ABSENT: Final = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _T = TypeVar("_T")
 
@@ -49,6 +50,12 @@ def content_hash(data: bytes) -> bytes:
 def local_name(account_id: AccountId, digest: bytes) -> str:
     """File name of a body in staging and cache: there the content is the identity, not the row."""
     return f"{account_id:016x}-{digest.hex()}.eml"
+
+
+def parse_local_name(name: str) -> tuple[AccountId, bytes] | None:
+    """Account and hash of a file in staging or cache; None: a file of another kind."""
+    match = _LOCAL_NAME.fullmatch(name)
+    return (AccountId(int(match[1], 16)), bytes.fromhex(match[2])) if match else None
 
 
 class BlobRef(Struct, frozen=True):

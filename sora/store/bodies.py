@@ -51,7 +51,9 @@ class Bodies:
         self.cache = cache
         self._recent = _Recent(recent_bytes)
         self._disks: tuple[_Source, ...] = (*((_Cached(cache),) if cache else ()), _Staged(staging))
-        self._sources: tuple[_Source, ...] = (*self._disks, _Stored(blobs))
+        self._staging = staging
+        self._stored = _Stored(blobs)
+        self._sources: tuple[_Source, ...] = (*self._disks, self._stored)
         self._searches: dict[str, asyncio.Task[bytes]] = {}
 
     def get_now(self, ref: BlobRef) -> bytes | None:
@@ -75,6 +77,27 @@ class Bodies:
             search.add_done_callback(lambda _: self._searches.pop(ref.name))
         # Shielded: one reader that goes away must not take the body from the others.
         return await asyncio.shield(search)
+
+    async def warm(self, ref: BlobRef) -> bool:
+        """Bring a body from the object store into the cache, if it is not on this node; False: nothing was to do.
+
+        Readers go first: while one of this process waits for a body nothing is begun, and no reader waits for this.
+
+        Raises:
+            BlobDown: The object store is away, or has not the right bytes.
+        """
+        while self._searches:
+            await asyncio.wait(list(self._searches.values()))
+        if (
+            self.cache is None
+            or await self.cache.has(ref)
+            or await self._staging.exists(ref.account_id, ref.content_hash)
+        ):
+            return False
+        data = await self._stored.read(ref)
+        if not await self._matches(ref, data):
+            raise BlobDown(detail=f"not the right bytes: {ref.key}")
+        return await self.cache.put(ref, data)
 
     def forget(self, ref: BlobRef) -> None:
         """Drop a body from memory."""

@@ -31,12 +31,13 @@ from msgspec import Struct
 
 from sora import log, metrics
 from sora.store import diskfile
-from sora.store.blobs import content_hash
+from sora.store.blobs import content_hash, parse_local_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from sora.store.blobs import BlobRef
+    from sora.types import AccountId
 
 READ_THREADS: Final = 4
 BLOCK_BYTES: Final = 4096
@@ -61,8 +62,17 @@ class CacheStats(Struct, frozen=True):
     used_bytes: int
     capacity_bytes: int
     files: int
+    quarantined: int
     hits: int
     misses: int
+
+
+class CacheVerified(Struct, frozen=True):
+    """What a look at every file found; those that were not what their names say have been moved aside."""
+
+    files: int
+    bytes: int
+    bad: int
 
 
 class _File(NamedTuple):
@@ -120,7 +130,7 @@ class Cache:
         except FileNotFoundError:
             return None
         self._touch(path)
-        self._hits += 1
+        self._hit()
         return data
 
     async def read(self, ref: BlobRef) -> bytes | None:
@@ -128,9 +138,18 @@ class Cache:
         data = await asyncio.get_running_loop().run_in_executor(self._readers, self._read, self._path(ref), ref.size)
         if data is None:
             self._misses += 1
+            metrics.cache_requests.labels("miss").inc()
         else:
-            self._hits += 1
+            self._hit()
         return data
+
+    def _hit(self) -> None:
+        self._hits += 1
+        metrics.cache_requests.labels("hit").inc()
+
+    async def has(self, ref: BlobRef) -> bool:
+        """True if a body is kept; this is no use of it."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._path(ref).exists)
 
     async def put(self, ref: BlobRef, data: bytes) -> bool:
         """Keep a body; False if it is too large or could not be written."""
@@ -154,10 +173,24 @@ class Cache:
 
     async def stats(self) -> CacheStats:
         """Counts; it walks through the directory."""
-        used, files = await self._write(self._count)
+        used, files, quarantined = await self._write(self._count)
         return CacheStats(
-            used_bytes=used, capacity_bytes=self._capacity, files=files, hits=self._hits, misses=self._misses
+            used_bytes=used,
+            capacity_bytes=self._capacity,
+            files=files,
+            quarantined=quarantined,
+            hits=self._hits,
+            misses=self._misses,
         )
+
+    async def verify(self, is_right: Callable[[AccountId, bytes, bytes], bool]) -> CacheVerified:
+        """Look at every file; what is torn or altered is moved aside, and whoever wants it finds a miss.
+
+        Args:
+            is_right: True if the octets (third) are what is kept for an account (first) under a hash (second); called
+                in a thread.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._verify, is_right)
 
     async def purge(self) -> int:
         """Remove all; how many files there were."""
@@ -285,9 +318,31 @@ class Cache:
         for name in sorted(os.listdir(self._quarantine))[:-KEPT_CORRUPT]:
             (self._quarantine / name).unlink(missing_ok=True)
 
-    def _count(self) -> tuple[int, int]:
+    def _count(self) -> tuple[int, int, int]:
         with self._usage() as usage:
-            return usage.bytes, sum(1 for _ in self._files())
+            return usage.bytes, sum(1 for _ in self._files()), len(os.listdir(self._quarantine))
+
+    def _verify(self, is_right: Callable[[AccountId, bytes, bytes], bool]) -> CacheVerified:
+        files = octets = bad = 0
+        for file in list(self._files()):
+            try:
+                data = diskfile.read(file.path)
+            except FileNotFoundError:  # evicted since
+                continue
+            except OSError as error:
+                _log.warning("cached body cannot be read", extra={"file": file.path.name, "error": str(error)})
+                data = b""
+            files += 1
+            octets += len(data)
+            name = parse_local_name(file.path.name)
+            if name is None or not is_right(*name, data):
+                bad += 1
+                metrics.bodies_corrupt.labels("cache").inc()
+                self._move_aside(file.path)
+        if bad:  # a file of another size, or of another origin, was counted wrongly or not at all
+            with self._usage() as usage:
+                usage.set(sum(file.charge for file in self._files()))
+        return CacheVerified(files=files, bytes=octets, bad=bad)
 
     def _purge(self) -> int:
         with self._usage() as usage:

@@ -100,6 +100,7 @@ def _require_privacy(s: Session) -> None:
 async def _log_in(s: Session, name: str, password: str) -> Reply:
     identity = await s.node.auth.login(name, password, peer=s.peer, protocol=s.protocol)
     s.log_in(identity)
+    s.node.warmup.login(identity.account_id)
     return Reply(text=b"Logged in", code=b"CAPABILITY " + s.capabilities())
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from sora import metrics
 from sora.store import cache as cache_module
 from sora.store import diskfile
 from sora.store.blobs import BlobRef, content_hash
@@ -321,6 +322,52 @@ async def test_an_operator_may_remove_the_files(cache: Cache, tmp_path: Path) ->
     assert await cache.read(ref(body(1))) is None
     assert await cache.put(ref(body(1)), body(1))
     assert await cache.read(ref(body(1))) == body(1)
+
+
+async def test_verify_moves_aside_what_is_not_what_its_name_says(cache: Cache, tmp_path: Path) -> None:
+    for number in range(5):
+        await cache.put(ref(body(number)), body(number))
+    paths = {path.name: path for path in (tmp_path / "cache" / "objects").rglob("*.eml")}
+    os.truncate(paths[ref(body(0)).name], 100)
+    paths[ref(body(1)).name].write_bytes(body(2))
+    (paths[ref(body(2)).name].parent / "stray").write_bytes(b"x")
+    asked: list[tuple[int, bytes]] = []
+
+    def is_right(account_id: int, digest: bytes, data: bytes) -> bool:
+        asked.append((account_id, digest))
+        return content_hash(data) == digest
+
+    found = await cache.verify(is_right)
+    assert (found.files, found.bad) == (6, 3)
+    assert found.bytes == 4 * BLOCK + 101
+    assert set(asked) == {(1, content_hash(body(number))) for number in range(5)}
+    assert await kept(cache, 0, 1, 2, 3, 4) == [2, 3, 4]
+    stats = await cache.stats()
+    assert (stats.files, stats.quarantined) == (3, 3)
+    assert stats.used_bytes == 3 * BLOCK
+    assert (await cache.verify(is_right)).bad == 0
+
+
+async def test_requests_are_counted_for_the_hit_ratio(cache: Cache) -> None:
+    def counted(result: str) -> float:
+        return metrics.cache_requests.labels(result)._value.get()  # type: ignore[no-any-return]
+
+    before = counted("hit"), counted("miss")
+    await cache.put(ref(body(1)), body(1))
+    cache.read_now(ref(body(1)))
+    await cache.read(ref(body(1)))
+    await cache.read(ref(body(2)))
+    assert (counted("hit") - before[0], counted("miss") - before[1]) == (2, 1)
+
+
+async def test_to_ask_whether_it_is_kept_is_no_use(cache: Cache, clock: Clock, tmp_path: Path) -> None:
+    await cache.put(ref(body(1)), body(1))
+    (path,) = (tmp_path / "cache" / "objects").rglob("*.eml")
+    put_at = path.stat().st_mtime
+    clock.now += 1000
+    assert await cache.has(ref(body(1)))
+    assert not await cache.has(ref(body(2)))
+    assert path.stat().st_mtime == put_at
 
 
 def test_a_start_sweeps_what_dead_processes_were_writing(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sora.admin import accounts, auth, keys, mailboxes, system
+from sora.admin import accounts, auth, keys, mailboxes, storage, system, upkeep
 from sora.admin.context import Operation
 from sora.errors import (
     AlreadyExists,
@@ -99,6 +99,17 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation("auth.blocked", "GET /v1/auth/blocks", auth.blocked),
     Operation("auth.unblock", "DELETE /v1/auth/blocks/{who}", auth.unblock, errors=(NotFound, InvalidName)),
     Operation("uploads.status", "GET /v1/uploads", system.uploads_status),
+    Operation("cache.stats", "GET /v1/cache", storage.cache_stats, errors=(Refused,)),
+    Operation("cache.purge", "DELETE /v1/cache", storage.cache_purge, errors=(Refused,)),
+    Operation(
+        "cache.verify",
+        "POST /v1/cache/verify",
+        storage.cache_verify,
+        errors=(Refused,),
+        failed=lambda found: int(found.bad > 0),
+    ),
+    Operation("cleanup.status", "GET /v1/cleanup", upkeep.status),
+    Operation("cleanup.orphans", "GET /v1/cleanup/orphans", upkeep.orphans),
     Operation("health", "GET /v1/health", system.health, failed=lambda health: 0 if health.well else 3),
     Operation("stats", "GET /v1/stats", system.stats),
     Operation("migrate.up", "POST /v1/migrate", system.migrate_up),

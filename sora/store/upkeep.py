@@ -127,6 +127,13 @@ class Upkeep:
             rows,
         )
 
+    async def leader(self) -> str | None:
+        """The node that has the lease of the housekeeping."""
+        name: str | None = await self._db.fetchval(
+            "SELECT instance_id FROM leases WHERE name = 'janitor' AND expires_at > clock()"
+        )
+        return name
+
     # ── messages ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def old_messages(self, after: tuple[int, int, int], max_age: timedelta, rows: int) -> list[OldMessages]:
@@ -227,6 +234,10 @@ class Upkeep:
             grace,
         )
         return {row["key"] for row in rows}
+
+    async def list_orphans(self, after: str, limit: int) -> list[Record]:
+        """In the order of their keys."""
+        return await self._db.fetch("SELECT * FROM orphan_objects WHERE key > $1 ORDER BY key LIMIT $2", after, limit)
 
     async def forget_orphans(self, keys: Sequence[str]) -> None:
         """These are gone, or have a row after all."""

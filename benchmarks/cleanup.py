@@ -106,9 +106,10 @@ async def measure(demo: Demo, conn: asyncpg.Connection, users: Sequence[str], se
     fetchers = [await Fetcher.open(demo.ports, user) for user in users[:CLIENTS]]
     before, began = await conn.fetchval(EXPUNGED), time.monotonic()
     until = began + seconds
-    took = await asyncio.gather(*(on_schedule(act, PER_S, until) for act in (*deliverers, *fetchers)))
+    clients: list[Deliverer | Fetcher] = [*deliverers, *fetchers]
+    took = await asyncio.gather(*(on_schedule(client, PER_S, until) for client in clients))
     removed = before - await conn.fetchval(EXPUNGED)
-    for client in (*deliverers, *fetchers):
+    for client in clients:
         client.close()
     lmtp = [value for values in took[:CLIENTS] for value in values]
     fetch = [value for values in took[CLIENTS:] for value in values]
@@ -238,8 +239,9 @@ def report(
 
 def ratio_of_medians(runs: Sequence[tuple[Run, Run]], name: str) -> float:
     """Of all cleaning runs to all quiet ones."""
-    quiet = statistics.median(getattr(run, name) for run, _ in runs)
-    return statistics.median(getattr(run, name) for _, run in runs) / quiet
+    quiet: float = statistics.median(getattr(run, name) for run, _ in runs)
+    cleaning: float = statistics.median(getattr(run, name) for _, run in runs)
+    return cleaning / quiet
 
 
 def main() -> int:

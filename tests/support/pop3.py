@@ -78,6 +78,7 @@ class Pop3World:
         self.accounts: dict[str, AccountId] = {}
         self.total = 0
         self._pool = node.store.db._pool
+        self._at_hand = node.store.db._at_hand
         self._bodies = node.bodies
 
     async def open(self) -> None:
@@ -151,7 +152,10 @@ class Pop3World:
         return [row["uid"] for row in rows]
 
     async def _database(self, state: str) -> None:
-        self.node.store.db._pool = NoServer() if state == "away" else self._pool  # type: ignore[assignment]
+        database = self.node.store.db
+        away = state == "away"
+        database._pool = NoServer() if away else self._pool  # type: ignore[assignment]
+        database._at_hand = [] if away else self._at_hand
 
     async def _objects(self, state: str) -> None:
         self.node.bodies = NoBodies() if state == "away" else self._bodies  # type: ignore[assignment]

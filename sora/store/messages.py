@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 CHUNK_ROWS: Final = 500
 """Rows of one statement in `rows`: about a megabyte of envelopes and structures."""
+NARROW_ROWS: Final = 2_000
+"""The same where no such column is asked for."""
 MAX_EXPUNGE: Final = 50_000
 """UIDs of one expunging statement; its row in the expunge log is an array of them."""
 
@@ -175,7 +177,7 @@ class Messages:
             ValueError: an unknown column.
         """
         sql = _select(columns)
-        slices = _slices(uids, CHUNK_ROWS)
+        slices = _slices(uids, NARROW_ROWS if _MESSAGE_COLUMNS.issuperset(columns) else CHUNK_ROWS)
         pending = self._fetch_slice(sql, account_id, mailbox_id, next(slices, None))
         try:
             while pending is not None:

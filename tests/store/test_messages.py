@@ -281,6 +281,7 @@ async def test_rows_come_in_order_in_chunks(
     store: Store, ann: AccountId, inbox: MailboxId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_messages, "CHUNK_ROWS", 4)
+    monkeypatch.setattr(store_messages, "NARROW_ROWS", 8)
     await fill(store, ann, 11)
     wanted = UidSet.from_ranges([(1, 6), (8, 8), (10, 4294967295)])
     chunks = [
@@ -288,6 +289,8 @@ async def test_rows_come_in_order_in_chunks(
         async for rows in store.messages.rows(ann, inbox, UidSet.from_ranges([(1, 6), (8, 12)]), ["envelope"])
     ]
     assert chunks == [[1, 2, 3, 4], [5, 6, 8, 9], [10, 11]]
+    narrow = [len(rows) async for rows in store.messages.rows(ann, inbox, uids(*range(1, 12)), ["uid", "size"])]
+    assert narrow == [8, 3]
     assert await all_rows(store, ann, inbox, wanted & uids(*range(1, 13)), ["size"]) == [1, 2, 3, 4, 5, 6, 8, 10, 11]
     assert await all_rows(store, ann, inbox, UidSet.empty(), ["size"]) == []
 
@@ -313,6 +316,7 @@ async def test_a_reader_that_stops_early_leaves_nothing_running(
     store: Store, ann: AccountId, inbox: MailboxId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_messages, "CHUNK_ROWS", 1)
+    monkeypatch.setattr(store_messages, "NARROW_ROWS", 1)
     await fill(store, ann, 5)
     before = asyncio.all_tasks()
     reader = store.messages.rows(ann, inbox, uids(1, 2, 3, 4, 5), ["size"])

@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from sora import errors
+from sora.net.connection import TURN_STEPS
 from sora.net.listener import Listener
 from sora.net.tls import server_context
 from sora.protocols import pop3
@@ -169,6 +170,18 @@ async def test_a_small_message_leaves_in_one_piece(world: Pop3World, monkeypatch
     await ask(link, b"RETR 1\r\n", 1)
     await until(link, b"\r\n.\r\n")
     assert len(pieces) == 1
+    await link.hang_up()
+
+
+async def test_a_session_that_has_all_its_commands_gives_others_their_turn(world: Pop3World) -> None:
+    link = await logged_in(world, "1")
+    link.protocol.data_received(b"NOOP\r\n" * 1000)
+    turns = 0
+    while link.output.count(b"+OK\r\n") < 1000:
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns >= 1000 // TURN_STEPS
+    link.output.clear()
     await link.hang_up()
 
 

@@ -40,7 +40,7 @@ INDEX_GATHER_S: Final = 0.5
 """Pause after a batch that was not full: what comes meanwhile is moved together."""
 INDEX_IDLE_S: Final = 1.0
 INDEX_LONG_S: Final = 5.0
-INDEX_SHARE: Final = 4
+INDEX_SHARE: Final = 8
 """A batch is followed by a pause so many times as long: mail that comes in goes first. SEARCH reads the queue too."""
 FIRST_CONTACT_S: Final = 5.0
 

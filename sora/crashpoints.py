@@ -4,6 +4,11 @@ With `SORA_CRASH_AT=<point>[:n]` in the environment, the process that passes the
 left out) kills itself with SIGKILL: no handler, no flush, no `finally`, exactly what a power cut leaves behind. Every
 process counts for itself. Without the variable `crash_point` is an empty function.
 
+`SORA_CRASH_AT=@<file>` asks the file at every point instead, so that one running node can be told again and again: it
+need not be there, and holds `<point>` or `<point> stop`. The first process to pass the point renames the file to
+`<file>.<pid>`, so it happens once, and then kills itself, or stops (SIGSTOP) for whoever wants to do something else to
+the node at this very moment.
+
 A point stands at every step between which a crash could lose or double something. Whoever adds a step adds a row here;
 a test compares the rows with the calls.
 """
@@ -28,6 +33,12 @@ POINTS: Final[dict[str, str]] = {
     "lmtp.replied": "the replies are handed to the socket",
     "append.staged": "appended bodies are on disk in staging, nothing is in the database",
     "append.committed": "APPEND is committed, the client has had no reply",
+    "copy.chosen": "the messages of a COPY are chosen, nothing is in the database",
+    "copy.committed": "COPY is committed, the client has had no reply",
+    "move.chosen": "the messages of a MOVE are chosen, nothing is in the database",
+    "move.committed": "MOVE is committed, the client has had no reply",
+    "expunge.chosen": "EXPUNGE is about to begin, nothing is in the database",
+    "expunge.committed": "EXPUNGE is committed, the client has had no reply",
     "uploader.claimed": "a pending upload is chosen, nothing is sent",
     "uploader.put": "the object store has confirmed the object, the row is still pending",
     "uploader.marked": "the content is marked as uploaded, the staged file is still there",
@@ -46,6 +57,10 @@ POINTS: Final[dict[str, str]] = {
     "cleanup.row_deleted": "the row of a removed content is gone",
     "cleanup.orphan_noted": "objects without a row are noted",
     "cleanup.orphan_deleted": "an object without a row is deleted, its note is still there",
+    "reload.forked": "the processes of the new generation are forked, none is ready; in the supervisor",
+    "reload.successor": "a process of a later generation is about to say that it is ready",
+    "reload.ready": "the new generation is ready, the old one does not know; in the supervisor",
+    "reload.taken_over": "the old generation is told to end, nobody has been answered; in the supervisor",
     "shred.begun": "the key of an account is destroyed, everything else of it is still there",
     "shred.keys_removed": "its wrapped keys are gone from the object store too",
     "shred.rows_removed": "a batch of its rows is removed",
@@ -90,6 +105,29 @@ def _armed(target: str, count: int) -> Callable[[str], None]:
     return crash_point
 
 
-_target = parse(os.environ.get(VARIABLE, ""))
-crash_point: Callable[[str], None] = _armed(*_target) if _target else _pass
+def _watching(path: str) -> Callable[[str], None]:
+    """What the file asks for, once."""
+
+    def crash_point(point: str) -> None:
+        try:
+            with open(path, encoding="ascii") as file:
+                wanted, _, how = file.read().strip().partition(" ")
+            if wanted != point:
+                return
+            os.rename(path, f"{path}.{os.getpid()}")
+        except FileNotFoundError:
+            return  # nothing is asked for, or another process was first
+        os.kill(os.getpid(), signal.SIGSTOP if how == "stop" else signal.SIGKILL)
+
+    return crash_point
+
+
+def _chosen(value: str) -> Callable[[str], None]:
+    if value.startswith("@"):
+        return _watching(value[1:])
+    target = parse(value)
+    return _armed(*target) if target else _pass
+
+
+crash_point: Callable[[str], None] = _chosen(os.environ.get(VARIABLE, ""))
 """`crash_point("lmtp.staged")`: pass a point of the table."""

@@ -21,6 +21,7 @@ import orjson
 import uvloop
 
 from sora import log
+from sora.crashpoints import crash_point
 from sora.errors import SoraError
 from sora.server import metricfiles, reloading
 
@@ -123,6 +124,8 @@ class Process:
 
     def ready(self) -> None:
         """Say that this process does its work."""
+        if self.child.generation > 1:
+            crash_point("reload.successor")
         if not self.stopping.is_set():
             self.child.row.state = "ready"
         self.child.say(ready=True)

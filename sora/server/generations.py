@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING, Final, Protocol
 
+from sora.crashpoints import crash_point
 from sora.server import reloading
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class Reload:
         except OSError as error:
             self.abort(f"no process can be started: {error}")
             return
+        crash_point("reload.forked")
         why = f"the new processes are not ready after {TIMEOUT_S:.0f} s"
         self._timer = self._owner.after(TIMEOUT_S, lambda: self.abort(why))
 
@@ -99,6 +101,7 @@ class Reload:
 
     def _commit(self) -> None:
         """The new generation takes over; the old one may linger, with the new live values."""
+        crash_point("reload.ready")
         owner = self._owner
         for slot in self._children.slots:
             self._take_over(slot)
@@ -108,6 +111,7 @@ class Reload:
                 running.send(live=values)
         self._end_oldest()
         self._children.balance()
+        crash_point("reload.taken_over")
         owner.reload_done(f"generation {owner.generation}")
         self.finish(
             {

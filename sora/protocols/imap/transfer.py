@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct
 
 from sora._native.seqset import UidSet
+from sora.crashpoints import crash_point
 from sora.errors import BadSyntax, Expunged, LimitExceeded, NotFound, OverQuota, Refused, TooBig
 from sora.protocols.imap.replies import ReadOnly, Reply, TryCreate
 from sora.services.delivery import AppendItem
@@ -144,10 +145,12 @@ async def copy(s: Session, cmd: wire.Copy) -> Reply | None:
     uids = await _still_there(s, cmd)
     if not uids:
         return None
+    crash_point("copy.chosen")
     try:
         done = await s.node.store.messages.copy(s.account_id, view.mailbox_id, uids, target.mailbox_id)
     except NotFound:
         raise TryCreate from None
+    crash_point("copy.committed")
     if not done.source_uids:
         return None
     s.node.changes.publish(s.account_id, target.mailbox_id, done.target_modseq)
@@ -164,10 +167,12 @@ async def move(s: Session, cmd: wire.Move) -> None:
     uids = await _still_there(s, cmd)
     if not uids:
         return
+    crash_point("move.chosen")
     try:
         done = await s.node.store.messages.move(s.account_id, view.mailbox_id, uids, target.mailbox_id)
     except NotFound:
         raise TryCreate from None
+    crash_point("move.committed")
     if not done.source_uids:
         return
     s.write(b"* OK [%s] Moved\r\n" % _copyuid(done))
@@ -215,7 +220,9 @@ async def expunge(s: Session, cmd: wire.Expunge) -> None:
     uids = None if cmd.uids is None else s.uids(cmd.uids)
     if uids is not None and not uids:
         return
+    crash_point("expunge.chosen")
     done = await s.node.store.messages.expunge(s.account_id, view.mailbox_id, uids)
+    crash_point("expunge.committed")
     if done.uids:
         view.expunged(done.modseq, done.uids)
         s.node.changes.publish(s.account_id, view.mailbox_id, done.modseq)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -16,10 +17,15 @@ from sora.errors import ConfigError
 SOURCE = Path(crashpoints.__file__).parent
 
 
+def start(value: str, passes: int) -> subprocess.Popen[bytes]:
+    """A process that passes `lmtp.staged` so many times."""
+    code = f"from sora.crashpoints import crash_point\nfor _ in range({passes}): crash_point('lmtp.staged')"
+    return subprocess.Popen([sys.executable, "-c", code], env={"SORA_CRASH_AT": value})
+
+
 def run(value: str, passes: int) -> int:
     """Exit status of a process that passes `lmtp.staged` so many times."""
-    code = f"from sora.crashpoints import crash_point\nfor _ in range({passes}): crash_point('lmtp.staged')"
-    return subprocess.run([sys.executable, "-c", code], env={"SORA_CRASH_AT": value}, check=False).returncode
+    return start(value, passes).wait()
 
 
 def test_without_the_variable_nothing_is_counted() -> None:
@@ -33,6 +39,28 @@ def test_dies_at_the_nth_pass_only() -> None:
     assert run("lmtp.staged:3", 2) == 0
     assert run("lmtp.staged:3", 3) == -signal.SIGKILL
     assert run("lmtp.replied", 3) == 0
+
+
+def test_a_file_is_obeyed_once(tmp_path: Path) -> None:
+    file = tmp_path / "crash"
+    assert run(f"@{file}", 3) == 0
+    file.write_text("lmtp.replied")
+    assert run(f"@{file}", 3) == 0
+    file.write_text("lmtp.staged")
+    dead = start(f"@{file}", 3)
+    assert dead.wait() == -signal.SIGKILL
+    assert [path.name for path in tmp_path.iterdir()] == [f"crash.{dead.pid}"]
+    assert run(f"@{file}", 3) == 0
+
+
+def test_a_file_can_ask_to_stop(tmp_path: Path) -> None:
+    file = tmp_path / "crash"
+    file.write_text("lmtp.staged stop\n")
+    with start(f"@{file}", 1) as stopped:
+        _, status = os.waitpid(stopped.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        stopped.send_signal(signal.SIGCONT)
+        assert stopped.wait() == 0
 
 
 @pytest.mark.parametrize(

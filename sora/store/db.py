@@ -190,7 +190,7 @@ class Database:
                     conn.terminate()
             await self._give_back(conn)
             raise
-        if self._waiting or len(self._at_hand) >= AT_HAND or conn.is_closed() or conn.is_in_transaction():
+        if self._waiting or len(self._at_hand) >= AT_HAND or _is_closed(conn) or conn.is_in_transaction():
             await self._give_back(conn)
         else:
             self._at_hand.append(conn)
@@ -198,7 +198,7 @@ class Database:
     async def _take(self) -> Connection:
         while self._at_hand:
             conn = self._at_hand.pop()
-            if not conn.is_closed():
+            if not _is_closed(conn):
                 return conn
             await self._give_back(conn)
         return await self._borrow()
@@ -260,6 +260,14 @@ def translated(*, maybe_done: bool) -> Iterator[None]:
         if "clos" not in str(error):  # "connection is closed", "pool is closing": anything else is misuse
             raise
         raise _down(error, maybe_done) from error
+
+
+def _is_closed(conn: Connection) -> bool:
+    """True of a broken connection, also of one that the pool took back when it broke while nobody used it."""
+    try:
+        return bool(conn.is_closed())
+    except asyncpg.InterfaceError:
+        return True
 
 
 def _of_sqlstate(error: Exception, maybe_done: bool) -> Exception:

@@ -68,6 +68,20 @@ async def test_a_connection_that_broke_in_the_middle_is_not_used_again(dsn: str)
         await db.close()
 
 
+async def test_a_connection_that_broke_while_nobody_used_it_is_replaced(dsn: str, db: Database) -> None:
+    kept = await Database.open(dsn, min_size=1, max_size=1)
+    try:
+        async with kept.acquire() as conn:
+            noticed = asyncio.Event()
+            conn.add_termination_listener(lambda _: noticed.set())
+            pid = conn.get_server_pid()
+        assert await db.fetchval("SELECT pg_terminate_backend($1)", pid)
+        await noticed.wait()
+        assert await kept.fetchval("SELECT pg_backend_pid()") != pid
+    finally:
+        await kept.close()
+
+
 async def test_the_four_ways_to_ask(db: Database) -> None:
     assert [row["x"] for row in await db.fetch("SELECT * FROM generate_series(1, $1) x", 3)] == [1, 2, 3]
     row = await db.fetchrow("SELECT 1 AS x WHERE $1", False)

@@ -26,9 +26,8 @@ _FACTS: Final = struct.Struct(">Iqqqqq")
 _NO_DATE: Final = -(2**63)
 TRIGRAM: Final = 3
 """Characters that a pattern needs before the index can help."""
-MANY: Final = 20_000
-"""Messages whose headers are read one by one sooner than the index is asked: 7 µs each. The index answers for the whole
-account, and what it has not seen yet is read on top."""
+MANY: Final = 500
+"""Messages whose headers are read one by one sooner than the index is asked."""
 FACTS_UIDS: Final = 100_000
 """Messages of one statement in `facts`: 4.4 MB."""
 

@@ -53,6 +53,8 @@ SETTINGS: Final = (
     "local_cache.capacity=1MB",
 )
 """Times that end before day 10, and a cache that is full by then."""
+OCTETS: Final = 12_000
+"""Of a message: what is read in nine days is more than a process keeps of it in memory."""
 KEPT: Final = 20
 """Messages that stay in each INBOX."""
 PATIENCE_S: Final = 120.0
@@ -305,7 +307,7 @@ class Month:
         def deliver() -> None:
             with smtplib.LMTP("127.0.0.1", self.demo.ports["lmtp"], timeout=30) as mta:
                 while left:
-                    noise = hashlib.shake_128(left[0].encode()).hexdigest(1500)
+                    noise = hashlib.shake_128(left[0].encode()).hexdigest(OCTETS // 2)
                     lines = "\r\n".join(noise[at : at + 70] for at in range(0, len(noise), 70))
                     text = (
                         f"From: a@example.org\r\nSubject: {left[0]}\r\nMessage-ID: <{noise[:20]}@x>\r\n\r\n{lines}\r\n"

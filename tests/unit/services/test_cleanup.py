@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 
 from sora._native.seqset import UidSet
+from sora.crashpoints import POINTS
 from sora.errors import BlobDown
 from sora.services import cleanup as cleanup_module
+from sora.services import orphans
 from sora.services.cleanup import PHASES, Cleanup
 from sora.services.delivery import AppendItem
 from sora.store.blobs import BlobRef, DirectoryStore
 from sora.store.upkeep import Upkeep
 from sora.store.uploads import PendingUploads
-from sora.types import SEEN
+from sora.types import SEEN, ContentId
 from tests.support.node import open_node
 
 if TYPE_CHECKING:
@@ -49,8 +51,11 @@ class World:
         )
         self.cleanup = Cleanup(self.db, self.node.blobs, config)
 
-    async def append(self, *bodies: bytes) -> None:
-        await self.node.delivery.append(self.account_id, self.inbox, [AppendItem(body) for body in bodies])
+    async def append(self, *bodies: bytes, day: int = 0) -> None:
+        """Bodies that come on a day, and are uploaded at once."""
+        at = datetime.now(UTC) + timedelta(days=day)
+        items = [AppendItem(body, internal_date=at) for body in bodies]
+        await self.node.delivery.append(self.account_id, self.inbox, items)
         pending = PendingUploads(self.db, self.node.instance_id)
         for row in await pending.claim(100):
             body = await self.node.staging.read(row.account_id, row.content_hash)
@@ -405,6 +410,70 @@ async def test_progress_is_written_down(world: World) -> None:
     assert await world.cleanup.upkeep.backlog(world.cleanup.grace) == {
         "expunged": 0, "mailboxes": 0, "accounts": 0, "bodies": 0, "orphans": 0,
     }  # fmt: skip
+
+
+class Crash(BaseException):
+    """The process ends here: nobody catches it."""
+
+
+@pytest.mark.parametrize("point", [point for point in POINTS if point.startswith("cleanup.")])
+async def test_a_crash_at_any_point_is_made_good_by_the_next_pass(
+    world: World, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    """Whatever the first pass had done, the second one ends as if there had been no crash."""
+    store = world.node.store
+    world.configure(
+        cleanup={**FAST, "max_age_restriction": "30d", "orphan_grace": 86400.0}, search={"retention": 5 * 86400.0}
+    )
+    await world.append(b"twice\r\n", b"gone\r\n", b"too old\r\n")
+    await store.messages.expunge(world.account_id, world.inbox, UidSet.from_numbers([1, 2]), only_deleted=False)
+    trash = await store.mailboxes.get(world.account_id, "Trash")
+    await store.messages.copy(world.account_id, world.inbox, UidSet.from_numbers([3]), trash.mailbox_id)
+    await store.mailboxes.delete(world.account_id, "Trash")
+    bob = await store.accounts.create("bob@example.com")
+    await store.accounts.delete(bob)
+    await world.node.blobs.put(BlobRef(world.account_id, ContentId(999_999), bytes(32), 1).key, b"x")
+    await world.run()
+    await world.later(20)
+    first = UidSet.from_numbers([3])
+    for number in range(150):
+        flags = ([SEEN], []) if number % 2 else ([], [SEEN])
+        await store.messages.store_flags(world.account_id, world.inbox, first, *flags, False)
+    await world.append(b"twice\r\n", b"alive\r\n", day=20)
+    await world.db.fetchval("SELECT index_batch(10)")
+    await world.later(45)
+    passed = 0
+
+    def crash(name: str) -> None:
+        nonlocal passed
+        if name == point:
+            passed += 1
+            raise Crash
+
+    for module in (cleanup_module, orphans):
+        monkeypatch.setattr(module, "crash_point", crash)
+    with pytest.raises(Crash):
+        await world.run()
+    monkeypatch.undo()
+    await world.db._pool.expire_connections()
+    await world.later(47)
+    await world.run()
+    await world.later(48)
+    await world.run()
+    assert passed == 1
+    assert await store.db.fetchval("SELECT array_agg(uid ORDER BY uid) FROM messages WHERE expunged_at IS NULL") == [
+        4,
+        5,
+    ]
+    assert await world.count("messages") == 3, "what was too old is restorable still"
+    bodies = sorted([await world.node.blobs.get(key) for key in await world.keys()])
+    assert bodies == [b"alive\r\n", b"too old\r\n", b"twice\r\n"]
+    assert await world.count("message_contents") == 3
+    assert await world.count("accounts") == 1
+    assert await world.db.fetchval("SELECT count(*) FROM mailboxes WHERE deleted_at IS NOT NULL") == 0
+    assert await world.db.fetch("SELECT * FROM check_mailbox($1, $2)", world.account_id, world.inbox) == []
+    assert await world.count("search_archive") == 3
+    assert await world.count("message_flag_changes") == 32
 
 
 def test_the_phases_in_their_order() -> None:

@@ -45,6 +45,9 @@ cache_bytes = Gauge("sora_cache_size_bytes", "Octets in the local cache.", multi
 cache_requests = Counter("sora_cache_requests_total", "Bodies that the local cache was asked for.", ["result"])
 cache_warmed = Counter("sora_cache_warmed_total", "Bodies brought into the local cache at a login.")
 cache_evictions = Counter("sora_cache_evictions_total", "Bodies removed to make room.")
+staging_quarantined = Gauge(
+    "sora_staging_quarantined_files", "Staged bodies that wait for a person.", multiprocess_mode="mostrecent"
+)
 staging_bytes = Gauge("sora_staging_size_bytes", "Octets staged.", multiprocess_mode="mostrecent")
 
 # Encryption

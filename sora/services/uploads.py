@@ -17,7 +17,9 @@ stays.
 
 Every now and then the staging directory is compared with the database. Files that were spared because another delivery
 might have counted on them go when they are idle; a file whose content waits for an upload that nobody noted (a database
-restored from a backup) is queued; a file that no row refers to (its delivery was never committed) goes after a day.
+restored from a backup) is queued. A file that no row refers to is moved to quarantine after a day, far longer than any
+transaction lasts: most likely its delivery was never committed, and its sender tried again; but if the database was
+restored from a backup it may be the only copy of a message, so a person decides.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from sora import log, metrics
 from sora.crashpoints import crash_point
 from sora.errors import BlobDown, Busy, DatabaseDown, NotFound, SoraError, Unavailable
-from sora.store.blobs import BlobRef
+from sora.store.blobs import BlobRef, local_name
 from sora.store.bodies import INLINE_BYTES
 from sora.store.diskfile import WouldBlock
 from sora.store.staging import SETTLE_S
@@ -202,6 +204,7 @@ class Uploads:
             facts = await self._pending.facts([(file.account_id, file.content_hash) for file in batch])
             for file, fact in zip(batch, facts, strict=True):
                 await self._judge(file, fact)
+        metrics.staging_quarantined.set(await self._staging.count_quarantined())
 
     async def upload(self, row: PendingUpload) -> None:
         """All the steps of one row.
@@ -411,8 +414,9 @@ class Uploads:
         if fact.pending:
             return
         if fact.content_id is None:
-            if await self._staging.unlink_idle(file.account_id, file.content_hash, ORPHAN_S):
-                _log.info("staged body without a message removed", extra={"account_id": file.account_id})
+            if await self._staging.quarantine_idle(file.account_id, file.content_hash, ORPHAN_S):
+                extra = {"account_id": file.account_id, "file": local_name(file.account_id, file.content_hash)}
+                _log.warning("staged body without a message moved to quarantine", extra=extra)
         elif fact.uploaded:
             await self._staging.unlink_idle(file.account_id, file.content_hash, SETTLE_S)
         else:

@@ -159,6 +159,15 @@ class Staging:
         path = self.path(account_id, content_hash)
         return await self._trip(self._unlink, [path], lambda found: _idle_s(found) >= idle_s) == 1
 
+    async def quarantine_idle(self, account_id: AccountId, content_hash: bytes, idle_s: float) -> bool:
+        """Move a body aside that no row counts on, if nobody staged it for `idle_s` seconds; False if it stays."""
+        path = self.path(account_id, content_hash)
+        return await self._trip(self._unlink, [path], lambda found: _idle_s(found) >= idle_s, self._move_aside) == 1
+
+    async def count_quarantined(self) -> int:
+        """Bodies that were moved aside and wait for a person."""
+        return await asyncio.to_thread(lambda: len(os.listdir(self._quarantine)) if self._quarantine.is_dir() else 0)
+
     async def list_files(self) -> list[StagedFile]:
         """Every staged body, for the sweep; oldest first."""
         return sorted(await asyncio.to_thread(lambda: list(self._files())), key=lambda file: file.modified_at_s)
@@ -257,14 +266,19 @@ class Staging:
     def _may_retire(self, found: os.stat_result) -> bool:
         return stat.S_IMODE(found.st_mode) != SHARED_MODE or _idle_s(found) >= self._settle_s
 
-    def _unlink(self, paths: Sequence[Path], may: Callable[[os.stat_result], bool]) -> int:
+    def _unlink(
+        self,
+        paths: Sequence[Path],
+        may: Callable[[os.stat_result], bool],
+        remove: Callable[[Path], None] = Path.unlink,
+    ) -> int:
         gone: list[int] = []
         with self._locked(fcntl.LOCK_EX):
             for path in paths:
                 with contextlib.suppress(FileNotFoundError):
                     found = path.stat()
                     if may(found):
-                        path.unlink()
+                        remove(path)
                         gone.append(found.st_size)
         self._usage.release(sum(gone))
         return len(gone)

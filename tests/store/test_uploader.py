@@ -713,6 +713,9 @@ async def test_the_sweep(house: House) -> None:
     await house.uploads.sweep()
     left = {file.content_hash for file in await house.staging.list_files()}
     assert left == {content_hash(body) for body in (b"waiting", b"young orphan", b"fresh", b"forgotten")}
+    (aside,) = (house.staging.path(house.account_id, content_hash(b"old orphan")).parent / "quarantine").iterdir()
+    assert aside.read_bytes() == b"old orphan", "nobody knows whether it is the only copy"
+    assert metrics.staging_quarantined._value.get() == await house.staging.count_quarantined() == 1
     assert {row["content_id"] for row in await house.rows()} == {waiting.content_id, forgotten.content_id}
     await house.make_due()
     for row in await house.pending.claim(10):

@@ -262,6 +262,22 @@ async def test_retire_spares_a_file_that_was_staged_again_lately(root: Path) -> 
     staging.close()
 
 
+async def test_quarantine_idle_goes_by_time_and_keeps_the_octets(staging: Staging) -> None:
+    await staging.stage_many([(ANN, DIGEST, BODY)])
+    used = staging.used_bytes
+    assert not await staging.quarantine_idle(ANN, DIGEST, 3600)
+    assert await staging.count_quarantined() == 0
+    path = staging.path(ANN, DIGEST)
+    then = time.time() - 3700
+    os.utime(path, (then, then))
+    assert await staging.quarantine_idle(ANN, DIGEST, 3600)
+    assert not await staging.quarantine_idle(ANN, DIGEST, 0)
+    (aside,) = (path.parent / "quarantine").iterdir()
+    assert aside.read_bytes() == BODY
+    assert await staging.count_quarantined() == 1
+    assert staging.used_bytes == used - len(BODY)
+
+
 async def test_unlink_idle_goes_by_time_alone(staging: Staging) -> None:
     await staging.stage_many([item(BODY)])
     assert not await staging.unlink_idle(ANN, DIGEST, 3600)

@@ -199,7 +199,8 @@ def report(
     lines = [
         "# Cleanup beside mail",
         "",
-        f"`python -m benchmarks.cleanup {' '.join(sys.argv[1:])}`".replace(" `", "`"),
+        f"`python -m benchmarks.cleanup --messages {arguments.messages} --contents {arguments.contents}"
+        f" --runs {arguments.runs} --seconds {arguments.seconds:g}`",
         "",
         f"{total:,} expunged messages over {arguments.contents:,} contents, directory store,"
         f" `cleanup.max_rows_per_second = {config.cleanup.max_rows_per_second}`; {CLIENTS} clients deliver and"
@@ -232,9 +233,15 @@ def report(
         " arrived meanwhile",
         f"- at the end: {after['expunged']} expunged rows, {after['contents']:,} contents, {after['objects']:,}"
         " objects",
+        "- messages, contents and objects " + ("agree" if agree(after) else "DO NOT AGREE"),
         "",
     ]
     return "\n".join(lines)
+
+
+def agree(after: dict[str, int]) -> bool:
+    """Nothing is left of what was expunged, and nothing is missing of what is alive: each message has its own body."""
+    return not after["expunged"] and after["messages"] == after["contents"] == after["objects"]
 
 
 def ratio_of_medians(runs: Sequence[tuple[Run, Run]], name: str) -> float:
@@ -264,7 +271,7 @@ def main() -> int:
         shutil.rmtree(scratch, ignore_errors=True)
     arguments.out.write_text(text, encoding="utf-8")
     print(text)
-    return int("NOT HOLD" in text)
+    return int("NOT HOLD" in text or "NOT AGREE" in text)
 
 
 if __name__ == "__main__":

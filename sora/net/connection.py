@@ -263,6 +263,9 @@ class Connection(asyncio.Protocol):
     async def start_tls(self) -> None:
         """Send what was gathered, drop whatever plaintext came after the command, and shake hands.
 
+        While hands are shaken the loop's TLS has the transport, and keeps its end to itself: a lost connection is an
+        error there, or a handshake that went well with nobody. One that was lost before would be waited for in vain.
+
         Raises:
             PeerGone: The handshake failed.
         """
@@ -271,6 +274,8 @@ class Connection(asyncio.Protocol):
         if context is None or transport is None:
             raise PeerGone(detail="no TLS here")
         await self.flush()
+        if self._lost or transport.is_closing():
+            raise PeerGone
         transport.pause_reading()
         self.discard_input()
         self._gathered = 0
@@ -279,9 +284,12 @@ class Connection(asyncio.Protocol):
             self._transport = await asyncio.get_running_loop().start_tls(transport, self, context, server_side=True)
         except (OSError, ssl.SSLError) as error:
             metrics.tls_handshake_failures.labels(self.protocol).inc()
-            self._lost = True
             transport.abort()
+            self.connection_lost(error)
             raise PeerGone(detail=f"TLS handshake: {error}") from error
+        if transport.is_closing():
+            self.connection_lost(None)
+            raise PeerGone(detail="TLS handshake: the peer is gone")
         self._reading = True
         self.tls = True
 

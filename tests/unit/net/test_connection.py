@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
+import struct
 from typing import TYPE_CHECKING
 
 import pytest
@@ -161,6 +163,55 @@ async def test_plaintext_behind_starttls_is_discarded(server: Server) -> None:
     assert await reader.readline() == b"SECRET\n"
     assert server.sessions[0].tls
     writer.close()
+
+
+CLIENT_HELLO = b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03"
+"""The beginning of one."""
+
+
+@pytest.mark.parametrize("text", [b"", CLIENT_HELLO])
+@pytest.mark.parametrize("reset", [False, True])
+async def test_a_peer_that_leaves_within_the_handshake_is_forgotten(server: Server, text: bytes, reset: bool) -> None:
+    reader, writer = await connect(server)
+    writer.write(b"TLS\n")
+    assert await reader.readline() == b"GO\n"
+    writer.write(text)
+    if reset:
+        linger = struct.pack("ii", 1, 0)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    writer.close()
+    async with asyncio.timeout(5):
+        await server.connections.drained()
+
+
+async def test_a_connection_cut_within_the_handshake_is_forgotten(server: Server) -> None:
+    """As at the end of a worker."""
+    reader, writer = await connect(server)
+    writer.write(b"TLS\n")
+    assert await reader.readline() == b"GO\n"
+    server.connections.abort()
+    async with asyncio.timeout(5):
+        await server.connections.drained()
+        assert await reader.read() == b""
+    writer.close()
+
+
+async def test_no_handshake_with_a_peer_that_is_gone(server: Server) -> None:
+    """It would never end."""
+    reader, writer = await connect(server)
+    writer.write(b"WAIT\nTLS\n")
+    while not server.sessions or server.sessions[0].buffer != b"TLS\n":
+        await asyncio.sleep(0)
+    writer.transport.abort()
+    server.connections.abort()
+    await server.connections.drained()
+    (session,) = server.sessions
+    task = session._task
+    assert task is not None
+    session.gate.set()
+    async with asyncio.timeout(5):
+        await task
+    assert await reader.read() == b""
 
 
 async def test_a_failed_handshake_ends_the_session(server: Server) -> None:

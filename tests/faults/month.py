@@ -407,7 +407,8 @@ def report(month: Month, sizes: dict[str, tuple[int, int]], wrong: list[str], se
     lines = [
         "# A month of the store's time",
         "",
-        f"`python -m tests.faults.month --days {len(month.samples)} --accounts {len(month.accounts)} --mail {month.mail}`",
+        f"`python -m tests.faults.month --days {len(month.samples)} --accounts {len(month.accounts)}"
+        f" --mail {month.mail}`",
         "",
         f"{len(month.samples)} days in {seconds:.0f} s, {len(month.accounts)} accounts, {month.mail} messages for each"
         f" and day, {os.cpu_count()} processors; `{' '.join(SETTINGS)}`. At the end of each day uploader, indexer and"

@@ -153,6 +153,7 @@ class Box:
     uid_next: int = 1
     modseq: int = 1
     floor: int = 0
+    trimmed: int = 0  # messages of the oldest entry of the log that are gone
     views: dict[int | None, Planes] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -386,9 +387,14 @@ class Oracle:
         )
         expected = 0
         while box.log and expected < limit:
-            modseq, uids = box.log.pop(0)
-            expected += len(uids)
+            modseq, uids = box.log[0]
+            taken = min(limit - expected, len(uids) - box.trimmed)
+            expected += taken
+            box.trimmed += taken
             box.floor = modseq
+            if box.trimmed == len(uids):  # otherwise the entry stays until its last message is gone
+                box.log.pop(0)
+                box.trimmed = 0
         assert removed == expected
         return [box]
 

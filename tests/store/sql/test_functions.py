@@ -332,11 +332,14 @@ async def test_compaction_forgets_no_change(conn: Connection, account: Account) 
 
 async def test_long_journals_are_found(conn: Connection, account: Account) -> None:
     await account.deliver(1)
-    for round_ in range(6):
+    for round_ in range(7):
         await account.store([round_])
-    rows = await conn.fetch("SELECT * FROM select_long_journals(5)")
-    assert [tuple(row) for row in rows] == [(account.id, account.boxes["INBOX"], 6)]
-    assert await conn.fetch("SELECT * FROM select_long_journals(6)") == []
+    assert sum(await excesses(conn, keep=3)) == 4, "7 entries of one block are more than twice 3"
+    assert sum(await excesses(conn, keep=4)) == 0, "compacted only once there are twice as many"
+
+
+async def excesses(conn: Connection, keep: int) -> list[int]:
+    return [row["excess"] for row in await conn.fetch("SELECT * FROM scan_journals(0, 0, $1, 100)", keep)]
 
 
 # ── expunge ──────────────────────────────────────────────────────────────────────────────────────────────────────────

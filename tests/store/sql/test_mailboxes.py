@@ -283,4 +283,4 @@ async def test_a_viewer_has_its_own_unseen(conn: Connection, account: Account) -
     assert (await account.stats())["unseen_count"] == 0
     await conn.fetch("SELECT * FROM expunge($1, $2, $3, $4, false)", account.id, inbox, *ALL)
     await conn.execute("SELECT trim_expunges($1, $2, clock() + interval '1 s')", account.id, inbox)
-    assert await conn.fetchval("SELECT sum(bit_count(bits))::int FROM message_viewer_seen") == 0
+    assert await conn.fetchval("SELECT count(*) FROM message_viewer_seen") == 0

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2]
 UNIT = "tests/unit"
 LIVE = "tests/security/test_live.py"
 SMUGGLING = "tests/security/test_smuggling.py"
+FORWARDED = "tests/security/test_forwarded.py"
 
 RULES: dict[str, list[str]] = {
     "STARTTLS and STLS: plaintext behind the command is thrown away, both ways, on every protocol": [
@@ -44,10 +45,15 @@ RULES: dict[str, list[str]] = {
     "Forwarded facts, TLS among them, are believed from trusted peers only": [
         f"{UNIT}/protocols/test_lmtp.py::test_a_trusted_client_behind_a_proxy_may",
         f"{UNIT}/net/test_proxied.py::test_an_untrusted_peer_is_not_heard",
+        f"{FORWARDED}::test_only_tls_that_was_forwarded_counts_as_tls",
         "tests/transcripts/lmtp/xclient_untrusted.txt",
     ],
     "exempt_networks are for the address that is forwarded": [
         f"{UNIT}/services/test_limits.py::test_exempt_addresses_are_not_counted",
+        f"{FORWARDED}::test_an_exempt_address_that_was_forwarded_is_not_counted",
+        f"{FORWARDED}::test_another_address_that_was_forwarded_is_counted_by_itself",
+        f"{FORWARDED}::test_a_proxy_is_not_exempt_because_its_clients_are",
+        f"{FORWARDED}::test_an_exempt_proxy_does_not_exempt_its_clients",
         f"{UNIT}/protocols/test_lmtp.py::test_the_forwarded_address_is_counted",
     ],
     "The demo refuses listeners that are not loopback": [

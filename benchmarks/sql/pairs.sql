@@ -733,3 +733,237 @@ SELECT create_account_key({neighbour}, 'k1', '\x01', '\x0a', '\x0b'); SELECT beg
 UPDATE accounts SET disabled = false WHERE account_id = {neighbour}
 -- plain
 SELECT plain.fail()
+
+-- ── account_limits
+-- untimed
+UPDATE accounts SET quota_bytes = 1000000000000 WHERE account_id = {acc}
+-- ours
+SELECT bytes, messages FROM account_limits WHERE account_id = {acc}
+-- plain
+SELECT coalesce(a.quota_bytes, (SELECT d.account_quota_bytes FROM domains d WHERE d.domain_id = a.domain_id)),
+coalesce(a.quota_messages, (SELECT d.account_quota_messages FROM domains d WHERE d.domain_id = a.domain_id)) FROM
+accounts a WHERE a.account_id = {acc}
+
+-- ── room_left
+-- untimed
+UPDATE accounts SET quota_bytes = 1000000000000 WHERE account_id = {acc}
+-- ours
+SELECT room_left({acc})
+-- plain
+SELECT 1000000000000 - coalesce(sum(m.size), 0)::bigint FROM plain.messages m WHERE m.account_id = {acc} AND
+m.expunged_at IS NULL
+
+-- ── open_mailbox
+-- ours
+SELECT mailbox_id, recent_uid, message_count, unseen_count, length(state) > 0 FROM open_mailbox({acc}, 'Archive',
+NULL, NULL, true)
+-- plain
+SELECT b.mailbox_id, 0::bigint, count(*)::int, count(*) FILTER (WHERE NOT 0 = ANY (m.flags))::int,
+length(string_agg(int8send(m.uid) || array_send(m.flags), '' ORDER BY m.uid)) > 0 FROM plain.mailboxes b JOIN
+plain.messages m USING (account_id, mailbox_id) WHERE b.account_id = {acc} AND b.name = 'Archive' AND m.expunged_at IS
+NULL GROUP BY 1
+
+-- ── open_mailbox, known but for one message
+-- untimed
+SELECT store_flags({box}, ARRAY[{mid}::bigint], ARRAY[{mid}::bigint], '{4}', '{}'); SELECT plain.store({box}, {mid},
+{mid}, 4::int2)
+-- ours
+SELECT whole, message_count, length(state) > 0 FROM open_mailbox({acc}, 'Archive', {mb}, {modseq}, true)
+-- plain
+SELECT false, count(*)::int, bool_or(m.modseq > {modseq}) FROM plain.mailboxes b JOIN plain.messages m USING
+(account_id, mailbox_id) WHERE b.account_id = {acc} AND b.name = 'Archive' AND m.expunged_at IS NULL
+
+-- ── scan_old_messages of 1,000
+-- ours
+SELECT last_uid, cardinality(uids) FROM scan_old_messages({box}, 0, now() + interval '1 d', 1000)
+-- plain
+SELECT max(q.uid), count(*)::int FROM (SELECT m.uid FROM plain.messages m JOIN plain.contents c USING (account_id,
+content_id) WHERE m.account_id = {acc} AND m.mailbox_id = {mb} AND m.expunged_at IS NULL AND m.internal_date < now() +
+interval '1 d' AND c.created_at < now() + interval '1 d' ORDER BY m.uid LIMIT 1000) q
+
+-- ── expunge_old of 100
+-- ours
+SELECT expunge_old({box}, ARRAY(SELECT generate_series({mid}::bigint, {mid}::bigint + 99)))
+-- plain
+SELECT plain.expunge({box}, {mid}, {mid} + 99)
+
+-- ── drop_empty_blocks
+-- uncompared
+-- untimed
+DELETE FROM messages WHERE account_id = {acc} AND mailbox_id = {mb} AND uid BETWEEN 1024 AND 2047
+-- ours
+SELECT drop_empty_blocks({box}, ARRAY(SELECT generate_series(1000::bigint, 2047)))
+-- plain
+DELETE FROM message_flags f WHERE f.account_id = {acc} AND f.mailbox_id = {mb} AND NOT EXISTS (SELECT 1 FROM messages
+m WHERE m.account_id = {acc} AND m.mailbox_id = {mb} AND m.uid >> 10 = f.block_no) RETURNING f.block_no
+
+-- ── scan_journals of 100
+-- untimed
+SELECT store_flags({box}, ARRAY[g], ARRAY[g], '{4}', '{}') FROM generate_series(1::bigint, 200) g
+-- ours
+SELECT account_id, mailbox_id, excess FROM scan_journals(0, 0, 3, 100)
+-- plain
+SELECT s.account_id, s.mailbox_id, (SELECT CASE WHEN count(*) > 6 * count(DISTINCT c.block_no) THEN count(*) - 3 *
+count(DISTINCT c.block_no) ELSE 0 END FROM message_flag_changes c WHERE c.account_id = s.account_id AND c.mailbox_id =
+s.mailbox_id) FROM mailbox_stats s ORDER BY 1, 2 LIMIT 100
+
+-- ── compact_journal of 200
+-- untimed
+SELECT store_flags({box}, ARRAY[g], ARRAY[g], '{4}', '{}') FROM generate_series(1::bigint, 200) g
+-- ours
+SELECT compact_journal({box}, 10000)
+-- plain
+WITH k AS (SELECT block_no, max(modseq) AS top, bit_or(bits) AS bits FROM message_flag_changes WHERE account_id =
+{acc} AND mailbox_id = {mb} GROUP BY 1), u AS (UPDATE message_flag_changes j SET bits = k.bits FROM k WHERE
+j.account_id = {acc} AND j.mailbox_id = {mb} AND j.block_no = k.block_no AND j.modseq = k.top), d AS (DELETE FROM
+message_flag_changes j USING k WHERE j.account_id = {acc} AND j.mailbox_id = {mb} AND j.block_no = k.block_no AND
+j.modseq < k.top RETURNING 1) SELECT count(*) FROM d
+
+-- ── select_deleted_mailboxes
+-- untimed
+UPDATE mailboxes SET deleted_at = now() - interval '40 d' WHERE name = 'Junk'
+-- ours
+SELECT account_id, mailbox_id FROM select_deleted_mailboxes('30 d')
+-- plain
+SELECT m.account_id, m.mailbox_id FROM mailboxes m WHERE m.deleted_at < now() - interval '30 d' AND NOT (SELECT
+a.legal_hold FROM accounts a WHERE a.account_id = m.account_id) ORDER BY m.deleted_at, m.mailbox_id LIMIT 100
+
+-- ── purge_mailbox of 1,000
+-- untimed
+UPDATE mailboxes SET deleted_at = now() - interval '40 d' WHERE account_id = {acc} AND mailbox_id = {mb}
+-- ours
+SELECT purge_mailbox({box}, '30 d', 1000)
+-- plain
+WITH d AS (DELETE FROM plain.messages WHERE (account_id, mailbox_id, uid) IN (SELECT account_id, mailbox_id, uid FROM
+plain.messages WHERE account_id = {acc} AND mailbox_id = {mb} ORDER BY uid LIMIT 1000) RETURNING 1) SELECT count(*)
+FROM d
+
+-- ── select_deleted_accounts
+-- untimed
+UPDATE accounts SET deleted_at = now() - interval '40 d' WHERE address LIKE 'neighbour1%'
+-- ours
+SELECT account_id FROM select_deleted_accounts('30 d')
+-- plain
+SELECT account_id FROM accounts WHERE deleted_at < now() - interval '30 d' AND NOT legal_hold ORDER BY deleted_at,
+account_id LIMIT 100
+
+-- ── purge_account, its mailboxes
+-- untimed
+UPDATE accounts SET deleted_at = now() - interval '40 d' WHERE account_id = {neighbour}
+-- ours
+SELECT purge_account({neighbour}, '30 d')
+-- plain
+WITH u AS (UPDATE mailboxes m SET deleted_at = a.deleted_at FROM accounts a WHERE a.account_id = {neighbour} AND
+m.account_id = a.account_id AND m.deleted_at IS NULL RETURNING 1) SELECT count(*) FROM u
+
+-- ── purge_account, itself
+-- untimed
+INSERT INTO accounts (domain_id, address, deleted_at) VALUES ({domain}, 'gone@example.com', now() - interval '40 d')
+-- ours
+SELECT purge_account((SELECT account_id FROM accounts WHERE address = 'gone@example.com'), '30 d')
+-- plain
+DELETE FROM accounts WHERE address = 'gone@example.com' AND deleted_at < now() - interval '30 d' RETURNING 1::bigint
+
+-- ── content_user
+-- ours
+SELECT content_user({acc}, {content}), content_user({acc}, {orphan})
+-- plain
+SELECT CASE WHEN (SELECT count(*) FROM plain.messages WHERE account_id = {acc} AND content_id = {content}) > 0 THEN
+'message' WHEN (SELECT count(*) FROM pending_uploads WHERE account_id = {acc} AND content_id = {content}) > 0 THEN
+'upload' END, CASE WHEN (SELECT count(*) FROM plain.messages WHERE account_id = {acc} AND content_id = {orphan}) > 0
+THEN 'message' WHEN (SELECT count(*) FROM pending_uploads WHERE account_id = {acc} AND content_id = {orphan}) > 0 THEN
+'upload' END
+
+-- ── begin_purges of 100
+-- untimed
+DELETE FROM messages WHERE account_id = {acc} AND mailbox_id = {mb} AND uid BETWEEN {mid} AND {mid} + 98; DELETE FROM
+plain.messages WHERE account_id = {acc} AND mailbox_id = {mb} AND uid BETWEEN {mid} AND {mid} + 98
+-- ours
+SELECT content_id FROM begin_purges(ARRAY(SELECT account_id FROM purge_candidates WHERE account_id = {acc}),
+ARRAY(SELECT content_id FROM purge_candidates WHERE account_id = {acc})) ORDER BY 1
+-- plain
+WITH u AS (UPDATE message_contents c SET purging_at = now() WHERE c.account_id = {acc} AND NOT EXISTS (SELECT 1 FROM
+plain.messages m WHERE m.account_id = c.account_id AND m.content_id = c.content_id) AND NOT EXISTS (SELECT 1 FROM
+pending_uploads p WHERE p.account_id = c.account_id AND p.content_id = c.content_id) RETURNING content_id) SELECT
+content_id FROM u ORDER BY 1
+
+-- ── finish_purges of 100
+-- untimed
+DELETE FROM messages WHERE account_id = {acc} AND mailbox_id = {mb} AND uid BETWEEN {mid} AND {mid} + 98; UPDATE
+message_contents SET purging_at = now() WHERE account_id = {acc} AND content_id IN (SELECT content_id FROM
+purge_candidates WHERE account_id = {acc})
+-- ours
+SELECT finish_purges(ARRAY(SELECT account_id FROM purge_candidates WHERE account_id = {acc}), ARRAY(SELECT content_id
+FROM purge_candidates WHERE account_id = {acc}))
+-- plain
+WITH d AS (DELETE FROM message_contents WHERE account_id = {acc} AND purging_at IS NOT NULL RETURNING content_id), q
+AS (DELETE FROM search_queue WHERE account_id = {acc} AND content_id IN (SELECT content_id FROM d)), i AS (DELETE FROM
+search_index WHERE account_id = {acc} AND content_id IN (SELECT content_id FROM d)), r AS (DELETE FROM search_archive
+WHERE account_id = {acc} AND content_id IN (SELECT content_id FROM d)), p AS (DELETE FROM purge_candidates WHERE
+account_id = {acc} AND content_id IN (SELECT content_id FROM d)) SELECT count(*) FROM d
+
+-- ── unknown_objects of 100
+-- ours
+SELECT ord FROM unknown_objects(array_fill({acc}::bigint, '{100}'), ARRAY(SELECT {content} + g FROM
+generate_series(0::bigint, 99) g), array_fill({hash}, '{100}'))
+-- plain
+SELECT g FROM generate_series(1, 100) g WHERE (SELECT count(*) FROM message_contents WHERE account_id = {acc} AND
+content_id = {content} + g - 1 AND content_hash = {hash}) = 0 ORDER BY 1
+
+-- ── note_orphans of 100
+-- untimed
+INSERT INTO orphan_objects (key, size, modified_at, first_seen_at) SELECT 'k' || g, 1, now() - interval '10 d', now()
+- interval '10 d' FROM generate_series(1, 50) g
+-- ours
+SELECT count(k) FROM note_orphans(ARRAY(SELECT 'k' || g FROM generate_series(1, 100) g), array_fill(1::bigint,
+'{100}'), array_fill(now() - interval '10 d', '{100}'), '3 d') k
+-- plain
+WITH i AS (INSERT INTO orphan_objects (key, size, modified_at) SELECT 'k' || g, 1, now() - interval '10 d' FROM
+generate_series(1, 100) g ON CONFLICT (key) DO UPDATE SET last_seen_at = now() RETURNING first_seen_at) SELECT
+count(*) FROM i WHERE first_seen_at < now() - interval '3 d'
+
+-- ── trim_logs
+-- untimed
+UPDATE account_changes SET changed_at = now() - interval '40 d' WHERE account_id = {acc}
+-- ours
+SELECT trim_logs('30 d')
+-- plain
+WITH d AS (DELETE FROM account_changes WHERE changed_at < now() - interval '30 d' RETURNING 1) SELECT count(*) FROM d
+
+-- ── archive_search_texts of 100
+-- untimed
+UPDATE search_index SET indexed_at = now() - interval '40 d' WHERE account_id = {acc} AND content_id IN (SELECT
+content_id FROM search_index WHERE account_id = {acc} ORDER BY 1 LIMIT 100)
+-- ours
+SELECT archive_search_texts('30 d')
+-- plain
+WITH d AS (DELETE FROM search_index WHERE indexed_at < now() - interval '30 d' RETURNING *), i AS (INSERT INTO
+search_archive (account_id, content_id, headers, body_truncated) SELECT account_id, content_id, headers, true FROM d
+RETURNING 1) SELECT count(*)::int FROM i
+
+-- ── search_texts of 100
+-- ours
+SELECT content_id, length(headers) FROM search_texts WHERE account_id = {acc} AND content_id BETWEEN {content} AND
+{content} + 99 ORDER BY 1
+-- plain
+SELECT content_id, length(headers) FROM plain.contents WHERE account_id = {acc} AND content_id BETWEEN {content} AND
+{content} + 99 ORDER BY 1
+
+-- ── begin_auth_blocks of 10
+-- uncompared
+-- ours
+SELECT begin_auth_blocks(array_fill('address'::text, '{10}'), ARRAY(SELECT '192.0.2.' || g FROM generate_series(1, 10)
+g), array_fill(''::text, '{10}'), array_fill(interval '1 h', '{10}'))
+-- plain
+INSERT INTO auth_blocks (scope, site, login, expires_at) SELECT 'address', '192.0.2.' || g, '', now() + interval '1 h'
+FROM generate_series(1, 10) g ON CONFLICT (scope, site, login) DO UPDATE SET expires_at = EXCLUDED.expires_at RETURNING
+seq
+
+-- ── lift_auth_blocks
+-- untimed
+INSERT INTO auth_blocks (scope, site, login, expires_at) SELECT 'address', '192.0.2.' || g, '', now() + interval '1 h'
+FROM generate_series(1, 100) g
+-- ours
+SELECT site FROM lift_auth_blocks('192.0.2.7', 'user@example.com')
+-- plain
+UPDATE auth_blocks SET lifted = true WHERE site = '192.0.2.7' AND expires_at > now() RETURNING site

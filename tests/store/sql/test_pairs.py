@@ -22,15 +22,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.timeout(90)  # the first test waits for the database and its plain copy
 
 SCHEMA = Path(__file__).parents[3] / "schema"
-UNPAIRED = """
-archive_search_texts begin_auth_blocks begin_purges compact_journal content_user drop_empty_blocks expunge_old
-finish_purges lift_auth_blocks note_orphans open_mailbox purge_account purge_mailbox room_left scan_journals
-scan_old_messages search_texts select_deleted_accounts select_deleted_mailboxes trim_logs unknown_objects
-""".split()
-"""Functions that have no plain model yet; what gets one leaves this list."""
-EXEMPT = {"account_limits": "a view that the quota functions read, measured with them"} | dict.fromkeys(
-    UNPAIRED, "no plain model yet"
-)
+EXEMPT: dict[str, str] = {}
 """Names of the schema without a benchmark, and why."""
 
 

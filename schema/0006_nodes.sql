@@ -1,13 +1,21 @@
 -- Running nodes, what is connected to them, and leases.
 
--- `incarnation` is raised whenever the node starts, so that what an earlier life of it held is void at once.
+-- `incarnation` is raised whenever the node starts, so that what an earlier life of it held is void at once, and when it is
+-- declared dead (fenced_at), so that it notices if it was not.
+--
+-- seat: where the node's name is kept, as this machine and this file on it. While a node lives, nobody else may start under
+-- its name from another seat: that is a copy of its disk, with other files than the rows say.
 CREATE TABLE instances (
   instance_id text COLLATE "C" PRIMARY KEY,
   incarnation bigint NOT NULL DEFAULT 1,
   host text NOT NULL DEFAULT '',
   version text NOT NULL DEFAULT '',
+  seat text NOT NULL DEFAULT '',
+  peer_address text NOT NULL DEFAULT '',   -- where other nodes may ask for what it has staged
   started_at timestamptz NOT NULL DEFAULT clock(),
   heartbeat_at timestamptz NOT NULL DEFAULT clock(),
+  stopped_at timestamptz,                  -- it said that it stops
+  fenced_at timestamptz,                   -- it was declared dead
   CHECK (instance_id <> '')
 ) WITH (fillfactor = 50);
 
@@ -38,23 +46,40 @@ CREATE TABLE leases (
   expires_at timestamptz NOT NULL
 ) WITH (fillfactor = 70);
 
-CREATE FUNCTION register_instance(p_instance_id text, p_host text DEFAULT '', p_version text DEFAULT '')
+-- NULL: a process at another seat lives under this name.
+CREATE FUNCTION register_instance(p_instance_id text, p_host text DEFAULT '', p_version text DEFAULT '',
+  p_seat text DEFAULT '', p_peer_address text DEFAULT '', p_dead_after interval DEFAULT '60 s')
 RETURNS bigint LANGUAGE plpgsql SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
 DECLARE v bigint;
 BEGIN
-  INSERT INTO instances AS i (instance_id, host, version) VALUES (p_instance_id, p_host, p_version)
+  INSERT INTO instances AS i (instance_id, host, version, seat, peer_address)
+  VALUES (p_instance_id, p_host, p_version, p_seat, p_peer_address)
   ON CONFLICT (instance_id) DO UPDATE SET incarnation = i.incarnation + 1, host = EXCLUDED.host,
-    version = EXCLUDED.version, started_at = clock(), heartbeat_at = clock()
+    version = EXCLUDED.version, seat = EXCLUDED.seat, peer_address = EXCLUDED.peer_address, started_at = clock(),
+    heartbeat_at = clock(), stopped_at = NULL, fenced_at = NULL
+  WHERE i.seat = EXCLUDED.seat OR i.heartbeat_at <= clock() - p_dead_after OR i.stopped_at IS NOT NULL
+    OR i.fenced_at IS NOT NULL
   RETURNING incarnation INTO v;
-  DELETE FROM connections WHERE instance_id = p_instance_id;
+  IF v IS NOT NULL THEN
+    DELETE FROM connections WHERE instance_id = p_instance_id;
+  END IF;
   RETURN v;
 END $$;
 
--- False: another process has started under this name.
+-- False: another process has started under this name, or the node was declared dead.
 CREATE FUNCTION heartbeat(p_instance_id text, p_incarnation bigint) RETURNS boolean LANGUAGE plpgsql
 SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
-  UPDATE instances SET heartbeat_at = clock() WHERE instance_id = p_instance_id AND incarnation = p_incarnation;
+  UPDATE instances SET heartbeat_at = clock(), stopped_at = NULL
+  WHERE instance_id = p_instance_id AND incarnation = p_incarnation;
+  RETURN FOUND;
+END $$;
+
+-- The node stops: another seat need not wait until it is sure of that.
+CREATE FUNCTION leave_instance(p_instance_id text, p_incarnation bigint) RETURNS boolean LANGUAGE plpgsql
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
+BEGIN
+  UPDATE instances SET stopped_at = clock() WHERE instance_id = p_instance_id AND incarnation = p_incarnation;
   RETURN FOUND;
 END $$;
 

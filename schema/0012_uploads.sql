@@ -37,6 +37,7 @@ BEGIN
   -- the content row first: the lock order of deliver() and begin_purge()
   UPDATE message_contents SET uploaded_at = coalesce(uploaded_at, clock())
   WHERE account_id = p_account_id AND content_id = p_content_id AND purging_at IS NULL;
+  DELETE FROM body_copies WHERE account_id = p_account_id AND content_id = p_content_id;
   DELETE FROM pending_uploads
   WHERE account_id = p_account_id AND content_hash = p_content_hash AND instance_id = p_instance_id
     AND content_id = p_content_id;

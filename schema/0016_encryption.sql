@@ -163,6 +163,10 @@ BEGIN
   DELETE FROM pending_uploads u USING picked p
   WHERE u.account_id = p.account_id AND u.content_hash = p.content_hash AND u.instance_id = p.instance_id;
   GET DIAGNOSTICS v_copies = ROW_COUNT;
+  DELETE FROM body_copies b WHERE b.account_id = p_account_id AND b.content_id IN (
+    SELECT i.content_id FROM body_copies i WHERE i.account_id = p_account_id LIMIT p_limit);
+  GET DIAGNOSTICS v_rows = ROW_COUNT;
+  v_copies := v_copies + v_rows;
   DELETE FROM search_queue q WHERE q.account_id = p_account_id AND q.content_id IN (
     SELECT i.content_id FROM search_queue i WHERE i.account_id = p_account_id LIMIT p_limit);
   GET DIAGNOSTICS v_rows = ROW_COUNT;

@@ -26,7 +26,7 @@ from msgspec import Meta, Struct
 from sora.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 Size = Annotated[int, Meta(ge=0, extra={"kind": "size"})]
 """Octets."""
@@ -108,6 +108,12 @@ class UploaderTable(Table, frozen=True, kw_only=True):
         Meta(description="database: keep a copy in PostgreSQL until the upload is confirmed", extra=WORKER),
     ] = "staged"
     parallel: Annotated[int, Meta(ge=1, le=64, description="uploads at a time", extra=WORKER)] = 6
+    adopt_after: Annotated[
+        Duration, Meta(description="uploads of a node that is silent so long go to another; 0: never", extra=WORKER)
+    ] = 600.0
+    quarantine_retention: Annotated[
+        Duration, Meta(description="bodies without a message, and damaged ones, are kept; 0: for ever", extra=WORKER)
+    ] = 0.0
 
 
 class CleanupTable(Table, frozen=True, kw_only=True):
@@ -228,6 +234,14 @@ class ServerTable(Table, frozen=True, kw_only=True):
     trusted_networks: Annotated[tuple[str, ...], Meta(description="peers that are believed", extra=WORKER)] = ()
 
 
+class PeersTable(ServerTable, frozen=True, kw_only=True):
+    """[servers.peers]: other nodes read here what this one has staged. What is sent is encrypted."""
+
+    advertise: Annotated[
+        str, Meta(description="host:port where others reach it; empty: the first of listen", extra=WORKER)
+    ] = ""
+
+
 class ServersTable(Table, frozen=True, kw_only=True):
     """[servers]: an absent table is a server that does not run."""
 
@@ -237,6 +251,7 @@ class ServersTable(Table, frozen=True, kw_only=True):
     managesieve: ServerTable | None = None
     metrics: ServerTable | None = None
     http_api: ServerTable | None = None
+    peers: PeersTable | None = None
 
     def items(self) -> Iterator[tuple[str, ServerTable]]:
         """Enabled servers by name."""
@@ -415,6 +430,11 @@ def is_loopback(address: str) -> bool:
         return False
 
 
+def is_wildcard(addresses: Iterable[str]) -> bool:
+    """True if one of the addresses is every address of the machine."""
+    return any(split_address(address)[0] in ("", "0.0.0.0", "::") for address in addresses)
+
+
 def _facts(hint: Any) -> tuple[str, dict[str, Any]]:
     """Description and merged extras of an annotated field."""
     description = ""
@@ -550,6 +570,9 @@ def _check(config: Config) -> None:
     if not config.process.runtime_path:
         raise ConfigError("process.runtime_path is missing")
     _check_cleanup(config)
+    _check_uploader(config.uploader)
+    if config.servers.peers is not None:
+        _check_peers(config.servers.peers)
     if config.local_cache.capacity and not config.local_cache.path:
         raise ConfigError("local_cache.path is missing (or set local_cache.capacity = 0)")
     for network in config.limits.exempt_networks:
@@ -573,6 +596,26 @@ def _check_cleanup(config: Config) -> None:
             raise ConfigError(f"{path}: at least 1d, or leave it out")
 
 
+LEAST_SILENCE_S: Final = 120.0
+"""A node that was silent for less may only have been slow."""
+
+
+def _check_uploader(table: UploaderTable) -> None:
+    if 0 < table.adopt_after < LEAST_SILENCE_S:
+        raise ConfigError(f"uploader.adopt_after: at least {LEAST_SILENCE_S:.0f}s, or 0")
+    if 0 < table.quarantine_retention < LEAST_AGE_S:
+        raise ConfigError("uploader.quarantine_retention: at least 1d, or 0")
+
+
+def _check_peers(table: PeersTable) -> None:
+    if table.tls_listen or table.tls_cert:
+        raise ConfigError("servers.peers: it has no TLS, what it sends is encrypted in another way")
+    if table.advertise:
+        split_address(table.advertise)
+    elif table.enabled and is_wildcard(table.listen[:1]):
+        raise ConfigError("servers.peers.advertise is missing: others cannot reach a wildcard address")
+
+
 def _check_object_store(table: ObjectStoreTable) -> None:
     needed = ("path",) if table.kind == "directory" else ("endpoint", "bucket", "access_key", "secret_key")
     for name in needed:
@@ -580,7 +623,7 @@ def _check_object_store(table: ObjectStoreTable) -> None:
             raise ConfigError(f'object_store.{name} is missing (kind = "{table.kind}")')
 
 
-SERVED: Final = frozenset({"imap", "lmtp", "metrics", "pop3"})
+SERVED: Final = frozenset({"imap", "lmtp", "metrics", "peers", "pop3"})
 """Servers that this release has; the other tables are known names, kept for the releases that will have theirs."""
 
 PROXIED: Final = frozenset({"imap", "lmtp", "pop3"})

@@ -48,6 +48,8 @@ cache_evictions = Counter("sora_cache_evictions_total", "Bodies removed to make 
 staging_quarantined = Gauge(
     "sora_staging_quarantined_files", "Staged bodies that wait for a person.", multiprocess_mode="mostrecent"
 )
+peer_answers = Counter("sora_peer_answers_total", "Requests of other nodes for staged bodies, by result.", ["result"])
+peer_requests = Counter("sora_peer_requests_total", "Staged bodies asked for from other nodes, by result.", ["result"])
 staging_bytes = Gauge("sora_staging_size_bytes", "Octets staged.", multiprocess_mode="mostrecent")
 
 # Encryption
@@ -58,6 +60,13 @@ uploads = Counter("sora_uploads_total", "Uploads by result.", ["result"])
 uploads_pending = Gauge("sora_uploads_pending", "Bodies not uploaded yet.", multiprocess_mode="mostrecent")
 uploads_oldest_seconds = Gauge(
     "sora_uploads_oldest_seconds", "Age of the oldest body not uploaded.", multiprocess_mode="mostrecent"
+)
+uploads_adopted = Counter("sora_uploads_adopted_total", "Uploads taken over from dead nodes.")
+uploads_stranded = Gauge(
+    "sora_uploads_stranded",
+    "Bodies whose only copy is on a node that is silent.",
+    ["instance"],
+    multiprocess_mode="mostrecent",
 )
 object_store_seconds = Histogram("sora_object_store_seconds", "Requests to the object store.", ["operation"])
 object_store_errors = Counter("sora_object_store_errors_total", "Failed requests.", ["operation"])

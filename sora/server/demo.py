@@ -12,6 +12,7 @@ from sora.errors import AlreadyExists
 from sora.server import child as children
 from sora.server.prepare import is_new, prepare_store
 from sora.services.passwords import hash_password
+from sora.services.seat import wait_for_seat
 from sora.store import migrate
 from sora.store.db import Database
 from sora.store.store import Store
@@ -30,6 +31,7 @@ def run(child: Child, facts: Facts) -> int:
         await migrate.up(child.dsn)
         if is_new(child.config):
             await prepare_store(child.config)
+        await wait_for_seat(child.config, child.dsn)
         await _ensure_accounts(child.dsn, facts)
 
     return children.run(child, main)

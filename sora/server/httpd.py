@@ -1,14 +1,16 @@
-"""The http process: metrics and health."""
+"""The http process: metrics and health, and what other nodes ask for."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sora.errors import Unavailable
 from sora.server import child as children
-from sora.services.node import open_database
+from sora.services.node import open_database, own_instance_id
 
 if TYPE_CHECKING:
     import socket
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 PROBE_S: Final = 2.0
 GRACEFUL_S: Final = 5
+KEEP_ALIVE_S: Final = 60
+"""Other nodes ask on connections that they keep."""
 
 
 def run(child: Child) -> int:
@@ -30,22 +34,35 @@ def run(child: Child) -> int:
 
 async def _main(process: Process) -> None:
     # Imported after the fork: no other process needs these tens of megabytes.
+    from sora.services.peers import Desk
     from sora.web.health import build_app
+    from sora.web.peers import build_peer_app
 
     child = process.child
-    database = await open_database(child.config, child.dsn, "sora http")
+    config = child.config
+    database = await open_database(config, child.dsn, "sora http")
 
     async def readiness() -> dict[str, str]:
         draining = process.stopping.is_set()
         return {"postgresql": await _probe(database), "node": "draining" if draining else "ok"}
 
-    sockets = [sock.dup() for sock in child.listeners.of_http("metrics")]
-    server = _server(build_app(readiness), process.ready)
+    desk = Desk(database, Path(config.uploader.staging_path), own_instance_id(config))
+    apps = {"metrics": build_app(readiness), "peers": build_peer_app(desk)}
+    starting = {name for name in apps if child.listeners.of_http(name)}
+
+    def started(name: str) -> None:
+        starting.discard(name)
+        if not starting:
+            process.ready()
+
     try:
         async with asyncio.TaskGroup() as group:
-            group.create_task(server.serve(sockets))
+            servers = [_server(apps[name], partial(started, name)) for name in sorted(starting)]
+            for name, server in zip(sorted(starting), servers, strict=True):
+                group.create_task(server.serve([sock.dup() for sock in child.listeners.of_http(name)]))
             await process.stopping.wait()
-            server.should_exit = True
+            for server in servers:
+                server.should_exit = True
     finally:
         await database.close()
 
@@ -80,5 +97,6 @@ def _server(app: Litestar, on_started: Callable[[], None]) -> Any:
             lifespan="off",
             server_header=False,
             timeout_graceful_shutdown=GRACEFUL_S,
+            timeout_keep_alive=KEEP_ALIVE_S,
         )
     )

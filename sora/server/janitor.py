@@ -14,7 +14,8 @@ from sora.errors import InUse, NotFound, Unavailable
 from sora.server import child as children
 from sora.services.cleanup import Cleanup
 from sora.services.indexing import BATCH, Indexing
-from sora.services.node import open_database, own_instance_id
+from sora.services.node import open_database, own_instance_id, own_peer_address
+from sora.services.seat import own_seat
 from sora.store.bodies import open_blob_store
 from sora.store.leases import Lease
 from sora.store.store import Store
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from typing import Any
 
+    from sora.config import Config
     from sora.server.child import Child, Process
     from sora.server.scoreboard import Row
 
@@ -58,7 +60,8 @@ async def _main(process: Process) -> None:
         blobs = open_blob_store(child.config.object_store)
         stack.callback(blobs.close)
         store = Store(database)
-        node = Registration(store, own_instance_id(child.config), child.node_row)
+        node = Registration(store, own_instance_id(child.config), child.node_row, config=child.config)
+        stack.push_async_callback(node.leave)
         leader = Leadership(store, node.instance_id, child.node_row)
         stack.push_async_callback(leader.resign)
         # POP3 needs a registered node for its leases: register before anybody is told that we are ready.
@@ -80,12 +83,19 @@ class Registration:
 
     A node is registered once for each life of its supervisor: what an earlier life held is void then. The incarnation
     is kept in shared memory, so that a janitor that died and came back does not void what the workers hold.
+
+    A heartbeat that is refused means that the node was taken for dead, or that its name was taken. It registers anew;
+    what others adopted meanwhile is theirs, and the staged files of that are removed or queued by the next sweep of the
+    uploader. If the name is used by a process at another seat, the node is fenced: it takes no mail and uploads
+    nothing, until that process is gone. What it has staged stays.
     """
 
-    def __init__(self, store: Store, instance_id: str, row: Row) -> None:
+    def __init__(self, store: Store, instance_id: str, row: Row, *, config: Config | None = None) -> None:
         self.instance_id = instance_id
         self._leases = store.leases
         self._row = row
+        self._seat = own_seat(config) if config else ""
+        self._peer_address = own_peer_address(config) if config else ""
         self._heard = False
 
     def pause_s(self) -> float:
@@ -102,14 +112,32 @@ class Registration:
         await self._beat()
         self._heard = True
 
+    async def leave(self) -> None:
+        """Say that the node stops; if only this process does, the next heartbeat takes it back."""
+        if self._row.get("incarnation") and not self._row.get("fenced"):
+            with contextlib.suppress(Unavailable):
+                await self._leases.leave(self.instance_id, self._row.get("incarnation"))
+
     async def _beat(self) -> None:
         incarnation = self._row.get("incarnation")
-        if incarnation:
+        if incarnation and not self._row.get("fenced"):
             if await self._leases.heartbeat(self.instance_id, incarnation):
                 return
-            _logger.error("another node has started under our name", extra={"instance_id": self.instance_id})
-        incarnation = await self._leases.register(self.instance_id, host=socket.gethostname(), version=_version())
+            _logger.error("this node was taken for dead, or its name is used", extra={"instance_id": self.instance_id})
+        try:
+            incarnation = await self._leases.register(
+                self.instance_id,
+                host=socket.gethostname(),
+                version=_version(),
+                seat=self._seat,
+                peer_address=self._peer_address,
+            )
+        except InUse:
+            self._row.set("fenced", 1)
+            _logger.error("another process uses the name of this node", extra={"instance_id": self.instance_id})
+            return
         self._row.set("incarnation", incarnation)
+        self._row.set("fenced", 0)
 
 
 def _version() -> str:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from sora.config import Config
 
-HTTP_SERVERS = ("metrics", "http_api")
+HTTP_SERVERS = ("metrics", "http_api", "peers")
 """Served by the http process, not by the workers."""
 
 

@@ -9,6 +9,7 @@ from sora import log
 from sora.errors import BlobDown, ConfigError, Unavailable
 from sora.server import child as children
 from sora.services.node import INSTANCE_FILE
+from sora.services.seat import wait_for_seat
 from sora.store import migrate
 from sora.store.bodies import open_blob_store
 
@@ -20,7 +21,7 @@ _logger = log.get(__name__)
 
 
 def run(child: Child) -> int:
-    """Schema of an embedded database, object store of a new node."""
+    """Schema of an embedded database, object store of a new node, and whether the node may live here."""
 
     async def main(process: Process) -> None:
         if child.config.database.embedded:
@@ -30,6 +31,7 @@ def run(child: Child) -> int:
             await require_schema(child.dsn)
         if is_new(child.config):
             await prepare_store(child.config)
+        await wait_for_seat(child.config, child.dsn)
 
     return children.run(child, main)
 

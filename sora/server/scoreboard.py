@@ -27,6 +27,7 @@ FIELDS: Final = (
     "object_store",
     "incarnation",
     "lease_token",
+    "fenced",
 )
 PROTOCOLS: Final = ("imap", "pop3", "lmtp")
 

@@ -35,7 +35,7 @@ from sora.server.control import ControlServer
 from sora.server.embedded_pg import EmbeddedPostgres
 from sora.server.generations import Reload
 from sora.server.handover import Handover
-from sora.server.listeners import Listeners
+from sora.server.listeners import HTTP_SERVERS, Listeners
 from sora.server.postmaster import Postmaster
 from sora.server.processes import ROLES, Slot, peek_ended, preload
 from sora.server.reactor import Reactor, Timer
@@ -251,7 +251,7 @@ class Supervisor:
         if role == "worker":
             return self._workers
         if role == "http":
-            return int(any(name in ("metrics", "http_api") for name, _ in self.config.servers.items()))
+            return int(any(name in HTTP_SERVERS for name, _ in self.config.servers.items()))
         return 1
 
     def bequeath(self, slot: Slot, row: Row, channel: socket.socket, supervisor_pid: int) -> Child:

@@ -22,10 +22,12 @@ from sora.services.changes import Changes
 from sora.services.delivery import Delivery
 from sora.services.guesses import Guesses
 from sora.services.limits import Limits, LocalCounts
+from sora.services.peers import Peers
 from sora.services.recipients import Recipients
 from sora.services.warmup import Warmup
 from sora.store.blocks import CHANNEL, AuthBlocks
 from sora.store.bodies import Bodies, open_blob_store, open_cache, open_staging
+from sora.store.copies import BodyCopies
 from sora.store.db import Database
 from sora.store.store import Store
 
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from sora.services.limits import Counts
     from sora.services.remembered import Remembered
     from sora.store.blobs import BlobStore
+    from sora.store.bodies import Source
     from sora.store.cache import Cache
     from sora.store.staging import Staging
 
@@ -112,7 +115,8 @@ class Node:
             queries = await _open_pool(stack, dsn, "sora", config.database.pool_size)
             deliveries = await _open_pool(stack, dsn, "sora delivery", config.database.delivery_connections)
             store = Store(queries)
-            bodies = Bodies(cache, staging, blobs)
+            instance_id = own_instance_id(config)
+            bodies = _bodies(config, stack, cache, staging, blobs, queries, instance_id)
             stack.push_async_callback(bodies.close)
             warmup = _warmup(config, queries, bodies)
             stack.push_async_callback(warmup.close)
@@ -124,7 +128,6 @@ class Node:
             stack.push_async_callback(changes.close)
             changes.start()
             blocks.start()
-            instance_id = own_instance_id(config)
             delivery = _delivery(config, Store(deliveries), staging, changes, doorbell, instance_id)
             stack.push_async_callback(delivery.close)
             limits = _limits(config, counts)
@@ -255,6 +258,34 @@ def _auth(config: Config, store: Store, remembered: Remembered | None, guesses: 
         remembered=remembered,
         guesses=guesses,
     )
+
+
+def _bodies(
+    config: Config,
+    stack: contextlib.AsyncExitStack,
+    cache: Cache | None,
+    staging: Staging,
+    blobs: BlobStore,
+    database: Database,
+    instance_id: str,
+) -> Bodies:
+    """With the sources that the configuration has; a node that answers others also asks them."""
+    copies = BodyCopies(database)
+    before: list[Source] = [copies] if config.uploader.durability == "database" else []
+    after: list[Source] = [] if before else [copies]
+    if own_peer_address(config):
+        peers = Peers(database, instance_id)
+        stack.callback(peers.close)
+        before.append(peers)
+    return Bodies(cache, staging, blobs, before=before, after=after)
+
+
+def own_peer_address(config: Config) -> str:
+    """Where other nodes ask this one for what it has staged; empty: it does not answer."""
+    table = config.servers.peers
+    if table is None or not table.enabled or not table.listen:
+        return ""
+    return table.advertise or table.listen[0]
 
 
 def _warmup(config: Config, database: Database, bodies: Bodies) -> Warmup:

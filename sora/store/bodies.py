@@ -1,9 +1,12 @@
-"""Where a body comes from: memory, cache, staging, object store, in this order.
+"""Where a body comes from: memory, cache, staging, a copy in the database, another node, object store, in this order.
 
-The order cannot miss a body that exists: the uploader removes a staged file only after the object is there, and the
-sources are asked in the direction in which bodies travel. Whatever leaves a file or the object store is compared with
-the hash of its row; what does not match is counted, moved aside, and the next source is asked. A client never sees
-invented or truncated content: if no source has the right bytes the answer is `BlobDown`, "try again".
+The order cannot miss a body that exists: the uploader removes a staged file or a copy only after the object is there,
+and the sources are asked in the direction in which bodies travel. Copies and other nodes are asked first only where the
+configuration has them; elsewhere copies are asked last, for what an earlier configuration left.
+
+Whatever leaves any of them is compared with the hash of its row; what does not match is counted, moved aside, and the
+next source is asked. A client never sees invented or truncated content: if no source has the right bytes the answer is
+`BlobDown`, "try again".
 
 Several readers of one body that is not at hand are one search.
 """
@@ -15,7 +18,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, Protocol
 
 from sora import log, metrics
-from sora.errors import BlobDown, NotFound
+from sora.errors import BlobDown, NotFound, Unavailable
 from sora.store.blobs import BlobStore, DirectoryStore
 from sora.store.cache import Cache
 from sora.store.diskfile import WouldBlock
@@ -23,6 +26,8 @@ from sora.store.s3 import S3Store
 from sora.store.staging import Staging
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sora.config import Config, ObjectStoreTable
     from sora.store.blobs import BlobRef
 
@@ -43,17 +48,26 @@ class Bodies:
     Args:
         cache: None: no cache on this node.
         recent_bytes: See `RECENT_BYTES`; 0 turns it off.
+        before: Sources that are asked before the object store.
+        after: Sources that are asked if the object store has no answer.
     """
 
     def __init__(
-        self, cache: Cache | None, staging: Staging, blobs: BlobStore, *, recent_bytes: int = RECENT_BYTES
+        self,
+        cache: Cache | None,
+        staging: Staging,
+        blobs: BlobStore,
+        *,
+        recent_bytes: int = RECENT_BYTES,
+        before: Sequence[Source] = (),
+        after: Sequence[Source] = (),
     ) -> None:
         self.cache = cache
         self._recent = _Recent(recent_bytes)
-        self._disks: tuple[_Source, ...] = (*((_Cached(cache),) if cache else ()), _Staged(staging))
+        self._disks: tuple[_Disk, ...] = (*((_Cached(cache),) if cache else ()), _Staged(staging))
         self._staging = staging
         self._stored = _Stored(blobs)
-        self._sources: tuple[_Source, ...] = (*self._disks, self._stored)
+        self._sources: tuple[Source, ...] = (*self._disks, *before, self._stored, *after)
         self._searches: dict[str, asyncio.Task[bytes]] = {}
 
     def get_now(self, ref: BlobRef) -> bytes | None:
@@ -122,8 +136,13 @@ class Bodies:
         return None
 
     async def _search(self, ref: BlobRef) -> bytes:
+        down: Unavailable | None = None
         for source in self._sources:
-            data = await source.read(ref)
+            try:
+                data = await source.read(ref)
+            except Unavailable as error:
+                down = error
+                continue
             if data is None:
                 continue
             if await self._matches(ref, data):
@@ -131,14 +150,16 @@ class Bodies:
             metrics.bodies_corrupt.labels(source.name).inc()
             _log.error("body does not match its hash", extra=_fields(ref, source))
             await source.quarantine(ref)
-        raise BlobDown(detail=f"no source has {ref.key}")
+        if isinstance(down, BlobDown):
+            raise down
+        raise BlobDown(detail=f"no source has {ref.key}") from down
 
     async def _matches(self, ref: BlobRef, data: bytes) -> bool:
         if len(data) <= INLINE_BYTES:
             return ref.matches(data)
         return await asyncio.to_thread(ref.matches, data)
 
-    def _accept(self, source: _Source, ref: BlobRef, data: bytes) -> bytes:
+    def _accept(self, source: Source, ref: BlobRef, data: bytes) -> bytes:
         metrics.bodies.labels(source.name).inc()
         self._recent.add(ref.name, data)
         if self.cache and source.remote:
@@ -146,17 +167,32 @@ class Bodies:
         return data
 
 
-class _Source(Protocol):
-    """A place where a body may be."""
+class Source(Protocol):
+    """A place where a body may be.
+
+    Attributes:
+        name: In metrics and the log.
+        remote: What is read there is worth a place in the cache.
+    """
 
     name: str
     remote: bool
 
+    async def read(self, ref: BlobRef) -> bytes | None:
+        """The stored octets; None if they are not there.
+
+        Raises:
+            Unavailable: That cannot be told.
+        """
+
+    async def quarantine(self, ref: BlobRef) -> None:
+        """What was read is not what the row says."""
+
+
+class _Disk(Source, Protocol):
+    """A source that may answer at once."""
+
     def read_now(self, ref: BlobRef) -> bytes | None: ...
-
-    async def read(self, ref: BlobRef) -> bytes | None: ...
-
-    async def quarantine(self, ref: BlobRef) -> None: ...
 
 
 class _Cached:
@@ -196,9 +232,6 @@ class _Stored:
 
     def __init__(self, blobs: BlobStore) -> None:
         self._blobs = blobs
-
-    def read_now(self, ref: BlobRef) -> bytes | None:
-        raise WouldBlock
 
     async def read(self, ref: BlobRef) -> bytes:
         try:
@@ -241,7 +274,7 @@ class _Recent:
         self._bytes -= len(self._bodies.pop(name, b""))
 
 
-def _fields(ref: BlobRef, source: _Source) -> dict[str, object]:
+def _fields(ref: BlobRef, source: Source) -> dict[str, object]:
     return {"account_id": ref.account_id, "content_id": ref.content_id, "source": source.name, "size": ref.size}
 
 

@@ -45,8 +45,52 @@ async def test_a_node_whose_name_was_taken_says_so_and_registers_again(
     await Registration(store, "node-1", ours).beat()
     await Registration(store, "node-1", Scoreboard(1).take()).beat()
     await Registration(store, "node-1", ours).beat()
-    assert "another node" in caplog.text
+    assert "its name is used" in caplog.text
     assert await incarnation(store, "node-1") == ours.get("incarnation") == 3
+
+
+async def test_a_copy_of_the_disk_is_fenced_while_the_node_lives(store: Store) -> None:
+    node, copy = Scoreboard(1).take(), Scoreboard(1).take()
+    ours, theirs = Registration(store, "node-1", node), Registration(store, "node-1", copy)
+    ours._seat, theirs._seat = "here", "there"
+    await ours.beat()
+    await theirs.beat()
+    assert (copy.get("fenced"), copy.get("incarnation")) == (1, 0)
+    await ours.beat()
+    assert (node.get("fenced"), node.get("incarnation")) == (0, 1)
+    await theirs.leave()
+    assert not await store.db.fetchval("SELECT stopped_at IS NOT NULL FROM instances"), "it had no right to say that"
+    await ours.leave()
+    await theirs.beat()
+    assert (copy.get("fenced"), copy.get("incarnation")) == (0, 2)
+    await ours.beat()
+    assert node.get("fenced") == 1, "now this one is the other"
+
+
+async def test_a_node_that_slept_while_a_copy_took_its_name_is_fenced_until_that_is_silent(store: Store) -> None:
+    node, copy = Scoreboard(1).take(), Scoreboard(1).take()
+    ours, theirs = Registration(store, "node-1", node), Registration(store, "node-1", copy)
+    ours._seat, theirs._seat = "here", "there"
+    await ours.beat()
+    await store.db.execute("UPDATE instances SET heartbeat_at = clock() - interval '2 minutes'")
+    await theirs.beat()
+    for _ in range(2):
+        await ours.beat()
+        assert node.get("fenced") == 1
+    await store.db.execute("UPDATE instances SET heartbeat_at = clock() - interval '2 minutes'")
+    await ours.beat()
+    assert (node.get("fenced"), node.get("incarnation")) == (0, 3)
+
+
+async def test_a_stop_of_the_janitor_alone_is_taken_back(store: Store) -> None:
+    row = Scoreboard(1).take()
+    node = Registration(store, "node-1", row)
+    await node.beat()
+    await node.leave()
+    assert await store.db.fetchval("SELECT stopped_at IS NOT NULL FROM instances")
+    await Registration(store, "node-1", row).beat()
+    assert await store.db.fetchval("SELECT stopped_at IS NULL FROM instances")
+    assert row.get("incarnation") == 1
 
 
 async def test_a_heartbeat_that_nobody_heard_is_sent_again_soon(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,9 +45,9 @@ async def test_imap(node: Node, warmed: list[int]) -> None:
 
 async def test_pop3(node: Node, warmed: list[int]) -> None:
     world = Pop3World(node)
-    await world.given("alice: INBOX=1")
+    await world.given("alice: 1")
     link = await world.connect(1)
-    await link.send(b"USER alice@example.com\r\nPASS secret\r\n")
+    await link.send(b"USER alice@example.com\r\nPASS secret word\r\n")
     assert (await link.read_line()).startswith(b"+OK")
     assert (await link.read_line()).startswith(b"+OK")
     assert warmed == [(await node.store.accounts.get("alice@example.com")).account_id]

@@ -45,6 +45,7 @@ async def test_imap(node: Node, warmed: list[int]) -> None:
 
 async def test_pop3(node: Node, warmed: list[int]) -> None:
     world = Pop3World(node)
+    await world.open()
     await world.given("alice: 1")
     link = await world.connect(1)
     await link.send(b"USER alice@example.com\r\nPASS secret word\r\n")

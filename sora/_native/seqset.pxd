@@ -42,6 +42,7 @@ cdef class NumSet:
     cdef Py_ssize_t n
     cdef uint32_t star      # n of `n:*`, the smallest if there are several; 4294967295 for `*`; 0: no star
     cdef bint saved
+    cdef Py_ssize_t count   # how many numbers, one more than that; 0: nobody has asked yet
 
     cdef int require_numbers(self) except -1
 

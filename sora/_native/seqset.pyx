@@ -7,6 +7,7 @@ arrays. `*` cannot be a number yet while a command is parsed; because it is the 
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.long cimport PyLong_AsLongLongAndOverflow
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, qsort, realloc
 from libc.string cimport memcmp
@@ -15,7 +16,6 @@ from sora._native.bytescan cimport scan_number, write_u32
 
 from sora.errors import BadSyntax
 
-cdef object LARGEST = 4294967295
 cdef uint32_t MAX = 4294967295
 
 cdef object bad(str why):
@@ -127,10 +127,11 @@ cdef NumSet numset_parse(type cls, const unsigned char *text, Py_ssize_t size):
 
 
 cdef uint32_t in_range(object number) except 0:
-    cdef object n = number
-    if not 1 <= n <= LARGEST:
-        raise ValueError(f"{n} is not a message number")
-    return <uint32_t>n
+    cdef int beyond = 0
+    cdef long long v = PyLong_AsLongLongAndOverflow(number, &beyond)
+    if beyond or v < 1 or v > MAX:
+        raise ValueError(f"{number} is not a message number")
+    return <uint32_t>v
 
 
 cdef class NumSet:
@@ -235,22 +236,27 @@ cdef class NumSet:
         return [self.r[2 * i] for i in range(self.n)], [self.r[2 * i + 1] for i in range(self.n)]
 
     def __len__(self):
-        cdef Py_ssize_t i, total = 0
-        self.require_numbers()
-        for i in range(self.n):
-            total += <Py_ssize_t>self.r[2 * i + 1] - self.r[2 * i] + 1
-        return total
+        cdef Py_ssize_t i, total = 1
+        if self.count == 0:
+            self.require_numbers()
+            for i in range(self.n):
+                total += <Py_ssize_t>self.r[2 * i + 1] - self.r[2 * i] + 1
+            self.count = total
+        return self.count - 1
 
     def __bool__(self):
         return self.n > 0 or self.star != 0 or self.saved
 
     def __contains__(self, number):
         cdef Py_ssize_t lo = 0, hi = self.n, mid
-        cdef uint32_t v
+        cdef long long v
+        cdef int beyond = 0
         self.require_numbers()
-        if not isinstance(number, int) or not 1 <= number <= LARGEST:
+        if not isinstance(number, int):
             return False
-        v = number
+        v = PyLong_AsLongLongAndOverflow(number, &beyond)
+        if beyond or v < 1 or v > MAX:
+            return False
         while lo < hi:
             mid = (lo + hi) >> 1
             if self.r[2 * mid + 1] < v:

@@ -132,21 +132,28 @@ cdef block_t *block_finish(block_t *b) noexcept nogil:
     return fitted if fitted != NULL else b
 
 
+# Position of the n-th (from 0) set bit of a word, which has more than n: halves it until one bit is left.
+cdef inline int select_word(uint64_t v, int n) noexcept nogil:
+    cdef int at = 0, width = 32, c
+    while width:
+        c = popcount64(v >> (64 - width))
+        if n >= c:
+            n -= c
+            at += width
+            v <<= width
+        width >>= 1
+    return at
+
+
 # Position of the n-th (from 0) live message of a block.
 cdef int select_bit(const uint64_t *bits, int n) noexcept nogil:
     cdef int w = 0, c
-    cdef uint64_t v
     while True:
         c = popcount64(bits[w])
         if n < c:
-            break
+            return w * 64 + select_word(bits[w], n)
         n -= c
         w += 1
-    v = bits[w]
-    while n:
-        v &= ~(<uint64_t>1 << (63 - clz64(v)))
-        n -= 1
-    return w * 64 + clz64(v)
 
 
 # How many live messages stand before a position.
@@ -856,15 +863,27 @@ cdef bint mask_of_uids(const block_t *b, NumSet uids, Py_ssize_t *at, uint64_t *
 cdef bint mask_of_seqs(const block_t *b, uint32_t before, NumSet seqs, Py_ssize_t *at, uint64_t *mask) noexcept nogil:
     cdef uint32_t first = before + 1, last = before + b.count
     cdef Py_ssize_t k
+    cdef int w = 0, passed = 0, c, low, high, start
     while at[0] < seqs.n and seqs.r[2 * at[0] + 1] < first:
         at[0] += 1
     if at[0] == seqs.n or seqs.r[2 * at[0]] > last:
         return False
     memset(mask, 0, WORDS * sizeof(uint64_t))
     k = at[0]
+    c = popcount64(b.live[0])
+    # ranges ascend, so the word of one (`passed` messages stand before it) is where the search for the next begins
     while k < seqs.n and seqs.r[2 * k] <= last:
-        set_bits(mask, select_bit(b.live, <int>(max(seqs.r[2 * k], first) - first)),
-                 select_bit(b.live, <int>(min(seqs.r[2 * k + 1], last) - first)))
+        low = <int>(max(seqs.r[2 * k], first) - first)
+        high = <int>(min(seqs.r[2 * k + 1], last) - first)
+        while low - passed >= c:
+            passed += c
+            w += 1
+            c = popcount64(b.live[w])
+        start = w * 64 + select_word(b.live[w], low - passed)
+        if high == low:
+            mask[w] |= <uint64_t>1 << (63 - (start & 63))
+        else:
+            set_bits(mask, start, select_bit(b.live, high))
         k += 1
     return keep_live(b, mask)
 

@@ -8,40 +8,45 @@ from typing import Any
 
 from msgspec import json
 
+from benchmarks.sides import MIN_ROUNDS
+
 RESULTS = Path(__file__).parent / "results"
 TITLES = {
     "native": "Native functions beside their plain models in Python",
-    "sql": "SQL functions beside plain SQL on the same PostgreSQL, in the same session, 20,000 messages",
+    "sql": "SQL functions beside plain SQL on the same PostgreSQL, in the same session",
 }
 
 
 def tables(run: dict[str, Any]) -> dict[str, str]:
     """Text of each table, by the first word of its groups; slowest ratio first."""
-    pairs: dict[str, dict[str, float]] = {}
-    for bench in run["benchmarks"]:
-        side = bench["extra_info"].get("side")
-        if side:
-            pairs.setdefault(bench["group"], {})[side] = bench["stats"]["median"]
     machine = run["machine_info"]
     head = f"Measured by `make bench` on {run['datetime'][:10]}, Python {machine['python_version']}"
     found = {}
     for kind, title in TITLES.items():
-        rows = [(name.removeprefix(f"{kind} "), sides) for name, sides in pairs.items() if name.startswith(f"{kind} ")]
-        rows.sort(key=lambda row: row[1]["plain"] / row[1]["ours"])
-        lines = [f"| {name} | {us(s['ours'])} | {us(s['plain'])} | {s['plain'] / s['ours']:.2f} |" for name, s in rows]
-        table = ["| Function | ours, µs | plain, µs | times faster |", "|---|---:|---:|---:|", *lines]
-        if lines:
-            found[kind] = "\n".join(
-                [
-                    f"# {title}",
-                    "",
-                    f"{head}, {machine['cpu']['count']} CPUs; medians, the slowest in proportion first.",
-                    "",
-                    *table,
-                    "",
-                ]
-            )
+        benches = [bench for bench in run["benchmarks"] if bench["group"].startswith(f"{kind} ")]
+        if not benches:
+            continue
+        benches.sort(key=lambda bench: bench["extra_info"]["ratio"])
+        found[kind] = "\n".join(
+            [
+                f"# {title}, {benches[0]['extra_info']['messages']:,} messages",
+                "",
+                f"{head}, {machine['cpu']['count']} CPUs. The two sides take turns,",
+                f"{MIN_ROUNDS} rounds at least; the last column is the median of their ratios, the slowest first.",
+                "",
+                "| Function | ours, µs | plain, µs | times faster |",
+                "|---|---:|---:|---:|",
+                *(row(bench["group"].removeprefix(f"{kind} "), bench["extra_info"]) for bench in benches),
+                "",
+            ]
+        )
     return found
+
+
+def row(name: str, info: dict[str, float]) -> str:
+    """A line of a table."""
+    ratio = info["ratio"]
+    return f"| {name} | {us(info['ours'])} | {us(info['plain'])} | {ratio:.{2 if ratio >= 0.1 else 3}f} |"
 
 
 def us(seconds: float) -> str:

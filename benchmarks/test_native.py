@@ -6,19 +6,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks.native import all_cases
+from benchmarks.sides import compare
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
 
     from benchmarks.cases import Case
 
-CASES = all_cases(100_000)
 
-
-@pytest.mark.parametrize("side", ["ours", "plain"])
-@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
-def test_native(benchmark: BenchmarkFixture, case: Case, side: str) -> None:
+@pytest.mark.timeout(120)
+def test_native(benchmark: BenchmarkFixture, pytestconfig: pytest.Config, case: Case) -> None:
     benchmark.group = f"native {case.name}"
-    benchmark.extra_info["side"] = side
-    benchmark(getattr(case, side))
+    benchmark.extra_info["messages"] = pytestconfig.getoption("--native-messages")
+    compare(benchmark, {"ours": case.ours, "plain": case.plain}, seconds=pytestconfig.getoption("--pair-seconds"))

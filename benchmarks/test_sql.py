@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
 
+from benchmarks.sides import SIDES, compare
 from benchmarks.sql.data import build
 from benchmarks.sql.pairs import PAIRS, furnish
 from sora.server.embedded_pg import EmbeddedPostgres
 from sora.store import migrate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from pytest_benchmark.fixture import BenchmarkFixture
 
     from benchmarks.sql.pairs import Context, Pair
 
-MESSAGES = 20_000
-ROUNDS = 7
 WARM = 6
 """PL/pgSQL changes to generic plans at the sixth call."""
 
@@ -33,8 +32,10 @@ def runner() -> Iterator[asyncio.Runner]:
 
 
 @pytest.fixture(scope="module")
-def context(runner: asyncio.Runner, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Context]:
-    """A mailbox of 20,000 messages among 200 small ones; without fsync, which is the same on both sides."""
+def context(
+    runner: asyncio.Runner, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> Iterator[Context]:
+    """One large mailbox among 200 small ones; without fsync, which is the same on both sides."""
     postgres = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"), {"fsync": "off", "shared_buffers": "1GB"})
     postgres.prepare()
     postgres.start()
@@ -42,7 +43,7 @@ def context(runner: asyncio.Runner, tmp_path_factory: pytest.TempPathFactory) ->
     async def fill() -> Context:
         await migrate.up(postgres.dsn)
         conn = await asyncpg.connect(postgres.dsn, server_settings={"search_path": "sora, public", "jit": "off"})
-        (target,) = await build(conn, [MESSAGES], 200)
+        (target,) = await build(conn, [pytestconfig.getoption("--sql-messages")], 200)
         return await furnish(conn, target)
 
     context = runner.run(fill())
@@ -52,17 +53,27 @@ def context(runner: asyncio.Runner, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("side", ["ours", "plain"])
 @pytest.mark.parametrize("pair", PAIRS, ids=[pair.name for pair in PAIRS])
-def test_sql(benchmark: BenchmarkFixture, runner: asyncio.Runner, context: Context, pair: Pair, side: str) -> None:
+def test_sql(
+    benchmark: BenchmarkFixture, pytestconfig: pytest.Config, runner: asyncio.Runner, context: Context, pair: Pair
+) -> None:
     benchmark.group = f"sql {pair.name}"
-    benchmark.extra_info["side"] = side
+    benchmark.extra_info["messages"] = pytestconfig.getoption("--sql-messages")
 
-    def setup() -> None:
+    def call(side: str) -> Callable[[], Any]:
+        return lambda: runner.run(context.run(pair, side))
+
+    def before() -> None:
         runner.run(_begin(context, pair))
 
     try:
-        benchmark.pedantic(lambda: runner.run(context.run(pair, side)), setup=setup, rounds=ROUNDS, warmup_rounds=WARM)
+        compare(
+            benchmark,
+            {side: call(side) for side in SIDES},
+            seconds=pytestconfig.getoption("--pair-seconds"),
+            before=before,
+            warm=WARM,
+        )
     finally:
         runner.run(context.conn.execute("ROLLBACK"))
 

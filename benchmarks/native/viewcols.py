@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.cases import Case
 from sora._native.seqset import SeqSet, UidSet
-from sora._native.viewcols import NO_RECENT, Snapshot
+from sora._native.viewcols import (
+    DATE_ITEM,
+    FLAGS_ITEM,
+    NO_RECENT,
+    NUMBER_ITEM,
+    TEXT_ITEM,
+    UID_ITEM,
+    RowWriter,
+    Snapshot,
+)
 from sora.types import SEEN
 from tests.support import models_viewcols as model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+DATE: Final = datetime(2026, 1, 5, 4, 3, 2, tzinfo=UTC)
 NAMES = {16: b"$Junk", 17: b"$Forwarded"}
 
 
@@ -106,6 +117,11 @@ def cases(messages: int) -> Iterator[Case]:
         "viewcols.Snapshot.unseen", lambda: view.unseen, lambda: len(model.unseen(box)),
         covers=("viewcols.Snapshot.uid_next", "viewcols.Snapshot.highest_modseq", "viewcols.Snapshot.size_bytes"),
     )  # fmt: skip
+    yield Case(
+        "viewcols.Snapshot.among", lambda: list(view.among(some_uids, SEEN, False)),
+        lambda: [uid for uid in sorted(wanted & box.keys()) if SEEN not in box[uid]],
+    )  # fmt: skip
+    yield from _row_cases(view, box)
     difference = view.diff(later)
     plain = model.diff(box, newer)
     yield Case("viewcols.Diff.__bool__", lambda: bool(difference), lambda: bool(plain.vanished or plain.changed))
@@ -115,6 +131,36 @@ def cases(messages: int) -> Iterator[Case]:
         lambda: (lambda d: (d.expunged_seqs, d.vanished, d.changed, d.arrived))(model.diff(box, newer)),
         covers=tuple(f"viewcols.Diff.{name}" for name in ("expunged_seqs", "vanished", "changed", "arrived")),
     )
+
+
+def _row_cases(view: Snapshot, box: model.Mailbox) -> Iterator[Case]:
+    """FETCH of what stands in the rows, for the first 1,000 messages."""
+    rows = [{"uid": uid, "size": 2000 + uid, "date": DATE, "envelope": b"(NIL)"} for uid in sorted(box)[:1000]]
+    items = [
+        (FLAGS_ITEM, b"FLAGS ", None), (UID_ITEM, b"UID ", None), (NUMBER_ITEM, b"RFC822.SIZE ", "size"),
+        (DATE_ITEM, b"INTERNALDATE ", "date"), (TEXT_ITEM, b"ENVELOPE ", "envelope"),
+    ]  # fmt: skip
+    writer = RowWriter(view, items, NAMES, NO_RECENT)
+    yield Case(
+        "viewcols.RowWriter.write of 1,000", lambda: writer.write(rows), lambda: b"".join(_row_lines(box, rows)),
+        covers=("viewcols.RowWriter", "viewcols.RowWriter.__init__"),
+    )  # fmt: skip
+    yield Case(
+        "viewcols.RowWriter.text of 1,000", lambda: [writer.text(row, 3) for row in rows],
+        lambda: [_date(row["date"]) for row in rows],
+    )  # fmt: skip
+
+
+def _row_lines(box: model.Mailbox, rows: list[dict[str, Any]]) -> Iterator[bytes]:
+    for seq, row in enumerate(rows, 1):
+        yield b"* %d FETCH (FLAGS %s UID %d RFC822.SIZE %d %s ENVELOPE %s)\r\n" % (
+            seq, model.flags_text(box[row["uid"]], NAMES, False), row["uid"], row["size"], _date(row["date"]),
+            row["envelope"],
+        )  # fmt: skip
+
+
+def _date(moment: datetime) -> bytes:
+    return f'INTERNALDATE "{moment.day:2}-{moment:%b-%Y %H:%M:%S} +0000"'.encode()
 
 
 def _seqs(box: model.Mailbox, uids: list[int]) -> list[int]:

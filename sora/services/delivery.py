@@ -225,7 +225,8 @@ class Lanes:
         try:
             while self._waiting:
                 await self._gather()
-                await self._one(self._take())
+                if self._waiting:  # else another lane that gathered beside this one has taken all
+                    await self._one(self._take())
         finally:
             # At once, not when the task is seen to be done: a unit that comes in between would wait for nobody.
             self._busy -= 1

@@ -619,3 +619,20 @@ class TestAppend:
         world.messages.poison[b"body"] = NotFound()
         with pytest.raises(NotFound):
             await world.delivery.append(1, 5, [AppendItem(LETTER)])
+
+
+async def test_lanes_that_gather_at_once_take_a_unit_once() -> None:
+    """The one that comes too late ends as if it had never been needed."""
+    taken: list[int] = []
+
+    async def commit(batch: list[module._Unit]) -> None:
+        taken.append(len(batch))
+
+    lanes = module.Lanes(commit, 2)
+    for _ in range(FULL_LANE):
+        lanes.submit(module._Unit("lmtp", ()))
+    tasks = list(lanes._tasks)
+    assert len(tasks) == 2
+    await lanes.drained()
+    assert taken == [FULL_LANE]
+    assert [task.exception() for task in tasks] == [None, None]

@@ -43,6 +43,8 @@ CREATE FUNCTION lock_domain_quotas(ids bigint[]) RETURNS void LANGUAGE sql AS $$
 CREATE FUNCTION lock_account_quotas(ids bigint[]) RETURNS void LANGUAGE sql AS $$ SELECT sora.lock_all(21323, ids) $$;
 -- of one: the planner puts it in place, which saves a call
 CREATE FUNCTION lock_mailbox(id bigint) RETURNS void LANGUAGE sql AS $$ SELECT pg_advisory_xact_lock(21327, sora.lock_key(id)) $$;
+-- of one, unless somebody holds it or waits for it: false then
+CREATE FUNCTION try_lock_mailbox(id bigint) RETURNS boolean LANGUAGE sql AS $$ SELECT pg_try_advisory_xact_lock(21327, sora.lock_key(id)) $$;
 CREATE FUNCTION lock_mailboxes(ids bigint[]) RETURNS void LANGUAGE sql AS $$ SELECT sora.lock_all(21327, ids) $$;
 
 -- Our own error codes (class SR); the standard ones are P0002 (no such account or mailbox) and 23505 (name taken).

@@ -52,6 +52,12 @@ SELECT lock_mailboxes(ARRAY(SELECT g::bigint FROM generate_series(1, 10) g))
 -- plain
 SELECT pg_advisory_xact_lock(21327, g) FROM generate_series(1, 10) g
 
+-- ── try_lock_mailbox
+-- ours
+SELECT try_lock_mailbox({mb})
+-- plain
+SELECT pg_try_advisory_xact_lock(21327, {mb}::int)
+
 -- ── fail
 -- fails
 -- ours

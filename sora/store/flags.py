@@ -1,13 +1,13 @@
 """Flag changes of a worker's sessions: those that wait while others are being committed are committed together.
 
 A commit costs more than a flag change, so what gathers while one is under way shares the next one. There is no timer:
-alone, a change is a batch of one. A batch may span mailboxes, whose locks it takes in the one order that all do. So one
-mailbox whose lock somebody holds for long keeps its batch waiting; for what comes later another lane opens after
-`STALLED_S`.
+alone, a change is a batch of one. A batch may span mailboxes, and takes those whose lock is free at once. What meets a
+mailbox that somebody else holds (a COPY of a hundred thousand messages takes seconds) steps aside and waits for it, and
+so does what comes for that mailbox meanwhile, so that no mailbox is slow for another one's sake.
 
 A batch that the server refused (a mailbox is gone) is tried again one by one: nobody fails for another's sake. A lost
 connection is not, because it may be committed: flag changes can be repeated, but only their sender knows whether it
-still wants that.
+still wants that. Nor is a server that is busy: each change would wait as long as all of them did.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct, structs
 
-from sora.errors import DatabaseDown
+from sora.errors import Busy, DatabaseDown
 from sora.types import AccountId, MailboxId, ModSeq
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
 
     from asyncpg import Record
 
@@ -33,6 +33,9 @@ MAX_BATCH: Final = 32
 FULL_LANE: Final = 16
 """Changes that wait before another lane opens."""
 STALLED_S: Final = 0.02
+"""A batch that takes so long waits for the disk: others need not wait with it."""
+PATIENT_LANES: Final = 2
+"""Mailboxes held by others whose locks are waited for at a time, each on a connection."""
 
 
 class FlagChange(Struct, frozen=True):
@@ -74,6 +77,8 @@ class FlagLanes:
     def __init__(self, db: Database) -> None:
         self._db = db
         self._waiting: deque[_Asked] = deque()
+        self._held: dict[int, list[_Asked]] = {}  # by the key of a lock that somebody else holds
+        self._patience = asyncio.Semaphore(PATIENT_LANES)
         self._tasks: set[asyncio.Task[None]] = set()
         self._busy = 0
 
@@ -86,6 +91,10 @@ class FlagLanes:
         """
         loop = asyncio.get_running_loop()
         asked = _Asked(edit, loop.create_future())
+        held = self._held.get(_lock_key(asked))
+        if held is not None:
+            held.append(asked)
+            return await asked.done
         self._waiting.append(asked)
         if not self._busy or len(self._waiting) >= FULL_LANE:
             self._open()
@@ -101,55 +110,91 @@ class FlagLanes:
     def _open(self) -> None:
         if self._busy < LANES:
             self._busy += 1
-            task = asyncio.get_running_loop().create_task(self._run())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._start(self._run())
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _run(self) -> None:
         try:
             while self._waiting:
                 batch = [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]
-                await self._commit(sorted(batch, key=_lock_order))
+                await self._commit(batch)
         finally:
             # At once, not when the task is seen to be done: what comes in between would wait for nobody.
             self._busy -= 1
 
-    async def _commit(self, batch: list[_Asked]) -> None:
+    async def _commit(self, batch: Sequence[_Asked], *, patient: bool = False) -> None:
+        """Answer a batch, but for changes that step aside.
+
+        Args:
+            patient: all are of one mailbox, whose lock is waited for.
+        """
         try:
-            changes = await self._together([asked.edit for asked in batch])
+            changes = await self._together([asked.edit for asked in batch], patient)
         except Exception as error:
-            if len(batch) == 1 or isinstance(error, DatabaseDown):
+            if len(batch) == 1 or isinstance(error, Busy | DatabaseDown):
                 _fail(batch, error)
                 return
             for asked in batch:
-                await self._commit([asked])
+                await self._commit([asked], patient=patient)
         else:
             for asked, change in zip(batch, changes, strict=True):
-                if not asked.done.done():  # else its session is gone
+                if change is None:
+                    self._step_aside(asked)
+                elif not asked.done.done():  # else its session is gone
                     asked.done.set_result(change)
 
-    async def _together(self, edits: Sequence[FlagEdit]) -> list[FlagChange]:
+    def _step_aside(self, asked: _Asked) -> None:
+        key = _lock_key(asked)
+        if key in self._held:
+            self._held[key].append(asked)
+        else:
+            self._held[key] = [asked]
+            self._start(self._wait_for_lock(key))
+
+    async def _wait_for_lock(self, key: int) -> None:
+        """Work off what waits for one mailbox; what comes for it meanwhile, too."""
+        held = self._held[key]
+        async with self._patience:
+            while held:
+                batch = held[:MAX_BATCH]
+                del held[:MAX_BATCH]
+                await self._commit(batch, patient=True)
+        del self._held[key]
+
+    async def _together(self, edits: Sequence[FlagEdit], patient: bool) -> list[FlagChange | None]:
+        """One answer for each edit; None: its mailbox is locked."""
         if len(edits) == 1:
-            return [_change(await self._db.fetch(_ONE, *structs.astuple(edits[0])))]
+            return [_change(await self._db.fetch(_ONE, *structs.astuple(edits[0]), patient))]
         rows: list[list[Record]] = [[] for _ in edits]
         columns = zip(*(_texts(edit) for edit in edits), strict=True)
-        for row in await self._db.fetch(_MANY, *map(list, columns)):
+        for row in await self._db.fetch(_MANY, *map(list, columns), patient):
             rows[row["ord"] - 1].append(row)
         return [_change(found) for found in rows]
 
 
-_ONE: Final = "SELECT * FROM store_flags($1, $2, $3, $4, $5, $6, $7, $8)"
-# One after the other, as they are given: the locks are taken in this order.
+# One after the other, as they are given. OFFSET 0 keeps both as they are written: the lock is asked for once, and
+# nothing is called where it was not had.
 _MANY: Final = """
-    SELECT e.ord, f.* FROM unnest(
+    SELECT e.ord, e.mine, f.* FROM (
+      SELECT *, $9 OR try_lock_mailbox(mailbox) AS mine FROM unnest(
         $1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::boolean[], $8::bigint[])
-      WITH ORDINALITY e (account, mailbox, lows, highs, set, clear, replace, since, ord)
-    CROSS JOIN LATERAL store_flags(e.account, e.mailbox, e.lows::bigint[], e.highs::bigint[], e.set::int2[],
-      e.clear::int2[], e.replace, e.since) f
+        WITH ORDINALITY e (account, mailbox, lows, highs, set, clear, replace, since, ord) OFFSET 0) e
+    LEFT JOIN LATERAL (
+      SELECT * FROM store_flags(e.account, e.mailbox, e.lows::bigint[], e.highs::bigint[], e.set::int2[],
+        e.clear::int2[], e.replace, e.since) WHERE e.mine OFFSET 0) f ON true
+"""
+_ONE: Final = """
+    SELECT e.mine, f.* FROM (SELECT $9 OR try_lock_mailbox($2) AS mine OFFSET 0) e
+    LEFT JOIN LATERAL (
+      SELECT * FROM store_flags($1, $2, $3, $4, $5, $6, $7, $8) WHERE e.mine OFFSET 0) f ON true
 """
 
 
-def _lock_order(asked: _Asked) -> int:
+def _lock_key(asked: _Asked) -> int:
     """As lock_key() in the schema."""
     return asked.edit.mailbox_id & 0x7FFFFFFF
 
@@ -163,10 +208,13 @@ def _texts(edit: FlagEdit) -> tuple[object, ...]:
 _BRACES: Final = str.maketrans("[]", "{}")
 
 
-def _change(rows: Sequence[Record]) -> FlagChange:
+def _change(rows: Sequence[Record]) -> FlagChange | None:
+    """None: the mailbox is locked. Without messages that are there, a row says only that it is not."""
+    if not rows[0]["mine"]:
+        return None
     return FlagChange(
-        ModSeq(rows[0]["modseq"] if rows else 0),
-        [(row["block_no"], row["applied"], row["changed"], row["failed"]) for row in rows],
+        ModSeq(rows[0]["modseq"] or 0),
+        [(row["block_no"], row["applied"], row["changed"], row["failed"]) for row in rows if row["modseq"]],
     )
 
 

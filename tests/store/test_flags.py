@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
 import asyncpg
+import pytest
 
 from sora._native.seqset import UidSet
 from sora._native.viewcols import Snapshot
 from sora.errors import NotFound
-from sora.types import FLAGGED, SEEN, MailboxId
+from sora.types import FLAGGED, SEEN, AccountId, MailboxId
 from tests.support.letters import NODE, new_message
 
 if TYPE_CHECKING:
-    import pytest
+    from collections.abc import AsyncIterator
 
     from sora.store.db import Database
     from sora.store.flags import FlagChange
     from sora.store.store import Store
-    from sora.types import AccountId
 
 
 class Statements:
@@ -89,20 +90,63 @@ async def test_a_gone_mailbox_fails_alone(store: Store) -> None:
     assert [await flagged(store, box) for box in ((account_id, mailbox_id), other)] == [{1: (SEEN,), 2: (), 3: ()}] * 2
 
 
-async def test_a_locked_mailbox_does_not_hold_up_what_comes_later(
-    store: Store, dsn: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    locked, free = await boxes(store, 2)
-    statements = Statements(store.db, monkeypatch)
+@contextlib.asynccontextmanager
+async def held_elsewhere(dsn: str, *boxes: tuple[AccountId, MailboxId]) -> AsyncIterator[None]:
+    """The locks of these mailboxes, as another process would hold them."""
     holder = await asyncpg.connect(dsn, server_settings={"search_path": "sora, public"})
     try:
         async with holder.transaction():
-            await holder.execute("SELECT lock_mailboxes(ARRAY[$1::bigint])", locked[1])
-            waits = asyncio.ensure_future(store.messages.store_flags(*locked, uids(1), [SEEN]))
-            await statements.begun.wait()
-            await store.messages.store_flags(*free, uids(1), [SEEN])
-            assert not waits.done()
+            await holder.execute("SELECT lock_mailboxes($1::bigint[])", [mailbox_id for _, mailbox_id in boxes])
+            yield
     finally:
         await holder.close()
-    await waits
-    assert await flagged(store, locked) == {1: (SEEN,), 2: (), 3: ()}
+
+
+async def test_locked_mailboxes_hold_up_nobody_else(store: Store, dsn: str) -> None:
+    """More changes than there are lanes, of more mailboxes than there are patient ones."""
+    *locked, free = await boxes(store, 6)
+    async with held_elsewhere(dsn, *locked):
+        wait = [asyncio.ensure_future(store.messages.store_flags(*box, uids(1), [SEEN])) for box in locked * 4]
+        for uid in (1, 2, 3):
+            async with asyncio.timeout(2):
+                await store.messages.store_flags(*free, uids(uid), [SEEN])
+        assert not any(change.done() for change in wait)
+    changes = await asyncio.gather(*wait)
+    assert all(change.blocks for change in changes)
+    for box in locked:
+        assert await flagged(store, box) == {1: (SEEN,), 2: (), 3: ()}
+    assert await flagged(store, free) == {1: (SEEN,), 2: (SEEN,), 3: (SEEN,)}
+
+
+async def test_a_batch_steps_round_a_locked_mailbox(store: Store, dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    locked, free = await boxes(store, 2)
+    async with held_elsewhere(dsn, locked):
+        statements = Statements(store.db, monkeypatch)
+        edits = [(free, 1), (locked, 1), (free, 2), (locked, 2)]
+        asked = [asyncio.ensure_future(store.messages.store_flags(*box, uids(uid), [SEEN])) for box, uid in edits]
+        async with asyncio.timeout(2):
+            await asyncio.gather(asked[0], asked[2])
+        assert statements.edits[0] == 4
+        assert not asked[1].done()
+    await asyncio.gather(*asked)
+    assert await flagged(store, locked) == await flagged(store, free) == {1: (SEEN,), 2: (SEEN,), 3: ()}
+
+
+async def test_who_waits_behind_a_gone_mailbox_is_answered(store: Store, dsn: str) -> None:
+    (box,) = await boxes(store, 1)
+    async with held_elsewhere(dsn, box):
+        gone = asyncio.ensure_future(store.messages.store_flags(AccountId(999), box[1], uids(1), [SEEN]))
+        waits = asyncio.ensure_future(store.messages.store_flags(*box, uids(1), [SEEN]))
+        async with asyncio.timeout(2):
+            await waiters(store, 1)
+    with pytest.raises(NotFound):
+        await gone
+    assert (await waits).blocks
+    assert (await store.messages.store_flags(*box, uids(2), [SEEN])).blocks, "nothing is left of the wait"
+
+
+async def waiters(store: Store, count: int) -> None:
+    """Until so many connections wait for an advisory lock."""
+    sql = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    while await store.db.fetchval(sql) < count:
+        await asyncio.sleep(0)

@@ -37,6 +37,9 @@ PATIENCE_S: Final = 30
 HUGE: Final = (b"A" * 70_000, b"a" + b" (" * 20_000, b"{" * 3000, b'"' + b"\\" * 9000, b"1," * 30_000, b"\0" * 5000)
 LARGER: Final = 1.05
 """So much more memory than at first may a process have."""
+STARTTLS: Final = {"imap": b"a STARTTLS\r\n", "pop3": b"STLS\r\n", "lmtp": b"LHLO x\r\nSTARTTLS\r\n"}
+CLIENT_HELLO: Final = b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03"
+"""The beginning of one."""
 OPTIONS: Final = (
     "limits.bad_commands=1000000",
     "limits.login_failures_per_account=0",
@@ -111,15 +114,21 @@ class Attack:
             return b"USER %b\r\nPASS %b\r\n" % (address(number).encode(), PASSWORD.encode())
         return b"LHLO hostile.example.org\r\nMAIL FROM:<>\r\nRCPT TO:<%b>\r\n" % address(number).encode()
 
+    def _texts(self, number: int) -> list[bytes]:
+        """What a connection hands over: a beginning and some inputs, or what it leaves a TLS handshake with."""
+        if self._choose.random() < 0.03:
+            return [STARTTLS[self._protocol], CLIENT_HELLO[: self._choose.randint(0, len(CLIENT_HELLO))]]
+        return [self._greeting(number), *(self._input() for _ in range(BATCH))]
+
     async def _connection(self, number: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
         self.tally.connections += 1
-        batch = [self._input() for _ in range(BATCH)]
+        texts = self._texts(number)
         manner = self._choose.random()
         reading = asyncio.create_task(self._read(reader)) if manner > 0.02 else None
         try:
-            await self._write(writer, [self._greeting(number), *batch], manner)
-            self.tally.inputs += len(batch)
+            await self._write(writer, texts, manner)
+            self.tally.inputs += len(texts) - 1
             if manner < 0.1:
                 writer.transport.abort()
             else:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import pytest
 
 from benchmarks.native import all_cases
-
-if TYPE_CHECKING:
-    import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -18,6 +15,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--pair-seconds", type=float, default=0.4, help="about so long for each pair, three rounds at least"
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A benchmark waits for the disk as long as that takes; only one that hangs is stopped."""
+    for item in items:
+        item.add_marker(pytest.mark.timeout(600))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

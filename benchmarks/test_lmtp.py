@@ -76,10 +76,10 @@ def dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     postgres.stop()
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("clients", [1, 8, 64])
 def test_deliver(benchmark: BenchmarkFixture, dsn: str, tmp_path: Path, clients: int) -> None:
-    """Messages of 3.6 kB to 100 mailboxes, `clients` at a time; a round is 512 of them."""
+    """Messages of 3.6 kB to 100 mailboxes, `clients` at a time; a round is 512 of them, 128 if there is one client."""
+    messages = MESSAGES if clients > 1 else MESSAGES // 4
     with asyncio.Runner() as runner:
         scope = open_node(dsn, tmp_path)
         node = runner.run(scope.__aenter__())
@@ -87,9 +87,9 @@ def test_deliver(benchmark: BenchmarkFixture, dsn: str, tmp_path: Path, clients:
             accounts = runner.run(_accounts(node))
             numbers = iter(range(10**9))
             benchmark.pedantic(
-                lambda: runner.run(_deliver(node, accounts, numbers, clients)), rounds=5, warmup_rounds=1
+                lambda: runner.run(_deliver(node, accounts, numbers, clients, messages)), rounds=3, warmup_rounds=1
             )
-            benchmark.extra_info["messages_per_s"] = round(MESSAGES / benchmark.stats.stats.median)
+            benchmark.extra_info["messages_per_s"] = round(messages / benchmark.stats.stats.median)
         finally:
             runner.run(scope.__aexit__(None, None, None))
 
@@ -100,8 +100,8 @@ async def _accounts(node: Node) -> list[Recipient]:
     return [Recipient(name, await node.store.accounts.create(name), name) for name in names]
 
 
-async def _deliver(node: Node, accounts: list[Recipient], numbers: Any, clients: int) -> None:
-    left = iter(range(MESSAGES))
+async def _deliver(node: Node, accounts: list[Recipient], numbers: Any, clients: int, messages: int) -> None:
+    left = iter(range(messages))
 
     async def client() -> None:
         for _ in left:

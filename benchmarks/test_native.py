@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
-
 from benchmarks.sides import compare
 
 if TYPE_CHECKING:
+    import pytest
     from pytest_benchmark.fixture import BenchmarkFixture
 
     from benchmarks.cases import Case
 
 
-@pytest.mark.timeout(120)
 def test_native(benchmark: BenchmarkFixture, pytestconfig: pytest.Config, case: Case) -> None:
     benchmark.group = f"native {case.name}"
     benchmark.extra_info["messages"] = pytestconfig.getoption("--native-messages")

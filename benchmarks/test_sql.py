@@ -52,7 +52,6 @@ def context(
     postgres.stop()
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("pair", PAIRS, ids=[pair.name for pair in PAIRS])
 def test_sql(
     benchmark: BenchmarkFixture, pytestconfig: pytest.Config, runner: asyncio.Runner, context: Context, pair: Pair

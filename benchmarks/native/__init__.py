@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from benchmarks.native import imapscan, mime, ring, seqset, viewcols
+from benchmarks.native import durable, imapscan, mime, ring, seqset, viewcols
 
 if TYPE_CHECKING:
     from benchmarks.cases import Case
@@ -12,4 +12,4 @@ if TYPE_CHECKING:
 
 def all_cases(messages: int) -> list[Case]:
     """All pairs, on a mailbox of so many messages where one is needed."""
-    return [case for module in (imapscan, mime, ring, seqset, viewcols) for case in module.cases(messages)]
+    return [case for module in (durable, imapscan, mime, ring, seqset, viewcols) for case in module.cases(messages)]

@@ -18,9 +18,11 @@ import asyncio
 import contextlib
 import errno
 import fcntl
+import itertools
 import mmap
 import os
 import re
+import secrets
 import stat
 import threading
 import time
@@ -31,6 +33,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from msgspec import Struct
 
 from sora import log, metrics
+from sora._native.durable import publish
 from sora.errors import StagingFull
 from sora.store import diskfile
 from sora.store.blobs import local_name
@@ -49,15 +52,13 @@ RESCAN_S: Final = 10.0
 RESCAN_SHARE: Final = 20
 """A look at a very full directory may take seconds: adding up takes at most one part in so many of the time."""
 TRIP_THREADS: Final = 2
-SYNC_THREADS: Final = 4
-FEW_SYNCS: Final = 4
-"""Files that one thread syncs: to ask others, each takes as much of the processor as the sync takes of the disk."""
 SHARED_MODE: Final = 0o400
 """A file that more than one delivery counts on."""
 
 _NAME: Final = re.compile(r"([0-9a-f]{16})-([0-9a-f]{64})\.eml")
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG})
 _T = TypeVar("_T")
+_numbers = itertools.count()
 _log = log.get(__name__)
 
 
@@ -86,12 +87,13 @@ class Staging:
     def __init__(self, path: str | Path, max_size: int, *, settle_s: float = SETTLE_S) -> None:
         self._root = Path(path)
         self._temporary = self._root / "tmp"
+        self._new_names = f"{self._temporary}/{secrets.token_hex(12)}-"
         self._quarantine = self._root / "quarantine"
         self._max_size = max_size
         self._settle_s = settle_s
         self._trips = ThreadPoolExecutor(TRIP_THREADS, thread_name_prefix="staging")
-        self._syncs = ThreadPoolExecutor(SYNC_THREADS, thread_name_prefix="staging-sync")
-        self._usage = _Usage(self._add_up, self._syncs.submit)
+        self._counting = ThreadPoolExecutor(1, thread_name_prefix="staging-usage")
+        self._usage = _Usage(self._add_up, self._counting.submit)
         for directory in (self._root, self._temporary):
             diskfile.make_directory(directory)
         diskfile.sweep_temporaries(self._temporary, STALE_S)
@@ -184,7 +186,7 @@ class Staging:
     def close(self) -> None:
         """Give the threads back; call it when nothing is being staged."""
         self._trips.shutdown(wait=True)
-        self._syncs.shutdown(wait=True)
+        self._counting.shutdown(wait=True)
 
     async def _trip(self, function: Callable[..., _T], *args: object) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._trips, function, *args)
@@ -193,27 +195,41 @@ class Staging:
 
     def _stage_many(self, items: Sequence[tuple[AccountId, bytes, bytes | Sequence[Octets]]]) -> None:
         bodies = {
-            self.path(account_id, digest): (data,) if isinstance(data, bytes) else data
-            for account_id, digest, data in items
+            (account_id, digest): (data,) if isinstance(data, bytes) else data for account_id, digest, data in items
         }
         size = sum(map(_size, bodies.values()))
         if not self._usage.reserve(size, self._max_size):
             raise self._full()
-        written: dict[Path, Path] = {}
+        prefix, names = f"{self._new_names}{os.getpid():x}-", f"{self._root}/"
+        files = [
+            (f"{prefix}{next(_numbers)}.tmp".encode(), f"{names}{local_name(*key)}".encode(), pieces)
+            for key, pieces in bodies.items()
+        ]
         try:
-            self._write(bodies, written)
-            with self._locked(fcntl.LOCK_SH):
-                for temporary, path in written.items():
-                    self._link(temporary, path, _size(bodies[path]))
-            diskfile.sync_directory(self._root)
+            self._publish(files)
         except OSError as error:
             self._usage.release(size)
             if error.errno not in _FULL:
                 raise
             raise StagingFull(detail=f"staging: {error}") from error
+
+    def _publish(self, files: list[tuple[bytes, bytes, Sequence[Octets]]]) -> None:
+        """Put files there under their names; a name that is there already is used, or moved aside if it is wrong."""
+        errors = publish(files, bytes(self._root), bytes(self._root / ".lock"), diskfile.FILE_MODE)
+        if not any(errors):
+            return
+        for error, (_, path, _) in zip(errors, files, strict=True):
+            if error not in (0, errno.EEXIST):
+                raise OSError(error, os.strerror(error), os.fsdecode(path))
+        known = [file for file, error in zip(files, errors, strict=True) if error]
+        try:
+            with self._locked(fcntl.LOCK_SH):
+                for temporary, path, pieces in known:
+                    self._link(Path(os.fsdecode(temporary)), Path(os.fsdecode(path)), _size(pieces))
+            diskfile.sync_directory(self._root)
         finally:
-            for temporary in written:
-                temporary.unlink(missing_ok=True)
+            for temporary, _, _ in known:
+                Path(os.fsdecode(temporary)).unlink(missing_ok=True)
 
     def _use_existing(self, path: Path, size: int) -> bool:
         """True if the body is staged already; it is marked as shared then. Call it with the lock held."""
@@ -229,21 +245,6 @@ class Staging:
         os.utime(path)
         self._usage.release(size)
         return True
-
-    def _write(self, bodies: dict[Path, Sequence[Octets]], written: dict[Path, Path]) -> None:
-        """Write all, then sync all; for many, the journal commits of several syncs at a time fall together."""
-        with contextlib.ExitStack() as stack:
-            fds = []
-            for path, data in bodies.items():
-                temporary = diskfile.temporary(self._temporary)
-                fds.append(diskfile.write_new(temporary, *data))
-                stack.callback(os.close, fds[-1])
-                written[temporary] = path
-            if len(fds) <= FEW_SYNCS:
-                for fd in fds:
-                    os.fdatasync(fd)
-            else:
-                list(self._syncs.map(os.fdatasync, fds))
 
     def _link(self, temporary: Path, path: Path, size: int) -> None:
         """Give a synced file its name, unless the body is staged already. Call it with the lock held."""

@@ -19,6 +19,7 @@ from sora.store import staging as staging_module
 from sora.store.blobs import content_hash
 from sora.store.staging import Staging
 from sora.types import AccountId
+from tests.support.models_durable import publish_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,6 +41,12 @@ def staging(root: Path) -> Iterator[Staging]:
     made = Staging(root, 10**6)
     yield made
     made.close()
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """System calls that a test can see, and make fail; what the native ones do stands in `test_durable.py`."""
+    monkeypatch.setattr(staging_module, "publish", publish_model)
 
 
 def item(body: bytes, account_id: AccountId = ANN) -> tuple[AccountId, bytes, bytes]:
@@ -70,6 +77,7 @@ async def test_files_are_for_this_user_only(staging: Staging, root: Path) -> Non
     assert stat.S_IMODE(root.stat().st_mode) == 0o700
 
 
+@pytest.mark.usefixtures("plain")
 async def test_everything_is_synced_before_its_name_and_names_before_the_return(
     staging: Staging, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,6 +128,7 @@ async def test_the_same_body_twice_in_one_batch_is_one_delivery(staging: Staging
     assert staging.used_bytes == len(BODY)
 
 
+@pytest.mark.usefixtures("plain")
 async def test_a_name_taken_in_the_meantime_is_shared(staging: Staging, monkeypatch: pytest.MonkeyPatch) -> None:
     other = staging.path(ANN, DIGEST)
     link = os.link
@@ -167,6 +176,7 @@ def failing(code: int, after: int = 0) -> Callable[..., object]:
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS])
 @pytest.mark.parametrize("call", ["open", "write", "fdatasync", "link"])
+@pytest.mark.usefixtures("plain")
 async def test_no_room_is_staging_full_and_leaves_nothing(
     staging: Staging, root: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int
 ) -> None:
@@ -191,6 +201,7 @@ async def test_no_room_is_staging_full_and_leaves_nothing(
     assert await staging.read(ANN, DIGEST) == BODY
 
 
+@pytest.mark.usefixtures("plain")
 async def test_the_second_of_a_batch_that_fails_takes_the_first_with_it(
     staging: Staging, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,6 +223,7 @@ async def test_a_disk_that_fills_up_in_the_middle_of_a_file(staging: Staging, ro
     assert files(root) == []
 
 
+@pytest.mark.usefixtures("plain")
 async def test_other_errors_are_not_hidden(staging: Staging, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fdatasync", failing(errno.EBADF))
     with pytest.raises(OSError, match="Bad file descriptor"):

@@ -1,0 +1,6 @@
+from collections.abc import Sequence
+from mmap import mmap
+
+def publish(
+    files: list[tuple[bytes, bytes, Sequence[bytes | mmap]]], directory: bytes, lock: bytes, mode: int
+) -> list[int]: ...

@@ -313,15 +313,18 @@ BEGIN
     RETURN 0;
   END IF;
   PERFORM lock_accounts(ARRAY[p_account_id]);
+  -- a restore that is under way is waited for, and seen
+  PERFORM 1 FROM accounts a WHERE a.account_id = p_account_id AND a.deleted_at < clock() - p_grace FOR UPDATE;
+  IF NOT FOUND THEN
+    RETURN 0;
+  END IF;
   UPDATE mailboxes m SET deleted_at = a.deleted_at FROM accounts a
-  WHERE a.account_id = p_account_id AND a.deleted_at < clock() - p_grace AND m.account_id = p_account_id
-    AND m.deleted_at IS NULL;
+  WHERE a.account_id = p_account_id AND m.account_id = p_account_id AND m.deleted_at IS NULL;
   GET DIAGNOSTICS v_rows = ROW_COUNT;
   IF v_rows > 0 THEN
     RETURN v_rows;
   END IF;
-  PERFORM 1 FROM accounts a WHERE a.account_id = p_account_id AND a.deleted_at < clock() - p_grace FOR UPDATE;
-  IF NOT FOUND OR EXISTS (SELECT 1 FROM mailboxes WHERE account_id = p_account_id)
+  IF EXISTS (SELECT 1 FROM mailboxes WHERE account_id = p_account_id)
     OR EXISTS (SELECT 1 FROM message_contents WHERE account_id = p_account_id)
     OR EXISTS (SELECT 1 FROM pending_uploads WHERE account_id = p_account_id) THEN
     RETURN 0;

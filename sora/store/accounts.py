@@ -271,6 +271,8 @@ class Accounts:
     async def restore(self, account_id: AccountId) -> None:
         """Undo `delete`; aliases that somebody else has got meanwhile stay with him.
 
+        Past the grace period it brings back what the cleanup has not removed yet.
+
         Raises:
             NotFound: no such deleted account.
             AlreadyExists: somebody else has the address now.
@@ -284,6 +286,7 @@ class Accounts:
             await claim(conn, address)
             await conn.execute(_LOCK_ALIAS_DOMAINS, account_id)
             await conn.execute(_DROP_LOST_ALIASES, account_id)
+            await conn.execute(_RESTORE_MAILBOXES, account_id)
             await conn.execute("UPDATE accounts SET deleted_at = NULL WHERE account_id = $1", account_id)
 
     async def set_hold(self, account_id: AccountId, held: bool, reason: str, actor: str) -> bool:
@@ -399,6 +402,13 @@ _DROP_LOST_ALIASES: Final = """
     DELETE FROM aliases l WHERE l.account_id = $1 AND EXISTS (
       SELECT FROM aliases o JOIN accounts a USING (account_id)
       WHERE o.address = l.address AND o.account_id <> $1 AND a.deleted_at IS NULL)
+"""
+# Those that the cleanup had begun with have the account's own time of deletion; it looks at that under the lock of the
+# account's row, so it stops here. What the user had deleted has a time of its own.
+_RESTORE_MAILBOXES: Final = """
+    UPDATE mailboxes m SET deleted_at = NULL
+    FROM (SELECT account_id, deleted_at FROM accounts WHERE account_id = $1 FOR UPDATE) a
+    WHERE m.account_id = a.account_id AND m.deleted_at = a.deleted_at
 """
 _SET_PASSWORD: Final = """
     INSERT INTO credentials (account_id, kind, name, hash)

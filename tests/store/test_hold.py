@@ -57,6 +57,33 @@ async def test_a_deleted_account_can_be_held(context: AdminContext, store: Store
     assert listed.deleted_at is not None
 
 
+async def test_an_account_that_the_cleanup_has_begun_with_comes_back_whole(store: Store, db: Database) -> None:
+    account_id = await store.accounts.create(ANN)
+    await store.mailboxes.delete(account_id, "Junk")
+    await store.accounts.delete(account_id)
+    purge = ("SELECT purge_account($1, interval '0')", account_id)
+    assert await db.fetchval(*purge) == 5
+    await store.accounts.restore(account_id)
+    names = [box.name for box in await store.mailboxes.list(account_id) if not box.noselect]
+    assert names == ["Archive", "Drafts", "INBOX", "Sent", "Trash"], "without the one that the user had deleted"
+    assert await db.fetchval(*purge) == 0
+    for row in await db.fetch("SELECT mailbox_id FROM mailboxes WHERE account_id = $1", account_id):
+        removed = await db.fetchval("SELECT purge_mailbox($1, $2, interval '1 h')", account_id, row["mailbox_id"])
+        assert removed == 0
+
+
+async def test_the_cleanup_waits_for_a_restore(store: Store, db: Database) -> None:
+    account_id = await store.accounts.create(ANN)
+    await store.accounts.delete(account_id)
+    async with db.transaction() as restoring:
+        await restoring.execute("UPDATE accounts SET deleted_at = NULL WHERE account_id = $1", account_id)
+        purging = asyncio.create_task(db.fetchval("SELECT purge_account($1, interval '0')", account_id))
+        while not await db.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"):
+            await asyncio.sleep(0)
+    assert await purging == 0
+    assert await db.fetchval("SELECT count(*) FROM mailboxes WHERE deleted_at IS NOT NULL") == 0
+
+
 async def test_a_hold_waits_for_what_is_being_removed(store: Store, db: Database) -> None:
     """Who was told "not held" may finish; afterwards it is held for everybody."""
     account_id = await store.accounts.create(ANN)

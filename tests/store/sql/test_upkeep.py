@@ -315,6 +315,20 @@ async def test_a_legal_hold_keeps_everything(conn: Connection, account: Account)
     assert await purge(conn) == [], "not even what was begun before the hold"
 
 
+async def test_a_hold_keeps_bodies_that_nobody_refers_to(conn: Connection, account: Account) -> None:
+    """Candidates of before the hold, and of accounts beside it."""
+    other = await Account.create(conn, "other@example.com")
+    for owner in (account, other):
+        await owner.deliver(1, hash=BODY)
+        await upload_all(conn)
+        await remove(conn, owner)
+    hold = "SELECT set_legal_hold($1, $2, '', 'test')"
+    await conn.execute(hold, account.id, True)
+    assert await purge(conn) == [(other.id, BODY)]
+    await conn.execute(hold, account.id, False)
+    assert await purge(conn) == [(account.id, BODY)]
+
+
 async def test_deleted_mailboxes_are_emptied_in_batches(conn: Connection, account: Account) -> None:
     await account.deliver(25, "Trash", flags=[0, 2])
     await account.expunge([3], "Trash")

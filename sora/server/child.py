@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import math
 import os
 import signal
 from dataclasses import dataclass
@@ -112,7 +113,8 @@ class Process:
             "live": self._live,
         }
         self._serving: asyncio.Task[None] | None = None
-        self._end: asyncio.TimerHandle | None = None
+        self._end: asyncio.Handle | None = None
+        self._end_at = math.inf
 
     def start(self) -> None:
         """Beat, and listen to the supervisor and to signals."""
@@ -135,9 +137,10 @@ class Process:
         self.child.row.state = "draining"
         self.stopping.set()
         when = self._loop.time() + linger_s
-        if self._end is None or when < self._end.when():
+        if when < self._end_at:
             if self._end is not None:
                 self._end.cancel()
+            self._end_at = when  # uvloop's handle does not know it, if it is now
             self._end = self._loop.call_at(when, self.ending.set)
 
     def _hear(self) -> None:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import subprocess
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+
+from sora.server.child import Process
 
 _HASH_IN_THREADS = """
 import os, sys, threading
@@ -39,3 +45,16 @@ def test_what_a_hash_needed_goes_back_to_the_system(how: str, low: int, high: in
     """Kept KiB; the second row says that without it they are kept, so that the first one means something."""
     done = subprocess.run([sys.executable, "-c", _HASH_IN_THREADS, how], capture_output=True, check=True, text=True)
     assert low <= int(done.stdout) <= high
+
+
+async def test_who_was_told_to_end_can_be_told_again() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        child: Any = SimpleNamespace(config=None, row=SimpleNamespace(state=""), channel=ours)
+        process = Process(child)
+        process.drain(3600.0)
+        assert (process.stopping.is_set(), process.ending.is_set()) == (True, False)
+        process.drain(0.0)
+        process.drain(0.0)
+        process.drain(3600.0)
+        await asyncio.wait_for(process.ending.wait(), 5)

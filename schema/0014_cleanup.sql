@@ -499,7 +499,8 @@ BEGIN
   RETURN v_total;
 END $$;
 
--- What happened to accounts longer ago than p_age: sessions have heard of it. The log of legal holds is kept.
+-- What happened to accounts longer ago than p_age: sessions have heard of it. That of held accounts is kept, and the log of
+-- legal holds.
 CREATE FUNCTION trim_logs(p_age interval, p_limit int DEFAULT 10000) RETURNS bigint LANGUAGE plpgsql
 SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
@@ -507,7 +508,9 @@ DECLARE
 BEGIN
   PERFORM set_config('synchronous_commit', 'off', true);
   DELETE FROM account_changes d USING (
-    SELECT ctid FROM account_changes WHERE changed_at < clock() - p_age ORDER BY changed_at LIMIT p_limit) x
+    SELECT c.ctid FROM account_changes c WHERE c.changed_at < clock() - p_age
+      AND NOT EXISTS (SELECT 1 FROM accounts a WHERE a.account_id = c.account_id AND a.legal_hold)
+    ORDER BY c.changed_at LIMIT p_limit) x
   WHERE d.ctid = x.ctid;
   GET DIAGNOSTICS v_rows = ROW_COUNT;
   RETURN v_rows;

@@ -440,6 +440,9 @@ async def test_logs_are_kept_for_their_time(conn: Connection, account: Account) 
     await conn.execute("SELECT create_mailbox($1, 'new')", account.id)
     assert await conn.fetchval("SELECT trim_logs('1 d')") == 0
     await forward(conn, "25 h")
+    await conn.execute("SELECT set_legal_hold($1, true, '', 'test')", account.id)
+    assert await conn.fetchval("SELECT trim_logs('1 d')") == 0
+    await conn.execute("SELECT set_legal_hold($1, false, '', 'test')", account.id)
     assert await conn.fetchval("SELECT trim_logs('1 d')") == 1
 
 

@@ -23,7 +23,7 @@ CREATE TABLE append_witnesses (
 );
 CREATE INDEX append_witnesses_age ON append_witnesses (appended_at);
 
--- One row for each node that holds a staged copy. `body` is the second copy of uploader.durability = "database".
+-- One row for each node that holds a staged copy.
 CREATE TABLE pending_uploads (
   account_id bigint NOT NULL,
   content_hash bytea NOT NULL,
@@ -34,7 +34,6 @@ CREATE TABLE pending_uploads (
   created_at timestamptz NOT NULL DEFAULT clock(),
   next_try timestamptz NOT NULL DEFAULT clock(),   -- also the end of the present claim
   last_error text,
-  body bytea,
   PRIMARY KEY (account_id, content_hash, instance_id)
 ) WITH (autovacuum_vacuum_scale_factor = 0.05);
 CREATE INDEX pending_uploads_due ON pending_uploads (instance_id, next_try);

@@ -35,13 +35,14 @@ BEGIN
   RETURN coalesce(v, p_content_id);
 END $$;
 
--- Two groups of parallel arrays. Messages: p_account_id … p_trace_text, and p_actor_id. Digests: p_sent_at … p_body_truncated
--- and p_body; message i uses digest p_digest[i] (from 1), so that many recipients share one. What differs between them are
+-- Two groups of parallel arrays. Messages: p_account_id … p_trace_text, p_actor_id and p_body. Digests: p_sent_at …
+-- p_body_truncated; message i uses digest p_digest[i] (from 1), so that many recipients share one. What differs between them are
 -- the trace fields at its top: p_trace, and as text for search p_trace_text, stand before the digest's header.
 --
 -- mailbox 0 or NULL is INBOX, found here and not by the caller. flags: numbers with commas, or NULL. delivery_key: a retry
 -- within 24 h writes nothing and gets the old uid (LMTP); NULL for APPEND, which gives append_id, its witness, instead.
--- actor: who appends to a shared mailbox (NULL: the owner).
+-- actor: who appends to a shared mailbox (NULL: the owner). body: the stored octets, for body_copies; NULL: none is kept, or a
+-- message with the same account and hash has it.
 --
 -- One row for each message, in order. A missing mailbox fails the whole call with P0002 (DETAIL names it): the caller
 -- retries one by one. A full account only marks its own rows over_quota.
@@ -112,7 +113,7 @@ BEGIN
     FROM bodies b, LATERAL (SELECT b.digest AS d) x
     -- not DO NOTHING: this locks the row against the cleaner, and returns it
     ON CONFLICT (account_id, content_hash) WHERE purging_at IS NULL DO UPDATE SET size = EXCLUDED.size
-    RETURNING account_id, content_id, content_hash
+    RETURNING account_id, content_id, content_hash, uploaded_at
   ), placed AS MATERIALIZED (
     SELECT f.*, c.content_id, s.highest_modseq + 1 AS modseq,
            s.uid_next - 1 + row_number() OVER (PARTITION BY f.account, f.mailbox ORDER BY f.n) AS uid
@@ -131,12 +132,21 @@ BEGIN
     FROM placed p WHERE p.actor <> p.account AND 0 = ANY (p.flags) GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
     ON CONFLICT (account_id, mailbox_id, viewer_id, block_no) DO UPDATE SET bits = v.bits | EXCLUDED.bits
   ), uploads AS (
-    INSERT INTO pending_uploads AS u (account_id, content_hash, instance_id, content_id, size, body)
-    SELECT b.account, b.hash, p_instance_id, c.content_id, b.size, p_body[b.digest]
+    INSERT INTO pending_uploads AS u (account_id, content_hash, instance_id, content_id, size)
+    SELECT b.account, b.hash, p_instance_id, c.content_id, b.size
     FROM bodies b JOIN contents c ON c.account_id = b.account AND c.content_hash = b.hash ORDER BY 1, 2
     -- DO NOTHING would leave an exhausted row dead, and forget that this node holds a copy now
     ON CONFLICT (account_id, content_hash, instance_id) DO UPDATE SET
-      attempts = 0, next_try = clock(), content_id = EXCLUDED.content_id, body = coalesce(EXCLUDED.body, u.body)
+      attempts = 0, next_try = clock(), content_id = EXCLUDED.content_id
+  ), copies AS (
+    -- the bodies themselves are fetched from the array last: no sort and no join carries them
+    INSERT INTO body_copies (account_id, content_id, part, body)
+    SELECT q.account_id, q.content_id, 0, p_body[q.n] FROM (
+      SELECT c.account_id, c.content_id, min(g.n) AS n FROM given g
+      JOIN contents c ON c.account_id = g.account AND c.content_hash = g.hash
+      WHERE c.uploaded_at IS NULL AND p_body[g.n] IS NOT NULL GROUP BY 1, 2) q
+    WHERE p_body IS NOT NULL ORDER BY 1, 2
+    ON CONFLICT DO NOTHING   -- the same body, waiting already
   ), texts AS (
     INSERT INTO search_queue (account_id, content_id, headers, body, body_truncated)
     SELECT b.account, b.new_id, concat(b.trace_text, p_header_text[b.digest]), p_body_text[b.digest],

@@ -552,7 +552,6 @@ def _absolute(config: Config, base: Path) -> Config:
 FUTURE: Final = (
     "database.replicas",
     "encryption.keyring_file",
-    "uploader.durability",
 )
 """Keys that this release knows and cannot obey. Who asks for encryption must not be left to believe in it."""
 

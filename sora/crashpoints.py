@@ -44,6 +44,8 @@ POINTS: Final[dict[str, str]] = {
     "uploader.marked": "the content is marked as uploaded, the staged file is still there",
     "uploader.unlinked": "the staged file is gone",
     "uploader.key_put": "the wrapped key of an account is in the object store, its row does not say so",
+    "adopt.fenced": "a silent node is declared dead, its uploads are still its own",
+    "adopt.moved": "a batch of its uploads belongs to another node, the next one not yet",
     "cleanup.expunged": "messages past the retention are expunged, the place of the walk is not noted",
     "cleanup.account_step": "a step of removing a deleted account is committed",
     "cleanup.mailbox_step": "a batch of a deleted mailbox is removed",

@@ -62,6 +62,7 @@ uploads_oldest_seconds = Gauge(
     "sora_uploads_oldest_seconds", "Age of the oldest body not uploaded.", multiprocess_mode="mostrecent"
 )
 uploads_adopted = Counter("sora_uploads_adopted_total", "Uploads taken over from dead nodes.")
+uploads_from_copy = Counter("sora_uploads_from_copy_total", "Uploads of the copy in the database.")
 uploads_stranded = Gauge(
     "sora_uploads_stranded",
     "Bodies whose only copy is on a node that is silent.",

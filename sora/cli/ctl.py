@@ -443,6 +443,11 @@ def _status_text(answer: dict[str, Any]) -> str:
             f"{process['uptime_s']:>7.0f}s  {connections}"
         )
     lines.append(f"uploads: {_or_unknown(uploads['pending'])} pending, oldest {_or_unknown(uploads['oldest_s'])} s")
+    lines += [
+        f"stranded: {node['uploads']} bodies have their only copy on {node['host'] or 'an unknown host'}, "
+        f"node {node['instance_id']}, silent for {_or_unknown(node['silent_s'] and round(node['silent_s']))} s"
+        for node in uploads.get("stranded", ())
+    ]
     lines.append(", ".join(f"{name}: {state}" for name, state in health.items()))
     return "\n".join(lines)
 

@@ -207,6 +207,7 @@ class Children:
                 self.balance()
                 self._owner.child_ready()
             running.failed = message.get("failed", running.failed)
+            running.stranded = message.get("stranded", running.stranded)
         if running.hung_up:
             self._reactor.unwatch(running.channel)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from sora import log
 from sora.errors import InUse, NotFound, Unavailable
 from sora.server import child as children
+from sora.services.adoption import Adoption
 from sora.services.cleanup import Cleanup
 from sora.services.indexing import BATCH, Indexing
 from sora.services.node import open_database, own_instance_id, own_peer_address
@@ -37,6 +38,7 @@ HEARTBEAT_S: Final = 15.0
 UNHEARD_S: Final = 1.0
 """Pause after a heartbeat that nobody heard: POP3 logins of a node that is not registered are refused."""
 LEAD_S: Final = 20.0
+ADOPT_S: Final = 30.0
 INDEX_BUSY_S: Final = 0.05
 INDEX_GATHER_S: Final = 0.5
 """Pause after a batch that was not full: what comes meanwhile is moved together."""
@@ -72,6 +74,7 @@ async def _main(process: Process) -> None:
             _repeat(process, node.pause_s, node.beat),
             _index(process, leader, Indexing(database)),
             _clean(process, leader, cleanup),
+            _adopt(process, leader, Adoption(database, node.instance_id, child.config.uploader.adopt_after)),
         )
         async with asyncio.TaskGroup() as group:
             for task in tasks:
@@ -231,6 +234,17 @@ async def _index(process: Process, leader: Leadership, indexing: Indexing) -> No
         pause_s = max(gather_s, INDEX_SHARE * took_s) if moved else longer_s
 
     await _repeat(process, lambda: pause_s, step)
+
+
+async def _adopt(process: Process, leader: Leadership, adoption: Adoption) -> None:
+    async def step() -> None:
+        if await leader.held():
+            try:
+                await adoption.step()
+            except InUse as error:  # it is back, in the middle
+                _logger.info("not dead after all", extra={"detail": str(error)})
+
+    await _repeat(process, lambda: ADOPT_S, step)
 
 
 async def _clean(process: Process, leader: Leadership, cleanup: Cleanup) -> None:

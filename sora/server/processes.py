@@ -70,11 +70,12 @@ class Running:
         failed: Why it could not start, in its own words; empty: it did not say.
         hung_up: It closed its end; nothing more will be heard.
         serving: Slots whose listeners it was told to serve.
+        stranded: What the uploader last said of silent nodes.
     """
 
     __slots__ = (
         "_beat", "_beat_mono", "channel", "draining", "failed", "generation", "hung_up", "pid", "ready", "row",
-        "serving", "slot", "started_mono",
+        "serving", "slot", "started_mono", "stranded",
     )  # fmt: skip
 
     def __init__(self, pid: int, slot: Slot, generation: int, row: Row, channel: socket.socket) -> None:
@@ -88,6 +89,7 @@ class Running:
         self.draining = False
         self.failed = ""
         self.hung_up = False
+        self.stranded: list[dict[str, Any]] = []
         self.serving: Sequence[int] = (slot.number,)
         self._beat = 0
         self._beat_mono = self.started_mono

@@ -45,6 +45,7 @@ def describe(
         "uploads": {
             "pending": uploader.row.get("uploads_pending") if uploader else None,
             "oldest_s": uploader.row.get("uploads_oldest_ms") / 1000 if uploader else None,
+            **({"stranded": uploader.stranded} if uploader and uploader.stranded else {}),
         },
         "health": {
             "postgresql": "down" if database_down else _health(uploader, "postgresql"),

@@ -7,15 +7,17 @@ import contextlib
 from typing import TYPE_CHECKING, Final
 
 import asyncpg
+import msgspec
 
-from sora import log
+from sora import log, metrics
 from sora.errors import BlobDown, NotFound, Unavailable
 from sora.server import child as children
 from sora.services.node import open_database, own_instance_id
 from sora.services.uploads import Uploads
 from sora.store.blobs import BlobRef
 from sora.store.bodies import open_blob_store, open_cache, open_staging
-from sora.store.uploads import PendingUploads
+from sora.store.copies import BodyCopies
+from sora.store.uploads import PendingUploads, list_stranded
 from sora.types import AccountId, ContentId
 
 if TYPE_CHECKING:
@@ -23,10 +25,14 @@ if TYPE_CHECKING:
     from sora.server.scoreboard import Row
     from sora.store.blobs import BlobStore
     from sora.store.db import Database
+    from sora.store.uploads import Stranded
 
 _logger = log.get(__name__)
 
 PROBE_S: Final = 5.0
+STRANDED_S: Final = 15.0
+SHOWN_NODES: Final = 50
+"""A message to the supervisor is one packet."""
 PROBE_TIMEOUT_S: Final = 4.0
 _NO_OBJECT: Final = BlobRef(AccountId(0), ContentId(0), bytes(32), 0).key
 """A key that no message has: a store that says "not found" is well."""
@@ -52,12 +58,22 @@ async def _main(process: Process) -> None:
         stack.callback(blobs.close)
         bell = stack.enter_context(child.doorbell.listening())
         pending = PendingUploads(database, own_instance_id(config))
-        uploads = Uploads(pending, staging, blobs, cache, bell, parallel=config.uploader.parallel)
+        uploads = Uploads(
+            pending,
+            staging,
+            blobs,
+            cache,
+            bell,
+            parallel=config.uploader.parallel,
+            copies=BodyCopies(database),
+            fenced=lambda: bool(child.node_row.get("fenced")),
+        )
         process.on_beat = lambda: _show(child.row, uploads)
         pulse = asyncio.create_task(_feel(process, database, blobs))
+        watch = asyncio.create_task(_watch_stranded(process, database))
         process.ready()
         await uploads.run(process.stopping)
-        await pulse
+        await asyncio.gather(pulse, watch)
 
 
 def _show(row: Row, uploads: Uploads) -> None:
@@ -65,6 +81,35 @@ def _show(row: Row, uploads: Uploads) -> None:
     backlog = uploads.status()
     row.set("uploads_pending", backlog.pending)
     row.set("uploads_oldest_ms", max(0, int(backlog.oldest_s * 1000)))
+
+
+async def _watch_stranded(process: Process, database: Database) -> None:
+    """Say every now and then which nodes are silent and have the only copy of a body; the supervisor shows it."""
+    shown: set[str] = set()
+    while not process.stopping.is_set():
+        try:
+            found = await list_stranded(database)
+        except Unavailable as error:
+            _logger.warning("stranded uploads not counted", extra={"detail": str(error)})
+        else:
+            process.child.say(stranded=[msgspec.to_builtins(node) for node in found[:SHOWN_NODES]])
+            shown = _count_stranded(found, shown)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(process.stopping.wait(), STRANDED_S)
+
+
+def _count_stranded(found: list[Stranded], shown: set[str]) -> set[str]:
+    """Set the metric, and to zero for nodes that are well again; the names that it has now."""
+    for name in shown - {node.instance_id for node in found}:
+        metrics.uploads_stranded.labels(name).set(0)
+    for node in found:
+        metrics.uploads_stranded.labels(node.instance_id).set(node.uploads)
+        if node.instance_id not in shown:
+            _logger.error(
+                "the only copies of bodies are on a node that is silent",
+                extra={"silent_instance": node.instance_id, "silent_host": node.host, "uploads": node.uploads},
+            )
+    return {node.instance_id for node in found}
 
 
 async def _feel(process: Process, database: Database, blobs: BlobStore) -> None:

@@ -58,7 +58,12 @@ def run(child: Child) -> int:
 async def _main(process: Process) -> None:
     child = process.child
     node = await Node.open(
-        child.config, dsn=child.dsn, doorbell=child.doorbell, counts=child.counts, remembered=child.remembered
+        child.config,
+        dsn=child.dsn,
+        doorbell=child.doorbell,
+        counts=child.counts,
+        remembered=child.remembered,
+        fenced=lambda: bool(child.node_row.get("fenced")),
     )
     try:
         acceptor = Acceptor(process, node)

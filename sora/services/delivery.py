@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from sora.services.changes import Changes
+    from sora.store.copies import Pieces
     from sora.store.diskfile import Octets
     from sora.store.messages import Delivered, Messages
     from sora.store.staging import Staging
@@ -144,6 +145,11 @@ class _Letter(Struct):
     @property
     def size(self) -> int:
         return len(self.stamp) + len(self.data)
+
+    @property
+    def pieces(self) -> Pieces:
+        """The octets that are stored: in staging, and in the database where a copy is kept."""
+        return self.stamp, self.data
 
 
 class _Unit:
@@ -275,6 +281,8 @@ class Delivery:
         host: Our name in Received.
         lanes: Batches at a time; one for each delivery connection.
         body_limit: Characters of body text kept for search; 0: none.
+        copies: Keep a copy of each body in the database until it is uploaded.
+        fenced: True while this node must take no mail: its name is used by another process.
         clock: The time of day.
     """
 
@@ -289,6 +297,8 @@ class Delivery:
         host: str,
         lanes: int = 2,
         body_limit: int = 65536,
+        copies: bool = False,
+        fenced: Callable[[], bool] = lambda: False,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._messages = messages
@@ -298,6 +308,8 @@ class Delivery:
         self._instance_id = instance_id
         self.host = host
         self._body_limit = body_limit
+        self._copies = copies
+        self._fenced = fenced
         self._clock = clock
         self._lanes = Lanes(self._commit, lanes)
 
@@ -418,6 +430,9 @@ class Delivery:
 
     async def _commit(self, batch: list[_Unit]) -> None:
         """Stage and store a batch; every unit has its answer afterwards."""
+        if self._fenced():
+            self._refuse(batch, Unavailable(detail="another process uses the name of this node"))
+            return
         try:
             await self._stage(batch)
         except (OSError, StagingFull) as error:
@@ -438,7 +453,7 @@ class Delivery:
 
     async def _stage(self, batch: list[_Unit]) -> None:
         letters = {(a.row.account_id, a.row.content_hash): a for unit in batch for a in unit.letters}
-        await self._staging.stage_many([(*key, (letter.stamp, letter.data)) for key, letter in letters.items()])
+        await self._staging.stage_many([(*key, letter.pieces) for key, letter in letters.items()])
 
     async def _save(self, units: list[_Unit], *, again: bool = True) -> None:
         """Commit staged units with one call.
@@ -446,9 +461,11 @@ class Delivery:
         Args:
             again: A lost answer may be followed by a second attempt.
         """
-        rows = [letter.row for unit in units for letter in unit.letters]
+        letters = [letter for unit in units for letter in unit.letters]
+        rows = [letter.row for letter in letters]
         try:
-            delivered = await self._messages.deliver(rows, self._instance_id)
+            bodies = [letter.pieces for letter in letters] if self._copies else None
+            delivered = await self._messages.deliver(rows, self._instance_id, bodies)
         except DatabaseDown as error:
             if not error.maybe_done:
                 self._refuse(units, error)

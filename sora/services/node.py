@@ -96,6 +96,7 @@ class Node:
         doorbell: Doorbell,
         counts: Counts | None = None,
         remembered: Remembered | None = None,
+        fenced: Callable[[], bool] = lambda: False,
     ) -> Node:
         """Put the services of a process together.
 
@@ -104,6 +105,7 @@ class Node:
             doorbell: Wakes the uploader.
             counts: Connections of all processes of the node; None: this one alone.
             remembered: Logins of all processes of the node; None: this one alone.
+            fenced: True while this node must take no mail.
 
         Raises:
             ConfigError: A directory that cannot be used, an endpoint that cannot be.
@@ -128,7 +130,7 @@ class Node:
             stack.push_async_callback(changes.close)
             changes.start()
             blocks.start()
-            delivery = _delivery(config, Store(deliveries), staging, changes, doorbell, instance_id)
+            delivery = _delivery(config, Store(deliveries), staging, changes, doorbell, instance_id, fenced)
             stack.push_async_callback(delivery.close)
             limits = _limits(config, counts)
             guesses = Guesses(counts.failures, limits=limits, table=config.limits)
@@ -235,6 +237,7 @@ def _delivery(
     changes: Changes,
     doorbell: Doorbell,
     instance_id: str,
+    fenced: Callable[[], bool],
 ) -> Delivery:
     """Deliveries on connections of their own: sessions' queries must not wait behind them."""
     return Delivery(
@@ -246,6 +249,8 @@ def _delivery(
         host=socket.gethostname(),
         lanes=config.database.delivery_connections,
         body_limit=config.search.body_limit if config.search.index_bodies else 0,
+        copies=config.uploader.durability == "database",
+        fenced=fenced,
     )
 
 

@@ -1,9 +1,10 @@
 """From staging to the object store, for ever and in any weather.
 
-What must be sent stands in `pending_uploads`; the doorbell only says when to look. For each row: read the staged file,
-compare it with its hash, PUT it, and then in one transaction mark the content as uploaded, delete the row and remove
-the staged file (why in there: `PendingUploads.done`). Rows that were sent gather while a transaction runs, and share
-the next. Every step may be repeated, so a crash costs a repetition:
+What must be sent stands in `pending_uploads`; the doorbell only says when to look. For each row: read the staged file
+(or the copy in the database, if that is missing), compare it with its hash, PUT it, and then in one transaction mark
+the content as uploaded, delete the row and the copy and remove the staged file (why in there: `PendingUploads.done`).
+Rows that were sent gather while a transaction runs, and share the next. Every step may be repeated, so a crash costs a
+repetition:
 
 | killed after | what the next start finds                  | what it does                      |
 |--------------|--------------------------------------------|-----------------------------------|
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from sora.store.blobs import BlobStore
+    from sora.store.bodies import Source
     from sora.store.cache import Cache
     from sora.store.staging import StagedFile, Staging
     from sora.store.uploads import PendingUploads, StagedFact
@@ -141,6 +143,9 @@ class Uploads:
     Args:
         cache: Gets what was sent, because new mail is read soon; None: no cache on this node.
         parallel: Uploads at a time.
+        copies: Bodies in the database, for rows whose staged file is missing; None: there are none.
+        fenced: True while another process uses the name of this node: nothing is claimed, and no file is judged,
+            because the rows are about other files.
     """
 
     def __init__(
@@ -153,6 +158,8 @@ class Uploads:
         *,
         parallel: int = 6,
         poll_s: float = POLL_S,
+        copies: Source | None = None,
+        fenced: Callable[[], bool] = lambda: False,
     ) -> None:
         self._pending = pending
         self._staging = staging
@@ -161,6 +168,8 @@ class Uploads:
         self._doorbell = doorbell
         self._parallel = parallel
         self._poll_s = poll_s
+        self._copies = copies
+        self._fenced = fenced
         self._breaker = Breaker()
         self._claimed: deque[PendingUpload] = deque()
         self._due = True  # there may be rows to claim
@@ -199,6 +208,8 @@ class Uploads:
 
     async def sweep(self) -> None:
         """Compare the staging directory with the database, see above."""
+        if self._fenced():
+            return
         idle = [file for file in await self._staging.list_files() if time.time() - file.modified_at_s >= SETTLE_S]
         for batch in _batches(idle, SWEEP_BATCH):
             facts = await self._pending.facts([(file.account_id, file.content_hash) for file in batch])
@@ -253,7 +264,7 @@ class Uploads:
     async def _start_uploads(self) -> int:
         """Start as many as may be under way; how many were started."""
         free = self._breaker.allowed(self._parallel) - len(self._running)
-        if free <= 0 or len(self._sent) >= 2 * MARK_ROWS:
+        if self._fenced() or free <= 0 or len(self._sent) >= 2 * MARK_ROWS:
             return 0
         if not self._claimed and self._due:
             await self._claim()
@@ -366,6 +377,8 @@ class Uploads:
         """Put the object there, or make sure that it is."""
         data = await self._staged(ref)
         if data is None:
+            data = await self._copied(ref)
+        if data is None:
             stored = await self._is_stored(ref)
             self._breaker.succeeded()
             if not stored:
@@ -377,14 +390,35 @@ class Uploads:
     async def _staged(self, ref: BlobRef) -> bytes | None:
         """The staged body; None if it is not there, or not what its name says (then it is moved aside)."""
         try:
-            data = self._staging.read_now(ref.account_id, ref.content_hash, ref.size)
-        except WouldBlock:
-            data = await self._staging.read(ref.account_id, ref.content_hash)
+            data = await self._read_staged(ref)
+        except OSError as error:
+            if self._copies is None:
+                raise
+            _log.error("staged body cannot be read", extra={"account_id": ref.account_id, "error": str(error)})
+            return None
         if data is None or await self._matches(ref, data):
             return data
         metrics.bodies_corrupt.labels("staging").inc()
         _log.error("staged body does not match its hash", extra={"account_id": ref.account_id, "file": ref.name})
         await self._staging.quarantine(ref.account_id, ref.content_hash)
+        return None
+
+    async def _read_staged(self, ref: BlobRef) -> bytes | None:
+        try:
+            return self._staging.read_now(ref.account_id, ref.content_hash, ref.size)
+        except WouldBlock:
+            return await self._staging.read(ref.account_id, ref.content_hash)
+
+    async def _copied(self, ref: BlobRef) -> bytes | None:
+        """The copy in the database; None if there is none, or not the right one."""
+        data = await self._copies.read(ref) if self._copies else None
+        if data is None:
+            return None
+        if await self._matches(ref, data):
+            metrics.uploads_from_copy.inc()
+            return data
+        metrics.bodies_corrupt.labels("database").inc()
+        _log.error("copy of a body does not match its hash", extra={"account_id": ref.account_id, "file": ref.name})
         return None
 
     async def _is_stored(self, ref: BlobRef) -> bool:
@@ -420,7 +454,8 @@ class Uploads:
         elif fact.uploaded:
             await self._staging.unlink_idle(file.account_id, file.content_hash, SETTLE_S)
         else:
-            _log.error("staged body was not queued for upload", extra={"account_id": file.account_id})
+            # Another node may have adopted it while this one was taken for dead: then both send the same octets.
+            _log.warning("staged body was not queued for upload", extra={"account_id": file.account_id})
             await self._pending.add(BlobRef(file.account_id, fact.content_id, file.content_hash, file.size))
 
     def _tasks(self) -> list[asyncio.Task[None]]:

@@ -15,6 +15,7 @@ from uuid import UUID  # noqa: TC003
 from msgspec import Struct
 
 from sora.errors import NotFound
+from sora.store.copies import INLINE_BYTES, add_parts
 from sora.store.flags import FlagChange, FlagEdit, FlagLanes
 from sora.types import MAX_UID, AccountId, ContentId, MailboxId, ModSeq, Uid, UidValidity
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from sora._native.seqset import UidSet
     from sora.mime.digest import Digest
+    from sora.store.copies import Pieces
     from sora.store.db import Database
     from sora.store.leases import Lease
 
@@ -212,11 +214,14 @@ class Messages:
 
     # ── delivery ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def deliver(self, batch: Sequence[NewMessage], instance_id: str) -> list[Delivered]:
-        """Store messages, all or none, in one statement.
+    async def deliver(
+        self, batch: Sequence[NewMessage], instance_id: str, bodies: Sequence[Pieces] | None = None
+    ) -> list[Delivered]:
+        """Store messages, all or none, in one statement; with large bodies, in one transaction.
 
         Args:
             batch: at least one; bodies are staged on *instance_id* already.
+            bodies: their stored octets, of which copies are kept until they are uploaded; None: none are.
 
         Returns:
             One entry for each message, in order.
@@ -227,7 +232,11 @@ class Messages:
             DatabaseDown: with `maybe_done`, ask `find_witnesses`.
         """
         digests, numbers = _share(batch)
-        rows = await self._db.fetch(_DELIVER, *_message_arrays(batch, numbers), *_digest_arrays(digests), instance_id)
+        arguments = (*_message_arrays(batch, numbers), *_digest_arrays(digests), instance_id)
+        if bodies is None:
+            rows = await self._db.fetch(_DELIVER, *arguments)
+        else:
+            rows = await self._deliver_copied(batch, arguments, bodies)
         return [
             Delivered(
                 account_id=AccountId(row["account_id"]),
@@ -240,6 +249,23 @@ class Messages:
             )
             for row in rows
         ]
+
+    async def _deliver_copied(
+        self, batch: Sequence[NewMessage], arguments: Sequence[Any], bodies: Sequence[Pieces]
+    ) -> list[Record]:
+        """With a copy of each different body: small ones in the call, large ones part by part behind it."""
+        first = {(m.account_id, m.content_hash): i for i, m in reversed(list(enumerate(batch)))}
+        large = {i for i in first.values() if sum(map(len, bodies[i])) > INLINE_BYTES}
+        small = set(first.values()) - large
+        inline = [b"".join(pieces) if i in small else None for i, pieces in enumerate(bodies)]
+        if not large:
+            return await self._db.fetch(_DELIVER_COPIED, *arguments, inline)
+        async with self._db.transaction() as conn:
+            rows: list[Record] = await conn.fetch(_DELIVER_COPIED, *arguments, inline)
+            for i in sorted(large):
+                if rows[i]["content_id"] is not None:  # None: a retry of a message that is expunged and purged
+                    await add_parts(conn, batch[i].account_id, ContentId(rows[i]["content_id"]), bodies[i])
+            return rows
 
     async def find_witnesses(self, batch: Sequence[NewMessage]) -> list[Delivered | None]:
         """Which messages of a lost `deliver` are stored: the answer is final.
@@ -357,6 +383,7 @@ _DELIVER: Final = f"""
     SELECT d.*, CASE WHEN d.over_quota THEN fail('SR001', 'Over quota', d.account_id::text)::text END
     FROM deliver({", ".join(f"${i}" for i in range(1, 33))}) d ORDER BY d.ord
 """
+_DELIVER_COPIED: Final = _DELIVER.replace("$32)", "$32, p_body => $33)")
 _FIND_DELIVERIES: Final = """
     SELECT f.*, m.created_modseq AS modseq FROM find_deliveries($1, $2, $3) f
     LEFT JOIN messages m ON m.account_id = f.account_id AND m.mailbox_id = f.mailbox_id AND m.uid = f.uid

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct
 
 from sora.store.blobs import BlobRef
+from sora.store.leases import DEAD_AFTER_S
 from sora.types import AccountId, ContentId  # noqa: TC001 — msgspec reads the annotations at run time
 
 if TYPE_CHECKING:
@@ -66,6 +67,35 @@ class StagedFact(Struct, frozen=True):
     content_id: ContentId | None
     uploaded: bool
     pending: bool
+
+
+class Stranded(Struct, frozen=True):
+    """Uploads that wait for the disk of a node that is silent.
+
+    Attributes:
+        host: Where the node was; empty if it never registered.
+        silent_s: Since its last heartbeat; None: it never registered.
+    """
+
+    instance_id: str
+    host: str
+    silent_s: float | None
+    uploads: int
+    bytes: int
+    oldest_s: float
+
+
+async def list_stranded(db: Database, silent_s: float = DEAD_AFTER_S) -> list[Stranded]:
+    """Nodes with uploads that nobody else can do, see `stranded_uploads()`."""
+    rows = await db.fetch(
+        """
+        SELECT instance_id, host, extract(epoch FROM clock() - heartbeat_at)::float8 AS silent_s, uploads, bytes,
+          extract(epoch FROM clock() - oldest_at)::float8 AS oldest_s
+        FROM stranded_uploads($1)
+        """,
+        timedelta(seconds=silent_s),
+    )
+    return [Stranded(**row) for row in rows]
 
 
 class PendingUploads:

@@ -109,12 +109,34 @@ def test_refusals_are_one_line_that_names_the_key(tables: dict[str, Any], messag
     assert refusal(**tables) == message
 
 
+def peers(**table: Any) -> dict[str, Any]:
+    return {"servers": {"peers": {"listen": ["10.0.0.1:24"], **table}}}
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        ({"uploader": {"staging_path": "s", "adopt_after": "60s"}}, "uploader.adopt_after: at least 120s, or 0"),
+        (
+            {"uploader": {"staging_path": "s", "quarantine_retention": "1h"}},
+            "uploader.quarantine_retention: at least 1d, or 0",
+        ),
+        (peers(tls_cert="c", tls_key="k"), "servers.peers: it has no TLS, what it sends is encrypted in another way"),
+        (
+            peers(listen=["0.0.0.0:24"]),
+            "servers.peers.advertise is missing: others cannot reach a wildcard address",
+        ),
+    ],
+)
+def test_uploads_and_peers_are_checked(tables: dict[str, Any], message: str) -> None:
+    assert refusal(**tables) == message
+
+
 @pytest.mark.parametrize(
     ("table", "key", "value"),
     [
         ("database", "replicas", ["postgresql://x"]),
         ("encryption", "keyring_file", "keys"),
-        ("uploader", "durability", "database"),
     ],
 )
 def test_what_this_release_cannot_do_is_refused_and_not_ignored(table: str, key: str, value: object) -> None:

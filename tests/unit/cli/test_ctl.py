@@ -153,3 +153,13 @@ def test_status_for_a_person() -> None:
     assert worker.split() == ["worker", "0", "7", "2", "ready", "1", "2s", "imap", "4", "lmtp", "1"]
     assert uploads == "uploads: ? pending, oldest ? s"
     assert health == "postgresql: ok, object_store: down"
+
+
+def test_status_names_nodes_that_have_the_only_copies() -> None:
+    node = {"instance_id": "n-1", "host": "mail7", "silent_s": 61.4, "uploads": 3, "bytes": 9, "oldest_s": 70.0}
+    uploads = {"pending": 0, "oldest_s": 0.0, "stranded": [node, {**node, "host": "", "silent_s": None}]}
+    lines = ctl._status_text({**STATUS, "uploads": uploads}).splitlines()
+    assert lines[4:6] == [
+        "stranded: 3 bodies have their only copy on mail7, node n-1, silent for 61 s",
+        "stranded: 3 bodies have their only copy on an unknown host, node n-1, silent for ? s",
+    ]

@@ -63,6 +63,9 @@ def test_numbers_are_those_of_the_uploader_while_it_can_be_believed(
         return (*answer["uploads"].values(), *answer["health"].values())
 
     assert shown() == (3, 1.5, "ok", "down")
+    uploader.stranded = [{"instance_id": "a", "uploads": 2}]
+    assert shown() == (3, 1.5, uploader.stranded, "ok", "down")
+    uploader.stranded = []
     assert shown(down=True) == (3, 1.5, "down", "down")
     uploader.ready = False
     assert shown() == (None, None, "unknown", "unknown")

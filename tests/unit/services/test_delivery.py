@@ -37,6 +37,7 @@ class Messages:
     def __init__(self, staging: Staging) -> None:
         self.staging = staging
         self.calls: list[list[NewMessage]] = []
+        self.bodies: list[list[bytes] | None] = []
         self.rows: list[NewMessage] = []
         self.before: list[Callable[[Sequence[NewMessage]], Any]] = []
         self.after: list[Callable[[Sequence[NewMessage]], Any]] = []
@@ -48,9 +49,12 @@ class Messages:
         self.gate.set()
         self.entered = asyncio.Event()
 
-    async def deliver(self, batch: Sequence[NewMessage], instance_id: str) -> list[Delivered]:
+    async def deliver(
+        self, batch: Sequence[NewMessage], instance_id: str, bodies: Sequence[Sequence[bytes]] | None = None
+    ) -> list[Delivered]:
         assert instance_id == "node-1"
         self.calls.append(list(batch))
+        self.bodies.append(bodies and [b"".join(pieces) for pieces in bodies])
         self.entered.set()
         await self.gate.wait()
         if any(row.mailbox_id == self.missing for row in batch):
@@ -106,9 +110,10 @@ class Changes:
 class World:
     """A delivery service and what it leaves behind."""
 
-    def __init__(self, folder: Path, *, lanes: int = 1, staging_size: int = 10**9) -> None:
+    def __init__(self, folder: Path, *, lanes: int = 1, staging_size: int = 10**9, copies: bool = False) -> None:
         self.folder = folder
         self.now = NOON
+        self.fenced = False
         self.staging = Staging(folder, staging_size)
         self.messages = Messages(self.staging)
         self.doorbell = Doorbell()
@@ -121,6 +126,8 @@ class World:
             instance_id="node-1",
             host="store.example.com",
             lanes=lanes,
+            copies=copies,
+            fenced=lambda: self.fenced,
             clock=lambda: self.now,
         )
 
@@ -177,6 +184,25 @@ class TestMessage:
         assert row.size == len(body)
         assert row.internal_date == NOON
         assert (row.account_id, row.mailbox_id) == (1, None)
+
+    async def test_copies_are_the_octets_that_are_staged(self, tmp_path: Path) -> None:
+        world = World(tmp_path, copies=True)
+        assert await world.send(LETTER, 1, 2) == [None, None]
+        assert sorted(body for bodies in world.messages.bodies for body in bodies or ()) == world.staged()
+        await world.delivery.close()
+        world.staging.close()
+
+    async def test_without_copies_none_are_handed_over(self, world: World) -> None:
+        await world.send()
+        assert world.messages.bodies == [None]
+
+    async def test_a_fenced_node_takes_no_mail(self, world: World) -> None:
+        world.fenced = True
+        (error,) = await world.send()
+        assert isinstance(error, Unavailable)
+        assert world.staged() == world.messages.calls == []
+        world.fenced = False
+        assert await world.send() == [None]
 
     async def test_wakes_uploader_and_watchers(self, world: World) -> None:
         await world.send()

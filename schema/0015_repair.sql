@@ -1,13 +1,5 @@
 -- Verifying and rebuilding the caches from the rows.
 
-CREATE FUNCTION has_flag(p_account_id bigint, p_mailbox_id bigint, p_uid bigint, p_flag_no int2) RETURNS boolean
-LANGUAGE sql STABLE AS $$
-  SELECT coalesce((
-    SELECT get_bit(f.bits, (p_uid & 1023)::int) = 1 FROM sora.message_flags f
-    WHERE f.account_id = p_account_id AND f.mailbox_id = p_mailbox_id AND f.block_no = (p_uid >> 10)::int
-      AND f.flag_no = p_flag_no), false)
-$$;
-
 -- What the counters should be.
 CREATE FUNCTION true_stats(p_account_id bigint, p_mailbox_id bigint)
 RETURNS TABLE (top_uid bigint, top_modseq bigint, live int, unseen int, deleted int, size bigint) LANGUAGE sql STABLE
@@ -18,9 +10,14 @@ SET search_path = sora, public AS $$
     count(*) FILTER (WHERE m.live)::int, count(*) FILTER (WHERE m.live AND NOT m.seen)::int,
     count(*) FILTER (WHERE m.live AND m.deleted)::int, coalesce(sum(m.size) FILTER (WHERE m.live), 0)::bigint
   FROM (
-    SELECT r.*, r.expunged_at IS NULL AS live, has_flag(p_account_id, p_mailbox_id, r.uid, 0::int2) AS seen,
-           has_flag(p_account_id, p_mailbox_id, r.uid, 3::int2) AS deleted
-    FROM messages r WHERE r.account_id = p_account_id AND r.mailbox_id = p_mailbox_id
+    SELECT r.*, r.expunged_at IS NULL AS live, coalesce(get_bit(s.bits, (r.uid & 1023)::int) = 1, false) AS seen,
+           coalesce(get_bit(d.bits, (r.uid & 1023)::int) = 1, false) AS deleted
+    FROM messages r
+    LEFT JOIN message_flags s ON s.account_id = p_account_id AND s.mailbox_id = p_mailbox_id
+      AND s.block_no = (r.uid >> 10)::int AND s.flag_no = 0
+    LEFT JOIN message_flags d ON d.account_id = p_account_id AND d.mailbox_id = p_mailbox_id
+      AND d.block_no = (r.uid >> 10)::int AND d.flag_no = 3
+    WHERE r.account_id = p_account_id AND r.mailbox_id = p_mailbox_id
   ) m
 $$;
 

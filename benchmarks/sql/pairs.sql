@@ -641,12 +641,6 @@ UPDATE accounts SET disabled = true WHERE account_id = {acc} RETURNING disabled
 UPDATE accounts SET quota_bytes = NULL, credential_version = credential_version + 1 WHERE account_id = {acc} RETURNING
 true
 
--- ── has_flag
--- ours
-SELECT has_flag({box}, 1, 0::int2)
--- plain
-SELECT 0 = ANY (flags) FROM plain.messages WHERE account_id = {acc} AND mailbox_id = {mb} AND uid = 1
-
 -- ── true_stats
 -- ours
 SELECT live, unseen, size FROM true_stats({box})

@@ -21,6 +21,7 @@ check: $(VENV)/.installed-dev
 	$(bin)/mypy
 
 bench: $(VENV)/.installed-dev
+	@mkdir -p build
 	$(bin)/python -m pytest benchmarks -o addopts=--import-mode=importlib -q --benchmark-max-time=0.3 --benchmark-columns=median \
 	  --benchmark-json=build/benchmarks.json $(ARGS)
 	$(bin)/python -m benchmarks.report build/benchmarks.json

@@ -117,7 +117,7 @@ class AppendItem(Struct, frozen=True):
         internal_date: None: now.
     """
 
-    data: bytes
+    data: Octets
     flags: tuple[int, ...] = ()
     internal_date: datetime | None = None
 

@@ -28,6 +28,7 @@ class Intake:
 
     Args:
         limit: Octets that a message may have.
+        in_memory: Octets held before they go to a file; None: `IN_MEMORY`.
 
     Attributes:
         began_mono: When the message began.
@@ -35,12 +36,13 @@ class Intake:
         error: Why the message cannot be taken; None while it can.
     """
 
-    def __init__(self, staging: Staging, limit: int) -> None:
+    def __init__(self, staging: Staging, limit: int, in_memory: int | None = None) -> None:
         self.began_mono = time.monotonic()
         self.size = 0
         self.error: SoraError | None = None
         self._staging = staging
         self._limit = limit
+        self._in_memory = IN_MEMORY if in_memory is None else in_memory
         self._pieces: list[bytes] = []
         self._held = 0
         self._spool: Spool | None = None
@@ -56,7 +58,7 @@ class Intake:
 
     async def settle(self) -> None:
         """Move what is held to the file, once it is much."""
-        if self._held > (IN_MEMORY if self._spool is None else SLICE):
+        if self._held > (self._in_memory if self._spool is None else SLICE):
             await self._spill()
 
     async def finish(self) -> Octets:

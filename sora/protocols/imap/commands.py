@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
-from sora.protocols.imap import idle, login, mailboxes, messages, quota, search, select, transfer
+from sora.protocols.imap import append, idle, login, mailboxes, messages, quota, search, select, transfer
 from sora.protocols.imap.state import ANY, AUTHENTICATED, NOT_AUTHENTICATED, SELECTED, State
 from sora.wire import imap_commands as wire
 from sora.wire import imap_fetch, imap_list, imap_quota, imap_search
@@ -99,7 +99,7 @@ ROWS: Final = (
     Command("GETQUOTA",     imap_quota.parse_getquota, quota.getquota,        IN,  NONE,           "QUOTA"),
     Command("GETQUOTAROOT", imap_quota.parse_getquotaroot, quota.getquotaroot, IN),
     Command("SETQUOTA",     imap_quota.parse_setquota, quota.setquota,        IN),
-    Command("APPEND",       wire.parse_append,         transfer.append,       IN),
+    Command("APPEND",       wire.parse_append,         append.append,         IN),
     Command("IDLE",         wire.parse_idle,           idle.idle,             IN,  BREAKS_SEQS,    "IDLE"),
     Command("CHECK",        wire.parse_check,          select.noop,           SEL, BREAKS_SEQS),
     Command("CLOSE",        wire.parse_close,          select.close,          SEL),

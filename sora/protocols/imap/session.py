@@ -16,7 +16,7 @@ from sora._native.imapscan import NeedLiteral, Scanner
 from sora._native.seqset import UidSet
 from sora.errors import BadSyntax, LimitExceeded, LiteralTooBig, NotFound, PeerGone, SoraError, Unavailable, WireError
 from sora.net.connection import Connection
-from sora.protocols.imap import transfer
+from sora.protocols.imap import append
 from sora.protocols.imap.capability import capabilities
 from sora.protocols.imap.commands import COMMANDS
 from sora.protocols.imap.keywords import KeywordRegistry
@@ -106,7 +106,7 @@ class Session(Connection):
         self.identity: Identity | None = None
         self.selection: Selection | None = None
         self.tag = b"*"
-        self.appending: transfer.Appending | None = None
+        self.appending: append.Appending | None = None
         self._account_slot: Slot | None = None
         self._bad_in_a_row = 0
         self._commands = 0
@@ -218,15 +218,23 @@ class Session(Connection):
             PeerGone: It does not come, or the server is going down; the client has been told.
         """
         while (line := self.scanner.take_line(max_line)) is None:
-            if self.stopping:
-                self.bye(GOING_DOWN)
-                raise PeerGone(detail="stopped")
-            try:
-                await self.wait(self._patience())
-            except TimeoutError:
-                self.bye(IDLE_TOO_LONG)
-                raise PeerGone(detail="timeout") from None
+            await self.more()
         return line
+
+    async def more(self) -> None:
+        """Wait for octets in the middle of something.
+
+        Raises:
+            PeerGone: They do not come, or the server is going down; the client has been told.
+        """
+        if self.stopping:
+            self.bye(GOING_DOWN)
+            raise PeerGone(detail="stopped")
+        try:
+            await self.wait(self._patience())
+        except TimeoutError:
+            self.bye(IDLE_TOO_LONG)
+            raise PeerGone(detail="timeout") from None
 
     def bye(self, text: bytes) -> None:
         """End the session after the command in hand."""
@@ -273,6 +281,7 @@ class Session(Connection):
             self.write(b"* BYE [LIMIT] %s\r\n" % printable(error.text))
         finally:
             self.unselect()
+            self._forget_append()
             if self._account_slot is not None:
                 self._account_slot.release()
 
@@ -318,10 +327,11 @@ class Session(Connection):
         await self.breathe()
         line = self.scanner.partial()
         assert line is not None, "a literal is announced inside a command"
+        appending: append.Appending | None = None
         try:
             row = self._row(line)
-            if row.name == "APPEND" and transfer.is_message(line):
-                await transfer.check_message(self, line, literal)
+            if row.name == "APPEND" and append.is_message(line):
+                appending = await append.check_message(self, line, literal)
             else:
                 self._check_size(literal)
         except PeerGone:
@@ -332,13 +342,27 @@ class Session(Connection):
             _log.exception("command failed", extra={"command": line.name.decode("ascii", "replace")})
             reply = SERVER_BUG
         else:
-            self.scanner.accept()
-            if literal.synchronizing:
-                self.write(b"+ OK\r\n")
+            await self._take_literal(literal, appending)
             return True
         self.scanner.discard()
         self._finish(self._label(line), line.tag, reply)
         return False
+
+    async def _take_literal(self, literal: NeedLiteral, appending: append.Appending | None) -> None:
+        """Ask for a literal if the client waits for that; a message is received at once, all else by the scanner."""
+        if literal.synchronizing:
+            self.write(b"+ OK\r\n")
+        if appending is None:
+            self.scanner.accept()
+        else:
+            self.scanner.stream()
+            await appending.receive(self, binary=literal.binary)
+
+    def _forget_append(self) -> None:
+        """Let go of the messages of an APPEND that comes to nothing."""
+        if self.appending is not None:
+            self.appending.close()
+            self.appending = None
 
     def _check_size(self, literal: NeedLiteral) -> None:
         limits = self.limits
@@ -393,6 +417,7 @@ class Session(Connection):
 
     def _finish(self, label: str, tag: bytes, reply: Reply) -> None:
         """Write the tagged response, count it, and lose patience with a client that only errs."""
+        self._forget_append()
         code = b"[%s] " % reply.code if reply.code else b""
         if reply is not ANSWERED:
             self.write(b"%s %s %s%s\r\n" % (tag, reply.status, code, reply.text))

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
+from sora.errors import StagingFull
 from sora.net import connection
 from sora.net.connection import READ_AHEAD, TURN_STEPS
 from sora.net.listener import Listener
 from sora.net.tls import server_context
-from sora.protocols.imap import connection_factory, transfer
+from sora.protocols.imap import append, connection_factory
 from tests.support.certificates import write_certificate
 from tests.support.imap import SAMPLES, ImapWorld, plain
 from tests.support.node import open_node
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from sora.protocols.imap.session import Session
     from sora.services.node import Node
+    from sora.store.staging import Spool
     from tests.support.transcripts import Link
 
 MIB = 2**20
@@ -414,24 +416,111 @@ async def test_hostile_appends_cost_no_memory(world: ImapWorld, node: Node) -> N
     assert growth.most < 48 * MIB
 
 
+async def test_large_appends_are_not_held_in_memory(world: ImapWorld, node: Node) -> None:
+    """Half received on eight connections, in one message and in many."""
+    growth = Growth()
+    links = [await world.connect(n) for n in range(1, 9)]
+    for n, link in enumerate(links):
+        await link.send(b"t APPEND INBOX" + (b" {40000000+}\r\n" if n % 2 else b""))
+        for _ in range(8):
+            if n % 2 == 0:
+                await link.send(b" {2000000+}\r\n")
+            for _ in range(8):
+                await link.send(b"x" * 250_000)
+                growth.look()
+    assert growth.most < 48 * MIB
+    for link in links:
+        await link.hang_up()
+
+
+async def test_a_spooled_append_is_stored_as_it_came(world: ImapWorld) -> None:
+    await world.given("alice: Twice=0")
+    messages = [plain(n) + bytes(range(1, 256)) * repeats for n, repeats in enumerate([10_000, 1, 5000, 1100, 1100])]
+    link = await world.connect(1)
+    await link.send(b"t APPEND Twice")
+    for message in messages:
+        await link.send(b" {%d+}\r\n" % len(message))
+        for start in range(0, len(message), 99_999):
+            await link.send(message[start : start + 99_999])
+    await link.send(b"\r\n")
+    assert (await answer(link))[-1].startswith(b"OK [APPENDUID ")
+    await ask(link, "SELECT Twice")
+    for number, message in enumerate(messages, 1):
+        await link.send(b"t FETCH %d BODY.PEEK[]\r\n" % number)
+        assert await link.read_line() == b"* %d FETCH (BODY[] {%d}" % (number, len(message))
+        await until(lambda: len(link.output) >= len(message))  # noqa: B023 — done before the next turn
+        assert bytes(link.output[: len(message)]) == message
+        del link.output[: len(message)]
+        assert await answer(link) == [b")", b"OK FETCH completed"]
+    await link.hang_up()
+
+
+async def test_an_append_without_room_is_put_off(world: ImapWorld, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> None:
+        raise StagingFull
+
+    monkeypatch.setattr(node.staging, "spool", full)
+    link = await world.connect(1)
+    large = b"x" * 1_500_000
+    await link.send(b"t APPEND INBOX {1500000+}\r\n" + large + b"\r\n")
+    assert (await answer(link))[-1].startswith(b"NO [UNAVAILABLE]")
+    await link.send(b"t APPEND INBOX {1500000+}\r\n" + large + b" {5}\r\n")
+    assert (await answer(link))[-1].startswith(b"NO [UNAVAILABLE]"), "the second message is not asked for"
+    assert (await ask(link, "STATUS INBOX (MESSAGES)"))[0] == b"* STATUS INBOX (MESSAGES 3)"
+    await link.hang_up()
+
+
+@pytest.mark.parametrize(
+    "end", [b" nonsense\r\n", b" {5}\r\n\r\nx", b" {99999999+}\r\n", b" (\\Seen) {0+}\r\n\r\n", b"x" * 100_000]
+)
+async def test_an_append_that_comes_to_nothing_leaves_nothing(world: ImapWorld, node: Node, end: bytes) -> None:
+    set_limits(node, literal=20)
+    link = await world.connect(1)
+    await link.send(b"t APPEND INBOX {1500000+}\r\n" + b"x" * 1_500_000 + end)
+    if end.startswith(b" {5}"):
+        assert await link.read_line() == b"+ OK"
+        await link.send(b"xxxx junk\r\n")
+    assert not (await answer(link))[-1].startswith(b"OK")
+    assert session_of(link).appending is None
+    await link.hang_up()
+
+
+async def test_a_spool_ends_with_its_session(world: ImapWorld) -> None:
+    link = await world.connect(1)
+    session = session_of(link)
+    await link.send(b"t APPEND INBOX {3000000+}\r\n" + b"x" * 2_000_000)
+    await until(lambda: spool_of(session) is not None and spool_of(session).size > 1_000_000)
+    spool = spool_of(session)
+    await link.hang_up()
+    await until(lambda: spool._fd < 0)
+    assert session.appending is None
+
+
+def spool_of(session: Session) -> Spool:
+    """Where the message goes that is arriving; None until it is large."""
+    assert session.appending is not None
+    assert session.appending._intake is not None
+    return session.appending._intake._spool  # type: ignore[return-value]
+
+
 async def test_the_messages_of_one_append_are_bounded_together(
     world: ImapWorld, node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "MULTIAPPEND_BYTES", 1000)
-    monkeypatch.setattr(transfer, "MULTIAPPEND_MESSAGES", 5)
+    monkeypatch.setattr(append, "MULTIAPPEND_BYTES", 1000)
+    monkeypatch.setattr(append, "MULTIAPPEND_MESSAGES", 5)
     set_limits(node, message_size=600)
     link = await world.connect(1)
 
-    def append(sizes: list[int]) -> bytes:
+    def command(sizes: list[int]) -> bytes:
         return b"t APPEND INBOX" + b"".join(b" {%d+}\r\n" % size + b"x" * size for size in sizes) + b"\r\n"
 
-    await link.send(append([500, 500]))
+    await link.send(command([500, 500]))
     assert (await answer(link))[-1].startswith(b"OK [APPENDUID ")
-    await link.send(append([500, 501]))
+    await link.send(command([500, 501]))
     assert (await answer(link))[-1] == b"NO [TOOBIG] The messages of this command are too big together"
-    await link.send(append([1] * 5))
+    await link.send(command([1] * 5))
     assert (await answer(link))[-1].startswith(b"OK [APPENDUID ")
-    await link.send(append([1] * 6))
+    await link.send(command([1] * 6))
     assert (await answer(link))[-1] == b"NO [LIMIT] One command may have 5 messages"
     assert (await ask(link, "STATUS INBOX (MESSAGES)"))[0] == b"* STATUS INBOX (MESSAGES 10)"
     await link.hang_up()

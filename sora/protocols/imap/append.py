@@ -1,0 +1,181 @@
+"""APPEND: messages come, one or several to a command.
+
+Each message is decided about when it is announced, and taken in as it arrives: what is large goes to a spool file, as
+in LMTP, so that a connection holds little of it in memory. They are stored when the command is whole, all or none.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from sora._native.seqset import UidSet
+from sora.errors import BadSyntax, LimitExceeded, NotFound, OverQuota, Refused, SoraError, TooBig
+from sora.protocols.imap.replies import Reply, TryCreate
+from sora.services import intake
+from sora.services.delivery import AppendItem
+from sora.services.intake import Intake
+from sora.wire import imap_commands as wire
+from sora.wire import imap_responses as responses
+
+if TYPE_CHECKING:
+    from sora._native.imapscan import Command as Line
+    from sora._native.imapscan import NeedLiteral
+    from sora.protocols.imap.session import Session
+    from sora.store.diskfile import Octets
+    from sora.store.mailboxes import Target
+    from sora.store.staging import Staging
+
+MULTIAPPEND_BYTES: Final = 64 * 1024 * 1024
+"""All messages of one APPEND, unless a single one may have more: they are committed together."""
+MULTIAPPEND_MESSAGES: Final = 1000
+"""Small ones cost more than their octets."""
+
+
+class Appending:
+    """An APPEND of which messages are still to come.
+
+    Attributes:
+        line: The command being read, one object from its first literal to its last.
+        target: Where the messages shall go, and the room there when the first one was announced.
+        count: Messages announced so far.
+        size: Their octets.
+        messages: Those that are here, in order.
+        error: Why they cannot be stored; None while they can.
+    """
+
+    __slots__ = ("_held", "_intake", "_staging", "count", "error", "line", "messages", "size", "target")
+
+    def __init__(self, line: Line, target: Target, staging: Staging) -> None:
+        self.line = line
+        self.target = target
+        self.count = 0
+        self.size = 0
+        self.messages: list[Octets] = []
+        self.error: SoraError | None = None
+        self._staging = staging
+        self._held = 0
+        self._intake: Intake | None = None
+
+    def announce(self, size: int, limit: int) -> None:
+        """Count a message of *size* octets.
+
+        Raises:
+            LimitExceeded: It is one too many.
+            TooBig: It is larger than *limit*, or the messages are together.
+            OverQuota: They do not fit.
+            Unavailable: There was no room for one before it.
+        """
+        self.count += 1
+        self.size += size
+        if self.count > MULTIAPPEND_MESSAGES:
+            raise LimitExceeded(f"One command may have {MULTIAPPEND_MESSAGES} messages")
+        if self.size > max(limit, MULTIAPPEND_BYTES):
+            raise TooBig("The messages of this command are too big together")
+        if not self.target.has_room(self.count, self.size):
+            raise OverQuota
+        if self.error is not None:
+            raise self.error
+        # Those that are held already leave less for it, but a small one is not worth a file.
+        in_memory = max(intake.SLICE, intake.IN_MEMORY - self._held)
+        self._intake = Intake(self._staging, size, in_memory)
+
+    async def receive(self, s: Session, *, binary: bool) -> None:
+        """Take in the message that was announced last; the scanner streams it.
+
+        Raises:
+            PeerGone: The rest of it does not come.
+        """
+        assert self._intake is not None, "a message is announced before it is received"
+        while s.scanner.remaining:
+            octets = s.scanner.take(s.scanner.remaining)
+            if not octets:
+                await s.more()
+                continue
+            if not binary and b"\0" in octets:
+                self._intake.fail(BadSyntax("NUL in a message that is no literal8 (RFC 3516)"))
+            self._intake.add(octets)
+            await self._intake.settle()
+        await self._finish(self._intake)
+
+    async def _finish(self, taken: Intake) -> None:
+        try:
+            message = await taken.finish()
+        except SoraError as error:
+            self.error = self.error or error
+        else:
+            self.messages.append(message)
+            self._held += len(message) if isinstance(message, bytes) else 0
+        self.close()
+
+    def close(self) -> None:
+        """Let go of what was only half received."""
+        if self._intake is not None:
+            self._intake.close()
+            self._intake = None
+
+
+def is_message(line: Line) -> bool:
+    """The literal that an unfinished APPEND has announced is a message, and not the name of the mailbox."""
+    mark = line.cursor.mark()
+    try:
+        return not line.cursor.sp().at_pending()
+    except BadSyntax:
+        return True  # check_message reads the same arguments, and says what is wrong with them
+    finally:
+        line.cursor.reset(mark)
+
+
+async def check_message(s: Session, line: Line, literal: NeedLiteral) -> Appending:
+    """Decide about a message before a byte of it is read; once for each message of the command.
+
+    The mailbox is looked up, and what precedes the message read, for the first one alone: the command is parsed as a
+    whole when it is complete, and parsing it once for each message would cost the square of their number.
+
+    Raises:
+        TryCreate: There is no such mailbox.
+        SoraError: As `Appending.announce`.
+    """
+    limit = s.limits.message_size
+    if literal.size > limit:
+        raise TooBig(f"A message may have {limit} octets")
+    if s.appending is None or s.appending.line is not line:
+        mark = line.cursor.mark()
+        cmd = wire.parse_append(line.cursor)
+        line.cursor.reset(mark)
+        s.appending = Appending(line, await _target(s, cmd.mailbox), s.node.staging)
+    s.appending.announce(literal.size, limit)
+    return s.appending
+
+
+async def _target(s: Session, name: str) -> Target:
+    target = await s.node.store.mailboxes.find_target(s.account_id, name)
+    if target is None or target.mailbox.noselect:
+        raise TryCreate
+    return target
+
+
+async def append(s: Session, cmd: wire.Append) -> Reply:
+    """RFC 9051 §6.3.12, RFC 3502, and the APPENDUID of RFC 4315 §3: all messages or none.
+
+    Raises:
+        TryCreate: The mailbox is gone.
+        OverQuota: They do not fit.
+    """
+    appending, s.appending = s.appending, None
+    if appending is None or not cmd.items:
+        raise BadSyntax("APPEND needs a message, as a literal")
+    if appending.error is not None:
+        raise appending.error
+    items = [await _item(s, item, data) for item, data in zip(cmd.items, appending.messages, strict=True)]
+    try:
+        result = await s.node.delivery.append(s.account_id, appending.target.mailbox.mailbox_id, items)
+    except NotFound:
+        raise TryCreate from None
+    return Reply(code=responses.appenduid(result.uidvalidity, UidSet.from_numbers(result.uids)))
+
+
+async def _item(s: Session, item: wire.AppendItem, data: Octets) -> AppendItem:
+    if not data:
+        raise Refused("A message needs at least one octet")
+    numbers = await s.server.keywords.of(s.account_id).numbers(item.flags)
+    return AppendItem(data, tuple(numbers), item.internal_date)

@@ -967,3 +967,73 @@ FROM generate_series(1, 100) g
 SELECT site FROM lift_auth_blocks('192.0.2.7', 'user@example.com')
 -- plain
 UPDATE auth_blocks SET lifted = true WHERE site = '192.0.2.7' AND expires_at > now() RETURNING site
+
+-- ── leave_instance
+-- ours
+SELECT leave_instance('bench', (SELECT incarnation FROM instances WHERE instance_id = 'bench'))
+-- plain
+UPDATE instances SET stopped_at = now() WHERE instance_id = 'bench' RETURNING true
+
+-- ── fence_instance
+-- untimed
+UPDATE instances SET heartbeat_at = now() - interval '1 d' WHERE instance_id = 'bench'
+-- ours
+SELECT fence_instance('bench', '60 s')
+-- plain
+UPDATE instances SET incarnation = incarnation + 1, fenced_at = now() WHERE instance_id = 'bench' AND heartbeat_at <
+now() - interval '60 s' RETURNING true
+
+-- ── adoptable_instances
+-- untimed
+UPDATE instances SET heartbeat_at = now() - interval '1 d' WHERE instance_id = 'bench'; UPDATE message_contents SET
+uploaded_at = now() WHERE account_id = {acc} AND content_id = {content}
+-- ours
+SELECT instance_id FROM adoptable_instances('60 s')
+-- plain
+SELECT DISTINCT i.instance_id FROM instances i JOIN pending_uploads u USING (instance_id) JOIN message_contents c USING
+(account_id, content_id) WHERE i.heartbeat_at < now() - interval '60 s' AND c.uploaded_at IS NOT NULL
+
+-- ── adopt_uploads of 100
+-- untimed
+UPDATE instances SET fenced_at = now() WHERE instance_id = 'bench'; UPDATE message_contents SET uploaded_at = now()
+WHERE account_id = {acc} AND content_id BETWEEN {content} AND {content} + 99
+-- ours
+SELECT adopt_uploads('bench', 'other')
+-- plain
+WITH u AS (UPDATE pending_uploads u SET instance_id = 'other', attempts = 0, next_try = now() FROM message_contents c
+WHERE u.instance_id = 'bench' AND c.account_id = u.account_id AND c.content_id = u.content_id AND c.uploaded_at IS NOT
+NULL RETURNING 1) SELECT count(*) FROM u
+
+-- ── adopt_upload
+-- untimed
+UPDATE instances SET fenced_at = now() WHERE instance_id = 'bench'
+-- ours
+SELECT adopt_upload({acc}, {hash}, 'bench', 'other')
+-- plain
+UPDATE pending_uploads SET instance_id = 'other', attempts = 0, next_try = now() WHERE account_id = {acc} AND
+content_hash = {hash} AND instance_id = 'bench' RETURNING true
+
+-- ── stranded_uploads
+-- untimed
+UPDATE instances SET heartbeat_at = now() - interval '1 d' WHERE instance_id = 'bench'
+-- ours
+SELECT instance_id, uploads, bytes FROM stranded_uploads('60 s')
+-- plain
+SELECT i.instance_id, count(*), sum(u.size)::bigint FROM instances i JOIN pending_uploads u USING (instance_id) WHERE
+i.heartbeat_at < now() - interval '60 s' GROUP BY 1
+
+-- ── peer_secret
+-- uncompared
+-- ours
+SELECT length(peer_secret())
+-- plain
+INSERT INTO peer_secrets (secret) VALUES (uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())) RETURNING 32
+
+-- ── body_holders
+-- untimed
+UPDATE instances SET peer_address = '192.0.2.1:4' WHERE instance_id = 'bench'
+-- ours
+SELECT instance_id, peer_address FROM body_holders({acc}, {content}, 'other')
+-- plain
+SELECT instance_id, peer_address FROM instances WHERE instance_id <> 'other' AND peer_address <> '' AND instance_id IN
+(SELECT instance_id FROM pending_uploads WHERE account_id = {acc} AND content_id = {content}) ORDER BY heartbeat_at DESC

@@ -90,7 +90,9 @@ def _completion_options(parser: argparse.ArgumentParser) -> None:
 def _start_options(parser: argparse.ArgumentParser) -> None:
     _query_options(parser)
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--foreground", dest="detach", action="store_false", help="stay in the foreground (default)")
+    how.add_argument(
+        "--foreground", dest="detach", action="store_false", default=False, help="stay in the foreground (default)"
+    )
     how.add_argument("--detach", action="store_true", help="return when every listener accepts")
 
 

@@ -103,6 +103,12 @@ def test_a_missing_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert "none.toml" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("verb", ["start", "restart"])
+@pytest.mark.parametrize(("how", "detach"), [([], False), (["--foreground"], False), (["--detach"], True)])
+def test_a_start_stays_in_the_foreground_unless_told_otherwise(verb: str, how: list[str], detach: bool) -> None:
+    assert ctl.build_parser().parse_args([verb, *how]).detach is detach
+
+
 @pytest.mark.parametrize("detach", [[], ["--detach"]])
 def test_a_start_that_fails_says_why_in_one_line(config: Path, detach: list[str]) -> None:
     config.write_text(CONFIG + 'tls_cert = "cert.pem"\ntls_key = "key.pem"\n')

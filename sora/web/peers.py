@@ -17,10 +17,10 @@ def build_peer_app(desk: Desk) -> Litestar:
     """One route; every other path, and every request without a token, learns nothing."""
 
     @get(PREFIX + "{name:str}")
-    async def staged(name: str, request: Request[Any, Any, Any]) -> Response[bytes]:
+    async def staged(request: Request[Any, Any, Any]) -> Response[bytes]:
         """The stored octets of a staged body, encrypted for who asked."""
         try:
-            body = await desk.answer(name, request.headers.get(TOKEN, ""))
+            body = await desk.answer(request.path_params["name"], request.headers.get(TOKEN, ""))
         except NoPermission:
             return _answer(b"", 403)
         except NotFound:

@@ -112,7 +112,7 @@ def run(arguments: argparse.Namespace) -> dict[str, object]:
 
 def _uploaded(demo: Demo) -> None:
     """Until nothing waits: the uploads of one round are no part of the next."""
-    while demo.status()["uploads"]["pending"]:
+    while json.loads(demo.admin("uploads", "status", "--json").stdout)["pending"]:
         time.sleep(0.2)
 
 

@@ -81,7 +81,9 @@ class ObjectStoreTable(Table, frozen=True, kw_only=True):
 class EncryptionTable(Table, frozen=True, kw_only=True):
     """[encryption]: client-side encryption of bodies; absent: off."""
 
-    keyring_file: Annotated[str, Meta(description="master keys with ids, readable by root only", extra=WORKER)] = ""
+    keyring_file: Annotated[
+        str, Meta(description="master keys with ids, readable by its owner alone; `sora-admin keys`", extra=RESTART)
+    ] = ""
 
 
 class LocalCacheTable(Table, frozen=True, kw_only=True):
@@ -201,9 +203,13 @@ class LogTable(Table, frozen=True, kw_only=True):
 class SearchTable(Table, frozen=True, kw_only=True):
     """[search]."""
 
-    index_bodies: Annotated[bool, Meta(description="keep folded body text for SEARCH BODY and TEXT", extra=WORKER)] = (
-        True
-    )
+    index_bodies: Annotated[
+        bool | None,
+        Meta(
+            description="keep folded body text for SEARCH BODY and TEXT",
+            extra={**WORKER, "default": "true; with encryption.keyring_file false"},
+        ),
+    ] = None
     body_limit: Annotated[Size, Meta(description="characters of body text kept per message", extra=WORKER)] = 65536
     retention: Annotated[
         Duration, Meta(description="older texts leave the index, are searched slowly; 0: never", extra=WORKER)
@@ -354,7 +360,7 @@ def parse(
         config = msgspec.convert(plain, Config)
     except msgspec.ValidationError as error:
         raise ConfigError(_readable(str(error))) from error
-    config = _absolute(config, base)
+    config = _filled(_absolute(config, base))
     _check(config)
     return config
 
@@ -549,11 +555,16 @@ def _absolute(config: Config, base: Path) -> Config:
     return msgspec.structs.replace(config, **changes)
 
 
-FUTURE: Final = (
-    "database.replicas",
-    "encryption.keyring_file",
-)
-"""Keys that this release knows and cannot obey. Who asks for encryption must not be left to believe in it."""
+def _filled(config: Config) -> Config:
+    """With the defaults that depend on other keys: text of bodies is not for PostgreSQL where they are encrypted."""
+    if config.search.index_bodies is not None:
+        return config
+    search = msgspec.structs.replace(config.search, index_bodies=not config.encryption.keyring_file)
+    return msgspec.structs.replace(config, search=search)
+
+
+FUTURE: Final = ("database.replicas",)
+"""Keys that this release knows and cannot obey."""
 
 
 def _check(config: Config) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from datetime import datetime  # noqa: TC003 — msgspec reads the annotations at run time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
@@ -226,10 +226,10 @@ def _files(config: Config) -> Iterator[tuple[str, list[Files]]]:
     with contextlib.ExitStack() as stack:
         staging, cache = open_staging(config), open_cache(config)
         stack.callback(staging.close)
-        files = [cast("Files", staging)]
+        files: list[Files] = [staging]
         if cache is not None:
             stack.callback(cache.close)
-            files.append(cast("Files", cache))
+            files.append(cache)
         yield instance.read_text(encoding="ascii").strip(), files
 
 

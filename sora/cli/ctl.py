@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import sys
@@ -241,6 +242,7 @@ def check(arguments: argparse.Namespace) -> int:
 
     config = configuration.load(arguments.config)
     reloading.check_files(config)
+    asyncio.run(_check_keys(config))
     answer: dict[str, Any] = {"ok": True, "servers": [name for name, _ in config.servers.items()]}
     lines = ["the configuration is good"]
     if config.object_store.kind == "s3" and (trouble := _store_trouble(config)):
@@ -248,6 +250,21 @@ def check(arguments: argparse.Namespace) -> int:
         lines.append(f"warning: {trouble}")
     _show(arguments, answer, "\n".join(lines))
     return DONE
+
+
+async def _check_keys(config: Config) -> None:
+    """Whether keyring and database belong together, if the database answers.
+
+    Raises:
+        ConfigError: They do not.
+    """
+    import asyncpg
+
+    from sora.cli.admin import find_dsn
+    from sora.server.prepare import check_keys
+
+    with contextlib.suppress(Unavailable, asyncpg.PostgresError):  # away, or without a schema: nothing is encrypted
+        await check_keys(config, find_dsn(config))
 
 
 def _store_trouble(config: Config) -> str:

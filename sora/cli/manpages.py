@@ -181,7 +181,8 @@ def _key(field: msgspec.inspect.Field) -> Iterator[str]:
     kind, about, extra = facts(field)
     yield ".TP"
     yield rf"\fB{_escape(field.encode_name)}\fR = \fI{_escape(_type(kind, extra))}\fR"
-    sentences = [f"{_sentence(about)}.", *_bounds(kind, extra), f"Default: {_value(field.default, extra)}."]
+    default = extra.get("default") or _value(field.default, extra)
+    sentences = [f"{_sentence(about)}.", *_bounds(kind, extra), f"Default: {default}."]
     if extra.get("secret") and isinstance(kind, msgspec.inspect.StrType):
         sentences.append(f"A secret: {field.encode_name}_file names a file that has it.")
     sentences.append(RELOAD[extra.get("reload", "restart")])

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from prometheus_client import Counter, Gauge
 
     from sora.net.listener import Listener
+    from sora.types import AccountId
     from sora.wire.proxyproto import Header
 
 _logger = log.get(__name__)
@@ -102,6 +103,12 @@ class Connections:
         for connection in self:
             connection.stop()
 
+    def stop_account(self, account_id: AccountId) -> None:
+        """Ask the sessions of an account to end after the command in hand."""
+        for connection in self:
+            if connection.owner == account_id:
+                connection.stop()
+
     def abort(self) -> None:
         """Cut every connection."""
         for connection in self:
@@ -124,6 +131,7 @@ class Connection(asyncio.Protocol):
         session: 12 hex digits that name the session in the log.
         stopping: True once the session is asked to end.
         at_eof: True once the peer will send no more.
+        owner: The account that is logged in; None: nobody.
     """
 
     protocol: ClassVar[str] = ""
@@ -131,7 +139,7 @@ class Connection(asyncio.Protocol):
         "_bytes_in", "_bytes_out", "_connections", "_deflate", "_gathered", "_lost", "_pending", "_pending_bytes",
         "_reading", "_signalled", "_started_mono", "_steps", "_task", "_transport", "_turn_end_mono",
         "_waiter", "_writable",
-        "at_eof", "header", "listener", "peer", "peer_port", "session", "stopping", "tls", "via",
+        "at_eof", "header", "listener", "owner", "peer", "peer_port", "session", "stopping", "tls", "via",
     )  # fmt: skip
 
     def __init__(self, listener: Listener, connections: Connections) -> None:
@@ -144,6 +152,7 @@ class Connection(asyncio.Protocol):
         self.tls = listener.implicit_tls
         self.stopping = False
         self.at_eof = False
+        self.owner: AccountId | None = None
         self._connections = connections
         self._transport: asyncio.Transport | None = None
         self._task: asyncio.Task[None] | None = None

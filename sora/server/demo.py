@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from sora.errors import AlreadyExists
 from sora.server import child as children
-from sora.server.prepare import is_new, prepare_store
+from sora.server.prepare import is_new, prepare_store, require_keys
 from sora.services.passwords import hash_password
 from sora.services.seat import wait_for_seat
 from sora.store import migrate
@@ -29,6 +29,7 @@ def run(child: Child, facts: Facts) -> int:
 
     async def main(process: Process) -> None:
         await migrate.up(child.dsn)
+        await require_keys(child.config, child.dsn)
         if is_new(child.config):
             await prepare_store(child.config)
         await wait_for_seat(child.config, child.dsn)

@@ -17,8 +17,10 @@ from sora.services.cleanup import Cleanup
 from sora.services.indexing import BATCH, Indexing
 from sora.services.node import open_database, own_instance_id, own_peer_address
 from sora.services.seat import own_seat
-from sora.store.bodies import open_blob_store
+from sora.services.shredding import Shredding
+from sora.store.bodies import open_blob_store, open_cache, open_staging
 from sora.store.leases import Lease
+from sora.store.shreddings import Shreddings
 from sora.store.store import Store
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from sora.config import Config
     from sora.server.child import Child, Process
     from sora.server.scoreboard import Row
+    from sora.services.shredding import Files
 
 _logger = log.get(__name__)
 
@@ -46,6 +49,8 @@ INDEX_IDLE_S: Final = 1.0
 INDEX_LONG_S: Final = 5.0
 INDEX_SHARE: Final = 8
 """A batch is followed by a pause so many times as long: mail that comes in goes first. SEARCH reads the queue too."""
+SHRED_S: Final = 30.0
+"""A shredded account's files are gone from every node soon after."""
 FIRST_CONTACT_S: Final = 5.0
 
 
@@ -70,11 +75,19 @@ async def _main(process: Process) -> None:
         await _first(node.beat())
         process.ready()
         cleanup = Cleanup(database, blobs, child.config)
+        staging, cache = open_staging(child.config), open_cache(child.config)
+        stack.callback(staging.close)
+        files: list[Files] = [staging]
+        if cache is not None:
+            stack.callback(cache.close)
+            files.append(cache)
+        shredding = Shredding(Shreddings(database), blobs, files, node.instance_id)
         tasks = (
             _repeat(process, node.pause_s, node.beat),
             _index(process, leader, Indexing(database)),
             _clean(process, leader, cleanup),
             _adopt(process, leader, Adoption(database, node.instance_id, child.config.uploader.adopt_after)),
+            _shred(process, leader, shredding),
         )
         async with asyncio.TaskGroup() as group:
             for task in tasks:
@@ -245,6 +258,18 @@ async def _adopt(process: Process, leader: Leadership, adoption: Adoption) -> No
                 _logger.info("not dead after all", extra={"detail": str(error)})
 
     await _repeat(process, lambda: ADOPT_S, step)
+
+
+async def _shred(process: Process, leader: Leadership, shredding: Shredding) -> None:
+    """What is left of shredded accounts: on this node its own files, in the cluster what was begun and not finished."""
+
+    async def step() -> None:
+        await shredding.remove_local()
+        if await leader.held():
+            await shredding.resume()
+            await shredding.remove_dropped_keys()
+
+    await _repeat(process, lambda: SHRED_S, step)
 
 
 async def _clean(process: Process, leader: Leadership, cleanup: Cleanup) -> None:

@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING
 from sora import log
 from sora.errors import BlobDown, ConfigError, Unavailable
 from sora.server import child as children
+from sora.services import rotation
 from sora.services.node import INSTANCE_FILE
 from sora.services.seat import wait_for_seat
 from sora.store import migrate
+from sora.store.account_keys import WrappedKeys
 from sora.store.bodies import open_blob_store
+from sora.store.db import Database
+from sora.store.keyring import Keyring
 
 if TYPE_CHECKING:
     from sora.config import Config
@@ -29,6 +33,7 @@ def run(child: Child) -> int:
             await migrate.up(child.dsn)
         else:
             await require_schema(child.dsn)
+        await require_keys(child.config, child.dsn)
         if is_new(child.config):
             await prepare_store(child.config)
         await wait_for_seat(child.config, child.dsn)
@@ -49,6 +54,33 @@ async def require_schema(dsn: str) -> None:
         return
     if missing:
         raise ConfigError("the schema is missing or old: run `sora-admin migrate up`", detail=", ".join(missing))
+
+
+async def require_keys(config: Config, dsn: str) -> None:
+    """See that the keyring and the database belong together; a database that is away is believed.
+
+    Raises:
+        ConfigError: They do not, or the keyring cannot be used.
+    """
+    try:
+        await check_keys(config, dsn)
+    except Unavailable as error:
+        _logger.warning("keyring not compared with the database", extra={"detail": str(error)})
+
+
+async def check_keys(config: Config, dsn: str) -> None:
+    """`require_keys`, but a database that is away is an error.
+
+    Raises:
+        ConfigError: See `require_keys`.
+        Unavailable: The database is away.
+    """
+    keyring = Keyring(config.encryption.keyring_file) if config.encryption.keyring_file else None
+    database = await Database.open(dsn, min_size=0, max_size=1, application_name="sora prepare")
+    try:
+        await rotation.check(WrappedKeys(database), keyring)
+    finally:
+        await database.close()
 
 
 def is_new(config: Config) -> bool:

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from sora import config as configuration
 from sora.net.tls import server_context
+from sora.store.keyring import Keyring
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -93,8 +94,10 @@ def check_files(config: Config) -> None:
     """Load what the new generation will load, so that a bad certificate stops the reload and nothing else.
 
     Raises:
-        ConfigError: A certificate or key that cannot be used.
+        ConfigError: A certificate, key or keyring that cannot be used.
     """
     for _, server in tuple(config.servers.items()):
         if server.tls_cert:
             server_context(server.tls_cert, server.tls_key)
+    if config.encryption.keyring_file:
+        Keyring(config.encryption.keyring_file)

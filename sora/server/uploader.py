@@ -12,8 +12,10 @@ import msgspec
 from sora import log, metrics
 from sora.errors import BlobDown, NotFound, Unavailable
 from sora.server import child as children
+from sora.services.key_objects import open_key_objects
 from sora.services.node import open_database, own_instance_id
 from sora.services.uploads import Uploads
+from sora.store.account_keys import open_sealers
 from sora.store.blobs import BlobRef
 from sora.store.bodies import open_blob_store, open_cache, open_staging
 from sora.store.copies import BodyCopies
@@ -64,6 +66,8 @@ async def _main(process: Process) -> None:
             blobs,
             cache,
             bell,
+            sealers=open_sealers(config.encryption.keyring_file, database),
+            keys=open_key_objects(config.encryption.keyring_file, database, blobs),
             parallel=config.uploader.parallel,
             copies=BodyCopies(database),
             fenced=lambda: bool(child.node_row.get("fenced")),

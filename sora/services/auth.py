@@ -138,6 +138,10 @@ class Auth:
         _count(protocol, "ok").inc()
         return identity
 
+    def end(self, account_id: AccountId) -> None:
+        """Remember no login of an account any more."""
+        self._remembered.end(account_id)
+
     async def close(self) -> None:
         """Let running computations finish and end the threads."""
         if self._upgrades:

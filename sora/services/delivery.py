@@ -33,11 +33,13 @@ from msgspec.structs import replace
 from sora import log, metrics
 from sora._native.mimescan import scan
 from sora.crashpoints import crash_point
-from sora.errors import Busy, DatabaseDown, NotFound, Refused, SoraError, StagingFull, Unavailable
+from sora.errors import Busy, DatabaseDown, KeyUnavailable, NotFound, Refused, SoraError, StagingFull, Unavailable
 from sora.mime import digest as mime_digest
 from sora.mime.text import fold
 from sora.services.recipients import Recipient  # noqa: TC001 — msgspec reads the annotations at run time
+from sora.store.account_keys import NoKeys
 from sora.store.messages import NewMessage
+from sora.store.sealing import Sealer, Unsealed
 from sora.types import AccountId, MailboxId, Uid, UidValidity
 from sora.wire import lmtp
 
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from sora.services.changes import Changes
+    from sora.store.account_keys import Sealers
     from sora.store.copies import Pieces
     from sora.store.diskfile import Octets
     from sora.store.messages import Delivered, Messages
@@ -68,6 +71,8 @@ LARGE_BATCH_BYTES: Final = 1024 * 1024
 """A batch that nobody should wait for: its disk writes take longer than a call."""
 MAX_BATCH_BYTES: Final = 32 * 1024 * 1024
 """Octets staged together; a larger message goes alone."""
+KEYS_AT_ONCE: Final = 4
+"""Keys of accounts that one message asks the database for at a time."""
 MAX_HOPS: Final = 50
 """Received lines before a message counts as looping (RFC 5321 §6.3 asks for a large number)."""
 INLINE_BYTES: Final = 256 * 1024
@@ -136,20 +141,19 @@ class Doorbell(Protocol):
 
 
 class _Letter(Struct):
-    """A message on its way: its row, and its bytes in two parts, so that accounts share the larger one."""
+    """A message on its way: its row, and its bytes, the larger part of which accounts share."""
 
     row: NewMessage
-    stamp: bytes
-    data: Octets
+    body: Unsealed
 
     @property
     def size(self) -> int:
-        return len(self.stamp) + len(self.data)
+        return self.row.size
 
     @property
     def pieces(self) -> Pieces:
         """The octets that are stored: in staging, and in the database where a copy is kept."""
-        return self.stamp, self.data
+        return self.body.seal()
 
 
 class _Unit:
@@ -278,6 +282,7 @@ class Delivery:
     Args:
         messages: On the delivery connections, so that queries of sessions and deliveries do not wait for each other.
         instance_id: Names the staging directory in `pending_uploads`.
+        sealers: How the bodies of an account are stored; by default encryption is off.
         host: Our name in Received.
         lanes: Batches at a time; one for each delivery connection.
         body_limit: Characters of body text kept for search; 0: none.
@@ -295,6 +300,7 @@ class Delivery:
         *,
         instance_id: str,
         host: str,
+        sealers: Sealers | None = None,
         lanes: int = 2,
         body_limit: int = 65536,
         copies: bool = False,
@@ -306,6 +312,7 @@ class Delivery:
         self._changes = changes
         self._doorbell = doorbell
         self._instance_id = instance_id
+        self._sealers = sealers or NoKeys()
         self.host = host
         self._body_limit = body_limit
         self._copies = copies
@@ -339,17 +346,48 @@ class Delivery:
         for recipient in envelope.recipients:
             if recipient.address.casefold() not in been:
                 accounts.setdefault(recipient.account_id, []).append(recipient)
-        letters = await _off_loop(len(data) * len(accounts), self._lmtp_letters, data, envelope, accounts)
+        failed, sealers = await self._sealers_of(accounts)
+        letters = await _off_loop(len(data) * len(sealers), self._lmtp_letters, data, envelope, accounts, sealers)
         units = {box: _Unit("lmtp", [letter]) for box, letter in letters.items()}
         for unit in units.values():
             self._lanes.submit(unit)
         outcomes = {box: _error(await unit.done) for box, unit in units.items()}
         metrics.delivery_seconds.observe(time.perf_counter() - started)
         looped = MailLoop("The message was delivered here before")
-        return [outcomes.get(_box(recipient), looped) for recipient in envelope.recipients]
+        return [
+            outcomes.get(_box(recipient), failed.get(recipient.account_id, looped)) for recipient in envelope.recipients
+        ]
+
+    async def _sealers_of(
+        self, accounts: Iterable[AccountId]
+    ) -> tuple[dict[AccountId, SoraError], dict[AccountId, Sealer]]:
+        """Why accounts can store nothing now, and the sealers of the others."""
+        failed: dict[AccountId, SoraError] = {}
+        sealers: dict[AccountId, Sealer] = {}
+
+        async def find(account_id: AccountId) -> None:
+            try:
+                sealers[account_id] = await self._sealers.get(account_id)
+            except (Unavailable, NotFound) as error:
+                failed[account_id] = error
+
+        missing = []
+        for account_id in accounts:
+            sealer = self._sealers.peek(account_id)
+            if sealer is None:
+                missing.append(account_id)
+            else:
+                sealers[account_id] = sealer
+        for start in range(0, len(missing), KEYS_AT_ONCE):
+            await asyncio.gather(*map(find, missing[start : start + KEYS_AT_ONCE]))
+        return failed, sealers
 
     def _lmtp_letters(
-        self, data: Octets, envelope: MailEnvelope, accounts: dict[AccountId, list[Recipient]]
+        self,
+        data: Octets,
+        envelope: MailEnvelope,
+        accounts: dict[AccountId, list[Recipient]],
+        sealers: dict[AccountId, Sealer],
     ) -> dict[_Box, _Letter]:
         """One letter for each mailbox. Pure computation: large messages run it in a thread."""
         now = self._clock()
@@ -367,12 +405,13 @@ class Delivery:
         digest = mime_digest.digest(data, self._body_limit)
         received = hashlib.blake2b(data, digest_size=32)
         letters: dict[_Box, _Letter] = {}
-        for account_id, members in accounts.items():
+        for account_id, sealer in sealers.items():
+            members = accounts[account_id]
             stamp = lmtp.write_trace(trace, members[0].address, [recipient.text for recipient in members])
             row = NewMessage(
                 account_id=account_id,
                 mailbox_id=None,
-                content_hash=_hash(stamp, data),
+                content_hash=sealer.hash((stamp, data)),
                 size=len(stamp) + len(data),
                 internal_date=now,
                 digest=digest,
@@ -380,8 +419,9 @@ class Delivery:
                 trace_text=_searchable(stamp),
                 key=_dedupe_key(received, envelope.sender, account_id),
             )
+            body = Unsealed(sealer, row.content_hash, (stamp, data), keep=self._copies)
             for recipient in members:
-                letters[_box(recipient)] = _Letter(replace(row, mailbox_id=recipient.mailbox_id), stamp, data)
+                letters[_box(recipient)] = _Letter(replace(row, mailbox_id=recipient.mailbox_id), body)
         return letters
 
     # ------------------------------------------------------------------------------------------------ APPEND
@@ -394,8 +434,9 @@ class Delivery:
             OverQuota: They do not fit.
             Unavailable: Try again; if the connection to PostgreSQL broke, they may be there.
         """
+        sealer = self._sealers.peek(account_id) or await self._sealers.get(account_id)
         letters = await _off_loop(
-            sum(len(item.data) for item in items), self._append_letters, account_id, mailbox_id, items
+            sum(len(item.data) for item in items), self._append_letters, account_id, mailbox_id, items, sealer
         )
         unit = _Unit("append", letters)
         self._lanes.submit(unit)
@@ -405,26 +446,24 @@ class Delivery:
         return AppendResult(result[0].uidvalidity, tuple(row.uid for row in result))
 
     def _append_letters(
-        self, account_id: AccountId, mailbox_id: MailboxId, items: Sequence[AppendItem]
+        self, account_id: AccountId, mailbox_id: MailboxId, items: Sequence[AppendItem], sealer: Sealer
     ) -> list[_Letter]:
         now = self._clock()
-        return [
-            _Letter(
-                NewMessage(
-                    account_id=account_id,
-                    mailbox_id=mailbox_id,
-                    content_hash=_hash(b"", item.data),
-                    size=len(item.data),
-                    internal_date=item.internal_date or now,
-                    flags=item.flags,
-                    digest=mime_digest.digest(item.data, self._body_limit),
-                    append_id=uuid.uuid4(),
-                ),
-                b"",
-                item.data,
+        letters = []
+        for item in items:
+            digest = sealer.hash((item.data,))
+            row = NewMessage(
+                account_id=account_id,
+                mailbox_id=mailbox_id,
+                content_hash=digest,
+                size=len(item.data),
+                internal_date=item.internal_date or now,
+                flags=item.flags,
+                digest=mime_digest.digest(item.data, self._body_limit),
+                append_id=uuid.uuid4(),
             )
-            for item in items
-        ]
+            letters.append(_Letter(row, Unsealed(sealer, digest, (item.data,), keep=self._copies)))
+        return letters
 
     # ------------------------------------------------------------------------------------------------ batches
 
@@ -453,7 +492,7 @@ class Delivery:
 
     async def _stage(self, batch: list[_Unit]) -> None:
         letters = {(a.row.account_id, a.row.content_hash): a for unit in batch for a in unit.letters}
-        await self._staging.stage_many([(*key, letter.pieces) for key, letter in letters.items()])
+        await self._staging.stage_many([(*key, letter.body) for key, letter in letters.items()])
 
     async def _save(self, units: list[_Unit], *, again: bool = True) -> None:
         """Commit staged units with one call.
@@ -471,7 +510,7 @@ class Delivery:
                 self._refuse(units, error)
                 return
             await self._after_lost_answer(units, error, again)
-        except (Refused, Busy, asyncpg.PostgresError, asyncpg.DataError) as error:
+        except (Refused, Busy, KeyUnavailable, asyncpg.PostgresError, asyncpg.DataError) as error:
             await self._after_refusal(units, error, again)
         else:
             metrics.delivery_batch.observe(len(rows))
@@ -587,13 +626,6 @@ async def _off_loop(size: int, function: Callable[_P, _T], *args: _P.args, **kwa
     if size <= INLINE_BYTES:
         return function(*args, **kwargs)
     return await asyncio.to_thread(function, *args, **kwargs)
-
-
-def _hash(stamp: bytes, data: Octets) -> bytes:
-    """BLAKE2b-256 over the exact stored bytes."""
-    state = hashlib.blake2b(stamp, digest_size=32)
-    state.update(data)
-    return state.digest()
 
 
 def _dedupe_key(received: hashlib.blake2b, sender: str, account_id: AccountId) -> bytes:

@@ -46,6 +46,7 @@ class Intake:
         self._pieces: list[bytes] = []
         self._held = 0
         self._spool: Spool | None = None
+        self._mapped = False
 
     def add(self, octets: bytes) -> None:
         """Take a piece, and see to `settle` soon."""
@@ -73,7 +74,7 @@ class Intake:
         if self.error is not None:
             raise self.error
         if self._spool is not None:
-            return self._spool.map()
+            return await self._map(self._spool)
         return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
 
     def fail(self, error: SoraError) -> None:
@@ -87,6 +88,20 @@ class Intake:
         if self._spool is not None:
             self._spool.close()
             self._spool = None
+        if self._mapped:
+            self._mapped = False
+            self._staging.mapped.release()
+
+    async def _map(self, spool: Spool) -> Octets:
+        """The message out of its file, when few others are; `close` makes room for the next."""
+        try:
+            if not spool.in_memory:
+                return spool.map()
+            await self._staging.mapped.acquire()
+            self._mapped = True
+            return await asyncio.to_thread(spool.map)
+        except OSError as error:
+            raise Unavailable(detail=f"spool: {error}") from error
 
     async def _spill(self) -> None:
         pieces, self._pieces, self._held = self._pieces, [], 0

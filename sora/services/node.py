@@ -25,11 +25,14 @@ from sora.services.limits import Limits, LocalCounts
 from sora.services.peers import Peers
 from sora.services.recipients import Recipients
 from sora.services.warmup import Warmup
+from sora.store.account_keys import CHANNEL as KEY_CHANNEL
+from sora.store.account_keys import open_sealers
 from sora.store.blocks import CHANNEL, AuthBlocks
 from sora.store.bodies import Bodies, open_blob_store, open_cache, open_staging
 from sora.store.copies import BodyCopies
 from sora.store.db import Database
 from sora.store.store import Store
+from sora.types import AccountId
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from sora.services.delivery import Doorbell
     from sora.services.limits import Counts
     from sora.services.remembered import Remembered
+    from sora.store.account_keys import Sealers
     from sora.store.blobs import BlobStore
     from sora.store.bodies import Source
     from sora.store.cache import Cache
@@ -118,7 +122,8 @@ class Node:
             deliveries = await _open_pool(stack, dsn, "sora delivery", config.database.delivery_connections)
             store = Store(queries)
             instance_id = own_instance_id(config)
-            bodies = _bodies(config, stack, cache, staging, blobs, queries, instance_id)
+            sealers = open_sealers(config.encryption.keyring_file, queries)
+            bodies = _bodies(config, stack, cache, staging, blobs, sealers, queries, instance_id)
             stack.push_async_callback(bodies.close)
             warmup = _warmup(config, queries, bodies)
             stack.push_async_callback(warmup.close)
@@ -128,19 +133,21 @@ class Node:
             changes = Changes(dsn)
             changes.hear(CHANNEL, blocks.wake)
             stack.push_async_callback(changes.close)
-            changes.start()
-            blocks.start()
-            delivery = _delivery(config, Store(deliveries), staging, changes, doorbell, instance_id, fenced)
+            delivery = _delivery(config, Store(deliveries), staging, sealers, changes, doorbell, instance_id, fenced)
             stack.push_async_callback(delivery.close)
             limits = _limits(config, counts)
             guesses = Guesses(counts.failures, limits=limits, table=config.limits)
             guesses.on_block = blocks.begin
             auth = _auth(config, store, remembered, guesses)
             stack.push_async_callback(auth.close)
+            connections = Connections()
+            changes.hear(KEY_CHANNEL, lambda payload: _forget_account(payload, sealers, bodies, connections, auth))
+            changes.start()
+            blocks.start()
             return cls(
                 config=config,
                 instance_id=instance_id,
-                connections=Connections(),
+                connections=connections,
                 store=store,
                 blobs=blobs,
                 staging=staging,
@@ -172,6 +179,15 @@ class Node:
     async def close(self) -> None:
         """Finish what is in hand, and let go of everything in the reverse order."""
         await self._closing.aclose()
+
+
+def _forget_account(payload: str, sealers: Sealers, bodies: Bodies, connections: Connections, auth: Auth) -> None:
+    """The key of an account was destroyed: nothing of it is kept here, and its sessions end."""
+    account_id = AccountId(int(payload, 16))
+    sealers.forget(account_id)
+    bodies.forget_account(account_id)
+    auth.end(account_id)
+    connections.stop_account(account_id)
 
 
 async def open_database(config: Config, dsn: str, name: str) -> Database:
@@ -234,6 +250,7 @@ def _delivery(
     config: Config,
     deliveries: Store,
     staging: Staging,
+    sealers: Sealers,
     changes: Changes,
     doorbell: Doorbell,
     instance_id: str,
@@ -247,6 +264,7 @@ def _delivery(
         doorbell,
         instance_id=instance_id,
         host=socket.gethostname(),
+        sealers=sealers,
         lanes=config.database.delivery_connections,
         body_limit=config.search.body_limit if config.search.index_bodies else 0,
         copies=config.uploader.durability == "database",
@@ -271,6 +289,7 @@ def _bodies(
     cache: Cache | None,
     staging: Staging,
     blobs: BlobStore,
+    sealers: Sealers,
     database: Database,
     instance_id: str,
 ) -> Bodies:
@@ -282,7 +301,7 @@ def _bodies(
         peers = Peers(database, instance_id)
         stack.callback(peers.close)
         before.append(peers)
-    return Bodies(cache, staging, blobs, before=before, after=after)
+    return Bodies(cache, staging, blobs, sealers, before=before, after=after)
 
 
 def own_peer_address(config: Config) -> str:

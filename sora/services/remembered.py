@@ -123,6 +123,10 @@ class Remembered:
             if self._memory[start + 16 : start + 32] == key:
                 self._memory[start : start + 32] = bytes(32)
 
+    def end(self, account_id: AccountId) -> None:
+        """Forget every login of an account: whoever comes next is verified anew."""
+        self.drop(self._account_key(account_id))
+
     def version(self, account_id: AccountId) -> int | None:
         """Version of an account's credentials that the last login was verified with."""
         value = self._get(self._account_key(account_id))

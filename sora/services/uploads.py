@@ -34,17 +34,22 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from sora import log, metrics
 from sora.crashpoints import crash_point
-from sora.errors import BlobDown, Busy, DatabaseDown, NotFound, SoraError, Unavailable
-from sora.store.blobs import BlobRef, local_name
+from sora.errors import BlobDown, Busy, DatabaseDown, KeyUnavailable, NotFound, SoraError, Unavailable
+from sora.services.key_objects import NoKeyObjects
+from sora.store.account_keys import NoKeys
+from sora.store.blobs import local_name
 from sora.store.bodies import INLINE_BYTES
 from sora.store.diskfile import WouldBlock
+from sora.store.sealing import is_sealed, most_stored
 from sora.store.staging import SETTLE_S
 from sora.store.uploads import Backlog, PendingUpload
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
 
-    from sora.store.blobs import BlobStore
+    from sora.services.key_objects import KeyStore
+    from sora.store.account_keys import Sealers
+    from sora.store.blobs import BlobRef, BlobStore
     from sora.store.bodies import Source
     from sora.store.cache import Cache
     from sora.store.staging import StagedFile, Staging
@@ -64,6 +69,8 @@ REPORT_S: Final = 5.0
 REPORT_SHARE: Final = 20
 """Counting a large backlog takes at most one part in so many of the time."""
 SWEEP_S: Final = 600.0
+KEYS_S: Final = 10.0
+"""How often keys are looked for that were wrapped anew."""
 SWEEP_BATCH: Final = 500
 ORPHAN_S: Final = 86400.0
 
@@ -142,6 +149,8 @@ class Uploads:
 
     Args:
         cache: Gets what was sent, because new mail is read soon; None: no cache on this node.
+        sealers: Tell whether a sealed body is what its name says; by default encryption is off.
+        keys: Puts the wrapped key of an account into the object store before its first body.
         parallel: Uploads at a time.
         copies: Bodies in the database, for rows whose staged file is missing; None: there are none.
         fenced: True while another process uses the name of this node: nothing is claimed, and no file is judged,
@@ -156,6 +165,8 @@ class Uploads:
         cache: Cache | None,
         doorbell: Doorbell,
         *,
+        sealers: Sealers | None = None,
+        keys: KeyStore | None = None,
         parallel: int = 6,
         poll_s: float = POLL_S,
         copies: Source | None = None,
@@ -166,6 +177,8 @@ class Uploads:
         self._blobs = blobs
         self._cache = cache
         self._doorbell = doorbell
+        self._sealers = sealers or NoKeys()
+        self._keys = keys or NoKeyObjects()
         self._parallel = parallel
         self._poll_s = poll_s
         self._copies = copies
@@ -181,7 +194,8 @@ class Uploads:
     async def run(self, stop: asyncio.Event) -> None:
         """Upload until `stop` is set; then finish what is under way and give back the rest."""
         stopping = asyncio.create_task(stop.wait())
-        others = [asyncio.create_task(self._report_for_ever()), asyncio.create_task(self._sweep_for_ever())]
+        loops = (self._report_for_ever, self._sweep_for_ever, self._store_keys_for_ever)
+        others = [asyncio.create_task(loop()) for loop in loops]
         try:
             await self._recover(stopping)
             await self._upload_until(stopping)
@@ -317,6 +331,10 @@ class Uploads:
         """A step of one row; False if it failed, which is noted."""
         try:
             await work
+        except KeyUnavailable as error:
+            metrics.uploads.labels("no_key").inc()
+            _log.error("upload waits for the key of its account", extra={**_fields(row), "error": str(error)})
+            await self._fail(row, error, FAULT_BASE_S, FAULT_MAX_S)
         except BlobDown as error:
             metrics.uploads.labels("store_down").inc()
             self._breaker.failed()
@@ -375,29 +393,31 @@ class Uploads:
 
     async def _send(self, ref: BlobRef) -> None:
         """Put the object there, or make sure that it is."""
-        data = await self._staged(ref)
-        if data is None:
-            data = await self._copied(ref)
-        if data is None:
+        staged = await self._staged(ref)
+        if staged is None:
+            staged = await self._copied(ref)
+        if staged is None:
             stored = await self._is_stored(ref)
             self._breaker.succeeded()
             if not stored:
                 raise BodyLost(detail=ref.key)
             return
-        await self._blobs.put(ref.key, data)
+        if is_sealed(staged):
+            await self._keys.ensure(ref.account_id)
+        await self._blobs.put(ref.key, staged)
         self._breaker.succeeded()
 
     async def _staged(self, ref: BlobRef) -> bytes | None:
-        """The staged body; None if it is not there, or not what its name says (then it is moved aside)."""
+        """The staged body as it is; None if it is not there, or not what its name says (then it is moved aside)."""
         try:
-            data = await self._read_staged(ref)
+            staged = await self._read_staged(ref)
         except OSError as error:
             if self._copies is None:
                 raise
             _log.error("staged body cannot be read", extra={"account_id": ref.account_id, "error": str(error)})
             return None
-        if data is None or await self._matches(ref, data):
-            return data
+        if staged is None or await self._verify(ref, staged):
+            return staged
         metrics.bodies_corrupt.labels("staging").inc()
         _log.error("staged body does not match its hash", extra={"account_id": ref.account_id, "file": ref.name})
         await self._staging.quarantine(ref.account_id, ref.content_hash)
@@ -410,13 +430,13 @@ class Uploads:
             return await self._staging.read(ref.account_id, ref.content_hash)
 
     async def _copied(self, ref: BlobRef) -> bytes | None:
-        """The copy in the database; None if there is none, or not the right one."""
-        data = await self._copies.read(ref) if self._copies else None
-        if data is None:
+        """The copy in the database as it is; None if there is none, or not the right one."""
+        copy = await self._copies.read(ref) if self._copies else None
+        if copy is None:
             return None
-        if await self._matches(ref, data):
+        if await self._verify(ref, copy):
             metrics.uploads_from_copy.inc()
-            return data
+            return copy
         metrics.bodies_corrupt.labels("database").inc()
         _log.error("copy of a body does not match its hash", extra={"account_id": ref.account_id, "file": ref.name})
         return None
@@ -424,16 +444,19 @@ class Uploads:
     async def _is_stored(self, ref: BlobRef) -> bool:
         """True if the object is there and is the right one."""
         try:
-            if (await self._blobs.stat(ref.key)).size != ref.size:
+            if (await self._blobs.stat(ref.key)).size > most_stored(ref.size):
                 return False
-            data = await self._blobs.get(ref.key)
+            stored = await self._blobs.get(ref.key)
         except NotFound:
             return False
-        return await self._matches(ref, data)
+        return await self._verify(ref, stored)
 
-    async def _matches(self, ref: BlobRef, data: bytes) -> bool:
-        """Hashed here if that takes less time than to ask a thread."""
-        return ref.matches(data) if len(data) <= INLINE_BYTES else await asyncio.to_thread(ref.matches, data)
+    async def _verify(self, ref: BlobRef, stored: bytes) -> bool:
+        """Here if that takes less time than to ask a thread."""
+        sealer = await self._sealers.reader(ref, stored)
+        if len(stored) <= INLINE_BYTES:
+            return sealer.verify(ref, stored)
+        return await asyncio.to_thread(sealer.verify, ref, stored)
 
     async def _retire(self, rows: Sequence[PendingUpload]) -> None:
         crash_point("uploader.marked")
@@ -454,9 +477,9 @@ class Uploads:
         elif fact.uploaded:
             await self._staging.unlink_idle(file.account_id, file.content_hash, SETTLE_S)
         else:
-            # Another node may have adopted it while this one was taken for dead: then both send the same octets.
+            # Another node may have adopted it while this one was taken for dead: then both send it.
             _log.warning("staged body was not queued for upload", extra={"account_id": file.account_id})
-            await self._pending.add(BlobRef(file.account_id, fact.content_id, file.content_hash, file.size))
+            await self._pending.add(file.account_id, fact.content_id)
 
     def _tasks(self) -> list[asyncio.Task[None]]:
         """What is under way."""
@@ -482,6 +505,19 @@ class Uploads:
                 _log.warning("staging directory not compared with the database", extra={"error": str(error)})
             except Exception:
                 _log.exception("staging directory not compared with the database")
+
+    async def _store_keys_for_ever(self) -> None:
+        """Keys that were wrapped anew; those of new accounts go with their first body."""
+        while True:
+            try:
+                stored = await self._keys.store_pending()
+            except Unavailable as error:
+                _log.warning("keys not stored", extra={"error": str(error)})
+                stored = 0
+            except Exception:
+                _log.exception("keys not stored")
+                stored = 0
+            await asyncio.sleep(0 if stored else KEYS_S * random.uniform(0.75, 1.25))
 
     async def _drain(self) -> None:
         """Let what is under way finish, for a while; give back what was not begun."""

@@ -47,9 +47,14 @@ def content_hash(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=HASH_BYTES).digest()
 
 
+def local_prefix(account_id: AccountId) -> str:
+    """What the file names of an account's bodies begin with."""
+    return f"{account_id:016x}-"
+
+
 def local_name(account_id: AccountId, digest: bytes) -> str:
     """File name of a body in staging and cache: there the content is the identity, not the row."""
-    return f"{account_id:016x}-{digest.hex()}.eml"
+    return f"{local_prefix(account_id)}{digest.hex()}.eml"
 
 
 def parse_local_name(name: str) -> tuple[AccountId, bytes] | None:

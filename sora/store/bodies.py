@@ -8,6 +8,9 @@ Whatever leaves any of them is compared with the hash of its row; what does not 
 next source is asked. A client never sees invented or truncated content: if no source has the right bytes the answer is
 `BlobDown`, "try again".
 
+With encryption on, what is in files and in the object store is sealed, and stays so there; a body is opened for memory
+only. Opening is comparing (`store/sealing.py`).
+
 Several readers of one body that is not at hand are one search.
 """
 
@@ -15,21 +18,24 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, ParamSpec, Protocol, TypeVar
 
 from sora import log, metrics
-from sora.errors import BlobDown, NotFound, Unavailable
-from sora.store.blobs import BlobStore, DirectoryStore
+from sora.errors import BlobDown, KeyUnavailable, NotFound, Unavailable
+from sora.store.account_keys import NoKeys
+from sora.store.blobs import BlobStore, DirectoryStore, local_prefix
 from sora.store.cache import Cache
 from sora.store.diskfile import WouldBlock
 from sora.store.s3 import S3Store
 from sora.store.staging import Staging
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from sora.config import Config, ObjectStoreTable
+    from sora.store.account_keys import Sealers
     from sora.store.blobs import BlobRef
+    from sora.types import AccountId
 
 INLINE_BYTES: Final = 64 * 1024
 """Up to here a file in the page cache is read and hashed in the event loop. That is 4 to 90 µs, nearly all of it the
@@ -40,6 +46,8 @@ RECENT_SHARE: Final = 4
 """No body takes more than one part in so many of that."""
 
 _log = log.get(__name__)
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
 class Bodies:
@@ -47,6 +55,7 @@ class Bodies:
 
     Args:
         cache: None: no cache on this node.
+        sealers: Open what is sealed; by default encryption is off.
         recent_bytes: See `RECENT_BYTES`; 0 turns it off.
         before: Sources that are asked before the object store.
         after: Sources that are asked if the object store has no answer.
@@ -57,12 +66,14 @@ class Bodies:
         cache: Cache | None,
         staging: Staging,
         blobs: BlobStore,
+        sealers: Sealers | None = None,
         *,
         recent_bytes: int = RECENT_BYTES,
         before: Sequence[Source] = (),
         after: Sequence[Source] = (),
     ) -> None:
         self.cache = cache
+        self._sealers = sealers or NoKeys()
         self._recent = _Recent(recent_bytes)
         self._disks: tuple[_Disk, ...] = (*((_Cached(cache),) if cache else ()), _Staged(staging))
         self._staging = staging
@@ -108,14 +119,19 @@ class Bodies:
             or await self._staging.exists(ref.account_id, ref.content_hash)
         ):
             return False
-        data = await self._stored.read(ref)
-        if not await self._matches(ref, data):
+        stored = await self._stored.read(ref)
+        sealer = await self._sealers.reader(ref, stored)
+        if not await _here_or_aside(ref.size, sealer.verify, ref, stored):
             raise BlobDown(detail=f"not the right bytes: {ref.key}")
-        return await self.cache.put(ref, data)
+        return await self.cache.put(ref, stored)
 
     def forget(self, ref: BlobRef) -> None:
         """Drop a body from memory."""
         self._recent.drop(ref.name)
+
+    def forget_account(self, account_id: AccountId) -> None:
+        """Drop the bodies of an account from memory."""
+        self._recent.drop_all(local_prefix(account_id))
 
     async def close(self) -> None:
         """Give up what is being searched for."""
@@ -128,25 +144,36 @@ class Bodies:
         """A body that is on a local disk and in memory all the same; None if there is more to do."""
         for source in self._disks:
             try:
-                data = source.read_now(ref)
+                stored = source.read_now(ref)
             except WouldBlock:
                 return None
-            if data is not None:
-                return self._accept(source, ref, data) if ref.matches(data) else None
+            if stored is not None:
+                return self._open_now(source, ref, stored)
         return None
+
+    def _open_now(self, source: Source, ref: BlobRef, stored: bytes) -> bytes | None:
+        sealer = self._sealers.peek_reader(ref, stored)
+        if sealer is None:
+            return None
+        try:
+            data = sealer.open(ref, stored)
+        except KeyUnavailable:  # said where it is searched for
+            return None
+        return None if data is None else self._accept(source, ref, stored, data)
 
     async def _search(self, ref: BlobRef) -> bytes:
         down: Unavailable | None = None
         for source in self._sources:
             try:
-                data = await source.read(ref)
+                stored = await source.read(ref)
             except Unavailable as error:
                 down = error
                 continue
-            if data is None:
+            if stored is None:
                 continue
-            if await self._matches(ref, data):
-                return self._accept(source, ref, data)
+            data = await self._open(ref, stored)
+            if data is not None:
+                return self._accept(source, ref, stored, data)
             metrics.bodies_corrupt.labels(source.name).inc()
             _log.error("body does not match its hash", extra=_fields(ref, source))
             await source.quarantine(ref)
@@ -154,21 +181,20 @@ class Bodies:
             raise down
         raise BlobDown(detail=f"no source has {ref.key}") from down
 
-    async def _matches(self, ref: BlobRef, data: bytes) -> bool:
-        if len(data) <= INLINE_BYTES:
-            return ref.matches(data)
-        return await asyncio.to_thread(ref.matches, data)
+    async def _open(self, ref: BlobRef, stored: bytes) -> bytes | None:
+        sealer = await self._sealers.reader(ref, stored)
+        return await _here_or_aside(ref.size, sealer.open, ref, stored)
 
-    def _accept(self, source: Source, ref: BlobRef, data: bytes) -> bytes:
+    def _accept(self, source: Source, ref: BlobRef, stored: bytes, data: bytes) -> bytes:
         metrics.bodies.labels(source.name).inc()
         self._recent.add(ref.name, data)
         if self.cache and source.remote:
-            self.cache.offer(ref, data)
+            self.cache.offer(ref, stored)
         return data
 
 
 class Source(Protocol):
-    """A place where a body may be.
+    """A place where a body may be, as it is stored.
 
     Attributes:
         name: In metrics and the log.
@@ -270,8 +296,19 @@ class _Recent:
             _, dropped = self._bodies.popitem(last=False)
             self._bytes -= len(dropped)
 
+    def drop_all(self, prefix: str) -> None:
+        for name in [name for name in self._bodies if name.startswith(prefix)]:
+            self.drop(name)
+
     def drop(self, name: str) -> None:
         self._bytes -= len(self._bodies.pop(name, b""))
+
+
+async def _here_or_aside(size: int, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """Here if that takes less time than to ask a thread."""
+    if size <= INLINE_BYTES:
+        return function(*args, **kwargs)
+    return await asyncio.to_thread(function, *args, **kwargs)
 
 
 def _fields(ref: BlobRef, source: Source) -> dict[str, object]:
@@ -300,4 +337,5 @@ def open_cache(config: Config) -> Cache | None:
 
 def open_staging(config: Config) -> Staging:
     """The staging directory that the configuration names."""
-    return Staging(config.uploader.staging_path, config.uploader.max_staging_size)
+    sealed = bool(config.encryption.keyring_file)
+    return Staging(config.uploader.staging_path, config.uploader.max_staging_size, sealed=sealed)

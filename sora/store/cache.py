@@ -2,8 +2,9 @@
 
 Shared by the processes of a node without a server between them:
 
-- one file per body, `objects/<2 hex>/<account>-<hash>.eml`, the plain bytes. Written under another name and renamed,
-  but never synced: after a power cut a file may be torn, and whoever reads it finds out by length and hash;
+- one file per body, `objects/<2 hex>/<account>-<hash>.eml`, the bytes as they are in the object store. Written under
+  another name and renamed, but never synced: after a power cut a file may be torn, and whoever reads it finds out by
+  its length and when it is opened;
 - one small file, `usage`, with the octets in use. It is changed only with its lock held, and always in the direction
   that errs towards "more": counted in before the rename, counted out after the unlink. A process that is killed in
   between leaves the number too high until the next eviction, which adds the files up anyway;
@@ -30,8 +31,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 from msgspec import Struct
 
 from sora import log, metrics
-from sora.store import diskfile
-from sora.store.blobs import content_hash, parse_local_name
+from sora.store import diskfile, sealing
+from sora.store.blobs import content_hash, local_prefix, parse_local_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -126,9 +127,11 @@ class Cache:
         """
         path = self._path(ref)
         try:
-            data = diskfile.read_cached(path, ref.size)
+            data = diskfile.read_cached(path, sealing.most_stored(ref.size))
         except FileNotFoundError:
             return None
+        if not sealing.is_whole(data, ref.size):
+            raise diskfile.WouldBlock
         self._touch(path)
         self._hit()
         return data
@@ -192,6 +195,10 @@ class Cache:
         """
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._verify, is_right)
 
+    async def remove_account(self, account_id: AccountId) -> int:
+        """Remove every body of an account, what was put aside included; how many there were."""
+        return await self._write(self._remove_account, account_id)
+
     async def purge(self) -> int:
         """Remove all; how many files there were."""
         return await self._write(self._purge)
@@ -205,7 +212,7 @@ class Cache:
         return await asyncio.get_running_loop().run_in_executor(self._writer, function, *args)
 
     def _wants(self, ref: BlobRef) -> bool:
-        return ref.size <= self._max_object_size and _charge(ref.size) <= self._capacity
+        return ref.size <= self._max_object_size and _charge(sealing.most_stored(ref.size)) <= self._capacity
 
     def _offered(self, _: object) -> None:
         self._waiting -= 1
@@ -224,7 +231,7 @@ class Cache:
         except OSError as error:
             _log.warning("cached body cannot be read", extra={"file": path.name, "error": str(error)})
             return None
-        if len(data) != size:
+        if not sealing.is_whole(data, size):
             self._drop_torn(path)
             return None
         self._touch(path)
@@ -247,7 +254,7 @@ class Cache:
         temporary = diskfile.temporary(self._temporary)
         try:
             os.close(diskfile.write_new(temporary, data))
-            return self._insert(temporary, self._path(ref), ref.size)
+            return self._insert(temporary, self._path(ref), len(data))
         except OSError as error:
             _log.warning("body not cached", extra={"file": ref.name, "error": str(error)})
             return False
@@ -261,7 +268,7 @@ class Cache:
         temporary = diskfile.temporary(self._temporary)
         try:
             os.link(path, temporary)
-            return self._insert(temporary, self._path(ref), ref.size)
+            return self._insert(temporary, self._path(ref), temporary.stat().st_size)
         except FileNotFoundError:  # sent in an earlier life, and gone since
             return False
         except OSError:  # another file system, no more links
@@ -343,6 +350,15 @@ class Cache:
             with self._usage() as usage:
                 usage.set(sum(file.charge for file in self._files()))
         return CacheVerified(files=files, bytes=octets, bad=bad)
+
+    def _remove_account(self, account_id: AccountId) -> int:
+        prefix = local_prefix(account_id)
+        removed = 0
+        for file in [file for file in self._files() if file.path.name.startswith(prefix)]:
+            with self._usage() as usage, contextlib.suppress(FileNotFoundError):
+                usage.remove(file.path)
+                removed += 1
+        return removed + diskfile.remove_quarantined(self._quarantine, prefix)
 
     def _purge(self) -> int:
         with self._usage() as usage:

@@ -118,21 +118,22 @@ def _read(fd: int, offset: int, length: int) -> bytes:
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-def read_cached(path: Path, size: int) -> bytes:
-    """A file of `size` octets out of the page cache, without waiting for the disk (preadv2 with RWF_NOWAIT).
+def read_cached(path: Path, most: int) -> bytes:
+    """A file of at most `most` octets out of the page cache, without waiting for the disk (preadv2 with RWF_NOWAIT).
 
     That takes 5 µs for 20 KB; a thread would take 30 to 100 µs to be asked. Only the look-up of the name may wait for
     the disk, the first time in a long while.
 
     Raises:
-        WouldBlock: Some of it is not in memory, the size is another one, or this system cannot tell.
+        WouldBlock: Some of it is not in memory, it is larger, or this system cannot tell.
         FileNotFoundError: No such file.
     """
     if _NOWAIT is None:
         raise WouldBlock
     fd = os.open(path, _READ)
     try:
-        if os.fstat(fd).st_size != size:
+        size = os.fstat(fd).st_size
+        if size > most:
             raise WouldBlock
         buffer = bytearray(size)
         if os.preadv(fd, [buffer], 0, _NOWAIT) != size:
@@ -142,6 +143,18 @@ def read_cached(path: Path, size: int) -> bytes:
         raise WouldBlock from error
     finally:
         os.close(fd)
+
+
+def remove_quarantined(directory: Path, prefix: str) -> int:
+    """Remove files that were put aside as `<time>-<name>` and whose name begins with `prefix`; how many there were."""
+    if not directory.is_dir():
+        return 0
+    found = [entry.path for entry in os.scandir(directory) if entry.name.partition("-")[2].startswith(prefix)]
+    for path in found:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+    sync_directory(directory)
+    return len(found)
 
 
 def sweep_temporaries(directory: Path, older_than_s: float) -> int:

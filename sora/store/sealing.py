@@ -115,8 +115,18 @@ def parse_header(stored: Octets) -> Header | None:
 
 def is_sealed(stored: Octets) -> bool:
     """True if `stored` looks like a sealed body that is whole; a plain mail may be made to look so."""
-    header = parse_header(stored)
-    return header is not None and header.total == len(stored)
+    return is_sealed_file(stored, len(stored))
+
+
+def is_sealed_file(head: Octets, length: int) -> bool:
+    """`is_sealed` of a file of so many octets that begins with `head`."""
+    header = parse_header(head)
+    return header is not None and header.total == length
+
+
+def most_stored(size: int) -> int:
+    """No body of `size` plain octets is longer than this when it is stored."""
+    return _stream_total(size) if size > ONE_SHOT else HEADER_BYTES + size + _ONE_SHOT_MORE
 
 
 def is_whole(stored: Octets, size: int) -> bool:
@@ -125,6 +135,32 @@ def is_whole(stored: Octets, size: int) -> bool:
         return True
     header = parse_header(stored)
     return header is not None and (header.size, header.total) == (size, len(stored))
+
+
+class Unsealed:
+    """A plain body that is sealed when it is stored, so that no more of them are held sealed than are stored at once.
+
+    Args:
+        keep: It is stored in several places, and is to be the same in all of them.
+    """
+
+    __slots__ = ("_digest", "_keep", "_pieces", "_sealed", "_sealer")
+
+    def __init__(self, sealer: Sealer, digest: bytes, pieces: tuple[Octets, ...], *, keep: bool = False) -> None:
+        self._sealer = sealer
+        self._digest = digest
+        self._pieces = pieces
+        self._keep = keep
+        self._sealed: tuple[Octets, ...] | None = None
+
+    def seal(self) -> tuple[Octets, ...]:
+        """What is stored."""
+        if self._sealed is not None:
+            return self._sealed
+        sealed = tuple(self._sealer.seal(self._digest, self._pieces))
+        if self._keep:
+            self._sealed = sealed
+        return sealed
 
 
 class Sealer(Protocol):

@@ -24,7 +24,13 @@ PIECE: Final = 256 * 1024
 
 
 class SpoolCipher(Protocol):
-    """How the pieces of a message stand in its file."""
+    """How the pieces of a message stand in its file.
+
+    Attributes:
+        in_memory: What `map` gives takes memory as long as it is used.
+    """
+
+    in_memory: bool
 
     def seal(self, data: Octets) -> Iterator[Octets]:
         """What is appended to the file for a piece."""
@@ -35,6 +41,8 @@ class SpoolCipher(Protocol):
 
 class PlainSpool:
     """No encryption: the file is the message."""
+
+    in_memory = False
 
     def seal(self, data: Octets) -> Iterator[Octets]:
         """See `SpoolCipher.seal`."""
@@ -47,6 +55,8 @@ class PlainSpool:
 
 class SealedSpool:
     """A secretstream under a key of its own, in records of a length and so many octets."""
+
+    in_memory = True
 
     def __init__(self) -> None:
         self._key = sodium.crypto_secretstream_xchacha20poly1305_keygen()

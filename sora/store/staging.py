@@ -19,7 +19,6 @@ import contextlib
 import errno
 import fcntl
 import itertools
-import mmap
 import os
 import re
 import secrets
@@ -35,14 +34,21 @@ from msgspec import Struct
 from sora import log, metrics
 from sora._native.durable import publish
 from sora.errors import StagingFull
-from sora.store import diskfile
-from sora.store.blobs import local_name
+from sora.store import diskfile, sealing
+from sora.store.blobs import local_name, local_prefix
+from sora.store.sealing import Unsealed
+from sora.store.spool_cipher import PlainSpool, SealedSpool
 from sora.types import AccountId
 
 if TYPE_CHECKING:
+    import mmap
     from collections.abc import Callable, Iterator, Sequence
+    from typing import TypeAlias
 
     from sora.store.diskfile import Octets
+    from sora.store.spool_cipher import SpoolCipher
+
+    Stageable: TypeAlias = bytes | Sequence[Octets] | Unsealed
 
 SETTLE_S: Final = 600.0
 """No delivery is longer than this between staging a body and committing its row."""
@@ -52,6 +58,8 @@ RESCAN_S: Final = 10.0
 RESCAN_SHARE: Final = 20
 """A look at a very full directory may take seconds: adding up takes at most one part in so many of the time."""
 TRIP_THREADS: Final = 2
+MAPPED: Final = 4
+"""Messages that have come by way of a spool and are being stored at a time: with encryption on each is in memory."""
 SHARED_MODE: Final = 0o400
 """A file that more than one delivery counts on."""
 
@@ -82,15 +90,21 @@ class Staging:
         max_size: Octets; `stage_many` refuses what would pass it. An estimate: processes see each other's files
             when they add up the directory.
         settle_s: See `SETTLE_S`.
+        sealed: Messages that are still arriving are encrypted too.
+
+    Attributes:
+        mapped: Held by whoever stores a message out of a spool that takes memory.
     """
 
-    def __init__(self, path: str | Path, max_size: int, *, settle_s: float = SETTLE_S) -> None:
+    def __init__(self, path: str | Path, max_size: int, *, settle_s: float = SETTLE_S, sealed: bool = False) -> None:
         self._root = Path(path)
         self._temporary = self._root / "tmp"
         self._new_names = f"{self._temporary}/{secrets.token_hex(12)}-"
         self._quarantine = self._root / "quarantine"
         self._max_size = max_size
         self._settle_s = settle_s
+        self._cipher: type[SpoolCipher] = SealedSpool if sealed else PlainSpool
+        self.mapped = asyncio.Semaphore(MAPPED)
         self._trips = ThreadPoolExecutor(TRIP_THREADS, thread_name_prefix="staging")
         self._counting = ThreadPoolExecutor(1, thread_name_prefix="staging-usage")
         self._usage = _Usage(self._add_up, self._counting.submit)
@@ -99,11 +113,12 @@ class Staging:
         diskfile.sweep_temporaries(self._temporary, STALE_S)
         self._usage.refresh()
 
-    async def stage_many(self, items: Sequence[tuple[AccountId, bytes, bytes | Sequence[Octets]]]) -> None:
+    async def stage_many(self, items: Sequence[tuple[AccountId, bytes, Stageable]]) -> None:
         """Write bodies; all of them are on disk under their names when this returns.
 
         Args:
-            items: Account, BLAKE2b-256 of the body, body; it may be in pieces, which are never joined in memory.
+            items: Account, content hash, body as it is stored; it may be in pieces, which are never joined in memory,
+                or be sealed while it is written.
 
         Raises:
             StagingFull: None of them may be counted on; nothing half-written stays.
@@ -116,25 +131,28 @@ class Staging:
         Raises:
             StagingFull: There is none.
         """
-        return Spool(self._temporary, self._take_spooled, self._usage.release_unnamed)
+        return Spool(self._temporary, self._take_spooled, self._usage.release_unnamed, self._cipher())
 
     def path(self, account_id: AccountId, content_hash: bytes) -> Path:
         """Where the body is, if it is there."""
         return self._root / local_name(account_id, content_hash)
 
     def read_now(self, account_id: AccountId, content_hash: bytes, size: int) -> bytes | None:
-        """The body if it can be had without waiting for the disk; None if it is not here.
+        """The body, as it is stored, if it can be had without waiting for the disk; None if it is not here.
+
+        Args:
+            size: Octets of the plain body.
 
         Raises:
             WouldBlock: It is here; use `read`.
         """
         try:
-            return diskfile.read_cached(self.path(account_id, content_hash), size)
+            return diskfile.read_cached(self.path(account_id, content_hash), sealing.most_stored(size))
         except FileNotFoundError:
             return None
 
     async def read(self, account_id: AccountId, content_hash: bytes) -> bytes | None:
-        """The body; None if it is not here.
+        """The body, as it is stored; None if it is not here.
 
         Raises:
             OSError: The disk failed.
@@ -170,6 +188,10 @@ class Staging:
         """Bodies that were moved aside and wait for a person."""
         return await asyncio.to_thread(lambda: len(os.listdir(self._quarantine)) if self._quarantine.is_dir() else 0)
 
+    async def remove_account(self, account_id: AccountId) -> int:
+        """Remove every body of an account, what was put aside included; how many there were."""
+        return await self._trip(self._remove_account, account_id)
+
     async def list_files(self) -> list[StagedFile]:
         """Every staged body, for the sweep; oldest first."""
         return sorted(await asyncio.to_thread(lambda: list(self._files())), key=lambda file: file.modified_at_s)
@@ -193,10 +215,8 @@ class Staging:
 
     # What follows runs in threads.
 
-    def _stage_many(self, items: Sequence[tuple[AccountId, bytes, bytes | Sequence[Octets]]]) -> None:
-        bodies = {
-            (account_id, digest): (data,) if isinstance(data, bytes) else data for account_id, digest, data in items
-        }
+    def _stage_many(self, items: Sequence[tuple[AccountId, bytes, Stageable]]) -> None:
+        bodies = {(account_id, digest): _pieces(data) for account_id, digest, data in items}
         size = sum(map(_size, bodies.values()))
         if not self._usage.reserve(size, self._max_size):
             raise self._full()
@@ -237,7 +257,7 @@ class Staging:
             found = path.stat()
         except FileNotFoundError:
             return False
-        if found.st_size != size:
+        if found.st_size != size and not _is_sealed(path):
             self._report_corrupt(path)
             self._move_aside(path)
             return False
@@ -284,6 +304,13 @@ class Staging:
         self._usage.release(sum(gone))
         return len(gone)
 
+    def _remove_account(self, account_id: AccountId) -> int:
+        prefix = local_prefix(account_id)
+        paths = [Path(entry.path) for entry in os.scandir(self._root) if entry.name.startswith(prefix)]
+        removed = sum(self._unlink([path], lambda _: True) for path in paths)
+        diskfile.sync_directory(self._root)
+        return removed + diskfile.remove_quarantined(self._quarantine, prefix)
+
     def _move_aside(self, path: Path) -> None:
         diskfile.make_directory(self._quarantine)
         with contextlib.suppress(FileNotFoundError):
@@ -329,14 +356,20 @@ class Spool:
     Args:
         take: Counts octets in; raises StagingFull if there is no room for them.
         release: Counts them out.
+        cipher: How the message stands in the file.
 
     Attributes:
         size: Octets written.
+        in_memory: What `map` gives takes memory as long as it is used.
     """
 
-    def __init__(self, directory: Path, take: Callable[[int], None], release: Callable[[int], None]) -> None:
+    def __init__(
+        self, directory: Path, take: Callable[[int], None], release: Callable[[int], None], cipher: SpoolCipher
+    ) -> None:
         with _no_room():
             self._fd = diskfile.open_unnamed(directory)
+        self._cipher = cipher
+        self.in_memory = cipher.in_memory
         self._take = take
         self._release = release
         self._taken = 0
@@ -351,12 +384,17 @@ class Spool:
         self._take(len(data))
         self._taken += len(data)
         with _no_room():
-            diskfile.write_all(self._fd, data)
+            for piece in self._cipher.seal(data):
+                diskfile.write_all(self._fd, piece)
         self.size += len(data)
 
     def map(self) -> mmap.mmap:
-        """What was written, which is not empty; it stays readable when the spool is closed."""
-        return mmap.mmap(self._fd, self.size, prot=mmap.PROT_READ)
+        """What was written, which is not empty; it stays readable when the spool is closed. May block.
+
+        Raises:
+            OSError: The disk failed.
+        """
+        return self._cipher.map(self._fd, self.size)
 
     def close(self) -> None:
         """Let go of the file; a second call does nothing."""
@@ -380,6 +418,17 @@ def _no_room() -> Iterator[None]:
 
 def _size(pieces: Sequence[Octets]) -> int:
     return sum(map(len, pieces))
+
+
+def _pieces(body: Stageable) -> Sequence[Octets]:
+    if isinstance(body, Unsealed):
+        return body.seal()
+    return (body,) if isinstance(body, bytes) else body
+
+
+def _is_sealed(path: Path) -> bool:
+    """True for a sealed body that is as long as it says; how long depends on the compressor too."""
+    return sealing.is_sealed_file(diskfile.read(path, 0, sealing.HEADER_BYTES), path.stat().st_size)
 
 
 def _idle_s(found: os.stat_result) -> float:

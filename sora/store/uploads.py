@@ -204,16 +204,16 @@ class PendingUploads:
         )
         return [StagedFact(**row) for row in rows]
 
-    async def add(self, ref: BlobRef) -> None:
+    async def add(self, account_id: AccountId, content_id: ContentId) -> None:
         """Queue a staged body that has no row, as after a restore of the database from a backup."""
         await self._db.execute(
             """
             INSERT INTO pending_uploads (account_id, content_hash, instance_id, content_id, size)
-            VALUES ($1, $2, $3, $4, $5) ON CONFLICT (account_id, content_hash, instance_id) DO NOTHING
+            SELECT account_id, content_hash, $3, content_id, size FROM message_contents
+            WHERE account_id = $1 AND content_id = $2
+            ON CONFLICT (account_id, content_hash, instance_id) DO NOTHING
             """,
-            ref.account_id,
-            ref.content_hash,
+            account_id,
+            content_id,
             self._instance_id,
-            ref.content_id,
-            ref.size,
         )

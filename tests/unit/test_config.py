@@ -136,12 +136,20 @@ def test_uploads_and_peers_are_checked(tables: dict[str, Any], message: str) -> 
     ("table", "key", "value"),
     [
         ("database", "replicas", ["postgresql://x"]),
-        ("encryption", "keyring_file", "keys"),
     ],
 )
 def test_what_this_release_cannot_do_is_refused_and_not_ignored(table: str, key: str, value: object) -> None:
     message = f"{table}.{key}: this release cannot do that; leave the key out"
     assert refusal(**{table: {**MINIMAL.get(table, {}), key: value}}) == message
+
+
+def test_text_of_bodies_is_not_indexed_where_they_are_encrypted_unless_that_is_asked_for() -> None:
+    sealed = {"encryption": {"keyring_file": "keys.toml"}}
+    assert parse().search.index_bodies is True
+    assert parse(**sealed).search.index_bodies is False
+    assert parse(**sealed, search={"index_bodies": True}).search.index_bodies is True
+    assert parse(search={"index_bodies": False}).search.index_bodies is False
+    assert config.dump(parse(**sealed))["search"]["index_bodies"] is False
 
 
 @pytest.mark.parametrize(

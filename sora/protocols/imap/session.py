@@ -161,6 +161,7 @@ class Session(Connection):
         """
         self._account_slot = self.node.limits.login(identity.account_id)
         self.identity = identity
+        self.owner = identity.account_id
         self.state = AUTHENTICATED
         log.bind(account_id=identity.account_id, login=identity.address)
 

@@ -132,6 +132,7 @@ class Session(Connection):
             raise
         self._account_slot = slot
         self.node.warmup.login(identity.account_id)
+        self.owner = identity.account_id
         log.bind(account_id=identity.account_id, login=identity.address)
 
     def end(self, reply: bytes = b"") -> None:

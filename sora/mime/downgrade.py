@@ -53,7 +53,9 @@ _FIELD: Final = re.compile(rb"[^\n]+(?:\n[ \t][^\n]*)*\n?")
 _FOLD: Final = re.compile(rb"\r?\n(?=[ \t])")
 _PHRASE: Final = re.compile(r"[A-Za-z0-9 !#$%&'*+/=?^_`{|}~-]+")
 _DOT_ATOM: Final = re.compile(rb"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+")
-_PARAMETER: Final = re.compile(rb"""([!#-&+.0-9A-Z^_`a-z{|}~-]+)=("(?:[^"\\]|\\.)*+"|[^\s";]++)""", re.DOTALL)
+# The name begins where no token is under way: else each octet of a long token would be tried as its beginning.
+_TOKEN: Final = rb"[!#-&+.0-9A-Z^_`a-z{|}~-]"
+_PARAMETER: Final = re.compile(rb"""(?<!%b)(%b++)=("(?:[^"\\]|\\.)*+"|[^\s";]++)""" % (_TOKEN, _TOKEN), re.DOTALL)
 _NOT_ASCII: Final = re.compile(rb"[^\0-\x7f]")
 
 

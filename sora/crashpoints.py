@@ -46,6 +46,7 @@ POINTS: Final[dict[str, str]] = {
     "uploader.key_put": "the wrapped key of an account is in the object store, its row does not say so",
     "adopt.fenced": "a silent node is declared dead, its uploads are still its own",
     "adopt.moved": "a batch of its uploads belongs to another node, the next one not yet",
+    "adopt.staged": "a body of a dead node is staged on the node that adopts it, the upload is still the dead one's",
     "cleanup.expunged": "messages past the retention are expunged, the place of the walk is not noted",
     "cleanup.account_step": "a step of removing a deleted account is committed",
     "cleanup.mailbox_step": "a batch of a deleted mailbox is removed",

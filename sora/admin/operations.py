@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from sora.admin import accounts, auth, keys, mailboxes, storage, system, upkeep
+from sora.admin import accounts, auth, keys, mailboxes, storage, system, upkeep, uploads
 from sora.admin.context import Operation
 from sora.errors import (
     AlreadyExists,
     ConfigError,
+    InUse,
     InvalidName,
     LimitExceeded,
     NoPermission,
@@ -98,7 +99,13 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation("keys.shred", "POST /v1/accounts/{address}/shred", keys.shred, errors=(NotFound, NoPermission)),
     Operation("auth.blocked", "GET /v1/auth/blocks", auth.blocked),
     Operation("auth.unblock", "DELETE /v1/auth/blocks/{who}", auth.unblock, errors=(NotFound, InvalidName)),
-    Operation("uploads.status", "GET /v1/uploads", system.uploads_status),
+    Operation("uploads.status", "GET /v1/uploads", uploads.status),
+    Operation("uploads.retry", "POST /v1/uploads/retry", uploads.retry),
+    Operation(
+        "uploads.verify", "POST /v1/uploads/verify", uploads.verify, failed=lambda found: int(bool(found.missing))
+    ),
+    Operation("uploads.adopt", "POST /v1/uploads/adopt", uploads.adopt, positional=("node",), errors=(InUse, Refused)),
+    Operation("uploads.quarantine", "GET /v1/uploads/quarantine", uploads.quarantine),
     Operation("cache.stats", "GET /v1/cache", storage.cache_stats, errors=(Refused,)),
     Operation("cache.purge", "DELETE /v1/cache", storage.cache_purge, errors=(Refused,)),
     Operation(

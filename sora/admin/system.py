@@ -11,8 +11,9 @@ from msgspec import Struct
 
 from sora import config as configuration
 from sora.admin.context import AdminContext  # noqa: TC001 — the table of operations reads the annotations
-from sora.errors import NotFound, SoraError
+from sora.errors import NotFound, Refused, SoraError
 from sora.store import migrate
+from sora.store.uploads import list_stranded
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -27,11 +28,12 @@ class Health(Struct, frozen=True):
     postgresql: str
     object_store: str
     staging: str
+    uploads: str
 
     @property
     def well(self) -> bool:
         """True if all are ok."""
-        return self.postgresql == self.object_store == self.staging == "ok"
+        return self.postgresql == self.object_store == self.staging == self.uploads == "ok"
 
 
 class Migration(Struct, frozen=True):
@@ -45,21 +47,6 @@ class Migrated(Struct, frozen=True):
     """What `migrate up` did."""
 
     applied: list[str]
-
-
-class Uploads(Struct, frozen=True):
-    """Bodies that are not in the object store yet.
-
-    Attributes:
-        oldest_s: age of the oldest, 0 if there is none.
-        failing: those that failed at least once.
-    """
-
-    pending: int
-    bytes: int
-    oldest_s: float
-    failing: int
-    last_error: str | None
 
 
 class Stats(Struct, frozen=True):
@@ -82,12 +69,13 @@ class Checked(Struct, frozen=True):
 
 async def health(ctx: AdminContext) -> Health:
     """Ask every dependency whether it works."""
-    postgresql, object_store, staging = await asyncio.gather(
+    postgresql, object_store, staging, uploads = await asyncio.gather(
         _verdict(ctx.store.db.ping()),
         _verdict(_probe(ctx)),
         _verdict(asyncio.to_thread(_write_probe, ctx.config.uploader.staging_path)),
+        _verdict(_nobody_is_stranded(ctx)),
     )
-    return Health(postgresql, object_store, staging)
+    return Health(postgresql, object_store, staging, uploads)
 
 
 async def migrate_up(ctx: AdminContext) -> Migrated:
@@ -98,22 +86,6 @@ async def migrate_up(ctx: AdminContext) -> Migrated:
 async def migrate_status(ctx: AdminContext) -> list[Migration]:
     """Show which files of the schema are applied."""
     return [Migration(step.name, step.applied) for step in await migrate.status(ctx.dsn)]
-
-
-async def uploads_status(ctx: AdminContext) -> Uploads:
-    """Show how many bodies wait for the object store."""
-    row = await ctx.store.db.fetchrow(
-        """
-        SELECT coalesce(sum(pending), 0)::bigint AS pending, coalesce(sum(bytes), 0)::bigint AS bytes,
-          coalesce(extract(epoch FROM clock() - min(oldest_at)), 0)::float8 AS oldest_s,
-          coalesce(sum(failing), 0)::bigint AS failing,
-          (SELECT last_error FROM pending_uploads WHERE last_error IS NOT NULL ORDER BY next_try DESC LIMIT 1)
-            AS last_error
-        FROM upload_status()
-        """
-    )
-    assert row is not None
-    return Uploads(**row)
 
 
 async def stats(ctx: AdminContext) -> Stats:
@@ -162,6 +134,17 @@ async def _probe(ctx: AdminContext) -> None:
         await ctx.blobs.stat(_PROBE)
     except NotFound:
         return
+
+
+async def _nobody_is_stranded(ctx: AdminContext) -> None:
+    """No body has its only copy on a node that is silent.
+
+    Raises:
+        Refused: Some have; it names the nodes.
+    """
+    if found := await list_stranded(ctx.store.db):
+        nodes = (f"{node.uploads} on {node.host or 'an unknown host'} ({node.instance_id})" for node in found)
+        raise Refused(f"bodies whose only copy is on a silent node: {', '.join(nodes)}")
 
 
 def _write_probe(path: str) -> None:

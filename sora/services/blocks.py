@@ -106,6 +106,10 @@ class SharedBlocks:
                 if not away:
                     _log.warning("blocks hold on this node alone", extra={"detail": str(error)})
                 away = True
+            except Exception:
+                # A bug with one block must not end what keeps the nodes together until they are started again.
+                _log.exception("blocks not shared")
+                away = True
             await self._pause(away)
 
     async def _pause(self, away: bool) -> None:

@@ -240,6 +240,29 @@ async def test_without_postgresql_a_node_blocks_for_itself_and_tells_later(
     assert [(block.site, block.login) for block in await rows.list_blocks()] == [(HERE, ANN)]
 
 
+async def test_a_bug_does_not_end_the_sharing(
+    store: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = AuthBlocks(store.db)
+    blocks = SharedBlocks(rows, Failures(), refresh_s=0.01)
+    begin = rows.begin
+
+    async def broken(_blocks: object) -> None:
+        monkeypatch.setattr(rows, "begin", begin)
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(rows, "begin", broken)
+    blocks.begin("account", HERE, "odd@example.com", 300.0)
+    blocks.start()
+    while not caplog.records:
+        await asyncio.sleep(0.005)
+    blocks.begin("account", HERE, ANN, 300.0)
+    while not await rows.list_blocks():
+        await asyncio.sleep(0.005)
+    await blocks.close()
+    assert [block.login for block in await rows.list_blocks()] == [ANN]
+
+
 def test_few_blocks_wait_for_postgresql() -> None:
     blocks = SharedBlocks(AuthBlocks(None), Failures())  # type: ignore[arg-type]
     for number in range(MAX_UNTOLD + 5):

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.cases import Case
-from sora._native.durable import publish
-from tests.support.models_durable import publish_model
+from sora._native.durable import publish, sync_directories
+from tests.support.models_durable import publish_model, sync_directories_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -45,3 +45,7 @@ def cases(messages: int) -> Iterator[Case]:
             partial(batch, count, publish),
             partial(batch, count, publish_model),
         )
+    paths = [bytes(root / f"d{n}") for n in range(8)]
+    for path in paths:
+        os.mkdir(path)
+    yield Case("durable.sync_directories", lambda: sync_directories(paths), lambda: sync_directories_model(paths))

@@ -92,26 +92,30 @@ cdef extern from *:
     }
 
     /* Helpers that cannot be had are not needed: this thread goes on until nothing is left. */
-    static void durable_sync_all(durable_file *files, int count) {
-        durable_work work = {files, count, 0};
+    static void durable_share(durable_work *work, void *(*function)(void *)) {
         pthread_t helpers[DURABLE_HELPERS];
         int helping = 0;
-        if (count > 1) {
+        if (work->count > 1) {
             pthread_attr_t attributes;
             sigset_t every, before;
-            for (int i = 0; i < count; i++) sync_file_range(files[i].fd, 0, 0, SYNC_FILE_RANGE_WRITE);
             sigfillset(&every);
             pthread_sigmask(SIG_BLOCK, &every, &before);
             if (pthread_attr_init(&attributes) == 0) {
                 pthread_attr_setstacksize(&attributes, DURABLE_STACK);
-                while (helping < count - 1 && helping < DURABLE_HELPERS
-                       && pthread_create(&helpers[helping], &attributes, durable_sync_some, &work) == 0) helping++;
+                while (helping < work->count - 1 && helping < DURABLE_HELPERS
+                       && pthread_create(&helpers[helping], &attributes, function, work) == 0) helping++;
                 pthread_attr_destroy(&attributes);
             }
             pthread_sigmask(SIG_SETMASK, &before, 0);
         }
-        durable_sync_some(&work);
+        function(work);
         while (helping > 0) pthread_join(helpers[--helping], 0);
+    }
+
+    static void durable_sync_all(durable_file *files, int count) {
+        durable_work work = {files, count, 0};
+        if (count > 1) for (int i = 0; i < count; i++) sync_file_range(files[i].fd, 0, 0, SYNC_FILE_RANGE_WRITE);
+        durable_share(&work, durable_sync_some);
     }
 
     static int durable_link_all(durable_file *files, int count, const char *lock, int mode) {
@@ -137,6 +141,19 @@ cdef extern from *:
         if (failed) failed = errno;
         close(fd);
         return failed;
+    }
+
+    static void *durable_sync_some_directories(void *argument) {
+        durable_work *work = argument;
+        int i;
+        while ((i = __atomic_fetch_add(&work->next, 1, __ATOMIC_RELAXED)) < work->count)
+            work->files[i].error = durable_sync_directory(work->files[i].name);
+        return 0;
+    }
+
+    static void durable_sync_directories(durable_file *files, int count) {
+        durable_work work = {files, count, 0};
+        durable_share(&work, durable_sync_some_directories);
     }
 
     static int durable_failed(durable_file *files, int count) {
@@ -177,6 +194,7 @@ cdef extern from *:
         int count
         int error
     int durable_publish(durable_file *files, int count, const char *directory, const char *lock, int mode) nogil
+    void durable_sync_directories(durable_file *files, int count) nogil
 
 
 def publish(list files, bytes directory, bytes lock, int mode):
@@ -234,4 +252,25 @@ def publish(list files, bytes directory, bytes lock, int mode):
             PyBuffer_Release(&buffers[i])
         PyMem_Free(buffers)
         PyMem_Free(vectors)
+        PyMem_Free(batch)
+
+
+def sync_directories(list paths):
+    """Sync directories, all at the same time; the names in them are on disk afterwards.
+
+    Returns:
+        An error number for each; 0: it is synced.
+    """
+    cdef tuple held = tuple(paths)   # ours, so that what C points to stays while the GIL is away
+    cdef Py_ssize_t count = len(held), i
+    cdef durable_file *batch = <durable_file *> PyMem_Calloc(count + 1, sizeof(durable_file))
+    if batch == NULL:
+        raise MemoryError
+    try:
+        for i in range(count):
+            batch[i].name = PyBytes_AsString(held[i])
+        with nogil:
+            durable_sync_directories(batch, <int> count)
+        return [batch[i].error for i in range(count)]
+    finally:
         PyMem_Free(batch)

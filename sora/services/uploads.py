@@ -37,7 +37,7 @@ from sora.crashpoints import crash_point
 from sora.errors import BlobDown, Busy, DatabaseDown, KeyUnavailable, NotFound, SoraError, Unavailable
 from sora.services.key_objects import NoKeyObjects
 from sora.store.account_keys import NoKeys
-from sora.store.blobs import local_name
+from sora.store.blobs import TakesFiles, local_name
 from sora.store.bodies import INLINE_BYTES
 from sora.store.diskfile import WouldBlock
 from sora.store.sealing import is_sealed, most_stored
@@ -175,6 +175,7 @@ class Uploads:
         self._pending = pending
         self._staging = staging
         self._blobs = blobs
+        self._linking = blobs if isinstance(blobs, TakesFiles) else None
         self._cache = cache
         self._doorbell = doorbell
         self._sealers = sealers or NoKeys()
@@ -394,6 +395,7 @@ class Uploads:
     async def _send(self, ref: BlobRef) -> None:
         """Put the object there, or make sure that it is."""
         staged = await self._staged(ref)
+        linked = self._linking if staged is not None else None
         if staged is None:
             staged = await self._copied(ref)
         if staged is None:
@@ -404,7 +406,10 @@ class Uploads:
             return
         if is_sealed(staged):
             await self._keys.ensure(ref.account_id)
-        await self._blobs.put(ref.key, staged)
+        if linked is not None:
+            await linked.put_file(ref.key, self._staging.path(ref.account_id, ref.content_hash), staged)
+        else:
+            await self._blobs.put(ref.key, staged)
         self._breaker.succeeded()
 
     async def _staged(self, ref: BlobRef) -> bytes | None:

@@ -17,11 +17,12 @@ import stat
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar, runtime_checkable
 
 from msgspec import Struct
 
 from sora import metrics
+from sora._native.durable import sync_directories
 from sora.errors import BlobDown, NotFound
 from sora.store import diskfile
 from sora.types import AccountId, ContentId
@@ -166,6 +167,17 @@ class BlobStore(Protocol):
         """Give threads and connections back."""
 
 
+@runtime_checkable
+class TakesFiles(Protocol):
+    """A store that need not write what is on its disk already."""
+
+    async def put_file(self, key: str, path: Path, data: bytes) -> None:
+        """`BlobStore.put` of a file that is synced, has these octets, and will never be written to.
+
+        The file may be gone, or lie where the store cannot use it: then `data` is stored.
+        """
+
+
 def check_key(key: str) -> str:
     """The key itself, if it is one that is safe in any store and as a path.
 
@@ -187,11 +199,13 @@ class _Put:
             by a group that was cut short must not take that for a success.
     """
 
-    __slots__ = ("broken", "data", "done", "error", "fd", "path", "temporary", "unsynced")
+    __slots__ = ("broken", "data", "done", "error", "fd", "linked", "path", "source", "temporary", "unsynced")
 
-    def __init__(self, path: Path, data: bytes) -> None:
+    def __init__(self, path: Path, data: bytes, source: Path | None) -> None:
         self.path = path
         self.data = data
+        self.source = source
+        self.linked = False
         self.done = asyncio.Event()
         self.error: OSError | None = None
         self.broken: Exception | None = BlobDown(detail="put: the store was closed")
@@ -207,10 +221,23 @@ class _Put:
             except OSError as error:
                 self.error = error
 
+    def link(self) -> None:
+        """Give a file that is on disk already the name of the object, if that can be.
+
+        A name that is there already is left to `sync_and_rename`: what bears it may be torn. The object is as old as
+        its name, so that nobody takes it for a forgotten one.
+        """
+        if self.source is not None:
+            with contextlib.suppress(OSError):
+                os.link(self.source, self.path)
+                self.linked = True
+                os.utime(self.path)
+
     def sync_and_rename(self) -> None:
         """What was written gets its name."""
-        os.fsync(self.fd)
-        self.temporary.rename(self.path)
+        if not self.linked:
+            os.fsync(self.fd)
+            self.temporary.rename(self.path)
 
     def finish(self, failed: Mapping[Path, OSError]) -> None:
         """Leave nothing behind; `failed` are directories that could not be synced."""
@@ -224,10 +251,13 @@ class _Put:
 class DirectoryStore:
     """Objects as files below one directory.
 
-    A file is written under another name, synced, renamed, and its directory synced; so a key is there completely or
-    not at all, after a power cut too. Objects that come while others are written make up the next group: a group takes
-    each of these steps for all its objects together, because syncing is what costs, and what others have just synced
-    costs nothing.
+    A file that is on this disk already gets another name, a hard link: whoever gave it removes his own name in the end,
+    and the octets stay. Others may hold a name of it too (staging, the cache), and change its time and its permissions
+    as they use it: an object may seem younger than it is, never older, and its owner alone can read it in any case.
+
+    Anything else is written under another name, synced, renamed, and its directory synced; so a key is there completely
+    or not at all, after a power cut too. Objects that come while others are written make up the next group: a group
+    takes each of these steps for all its objects together, because syncing is what costs.
 
     Args:
         path: Root; `prepare` creates it. A root that is gone is an outage (an unmounted disk), not an empty store.
@@ -242,7 +272,13 @@ class DirectoryStore:
 
     async def put(self, key: str, data: bytes) -> None:
         """See `BlobStore.put`."""
-        put = _Put(self._path(key), data)
+        await self._put(_Put(self._path(key), data, None))
+
+    async def put_file(self, key: str, path: Path, data: bytes) -> None:
+        """See `TakesFiles.put_file`."""
+        await self._put(_Put(self._path(key), data, path))
+
+    async def _put(self, put: _Put) -> None:
         self._puts.append(put)
         if self._putting is None:
             self._putting = asyncio.create_task(self._put_groups())
@@ -333,22 +369,30 @@ class DirectoryStore:
             put.attempt(self._write)
         for put in group:
             put.attempt(_Put.sync_and_rename)
-        failed: dict[Path, OSError] = {}
         # Also those of objects that failed: others in the group may lie in a directory that one of them has made.
-        for directory in {path for put in group for path in put.unsynced}:
-            try:
-                diskfile.sync_directory(directory)
-            except OSError as error:
-                failed[directory] = error
+        directories = list({path for put in group for path in put.unsynced})
+        errors = sync_directories([bytes(path) for path in directories])
+        failed = {
+            path: OSError(error, os.strerror(error), str(path))
+            for path, error in zip(directories, errors, strict=True)
+            if error
+        }
         for put in group:
             put.finish(failed)
 
     def _write(self, put: _Put) -> None:
+        """Link it or write it; a link need not ask whether the root is there, because it makes no directory."""
+        put.unsynced = [put.path.parent]
+        put.link()
+        if put.linked:
+            return
         self._ping()
-        diskfile.make_directory(self._temporary)
         put.unsynced = [*diskfile.make_directories(put.path.parent), put.path.parent]
-        put.temporary = diskfile.temporary(self._temporary)
-        put.fd = diskfile.write_new(put.temporary, put.data)
+        put.link()
+        if not put.linked:
+            diskfile.make_directory(self._temporary)
+            put.temporary = diskfile.temporary(self._temporary)
+            put.fd = diskfile.write_new(put.temporary, put.data)
 
     def _stat(self, path: Path) -> BlobStat:
         found = path.stat()

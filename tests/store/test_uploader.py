@@ -29,7 +29,7 @@ from sora.store.uploads import PendingUploads
 from tests.support.faultproxy import Fault, FaultProxy
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 
     from sora.store.blobs import BlobStore
     from sora.store.db import Database
@@ -72,6 +72,12 @@ class MoodyStore(DirectoryStore):
         self.gate.set()
 
     async def put(self, key: str, data: bytes) -> None:
+        await self._moody(key, super().put(key, data))
+
+    async def put_file(self, key: str, path: Path, data: bytes) -> None:
+        await self._moody(key, super().put_file(key, path, data))
+
+    async def _moody(self, key: str, work: Coroutine[Any, Any, None]) -> None:
         self.puts.append(key)
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
@@ -79,8 +85,9 @@ class MoodyStore(DirectoryStore):
             await self.gate.wait()
             if self.away:
                 raise BlobDown(detail="away")
-            await super().put(key, data)
+            await work
         finally:
+            work.close()
             self.under_way -= 1
 
 
@@ -630,14 +637,14 @@ async def test_an_unknown_error_costs_its_row_a_pause_and_nothing_else(
 ) -> None:
     bad = await house.deliver(BODY + b"bad")
     good = await house.deliver()
-    put = house.moody.put
+    put = house.moody.put_file
 
-    async def buggy(key: str, data: bytes) -> None:
+    async def buggy(key: str, path: Path, data: bytes) -> None:
         if key == bad.key:
             raise ZeroDivisionError("a bug")
-        await put(key, data)
+        await put(key, path, data)
 
-    monkeypatch.setattr(house.moody, "put", buggy)
+    monkeypatch.setattr(house.moody, "put_file", buggy)
     async with running(house.uploads):
         await house.until(lambda: house.is_uploaded(good))
         await house.until(lambda: _noted(house))

@@ -44,7 +44,7 @@ class PublishModel:
                 if any(self.errors):
                     keep = [file[0] for file, error in zip(self.files, self.errors, strict=True) if error]
                 else:
-                    self.sync_directory()
+                    sync_directory(self.directory)
         finally:
             for fd in self.fds:
                 os.close(fd)
@@ -81,14 +81,6 @@ class PublishModel:
                 if not self.attempt(number, partial(os.link, temporary, name)) and self.failed:
                     return
 
-    def sync_directory(self) -> None:
-        """The last step."""
-        fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
 
 def write(fds: list[int], pieces: Sequence[bytes | mmap]) -> None:
     """Every octet, in order, to the last of the files."""
@@ -106,3 +98,25 @@ def publish_model(
     model = PublishModel(files, directory, lock)
     model.run(mode)
     return model.errors
+
+
+def sync_directory(path: bytes) -> None:
+    """The names in it are on disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_directories_model(paths: list[bytes]) -> list[int]:
+    """`sync_directories`, one after the other."""
+    errors = []
+    for path in paths:
+        try:
+            sync_directory(path)
+        except OSError as error:
+            errors.append(error.errno or errno.EIO)
+        else:
+            errors.append(0)
+    return errors

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sora._native.durable import publish
-from tests.support.models_durable import publish_model
+from sora._native.durable import publish, sync_directories
+from tests.support.models_durable import publish_model, sync_directories_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -165,3 +165,22 @@ def test_what_is_no_file_is_refused_before_anything_is_done(tmp_path: Path, file
     with pytest.raises((TypeError, ValueError)):
         place.publish(place.file("a", b"x"), file)
     assert place.found() == {}
+
+
+@pytest.mark.parametrize("sync", [sync_directories, sync_directories_model], ids=["native", "plain"])
+def test_directories_are_synced_each_with_its_own_error(
+    tmp_path: Path, sync: Callable[[list[bytes]], list[int]]
+) -> None:
+    paths = [tmp_path / f"{n}" for n in range(20)]
+    for path in paths:
+        path.mkdir()
+    paths[3].rmdir()
+    paths[7].rmdir()
+    paths[7].write_bytes(b"")
+    assert sync([bytes(path) for path in paths]) == [{3: errno.ENOENT, 7: errno.ENOTDIR}.get(n, 0) for n in range(20)]
+    assert sync([]) == []
+
+
+def test_a_directory_has_a_path_of_octets() -> None:
+    with pytest.raises(TypeError):
+        sync_directories(["text"])  # type: ignore[list-item]

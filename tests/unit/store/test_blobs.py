@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sora.errors import BlobDown, NotFound
+from sora.store import blobs as blobs_module
 from sora.store import diskfile
 from sora.store.blobs import BlobEntry, BlobRef, DirectoryStore, check_key, content_hash
 from sora.types import AccountId, ContentId
+from tests.support.models_durable import sync_directories_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -146,6 +148,7 @@ async def test_a_put_syncs_file_and_directory_before_it_returns(
         synced.append(os.readlink(f"/proc/self/fd/{fd}"))
         fsync(fd)
 
+    monkeypatch.setattr(blobs_module, "sync_directories", sync_directories_model)
     monkeypatch.setattr(os, "fsync", recording)
     await store.put("a/b", b"x")
     assert [str(tmp_path / "objects" / ".tmp") in synced[0], synced[1:]] == [True, [str(tmp_path / "objects" / "a")]]
@@ -162,6 +165,7 @@ async def test_puts_at_the_same_time_share_what_is_synced(
         synced.append(os.readlink(f"/proc/self/fd/{fd}"))
         fsync(fd)
 
+    monkeypatch.setattr(blobs_module, "sync_directories", sync_directories_model)
     monkeypatch.setattr(os, "fsync", recording)
     await asyncio.gather(*(store.put(f"a/{number}", b"%d" % number) for number in range(20)))
     directories = [path for path in synced if ".tmp" not in path]
@@ -188,14 +192,11 @@ async def test_a_directory_that_cannot_be_synced_fails_its_objects(
     store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await store.prepare()
-    sync = diskfile.sync_directory
 
-    def broken(path: Path) -> None:
-        if path.name == "b":
-            raise OSError(5, "I/O error")
-        sync(path)
+    def broken(paths: list[bytes]) -> list[int]:
+        return [5 * path.endswith(b"/b") for path in paths]
 
-    monkeypatch.setattr(diskfile, "sync_directory", broken)
+    monkeypatch.setattr(blobs_module, "sync_directories", broken)
     results = await asyncio.gather(*(store.put(key, b"x") for key in ("a/1", "b/1", "a/2")), return_exceptions=True)
     assert [type(result) for result in results] == [type(None), BlobDown, type(None)]
 
@@ -228,7 +229,11 @@ async def test_the_directory_that_a_failed_put_has_made_is_synced(
     """Another object of the same group lies in it."""
     await store.prepare()
     write = diskfile.write_new
-    synced: list[Path] = []
+    synced: list[bytes] = []
+
+    def sync(paths: list[bytes]) -> list[int]:
+        synced.extend(paths)
+        return [0] * len(paths)
 
     def full(path: Path, *pieces: bytes) -> int:
         if pieces == (b"large",):
@@ -236,11 +241,87 @@ async def test_the_directory_that_a_failed_put_has_made_is_synced(
         return write(path, *pieces)
 
     monkeypatch.setattr(diskfile, "write_new", full)
-    monkeypatch.setattr(diskfile, "sync_directory", synced.append)
+    monkeypatch.setattr(blobs_module, "sync_directories", sync)
     outcomes = await asyncio.gather(store.put("a/b/1", b"large"), store.put("a/b/2", b"x"), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [BlobDown, type(None)]
     root = store._root
-    assert {root, root / "a", root / "a" / "b"} <= set(synced)
+    assert {bytes(root), bytes(root / "a"), bytes(root / "a" / "b")} <= set(synced)
+
+
+@pytest.fixture
+def staged(tmp_path: Path) -> Path:
+    path = tmp_path / "staged.eml"
+    path.write_bytes(b"body")
+    path.chmod(0o400)
+    os.utime(path, (1, 1))
+    return path
+
+
+async def test_a_file_on_this_disk_becomes_the_object_and_outlives_its_name(
+    store: DirectoryStore, tmp_path: Path, staged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.prepare()
+    synced: list[bytes] = []
+
+    def sync(paths: list[bytes]) -> list[int]:
+        assert (tmp_path / "objects" / "a" / "b").stat().st_nlink == 2, "names before the directory"
+        synced.extend(paths)
+        return [0] * len(paths)
+
+    monkeypatch.setattr(blobs_module, "sync_directories", sync)
+    await store.put_file("a/b", staged, b"body")
+    assert set(synced) == {bytes(tmp_path / "objects"), bytes(tmp_path / "objects" / "a")}
+    assert (tmp_path / "objects" / "a" / "b").stat().st_ino == staged.stat().st_ino
+    staged.unlink()
+    assert await store.get("a/b") == b"body"
+    assert [entry.modified_at.year > 2000 async for entry in store.list()] == [True], "as old as its name"
+    assert list((tmp_path / "objects" / ".tmp").iterdir()) == []
+    await store.delete("a/b")
+    with pytest.raises(NotFound):
+        await store.get("a/b")
+
+
+@pytest.mark.parametrize("code", [18, 1, 31, 2], ids=["EXDEV", "EPERM", "EMLINK", "ENOENT"])
+async def test_a_file_that_cannot_be_linked_is_copied(
+    store: DirectoryStore, staged: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    await store.prepare()
+
+    def no_link(source: Path, target: Path) -> None:
+        raise OSError(code, "no")
+
+    monkeypatch.setattr(os, "link", no_link)
+    await store.put_file("a/b", staged, b"body")
+    assert await store.get("a/b") == b"body"
+    assert staged.stat().st_nlink == 1
+
+
+async def test_a_torn_object_of_the_same_name_is_replaced(store: DirectoryStore, tmp_path: Path, staged: Path) -> None:
+    await store.prepare()
+    await store.put("a/b", b"bo")
+    await asyncio.gather(store.put_file("a/b", staged, b"body"), store.put_file("a/c", staged, b"body"))
+    assert await store.get("a/b") == await store.get("a/c") == b"body"
+    await store.put_file("a/c", staged, b"body")
+    assert await store.get("a/c") == b"body"
+    assert list((tmp_path / "objects" / ".tmp").iterdir()) == []
+
+
+async def test_a_link_in_a_directory_that_cannot_be_synced_is_no_object(
+    store: DirectoryStore, staged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.prepare()
+    monkeypatch.setattr(blobs_module, "sync_directories", lambda paths: [5] * len(paths))
+    with pytest.raises(BlobDown, match="Input/output error"):
+        await store.put_file("a/b", staged, b"body")
+
+
+async def test_a_file_for_a_root_that_is_gone_is_an_outage(store: DirectoryStore, tmp_path: Path, staged: Path) -> None:
+    await store.prepare()
+    await store.put_file("a/b", staged, b"body")
+    (tmp_path / "objects").rename(tmp_path / "unmounted")
+    with pytest.raises(BlobDown):
+        await store.put_file("a/c", staged, b"body")
+    assert not (tmp_path / "objects").exists()
 
 
 async def test_a_put_into_a_closed_store_says_so(store: DirectoryStore) -> None:

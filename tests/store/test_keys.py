@@ -4,31 +4,36 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
+from msgspec.structs import replace
 
 from sora import crashpoints
 from sora.errors import BlobDown, ConfigError, NoPermission, NotFound
 from sora.services import key_objects, rotation, shredding
 from sora.services.key_objects import KeyObjects, NoKeyObjects, open_key_objects, prefix_of
 from sora.services.shredding import Shredding
+from sora.services.uploads import BodyLost, Uploads
 from sora.store import keyring
 from sora.store.account_keys import AccountKeys, WrappedKeys
 from sora.store.blobs import BlobRef, DirectoryStore
 from sora.store.keyring import Keyring, MasterKey
-from sora.store.sealing import AccountKey
+from sora.store.sealing import AccountKey, Unsealed
 from sora.store.shreddings import Shreddings
+from sora.store.staging import Staging
+from sora.store.uploads import PendingUploads
 from sora.types import AccountId, ContentId
 from tests.support.letters import letter, new_message
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
     from sora.store.db import Database
     from sora.store.store import Store
+    from sora.store.uploads import PendingUpload
 
 
 @pytest.fixture
@@ -258,7 +263,11 @@ async def test_nothing_is_left_of_a_shredded_account(
     bob = await store.accounts.create("bob@example.com")
     await store.messages.deliver([new_message(bob, letter(body="kept"))], "node-1")
     await deliver(store, key, 5, body="peculiar")
-    await db.execute("UPDATE pending_uploads SET body = 'a copy'")
+    await db.execute(
+        "INSERT INTO body_copies (account_id, content_id, part, body) SELECT account_id, content_id, 0, 'a copy'"
+        " FROM message_contents WHERE account_id = $1",
+        ann,
+    )
     await db.execute("SELECT expunge($1, (SELECT mailbox_id FROM mailboxes WHERE account_id = $1 AND name = 'INBOX'),"
                      " ARRAY[2::bigint], ARRAY[2::bigint], false)", ann)  # fmt: skip
     await KeyObjects(db, blobs).ensure(ann)
@@ -266,7 +275,7 @@ async def test_nothing_is_left_of_a_shredded_account(
     await Shredding(Shreddings(db), blobs, [files, Files(1)], "node-1").shred(ann)
     done = await Shreddings(db).get(ann)
     assert (done.address, done.fingerprint) == ("ann@example.com", key.fingerprint)
-    assert (done.messages, done.contents, done.copies, done.texts) == (5, 5, 5, 5)
+    assert (done.messages, done.contents, done.copies, done.texts) == (5, 5, 10, 5)
     assert (done.key_objects, done.files, done.objects_left, done.nodes_left) == (1, 4, 5, [])
     assert done.finished_at is not None
     assert files.asked == [ann]
@@ -275,6 +284,7 @@ async def test_nothing_is_left_of_a_shredded_account(
         assert await db.fetchval(f"SELECT count(*) FROM {table} WHERE account_id = $1", ann) == 0, table
         rest = 0 if table in ("search_index", "recent_deliveries", "account_keys") else 1
         assert await db.fetchval(f"SELECT count(*) FROM {table}") == rest, table
+    assert await db.fetchval("SELECT count(*) FROM body_copies") == 0
     for row in await db.fetch("SELECT * FROM message_contents WHERE account_id = $1", ann):
         said = {name: value for name, value in row.items() if value not in (None, b"")}
         assert set(said) == {
@@ -385,3 +395,99 @@ async def test_what_is_held_or_has_no_key_is_not_shredded(
     with pytest.raises(NoPermission, match="legal hold"):
         await work.shred(ann)
     assert await db.fetchval("SELECT count(*) FROM account_keys") == 1
+
+
+# ── uploads ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Bell:
+    """Nobody rings."""
+
+    async def wait(self, timeout: float | None = None) -> None:
+        """See `services.uploads.Doorbell`."""
+
+
+async def staged_row(db: Database, store: Store, staging: Staging, key: AccountKey) -> PendingUpload:
+    """A mail that is delivered and staged, claimed by the uploader."""
+    mail = letter(body="sealed")
+    digest = key.hash((mail,))
+    await staging.stage_many([(key.account_id, digest, Unsealed(key, digest, (mail,)))])
+    await store.messages.deliver([replace(new_message(key.account_id, mail), content_hash=digest)], "node-1")
+    (row,) = await PendingUploads(db, "node-1").claim(10)
+    return row
+
+
+@pytest.fixture
+def staging(tmp_path: Path) -> Iterator[Staging]:
+    made = Staging(tmp_path / "staging", 10**8)
+    yield made
+    made.close()
+
+
+async def test_the_key_of_an_account_is_stored_before_its_first_body(
+    db: Database, store: Store, blobs: DirectoryStore, staging: Staging, path: Path, ann: AccountId, key: AccountKey,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    row = await staged_row(db, store, staging, key)
+    stored = staging.path(ann, row.content_hash).read_bytes()
+    order: list[str] = []
+    for name in ("put", "put_file"):
+        if method := getattr(blobs, name, None):
+
+            async def counted(key: str, *arguments: object, method: Any = method) -> None:
+                order.append(key)
+                await method(key, *arguments)
+
+            monkeypatch.setattr(blobs, name, counted)
+    sealers = AccountKeys(db, Keyring(path))
+    uploads = Uploads(
+        PendingUploads(db, "node-1"), staging, blobs, None, Bell(), sealers=sealers, keys=KeyObjects(db, blobs)
+    )
+    await uploads.upload(row)
+    assert order == [f"keys/{ann:016x}/{Keyring(path).newest().id}.key", row.ref.key]
+    assert await blobs.get(row.ref.key) == stored, "encrypted once"
+    assert await staging.read(ann, row.content_hash) is None
+
+
+async def test_an_altered_staged_body_is_not_sent(
+    db: Database, store: Store, blobs: DirectoryStore, staging: Staging, path: Path, ann: AccountId, key: AccountKey
+) -> None:
+    row = await staged_row(db, store, staging, key)
+    file = staging.path(ann, row.content_hash)
+    file.write_bytes(file.read_bytes()[:-1] + b"\0")
+    sealers = AccountKeys(db, Keyring(path))
+    uploads = Uploads(
+        PendingUploads(db, "node-1"), staging, blobs, None, Bell(), sealers=sealers, keys=KeyObjects(db, blobs)
+    )
+    with pytest.raises(BodyLost):
+        await uploads.upload(row)
+    assert await names(blobs, "") == []
+
+
+async def test_an_upload_waits_for_a_missing_key_and_loses_nothing(
+    db: Database, store: Store, blobs: DirectoryStore, staging: Staging, path: Path, ann: AccountId, key: AccountKey
+) -> None:
+    row = await staged_row(db, store, staging, key)
+    kept = path.read_bytes()
+    path.unlink()
+    keyring.add_key(path)
+    sealers = AccountKeys(db, Keyring(path))
+    uploads = Uploads(
+        PendingUploads(db, "node-1"), staging, blobs, None, Bell(), sealers=sealers, keys=KeyObjects(db, blobs)
+    )
+    assert not await uploads._guarded(row, uploads.upload(row))
+    assert uploads.store_is_up, "the object store is not to blame"
+    assert staging.path(ann, row.content_hash).exists()
+    assert await db.fetchval("SELECT attempts FROM pending_uploads") == 1
+    path.write_bytes(kept)
+    await uploads.upload(row)
+    assert row.ref.key in await names(blobs, "")
+
+
+async def test_a_body_that_was_not_queued_is_queued_with_its_own_size(
+    db: Database, store: Store, staging: Staging, ann: AccountId, key: AccountKey
+) -> None:
+    row = await staged_row(db, store, staging, key)
+    await db.execute("DELETE FROM pending_uploads")
+    await PendingUploads(db, "node-1").add(ann, row.content_id)
+    assert await db.fetchval("SELECT size FROM pending_uploads") == row.size

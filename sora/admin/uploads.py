@@ -191,7 +191,7 @@ async def retry(ctx: AdminContext, req: Retry) -> Retried:
 
 
 async def verify(ctx: AdminContext) -> Verified:
-    """Look for the body of every pending upload; those in this node's staging are compared with their hash."""
+    """Look for the body of every pending upload, and compare those that can be read here with their hash."""
     own = own_instance_id(ctx.config)
     places = dict.fromkeys(("staged", "copied", "stored", "elsewhere", "unknown", "missing"), 0)
     missing: list[Missing] = []

@@ -48,7 +48,8 @@ FIRST_PAUSE_S: Final = 0.1
 LAST_PAUSE_S: Final = 5.0
 _NOTIFY: Final = "SELECT pg_notify(channel, payload) FROM unnest($1::text[], $2::text[]) AS t(channel, payload)"
 _POLL: Final = "SELECT account_id, mailbox_id, highest_modseq FROM sora.poll_mailboxes($1, $2, $3)"
-_BROKEN: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+_BROKEN: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""The last is what asyncpg says of a connection that broke in the middle of something and has not noticed yet."""
 
 
 class _Watch:

@@ -366,3 +366,20 @@ class TestPayload:
         assert all(len(payload) <= module.MAX_PAYLOAD for payload in payloads)
         assert all(len(payload) > module.MAX_PAYLOAD - 30 for payload in payloads[:-1])
         assert sum(len(list(unpack(payload))) for payload in payloads) == len(changes)
+
+
+@pytest.mark.parametrize("error", [OSError, asyncpg.InterfaceError, asyncpg.InternalClientError])
+async def test_a_connection_that_breaks_in_any_way_is_made_again(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    execute = asyncpg.Connection.execute
+
+    async def broken(*_args: object) -> str:
+        monkeypatch.setattr(asyncpg.Connection, "execute", execute)
+        raise error("broken")
+
+    here, there, watcher = await fleet.add(flush_s=0.0), await fleet.add(), Watcher()
+    watch(there, 1, 2, watcher)
+    monkeypatch.setattr(asyncpg.Connection, "execute", broken)
+    here.publish(1, 2, 3)  # type: ignore[arg-type]
+    assert await watcher.until(1) == [(1, 2, 3)]

@@ -124,6 +124,16 @@ async def test_expunged_messages_and_other_mailboxes_are_left_alone(world: World
     assert await world.cached(refs) == [False] * 6 + [True] * 5 + [False]
 
 
+async def test_what_is_not_in_the_object_store_yet_is_not_asked_for(world: World) -> None:
+    """Another node has it in its staging."""
+    refs = await world.fill()
+    await world.node.store.db.execute(
+        "UPDATE message_contents SET uploaded_at = NULL WHERE content_id = $1", refs[-1].content_id
+    )
+    await world.login()
+    assert world.asked == [ref.key for ref in reversed(refs[-5:-1])]
+
+
 async def test_readers_go_first(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     refs = await world.fill()
     gate = asyncio.Event()

@@ -230,6 +230,39 @@ async def test_a_phase_gives_way_when_its_time_is_up_and_comes_again(
     assert ran == ["long"] * 3 + ["other"] + ["long"] * 2 + ["other"]
 
 
+async def test_a_store_that_is_away_is_asked_once_a_pass(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    ran: list[str] = []
+
+    async def long(cleanup: Cleanup) -> AsyncGenerator[int]:
+        nonlocal now
+        for _ in range(5 - ran.count("long")):
+            now += 20.0
+            ran.append("long")
+            yield 1
+
+    async def bodies(cleanup: Cleanup) -> AsyncGenerator[int]:
+        ran.append("bodies")
+        if ran:
+            raise BlobDown
+        yield 0
+
+    async def go_on() -> bool:
+        return True
+
+    monkeypatch.setattr(cleanup_module, "PHASES", {"long": long, "bodies": bodies})
+    with pytest.raises(BlobDown):
+        await Cleanup(world.db, world.node.blobs, world.node.config, clock=lambda: now).run(go_on)
+    assert ran == ["long"] * 3 + ["bodies"] + ["long"] * 2
+
+
+async def test_journals_are_looked_through_once_a_day(world: World) -> None:
+    assert [rows async for rows in world.cleanup.journals()] == [0]
+    assert [rows async for rows in world.cleanup.journals()] == []
+    await world.later(2)
+    assert [rows async for rows in world.cleanup.journals()] == [0]
+
+
 async def test_a_phase_that_breaks_does_not_keep_the_others(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -136,10 +136,7 @@ async def fetch(s: Session, cmd: Fetch) -> None:
         return
     marked = NO_UIDS
     if plan.sets_seen and not s.view.read_only:
-        view = s.view.view
-        # of a few messages the rows come meanwhile, and are found below where they are kept
-        rows = s.server.rows.get(view.account_id, view.mailbox_id, uids, plan.columns)
-        marked, _ = await asyncio.gather(_mark_seen(s, uids), rows)
+        marked = await _mark_while_reading(s, uids, plan)
     answer = Answer(s.view, plan, marked)
     by_rows = not plan.parts or (plan.header_only and not marked)
     failed = await (_from_rows(s, uids, plan, answer) if by_rows else _with_bodies(s, uids, plan, answer))
@@ -344,6 +341,23 @@ async def _mark_seen(s: Session, uids: UidSet) -> UidSet:
     if unseen:
         await _change_flags(s, unseen, FlagEdit((SEEN,)), tell=False)
     return unseen
+
+
+async def _mark_while_reading(s: Session, uids: UidSet, plan: Plan) -> UidSet:
+    """`_mark_seen`; of a few messages the rows come meanwhile, and are found later where they are kept.
+
+    Both end here, whatever becomes of the other: a change that came to its end during the next command would be one
+    that the client is never told of.
+    """
+    view = s.view.view
+    rows = s.server.rows.get(view.account_id, view.mailbox_id, uids, plan.columns)
+    marked, read = await asyncio.gather(_mark_seen(s, uids), rows, return_exceptions=True)
+    if isinstance(marked, BaseException):
+        raise marked
+    if isinstance(read, BaseException):
+        await _unmark_seen(s, marked)
+        raise read
+    return marked
 
 
 async def _unmark_seen(s: Session, uids: UidSet) -> None:

@@ -219,6 +219,36 @@ async def test_a_database_that_is_away_is_said_to_be_so(
         assert (await talk.ask("SELECT INBOX"))[-1].startswith(b"OK [READ-WRITE]")
 
 
+async def test_a_fetch_that_fails_leaves_no_change_of_flags_under_way(
+    world: ImapWorld, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows cannot be read while the flag is still being stored."""
+    store, reading = node.store.messages.store_flags, asyncio.Event()
+    running = 0
+
+    async def slow(*args: Any) -> Any:
+        nonlocal running
+        running += 1
+        await reading.wait()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        change = await store(*args)
+        running -= 1
+        return change
+
+    async def no_rows(*_: Any) -> Any:
+        reading.set()
+        raise DatabaseDown
+
+    async with connected(world) as talk:
+        await talk.ask("SELECT INBOX")
+        monkeypatch.setattr(node.store.messages, "store_flags", slow)
+        monkeypatch.setattr(talk.session.server.rows, "get", no_rows)
+        assert (await talk.ask("FETCH 1 BODY[]"))[-1].startswith(b"NO [UNAVAILABLE]")
+        assert running == 0
+        assert (await talk.ask("FETCH 1 FLAGS"))[0] == b"* 1 FETCH (FLAGS (\\Recent))", "nobody has seen it"
+
+
 async def down(*_: Any) -> Any:
     raise DatabaseDown(detail="gone fishing")
 

@@ -137,6 +137,12 @@ class DatabaseDown(Unavailable):
         self.maybe_done = maybe_done
 
 
+class OutcomeUnknown(Unavailable):
+    """The answer of PostgreSQL was lost: it was done, or it was not. Whoever asked has to look."""
+
+    default_text = "It is not known whether this was done"
+
+
 class BlobDown(Unavailable):
     """A message body cannot be had now."""
 

@@ -39,7 +39,7 @@ def install(directory: Path, *, keep: bool = False) -> None:
     from prometheus_client import values
 
     importlib.import_module("prometheus_client.multiprocess")  # for `forget`: a machine in trouble may not load it then
-    values.MmapedDict = _reserving(values.MmapedDict)  # type: ignore[misc]
+    vars(values)["MmapedDict"] = _reserving(vars(values)["MmapedDict"])
     values.ValueClass = values.MultiProcessValue(lambda: _identity)  # type: ignore[no-untyped-call]
 
 

@@ -556,7 +556,7 @@ class Delivery:
         except Unavailable as unknown:
             metrics.delivery_ambiguous.labels("unknown").inc(len(units))
             _log.error("delivery unknown: no witness could be read", extra={"units": len(units)})
-            self._refuse(units, unknown)
+            self._refuse(units, DatabaseDown(detail=str(unknown), maybe_done=True))
             return
         missing = []
         for unit in units:
@@ -571,7 +571,7 @@ class Delivery:
         if missing and again:
             await self._save(missing, again=False)
         else:
-            self._refuse(missing, error)
+            self._refuse(missing, DatabaseDown(detail=str(error)))  # the witnesses are sure that it was not done
 
     async def _witnesses(self, rows: list[NewMessage]) -> list[Delivered | None]:
         """Read the witnesses, while PostgreSQL comes back for a moment.

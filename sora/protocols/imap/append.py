@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from sora._native.seqset import UidSet
 from sora.errors import BadSyntax, LimitExceeded, NotFound, OverQuota, Refused, SoraError, TooBig
 from sora.protocols.imap.replies import Reply, TryCreate
+from sora.protocols.imap.transfer import known
 from sora.services import intake
 from sora.services.delivery import AppendItem
 from sora.services.intake import Intake
@@ -160,6 +161,7 @@ async def append(s: Session, cmd: wire.Append) -> Reply:
     Raises:
         TryCreate: The mailbox is gone.
         OverQuota: They do not fit.
+        OutcomeUnknown: They may be there.
     """
     appending, s.appending = s.appending, None
     if appending is None or not cmd.items:
@@ -168,7 +170,7 @@ async def append(s: Session, cmd: wire.Append) -> Reply:
         raise appending.error
     items = [await _item(s, item, data) for item, data in zip(cmd.items, appending.messages, strict=True)]
     try:
-        result = await s.node.delivery.append(s.account_id, appending.target.mailbox.mailbox_id, items)
+        result = await known(s.node.delivery.append(s.account_id, appending.target.mailbox.mailbox_id, items))
     except NotFound:
         raise TryCreate from None
     return Reply(code=responses.appenduid(result.uidvalidity, UidSet.from_numbers(result.uids)))

@@ -116,6 +116,7 @@ ERRORS: Final[Mapping[type[errors.SoraError], tuple[bytes, bytes]]] = {
 
 IDLE_TOO_LONG: Final = b"[UNAVAILABLE] Autologout; idle for too long"
 GOING_DOWN: Final = b"[UNAVAILABLE] Server is going down, connect again"
+OUTCOME_UNKNOWN: Final = b"[UNAVAILABLE] It is not known whether the command was carried out, connect again and look"
 SERVER_BUG: Final = Reply(NO, b"Internal error", b"SERVERBUG")
 
 

@@ -14,7 +14,17 @@ from sora import log, metrics
 from sora._native.imapscan import Command as Line
 from sora._native.imapscan import NeedLiteral, Scanner
 from sora._native.seqset import UidSet
-from sora.errors import BadSyntax, LimitExceeded, LiteralTooBig, NotFound, PeerGone, SoraError, Unavailable, WireError
+from sora.errors import (
+    BadSyntax,
+    LimitExceeded,
+    LiteralTooBig,
+    NotFound,
+    OutcomeUnknown,
+    PeerGone,
+    SoraError,
+    Unavailable,
+    WireError,
+)
 from sora.net.connection import Connection
 from sora.protocols.imap import append
 from sora.protocols.imap.capability import capabilities
@@ -26,6 +36,7 @@ from sora.protocols.imap.replies import (
     GOING_DOWN,
     IDLE_TOO_LONG,
     OK,
+    OUTCOME_UNKNOWN,
     SERVER_BUG,
     Reply,
     printable,
@@ -389,6 +400,11 @@ class Session(Connection):
             reply = await self._execute(line)
         except PeerGone:
             raise
+        except OutcomeUnknown as error:
+            # The end of the connection is the only answer that makes a client look before it tries again.
+            _log.warning("command with unknown outcome", extra={"command": label, "detail": str(error)})
+            self.bye(OUTCOME_UNKNOWN)
+            return
         except SoraError as error:
             reply = reply_to(error)
             if error.detail:

@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from sora._native.seqset import UidSet
 from sora.crashpoints import crash_point
-from sora.errors import Expunged, NotFound
+from sora.errors import DatabaseDown, Expunged, NotFound, OutcomeUnknown
 from sora.protocols.imap.replies import ReadOnly, Reply, TryCreate
 from sora.wire import imap_responses as responses
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from sora.protocols.imap.session import Session
     from sora.store.mailboxes import Mailbox
     from sora.store.messages import CopyResult
     from sora.wire import imap_commands as wire
+
+
+_T = TypeVar("_T")
+
+
+async def known(work: Awaitable[_T]) -> _T:
+    """NO says that the mailbox is as it was before (RFC 9051 §6.3.12, §6.4.7), so a client tries again, and has two.
+
+    Raises:
+        OutcomeUnknown: Neither OK nor NO would be true.
+    """
+    try:
+        return await work
+    except DatabaseDown as error:
+        if error.maybe_done:
+            raise OutcomeUnknown(detail=str(error)) from error
+        raise
 
 
 async def target_of(s: Session, name: str) -> Mailbox:
@@ -38,7 +57,7 @@ async def copy(s: Session, cmd: wire.Copy) -> Reply | None:
         return None
     crash_point("copy.chosen")
     try:
-        done = await s.node.store.messages.copy(s.account_id, view.mailbox_id, uids, target.mailbox_id)
+        done = await known(s.node.store.messages.copy(s.account_id, view.mailbox_id, uids, target.mailbox_id))
     except NotFound:
         raise TryCreate from None
     crash_point("copy.committed")
@@ -60,7 +79,7 @@ async def move(s: Session, cmd: wire.Move) -> None:
         return
     crash_point("move.chosen")
     try:
-        done = await s.node.store.messages.move(s.account_id, view.mailbox_id, uids, target.mailbox_id)
+        done = await known(s.node.store.messages.move(s.account_id, view.mailbox_id, uids, target.mailbox_id))
     except NotFound:
         raise TryCreate from None
     crash_point("move.committed")

@@ -18,7 +18,7 @@ from sora.net.listener import Listener
 from sora.protocols.imap import connection_factory
 from sora.protocols.imap.capability import capabilities
 from sora.protocols.imap.commands import COMMANDS, ROWS
-from sora.protocols.imap.replies import BAD, ERRORS, NO, printable, reply_to
+from sora.protocols.imap.replies import BAD, ERRORS, NO, OUTCOME_UNKNOWN, printable, reply_to
 from sora.protocols.imap.state import AUTHENTICATED, NOT_AUTHENTICATED, SELECTED
 from tests.support.imap import SAMPLES, ImapWorld, plain
 from tests.support.node import open_node
@@ -217,6 +217,32 @@ async def test_a_database_that_is_away_is_said_to_be_so(
             assert await talk.ask("NOOP") == [b"OK NOOP completed"]
             assert (await talk.ask("SELECT INBOX"))[-1].startswith(b"NO [UNAVAILABLE] ")
         assert (await talk.ask("SELECT INBOX"))[-1].startswith(b"OK [READ-WRITE]")
+
+
+@pytest.mark.parametrize(
+    ("command", "method"),
+    [("COPY 1 Archive", "copy"), ("MOVE 1 Archive", "move"), ("APPEND INBOX {1+}\r\nx", "append")],
+)
+@pytest.mark.parametrize("maybe_done", [True, False])
+async def test_no_is_said_only_where_nothing_was_done(
+    world: ImapWorld, node: Node, monkeypatch: pytest.MonkeyPatch, command: str, method: str, maybe_done: bool
+) -> None:
+    """RFC 9051 §6.3.12, §6.4.7: after NO a client tries again. If the answer was lost, it has to look first."""
+
+    async def lost(*_: Any) -> Any:
+        raise DatabaseDown(detail="gone fishing", maybe_done=maybe_done)
+
+    async with connected(world) as talk:
+        await talk.ask("CREATE Archive")
+        await talk.ask("SELECT INBOX")
+        monkeypatch.setattr(node.delivery if method == "append" else node.store.messages, method, lost)
+        if maybe_done:
+            await talk.link.send(f"t {command}\r\n".encode())
+            assert await talk.link.read_line() == b"* BYE " + OUTCOME_UNKNOWN
+            with pytest.raises(AssertionError, match="connection closed; unread: b''"):
+                await talk.link.read_line()
+        else:
+            assert (await talk.ask(command))[-1].startswith(b"NO [UNAVAILABLE] ")
 
 
 async def test_a_fetch_that_fails_leaves_no_change_of_flags_under_way(

@@ -536,6 +536,7 @@ class TestLostAnswer:
         world.messages.before += [lose(), lose()]
         (error,) = await world.send()
         assert isinstance(error, DatabaseDown)
+        assert not error.maybe_done, "the witnesses have said so"
         assert world.messages.rows == []
         assert len(world.staged()) == 1
 
@@ -557,6 +558,7 @@ class TestLostAnswer:
         world.messages.witness_errors.append(DatabaseDown())
         (error,) = await world.send()
         assert isinstance(error, DatabaseDown)
+        assert error.maybe_done
         assert len(world.messages.calls) == 1
         assert len(world.staged()) == 1
 

@@ -52,6 +52,8 @@ INDEX_SHARE: Final = 8
 SHRED_S: Final = 30.0
 """A shredded account's files are gone from every node soon after."""
 FIRST_CONTACT_S: Final = 5.0
+FIRST_PASS_S: Final = 10.0
+"""Before the first cleanup: a start has better things to do."""
 
 
 def run(child: Child) -> int:
@@ -276,5 +278,5 @@ async def _clean(process: Process, leader: Leadership, cleanup: Cleanup) -> None
     async def go_on() -> bool:
         return not process.stopping.is_set() and await leader.held()
 
-    await _pause(process, 10.0)  # a start has better things to do
+    await _pause(process, min(FIRST_PASS_S, process.config.cleanup.wake_interval))
     await _repeat(process, lambda: process.config.cleanup.wake_interval, lambda: cleanup.run(go_on))

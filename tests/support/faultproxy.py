@@ -10,6 +10,7 @@ import asyncio
 import socket
 import struct
 import threading
+from collections import Counter
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Self
@@ -57,11 +58,13 @@ class FaultProxy:
     Attributes:
         mode: Set it at any time.
         connections: How many were made to it.
+        happened: How often each fault met a request.
     """
 
     def __init__(self, upstream_port: int) -> None:
         self.mode = Mode()
         self.connections = 0
+        self.happened: Counter[Fault] = Counter()
         self.port = 0
         self._upstream_port = upstream_port
         self._loop = asyncio.new_event_loop()
@@ -125,6 +128,8 @@ class FaultProxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         fault = self.mode.fault
+        if fault in (Fault.REFUSE, Fault.UNAVAILABLE, Fault.BLACK_HOLE):
+            self.happened[fault] += 1
         if fault is Fault.REFUSE:
             return
         if fault is Fault.UNAVAILABLE:
@@ -173,6 +178,7 @@ class FaultProxy:
     async def _on_request(self, data: bytes, passed: int) -> bytes | None:
         await self._slow_down(data)
         if self.mode.fault is Fault.RESET_REQUEST and passed + len(data) > self.mode.amount:
+            self.happened[Fault.RESET_REQUEST] += 1
             if self.mode.once:
                 self.mode = Mode()
             return None
@@ -181,8 +187,10 @@ class FaultProxy:
     async def _on_reply(self, data: bytes, passed: int) -> bytes | None:
         await self._slow_down(data)
         if self.mode.fault is Fault.LOST_REPLY:
+            self.happened[Fault.LOST_REPLY] += 1
             return None
         if self.mode.fault is Fault.TRUNCATE_REPLY:
+            self.happened[Fault.TRUNCATE_REPLY] += passed + len(data) > self.mode.amount
             return data[: max(0, self.mode.amount - passed)]
         if self.mode.fault is Fault.BLACK_HOLE:
             await asyncio.Event().wait()

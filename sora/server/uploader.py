@@ -71,6 +71,7 @@ async def _main(process: Process) -> None:
             parallel=config.uploader.parallel,
             copies=BodyCopies(database),
             fenced=lambda: bool(child.node_row.get("fenced")),
+            quarantine_s=config.uploader.quarantine_retention,
         )
         process.on_beat = lambda: _show(child.row, uploads)
         pulse = asyncio.create_task(_feel(process, database, blobs))

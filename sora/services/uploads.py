@@ -155,6 +155,7 @@ class Uploads:
         copies: Bodies in the database, for rows whose staged file is missing; None: there are none.
         fenced: True while another process uses the name of this node: nothing is claimed, and no file is judged,
             because the rows are about other files.
+        quarantine_s: What was put aside is removed after so many seconds; 0: never.
     """
 
     def __init__(
@@ -171,6 +172,7 @@ class Uploads:
         poll_s: float = POLL_S,
         copies: Source | None = None,
         fenced: Callable[[], bool] = lambda: False,
+        quarantine_s: float = 0.0,
     ) -> None:
         self._pending = pending
         self._staging = staging
@@ -184,6 +186,7 @@ class Uploads:
         self._poll_s = poll_s
         self._copies = copies
         self._fenced = fenced
+        self._quarantine_s = quarantine_s
         self._breaker = Breaker()
         self._claimed: deque[PendingUpload] = deque()
         self._due = True  # there may be rows to claim
@@ -230,6 +233,8 @@ class Uploads:
             facts = await self._pending.facts([(file.account_id, file.content_hash) for file in batch])
             for file, fact in zip(batch, facts, strict=True):
                 await self._judge(file, fact)
+        if self._quarantine_s and (gone := await self._staging.expire_quarantined(self._quarantine_s)):
+            _log.warning("old files removed from quarantine", extra={"files": gone})
         metrics.staging_quarantined.set(await self._staging.count_quarantined())
 
     async def upload(self, row: PendingUpload) -> None:

@@ -192,6 +192,10 @@ class Staging:
         """Remove every body of an account, what was put aside included; how many there were."""
         return await self._trip(self._remove_account, account_id)
 
+    async def expire_quarantined(self, older_than_s: float) -> int:
+        """Remove what was put aside longer ago; how many bodies that were."""
+        return await self._trip(self._expire_quarantined, (time.time() - older_than_s) * 1e9)
+
     async def list_files(self) -> list[StagedFile]:
         """Every staged body, for the sweep; oldest first."""
         return sorted(await asyncio.to_thread(lambda: list(self._files())), key=lambda file: file.modified_at_s)
@@ -310,6 +314,15 @@ class Staging:
         removed = sum(self._unlink([path], lambda _: True) for path in paths)
         diskfile.sync_directory(self._root)
         return removed + diskfile.remove_quarantined(self._quarantine, prefix)
+
+    def _expire_quarantined(self, before_ns: float) -> int:
+        removed = 0
+        for path in self._quarantine.iterdir() if self._quarantine.is_dir() else ():
+            at = path.name.partition("-")[0]  # see `_move_aside`
+            if at.isdecimal() and int(at) < before_ns:
+                path.unlink()
+                removed += 1
+        return removed
 
     def _move_aside(self, path: Path) -> None:
         diskfile.make_directory(self._quarantine)

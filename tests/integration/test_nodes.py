@@ -41,8 +41,9 @@ class Nodes:
         self.store = root / "store"
         self.store.write_text("not a directory: the object store is away\n")
 
-    def make(self, name: str) -> Demo:
+    def make(self, name: str, *more: str) -> Demo:
         settings = (
+            *more,
             "database.embedded=",
             f"database.primary={self.dsn}",
             f"object_store.path={self.store / 'objects'}",
@@ -155,6 +156,23 @@ def test_the_disk_of_a_dead_node_is_named_and_brought(nodes: Nodes) -> None:
         nodes.bring_store()
         until(lambda: admin(second, "uploads", "status")[1]["pending"] == 0, "the upload", 60)
         assert admin(second, "health")[1]["uploads"] == "ok"
+
+
+def test_another_node_uploads_what_a_dead_one_took(nodes: Nodes) -> None:
+    copied = "uploader.durability=database"
+    first, second = nodes.make("a", copied), nodes.make("b", copied)
+    with second, first:
+        send(first, "one")
+        dead = nodes.instance("a")
+        kill(first)
+        assert is_read(second, "one"), "the database has a copy"
+        psql(nodes, f"UPDATE sora.instances SET heartbeat_at = now() - interval '1 h' WHERE instance_id = '{dead}'")
+        assert admin(second, "uploads", "status")[1]["stranded"] == []
+        nodes.bring_store()
+        until(lambda: admin(second, "uploads", "status")[1]["pending"] == 0, "the adoption", 100)
+        assert admin(second, "uploads", "status")[1]["copies"] == 0
+        first.start()
+        assert is_read(first, "one")
 
 
 def test_a_copy_of_a_node_does_not_start_beside_it(nodes: Nodes) -> None:

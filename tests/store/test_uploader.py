@@ -699,6 +699,38 @@ async def age(house: House, body: bytes, seconds: float) -> None:
     os.utime(path, (then, then))
 
 
+async def test_quarantine_is_kept_unless_the_operator_bounds_it(house: House) -> None:
+    await house.stage(b"damaged")
+    await house.staging.quarantine(house.account_id, content_hash(b"damaged"))
+    await house.uploads.sweep()
+    assert await house.staging.count_quarantined() == 1
+    await house.uploader(quarantine_s=86400.0).sweep()
+    assert await house.staging.count_quarantined() == 1
+    await house.uploader(quarantine_s=1e-6).sweep()
+    assert await house.staging.count_quarantined() == 0
+    assert metrics.staging_quarantined._value.get() == 0
+
+
+async def test_a_fenced_node_uploads_nothing_and_judges_no_file(house: House) -> None:
+    fenced = True
+    ref = await house.deliver()
+    await house.stage(b"orphan")
+    orphan = house.staging.path(house.account_id, content_hash(b"orphan"))
+    os.utime(orphan, (0, 0))
+    uploads = house.uploader(fenced=lambda: fenced)
+    async with running(uploads):
+        house.bell.ring()
+        await uploads.sweep()
+        assert await uploads._start_uploads() == 0
+        assert len(await house.rows()) == 1
+        assert orphan.exists()
+        fenced = False
+        await house.until(house.is_idle)
+        await uploads.sweep()
+    assert await house.blobs.get(ref.key) == BODY
+    assert not orphan.exists()
+
+
 async def test_the_sweep(house: House) -> None:
     waiting = await house.deliver(b"waiting")
     await age(house, b"waiting", 10 * uploads_module.ORPHAN_S)

@@ -290,6 +290,20 @@ async def test_quarantine_idle_goes_by_time_and_keeps_the_octets(staging: Stagin
     assert staging.used_bytes == used - len(BODY)
 
 
+async def test_quarantine_is_emptied_by_age_on_demand(staging: Staging) -> None:
+    assert await staging.expire_quarantined(0) == 0
+    await staging.stage_many([item(BODY)])
+    await staging.quarantine(ANN, DIGEST)
+    (aside,) = (staging.path(ANN, DIGEST).parent / "quarantine").iterdir()
+    stranger = aside.with_name("notes-of-a-person.txt")
+    stranger.write_text("keep")
+    assert await staging.expire_quarantined(3600) == 0
+    then = time.time_ns() - 3601 * 10**9
+    aside.rename(aside.with_name(f"{then}-{aside.name.partition('-')[2]}"))
+    assert await staging.expire_quarantined(3600) == 1
+    assert stranger.read_text() == "keep"
+
+
 async def test_unlink_idle_goes_by_time_alone(staging: Staging) -> None:
     await staging.stage_many([item(BODY)])
     assert not await staging.unlink_idle(ANN, DIGEST, 3600)

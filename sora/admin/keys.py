@@ -118,7 +118,7 @@ _FAILED: Final = 1
 
 async def list_keys(ctx: AdminContext) -> list[KeyInfo]:
     """List the master keys, and how many accounts each is needed for."""
-    ring = Keyring(_keyring_file(ctx))
+    ring = Keyring(_keyring_file(ctx), service_uid=keyring.service_uid(ctx.config))
     newest = ring.newest()
     try:
         uses: dict[str, int] | None = {use.key_id: use.accounts for use in await WrappedKeys(ctx.store.db).uses()}
@@ -153,16 +153,16 @@ async def list_keys(ctx: AdminContext) -> list[KeyInfo]:
 
 async def rotate(ctx: AdminContext, req: Rotate) -> Rotated:
     """Add a master key, and wrap the data key of every account with it; the first time, make the keyring."""
-    path = _keyring_file(ctx)
+    path, service_uid = _keyring_file(ctx), keyring.service_uid(ctx.config)
     added, activated = "", []
     if req.step in ("all", "add"):
-        added = keyring.add_key(path, waiting=req.step == "add").id
+        added = keyring.add_key(path, waiting=req.step == "add", service_uid=service_uid).id
         crash_point("rotate.key_added")
     if req.step == "activate":
-        activated = [key.id for key in keyring.activate(path)]
+        activated = [key.id for key in keyring.activate(path, service_uid=service_uid)]
     if req.step not in ("all", "rewrap"):
         return Rotated(added, activated)
-    wrapped, ring = WrappedKeys(ctx.store.db), Keyring(path)
+    wrapped, ring = WrappedKeys(ctx.store.db), Keyring(path, service_uid=service_uid)
     try:
         done = await rotation.rewrap(wrapped, ring, batch=req.batch)
     except DatabaseDown:

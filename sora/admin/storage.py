@@ -18,6 +18,7 @@ from sora.store.account_keys import open_sealers
 from sora.store.blobs import BlobRef, content_hash
 from sora.store.bodies import open_cache
 from sora.store.cache import CacheVerified  # noqa: TC001
+from sora.store.keyring import open_keyring
 from sora.types import AccountId, ContentId
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ async def cache_purge(ctx: AdminContext) -> Purged:
 
 async def cache_verify(ctx: AdminContext) -> CacheVerified:
     """Compare every file of the local cache with its hash; those that differ are moved aside."""
-    sealers = open_sealers(ctx.config.encryption.keyring_file, ctx.store.db)
+    sealers = open_sealers(open_keyring(ctx.config), ctx.store.db)
     loop = asyncio.get_running_loop()
 
     def is_right(account_id: AccountId, digest: bytes, data: bytes) -> bool:

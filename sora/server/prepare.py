@@ -15,7 +15,7 @@ from sora.store import migrate
 from sora.store.account_keys import WrappedKeys
 from sora.store.bodies import open_blob_store
 from sora.store.db import Database
-from sora.store.keyring import Keyring
+from sora.store.keyring import open_keyring
 
 if TYPE_CHECKING:
     from sora.config import Config
@@ -75,7 +75,7 @@ async def check_keys(config: Config, dsn: str) -> None:
         ConfigError: See `require_keys`.
         Unavailable: The database is away.
     """
-    keyring = Keyring(config.encryption.keyring_file) if config.encryption.keyring_file else None
+    keyring = open_keyring(config)
     database = await Database.open(dsn, min_size=0, max_size=1, application_name="sora prepare")
     try:
         await rotation.check(WrappedKeys(database), keyring)

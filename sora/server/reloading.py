@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from sora import config as configuration
 from sora.net.tls import server_context
-from sora.store.keyring import Keyring
+from sora.store.keyring import open_keyring
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -99,5 +99,4 @@ def check_files(config: Config) -> None:
     for _, server in tuple(config.servers.items()):
         if server.tls_cert:
             server_context(server.tls_cert, server.tls_key)
-    if config.encryption.keyring_file:
-        Keyring(config.encryption.keyring_file)
+    open_keyring(config)

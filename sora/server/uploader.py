@@ -19,6 +19,7 @@ from sora.store.account_keys import open_sealers
 from sora.store.blobs import BlobRef
 from sora.store.bodies import open_blob_store, open_cache, open_staging
 from sora.store.copies import BodyCopies
+from sora.store.keyring import open_keyring
 from sora.store.uploads import PendingUploads, list_stranded
 from sora.types import AccountId, ContentId
 
@@ -59,6 +60,7 @@ async def _main(process: Process) -> None:
         blobs = open_blob_store(config.object_store)
         stack.callback(blobs.close)
         bell = stack.enter_context(child.doorbell.listening())
+        keyring = open_keyring(config)
         pending = PendingUploads(database, own_instance_id(config))
         uploads = Uploads(
             pending,
@@ -66,8 +68,8 @@ async def _main(process: Process) -> None:
             blobs,
             cache,
             bell,
-            sealers=open_sealers(config.encryption.keyring_file, database),
-            keys=open_key_objects(config.encryption.keyring_file, database, blobs),
+            sealers=open_sealers(keyring, database),
+            keys=open_key_objects(keyring, database, blobs),
             parallel=config.uploader.parallel,
             copies=BodyCopies(database),
             fenced=lambda: bool(child.node_row.get("fenced")),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from sora.store.blobs import BlobStore
     from sora.store.db import Connection, Database
+    from sora.store.keyring import Keyring
 
 KNOWN: Final = 100_000
 """Accounts of which a process remembers that their key is stored."""
@@ -155,6 +156,6 @@ def parse(content: bytes) -> tuple[KeyObject, bytes]:
     return found, base64.b64decode(found.wrapped, validate=True)
 
 
-def open_key_objects(keyring_file: str, db: Database, blobs: BlobStore) -> KeyStore:
-    """As the configuration wants it; an empty path: encryption is off."""
-    return KeyObjects(db, blobs) if keyring_file else NoKeyObjects()
+def open_key_objects(keyring: Keyring | None, db: Database, blobs: BlobStore) -> KeyStore:
+    """As the configuration wants it; no keyring: encryption is off."""
+    return KeyObjects(db, blobs) if keyring else NoKeyObjects()

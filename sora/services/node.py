@@ -31,6 +31,7 @@ from sora.store.blocks import CHANNEL, AuthBlocks
 from sora.store.bodies import Bodies, open_blob_store, open_cache, open_staging
 from sora.store.copies import BodyCopies
 from sora.store.db import Database
+from sora.store.keyring import open_keyring
 from sora.store.store import Store
 from sora.types import AccountId
 
@@ -122,7 +123,7 @@ class Node:
             deliveries = await _open_pool(stack, dsn, "sora delivery", config.database.delivery_connections)
             store = Store(queries)
             instance_id = own_instance_id(config)
-            sealers = open_sealers(config.encryption.keyring_file, queries)
+            sealers = open_sealers(open_keyring(config), queries)
             bodies = _bodies(config, stack, cache, staging, blobs, sealers, queries, instance_id)
             stack.push_async_callback(bodies.close)
             warmup = _warmup(config, queries, bodies)

@@ -20,7 +20,6 @@ from msgspec import Struct
 
 from sora import log, metrics
 from sora.errors import ConfigError, KeyUnavailable, NotFound
-from sora.store.keyring import Keyring
 from sora.store.sealing import KEY_BYTES, PLAIN, AccountKey, fingerprint, is_sealed
 from sora.types import AccountId  # noqa: TC001
 
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
     from sora.store.blobs import BlobRef
     from sora.store.db import Database
-    from sora.store.keyring import MasterKey
+    from sora.store.keyring import Keyring, MasterKey
     from sora.store.sealing import Sealer
 
 CHANNEL: Final = "sora_keys"
@@ -227,13 +226,9 @@ class AccountKeys:
         _log.error("the key of an account cannot be had", extra={"account_id": account_id, "error": str(error)})
 
 
-def open_sealers(keyring_file: str, db: Database) -> Sealers:
-    """The keys as the configuration wants them; an empty path: encryption is off.
-
-    Raises:
-        ConfigError: The keyring cannot be used.
-    """
-    return AccountKeys(db, Keyring(keyring_file)) if keyring_file else NoKeys()
+def open_sealers(keyring: Keyring | None, db: Database) -> Sealers:
+    """The keys as the configuration wants them; no keyring: encryption is off."""
+    return AccountKeys(db, keyring) if keyring else NoKeys()
 
 
 class StoredKey(Struct, frozen=True):

@@ -42,6 +42,7 @@ from sora.store import diskfile
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from sora.config import Config
     from sora.types import AccountId
 
 MASTER_BYTES: Final = 32
@@ -115,12 +116,16 @@ class MasterKey(Struct, frozen=True):
 class Keyring:
     """The master keys of a file, as it is now or was when it was last needed.
 
+    Args:
+        service_uid: Whose file it may be besides ours and root's: the user that Sora runs as.
+
     Raises:
         ConfigError: The file is missing, readable by others, or not a keyring.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, service_uid: int = 0) -> None:
         self._path = Path(path)
+        self._service_uid = service_uid
         self._keys: dict[str, MasterKey] = {}
         self._seen: tuple[int, ...] = ()
         self._read()
@@ -166,20 +171,39 @@ class Keyring:
             self._read()
 
     def _read(self) -> None:
-        keys, self._seen = _load(self._path)
+        keys, self._seen = _load(self._path, self._service_uid)
         self._keys = {key.id: key for key in keys}
 
 
-def add_key(path: str | Path, *, waiting: bool = False) -> MasterKey:
+def service_uid(config: Config) -> int:
+    """The user that Sora runs as, to whom its staged mail belongs; root where it has not run yet."""
+    try:
+        return Path(config.uploader.staging_path).stat().st_uid
+    except OSError:
+        return 0
+
+
+def open_keyring(config: Config) -> Keyring | None:
+    """The keyring that the configuration names; None: encryption is off.
+
+    Raises:
+        ConfigError: See `Keyring`.
+    """
+    path = config.encryption.keyring_file
+    return Keyring(path, service_uid=service_uid(config)) if path else None
+
+
+def add_key(path: str | Path, *, waiting: bool = False, service_uid: int = 0) -> MasterKey:
     """Make a master key and write it to the file, which is made if it is missing.
 
     Args:
         waiting: See `MasterKey`; the first key of a file never waits.
+        service_uid: See `Keyring`; root gives a new file to this user.
 
     Raises:
         ConfigError: The file is not a keyring, or cannot be written.
     """
-    with _changing(Path(path)) as keys:
+    with _changing(Path(path), service_uid) as keys:
         now = datetime.now(UTC).replace(microsecond=0)
         key = MasterKey(
             id=f"{now:%Y%m%d}-{secrets.token_hex(2)}",
@@ -191,26 +215,26 @@ def add_key(path: str | Path, *, waiting: bool = False) -> MasterKey:
     return key
 
 
-def activate(path: str | Path) -> list[MasterKey]:
+def activate(path: str | Path, *, service_uid: int = 0) -> list[MasterKey]:
     """Let the keys that wait encrypt; which they were.
 
     Raises:
         ConfigError: The file is not a keyring, or cannot be written.
     """
-    with _changing(Path(path)) as keys:
+    with _changing(Path(path), service_uid) as keys:
         waiting = [key for key in keys if key.waiting]
         keys[:] = [replace(key, waiting=False) for key in keys]
     return waiting
 
 
 @contextlib.contextmanager
-def _changing(path: Path) -> Iterator[list[MasterKey]]:
+def _changing(path: Path, service_uid: int) -> Iterator[list[MasterKey]]:
     """The keys of the file, to be changed and written back: whole or not at all, one writer at a time."""
     try:
         with _locked(path.parent):
-            keys = list(_load(path)[0]) if path.exists() else []
+            keys = list(_load(path, service_uid)[0]) if path.exists() else []
             yield keys
-            _write(path, keys)
+            _write(path, keys, service_uid)
     except OSError as error:
         raise ConfigError(f"encryption.keyring_file: {error.filename or path}: {error.strerror}") from error
 
@@ -225,13 +249,15 @@ def _locked(directory: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def _write(path: Path, keys: Sequence[MasterKey]) -> None:
+def _write(path: Path, keys: Sequence[MasterKey], service_uid: int) -> None:
     temporary = diskfile.temporary(path.parent)
     fd = diskfile.write_new(temporary, dump(keys).encode())
     try:
-        with contextlib.suppress(FileNotFoundError):  # the first time
+        if path.exists():
             owner = path.stat()
             os.fchown(fd, owner.st_uid, owner.st_gid)
+        elif os.geteuid() == 0:
+            os.fchown(fd, service_uid, -1)
         os.fsync(fd)
         temporary.replace(path)
         diskfile.sync_directory(path.parent)
@@ -255,13 +281,13 @@ def dump(keys: Sequence[MasterKey]) -> str:
     return "\n".join(parts)
 
 
-def _load(path: Path) -> tuple[list[MasterKey], tuple[int, ...]]:
+def _load(path: Path, service_uid: int) -> tuple[list[MasterKey], tuple[int, ...]]:
     """The keys, the oldest first, and what tells this file from a later one."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             found = os.fstat(fd)
-            _check_access(path, found)
+            _check_access(path, found, service_uid)
             data = os.read(fd, found.st_size + 1)
         finally:
             os.close(fd)
@@ -277,13 +303,13 @@ def _load(path: Path) -> tuple[list[MasterKey], tuple[int, ...]]:
         raise ConfigError(f"encryption.keyring_file: {path}: {error}") from error
 
 
-def _check_access(path: Path, found: os.stat_result) -> None:
+def _check_access(path: Path, found: os.stat_result, service_uid: int) -> None:
     """A key that others can read, or could have written, is none."""
     if not stat.S_ISREG(found.st_mode):
         raise ConfigError(f"encryption.keyring_file: {path}: not a file")
     if stat.S_IMODE(found.st_mode) & FORBIDDEN_MODE:
         raise ConfigError(f"encryption.keyring_file: {path}: others than its owner may use it; run `chmod 600 {path}`")
-    if found.st_uid not in (0, os.geteuid()):
+    if found.st_uid not in (0, os.geteuid(), service_uid):
         raise ConfigError(f"encryption.keyring_file: {path}: it belongs to user {found.st_uid}, not to us or root")
 
 

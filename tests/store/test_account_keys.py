@@ -251,7 +251,7 @@ async def test_unknown_accounts_and_an_absent_database(db: Database, path: Path)
 
 
 async def test_without_encryption_there_are_no_keys(db: Database, ann: AccountId) -> None:
-    keys = open_sealers("", db)
+    keys = open_sealers(None, db)
     assert isinstance(keys, NoKeys)
     ref = BlobRef(ann, ContentId(1), content_hash(BODY), len(BODY))
     assert keys.peek(ann) is await keys.get(ann) is PLAIN

@@ -129,7 +129,7 @@ async def test_a_key_is_stored_once_and_opens(
 async def test_an_account_without_a_key_has_no_object(db: Database, blobs: DirectoryStore, ann: AccountId) -> None:
     await KeyObjects(db, blobs).ensure(ann)
     assert await names(blobs) == []
-    off = open_key_objects("", db, blobs)
+    off = open_key_objects(None, db, blobs)
     assert isinstance(off, NoKeyObjects)
     await off.ensure(ann)
     assert await off.store_pending() == 0

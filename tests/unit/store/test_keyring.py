@@ -78,6 +78,17 @@ def test_a_file_of_another_user_is_refused(path: Path, monkeypatch: pytest.Monke
         Keyring(path)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to somebody")
+def test_root_keeps_a_keyring_for_the_user_that_sora_runs_as(path: Path) -> None:
+    keyring.add_key(path, service_uid=4321)
+    assert path.stat().st_uid == 4321
+    keyring.add_key(path, service_uid=4321)
+    assert path.stat().st_uid == 4321
+    assert len(Keyring(path, service_uid=4321).keys) == 2
+    with pytest.raises(ConfigError, match="belongs to user 4321"):
+        Keyring(path)
+
+
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file; `sora-admin keys rotate` makes one"):
         Keyring(tmp_path / "missing")
@@ -174,7 +185,7 @@ def test_an_unknown_key_is_looked_for_in_the_file_once_it_changed(path: Path) ->
 def test_a_file_that_did_not_change_is_not_read_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keyring.add_key(path)
     ring = Keyring(path)
-    monkeypatch.setattr(keyring, "_load", lambda _: pytest.fail("read again"))
+    monkeypatch.setattr(keyring, "_load", lambda *_: pytest.fail("read again"))
     ring.newest()
     with pytest.raises(NotFound):
         ring.get("other")

@@ -14,7 +14,7 @@ from sora.errors import InUse, NotFound, Unavailable
 from sora.server import child as children
 from sora.services.adoption import Adoption
 from sora.services.cleanup import Cleanup
-from sora.services.indexing import BATCH, Indexing
+from sora.services.indexing import STEP_ROWS, Indexing
 from sora.services.node import open_database, own_instance_id, own_peer_address
 from sora.services.seat import own_seat
 from sora.services.shredding import Shredding
@@ -43,8 +43,8 @@ UNHEARD_S: Final = 1.0
 LEAD_S: Final = 20.0
 ADOPT_S: Final = 30.0
 INDEX_BUSY_S: Final = 0.05
-INDEX_GATHER_S: Final = 0.5
-"""Pause after a batch that was not full: what comes meanwhile is moved together."""
+INDEX_GATHER_S: Final = 5.0
+"""Pause after a step that was not full: what comes meanwhile is moved together, and costs less."""
 INDEX_IDLE_S: Final = 1.0
 INDEX_LONG_S: Final = 5.0
 INDEX_SHARE: Final = 8
@@ -245,7 +245,7 @@ async def _index(process: Process, leader: Leadership, indexing: Indexing) -> No
         moved = await indexing.step() if leads else 0
         took_s = asyncio.get_running_loop().time() - began
         longer_s = min(INDEX_LONG_S, max(INDEX_IDLE_S, 1.5 * pause_s))
-        gather_s = INDEX_BUSY_S if moved >= BATCH else INDEX_GATHER_S
+        gather_s = INDEX_BUSY_S if moved >= STEP_ROWS else INDEX_GATHER_S
         pause_s = max(gather_s, INDEX_SHARE * took_s) if moved else longer_s
 
     await _repeat(process, lambda: pause_s, step)

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
 _logger = log.get(__name__)
 
-BACKGROUND_NICE: Final = 5
-"""Of processes whom no client waits for: a third of a worker's share where all of them want the processor."""
+BACKGROUND_NICE: Final = 10
+"""Of processes whom no client waits for: a tenth of a worker's share where all of them want the processor."""
 BEAT_S: Final = 1.0
 PACKET: Final = 65536
 MMAP_THRESHOLD: Final = 1024 * 1024

@@ -10,6 +10,7 @@ user, so nothing has to be readable by others; where namespaces are forbidden it
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -199,6 +200,9 @@ class EmbeddedPostgres:
         """Stop a postmaster of this cluster that a killed parent left behind."""
         lines = self._pid_file()
         pid = int(lines[0]) if lines and lines[0].isdecimal() else 0
+        if pid and _is_zombie(pid):
+            self._inherit_locks(pid)
+            return
         if not pid or not self._is_our_postmaster(pid):
             return
         _logger.warning("stopping an orphaned PostgreSQL", extra={"postgres_pid": pid})
@@ -207,6 +211,22 @@ class EmbeddedPostgres:
             if _gone(pid, STOP_TIMEOUT_S):
                 return
         raise ConfigError(f"database.embedded: PostgreSQL {pid} of {self.data} cannot be stopped")
+
+    def _inherit_locks(self, pid: int) -> None:
+        """Put our pid into the lock files of a dead postmaster that nobody has collected yet.
+
+        A signal still reaches it, so the next postmaster would take it for alive; in a container without init, for
+        ever. The pid of its own parent does not stop it, and it still looks whether backends use the shared memory that
+        the file names.
+        """
+        for path in (self.data / "postmaster.pid", self.socket_directory / f"{SOCKET_NAME}.lock"):
+            with contextlib.suppress(FileNotFoundError):
+                first, _, rest = path.read_text(encoding="utf-8").partition("\n")
+                if first == str(pid):
+                    new = path.with_name(f"{path.name}.new")
+                    new.write_text(f"{os.getpid()}\n{rest}", encoding="utf-8")
+                    new.chmod(0o600)
+                    new.rename(path)
 
     def _is_our_postmaster(self, pid: int) -> bool:
         try:
@@ -394,7 +414,16 @@ def _gone(pid: int, timeout: float) -> bool:
             os.kill(pid, 0)
         except ProcessLookupError:
             return True
-        if Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[0] == "Z":
+        if _is_zombie(pid):
             return True
         time.sleep(_POLL_S)
     return False
+
+
+def _is_zombie(pid: int) -> bool:
+    """It has ended, and its parent has not asked how."""
+    try:
+        facts = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    return facts.rpartition(")")[2].split()[0] == "Z"

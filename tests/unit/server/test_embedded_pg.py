@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import stat
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,6 +100,24 @@ def test_it_comes_back_after_sigkill(postgres: EmbeddedPostgres) -> None:
     assert not postgres.is_ready()
     postgres.start()
     assert asyncio.run(fetchval(postgres.dsn, "SELECT 1")) == 1
+
+
+def test_a_dead_postmaster_that_nobody_collects_does_not_stop_the_next(postgres: EmbeddedPostgres) -> None:
+    """The supervisor was killed too, and process 1 of a container may not look after its orphans."""
+    postgres.start()
+    with subprocess.Popen(["true"]) as dead:
+        os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie as long as we do not collect it
+        assert postgres.pid is not None
+        os.kill(postgres.pid, signal.SIGKILL)
+        postgres.stop()
+        for path in (postgres.data / "postmaster.pid", postgres.socket_directory / ".s.PGSQL.5432.lock"):
+            path.write_text("\n".join([str(dead.pid), *path.read_text().split("\n")[1:]]))
+        following = EmbeddedPostgres(postgres.directory, QUICK)
+        try:
+            following.start()
+            assert asyncio.run(fetchval(following.dsn, "SELECT 1")) == 1
+        finally:
+            following.stop()
 
 
 def test_a_killed_initdb_leaves_nothing_that_looks_complete(postgres: EmbeddedPostgres) -> None:

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import asyncpg
 from minio import Minio
@@ -86,7 +86,7 @@ class Bench:
 
     # ------------------------------------------------------------------ life
 
-    def __enter__(self) -> Bench:
+    def __enter__(self) -> Self:
         try:
             self._make()
         except BaseException:

@@ -297,7 +297,7 @@ def run_all(chosen: Sequence[Spot], directory: Path, jobs: int) -> list[Result]:
                 for spot in work.get_nowait():
                     result = run_cell(benches.get(spot.bench), spot)
                     results.append(result)
-                    print(_progress(result, len(results), len(chosen)), flush=True)
+                    _say(_progress(result, len(results), len(chosen)))
                     if result.problem:
                         benches.discard(spot.bench)
         except queue.Empty:
@@ -320,6 +320,11 @@ def run_all(chosen: Sequence[Spot], directory: Path, jobs: int) -> list[Result]:
     if failures:
         raise failures[0]
     return results
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 def _progress(result: Result, number: int, total: int) -> str:
@@ -349,7 +354,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     text = report.render(results, took_s, sys.argv[1:] if arguments is None else arguments)
     if options.write:
         RESULTS.write_text(text)
-    print(report.totals(results, took_s))
+    _say(report.totals(results, took_s))
     return 0 if len(results) == len(chosen) and all(result.is_good for result in results) else 1
 
 

@@ -50,10 +50,12 @@ def totals(results: Sequence[Result], took_s: float) -> str:
     verdicts = [result.verdict for result in results if not result.problem]
     kinds = ("lost", "doubled", "altered", "returned", "flags", "leftover")
     wrong = ", ".join(f"{kind} {sum(len(getattr(verdict, kind)) for verdict in verdicts)}" for kind in kinds)
+    good = sum(result.is_good and not result.impossible for result in results)
     return (
-        f"{len(results)} cells run in {took_s / 60:.1f} minutes, {sum(r.is_good for r in results)} of them without fault, "
-        f"{sum(bool(result.impossible) for result in results)} n/a. "
-        f"Promised {sum(verdict.acknowledged for verdict in verdicts)}, found {sum(v.found for v in verdicts)}; {wrong}."
+        f"{len(results)} cells in {took_s / 60:.1f} minutes: {good} without fault, "
+        f"{sum(bool(result.impossible) for result in results)} n/a, {sum(not r.is_good for r in results)} with faults. "
+        f"Promised {sum(verdict.acknowledged for verdict in verdicts)}, "
+        f"found {sum(verdict.found for verdict in verdicts)}; {wrong}."
     )
 
 

@@ -1,9 +1,9 @@
 """A proxy in front of a PostgreSQL on a UNIX socket, which loses answers and connections on command.
 
 It takes the place of the server's socket while both run: the socket file is renamed, ours gets its name, and whoever
-connects from then on goes through us; `leave` undoes that. It reads the frames of the protocol (version 3), so it knows
-when the server has done what it was asked: an answer is lost after `ReadyForQuery` has come, which the server sends when
-the transaction is committed, and before an octet of it was passed on.
+connects from then on goes through us; the end of the context undoes that. It reads the frames of the protocol (version
+3), so it knows when the server has done what it was asked: an answer is lost after `ReadyForQuery` has come, which the
+server sends when the transaction is committed, and before an octet of it was passed on.
 """
 
 from __future__ import annotations

@@ -15,9 +15,11 @@ from sora.crashpoints import crash_point
 from sora.errors import InUse, NotFound, Refused, Unavailable
 from sora.services.node import INSTANCE_FILE, own_instance_id
 from sora.store import diskfile
+from sora.store.account_keys import open_sealers
 from sora.store.blobs import BlobRef, parse_local_name
 from sora.store.bodies import open_staging
 from sora.store.copies import BodyCopies
+from sora.store.keyring import open_keyring
 from sora.store.leases import DEAD_AFTER_S
 from sora.store.uploads import Stranded, list_stranded
 from sora.types import AccountId, ContentId
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from asyncpg import Record
+
+    from sora.store.account_keys import Sealers
 
 PAGE: Final = 500
 SHOWN: Final = 1000
@@ -100,7 +104,7 @@ class Verified(Struct, frozen=True):
         copied: In the database.
         stored: In the object store already.
         elsewhere: In the staging of another node, which this one cannot see.
-        unknown: Not here, and the object store did not answer.
+        unknown: It cannot be told: the object store does not answer, or a key cannot be had.
         missing: Nowhere; at most a thousand are listed.
     """
 
@@ -195,8 +199,9 @@ async def verify(ctx: AdminContext) -> Verified:
     own = own_instance_id(ctx.config)
     places = dict.fromkeys(("staged", "copied", "stored", "elsewhere", "unknown", "missing"), 0)
     missing: list[Missing] = []
+    sealers = open_sealers(open_keyring(ctx.config), ctx.store.db)
     async for row in _pending(ctx):
-        place = await _place(ctx, own, row)
+        place = await _place(ctx, sealers, own, row)
         places[place] += 1
         if place == "missing" and len(missing) < SHOWN:
             missing.append(Missing(row["account_id"], row["content_id"], row["instance_id"], row["size"]))
@@ -218,6 +223,7 @@ async def adopt(ctx: AdminContext, req: Adopt) -> Adopted:
         while moved := await ctx.store.db.fetchval("SELECT adopt_uploads($1, $2)", req.node, own):
             copied += moved
     adopted = damaged = left = 0
+    sealers = open_sealers(open_keyring(ctx.config), ctx.store.db)
     staging = open_staging(ctx.config)
     try:
         async for row in _pending(ctx, req.node):
@@ -225,7 +231,7 @@ async def adopt(ctx: AdminContext, req: Adopt) -> Adopted:
             data = await asyncio.to_thread(_read, directory / ref.name)
             if data is None:
                 left += 1
-            elif not _is_right(ref, data):
+            elif not await _is_right(sealers, ref, data):
                 damaged += 1
                 left += 1
                 _log.error("file of a dead node does not match its hash", extra={"file": ref.name})
@@ -280,16 +286,16 @@ async def _pending(ctx: AdminContext, node: str = "") -> AsyncIterator[Record]:
         place = page[-1]["account_id"], page[-1]["content_hash"], page[-1]["instance_id"]
 
 
-async def _place(ctx: AdminContext, own: str, row: Record) -> str:
+async def _place(ctx: AdminContext, sealers: Sealers, own: str, row: Record) -> str:
     """Where a body is, the nearest place first."""
     ref = _ref(row)
-    data = await asyncio.to_thread(_read, Path(ctx.config.uploader.staging_path) / ref.name)
-    if data is not None and _is_right(ref, data):
-        return "staged"
-    copy = await BodyCopies(ctx.store.db).read(ref)
-    if copy is not None and _is_right(ref, copy):
-        return "copied"
     try:
+        staged = await asyncio.to_thread(_read, Path(ctx.config.uploader.staging_path) / ref.name)
+        if staged is not None and await _is_right(sealers, ref, staged):
+            return "staged"
+        copy = await BodyCopies(ctx.store.db).read(ref)
+        if copy is not None and await _is_right(sealers, ref, copy):
+            return "copied"
         if (await ctx.blobs.stat(ref.key)).size:
             return "stored"
     except NotFound:
@@ -329,8 +335,14 @@ def _ref(row: Record) -> BlobRef:
     return BlobRef(AccountId(row["account_id"]), ContentId(row["content_id"]), row["content_hash"], row["size"])
 
 
-def _is_right(ref: BlobRef, data: bytes) -> bool:
-    return ref.matches(data)
+async def _is_right(sealers: Sealers, ref: BlobRef, stored: bytes) -> bool:
+    """True if the octets are this body.
+
+    Raises:
+        Unavailable: They are sealed, and the key cannot be had.
+    """
+    sealer = await sealers.reader(ref, stored)
+    return await asyncio.to_thread(sealer.verify, ref, stored)
 
 
 def _read(path: Path) -> bytes | None:

@@ -18,6 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from sora.store import keyring
+from sora.store.sealing import is_sealed
 from tests.support.demo import Demo
 
 USER, PASSWORD = "user1@example.com", "demo"
@@ -72,15 +74,19 @@ def uploads(demo: Demo) -> dict[str, Any]:
     return status
 
 
-def drill(root: Path, count: int) -> dict[str, Any]:
+def drill(root: Path, count: int, *, encrypted: bool = False) -> dict[str, Any]:
     """The whole of it, in an empty directory; the figures."""
     store = root / "store"
     store.write_text("not a directory: the object store is away\n")
-    settings = ("uploader.durability=database", f"object_store.path={store / 'objects'}")
+    settings = ["uploader.durability=database", f"object_store.path={store / 'objects'}"]
+    if encrypted:
+        keyring.add_key(root / "keyring.toml")
+        settings.append(f"encryption.keyring_file={root / 'keyring.toml'}")
     with Demo(root / "demo", "--workers", "2", *(word for one in settings for word in ("--set", one))) as demo:
         send(demo, count)
         waiting = uploads(demo)
         removed = sum(empty(root / "demo" / name) for name in ("staging", "cache"))
+        verified = json.loads(demo.admin("uploads", "verify", "--json").stdout)
         began = time.monotonic()
         first = lost(read(demo), count)
         read_s = time.monotonic() - began
@@ -93,18 +99,20 @@ def drill(root: Path, count: int) -> dict[str, Any]:
         upload_s = time.monotonic() - began
         empty(root / "demo" / "cache")
         second = lost(read(demo), count)
-        objects = len(list((store / "objects").rglob("*.eml")))
+        objects = [path.read_bytes() for path in (store / "objects").rglob("*.eml")]
     return {
         "messages": count,
         "waiting": waiting["pending"],
         "copies": waiting["copies"],
         "files_removed": removed,
+        "verified_in_the_database": verified["copied"],
         "lost_while_the_store_is_away": len(first),
         "read_s": round(read_s, 1),
         "pending_after": left["pending"],
         "copies_after": left["copies"],
         "upload_s": round(upload_s, 1),
-        "objects": objects,
+        "objects": len(objects),
+        "sealed": sum(map(is_sealed, objects)),
         "lost_after_upload": len(second),
     }
 
@@ -113,10 +121,11 @@ def main() -> int:
     """Print the figures; 1 if something was lost."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--messages", type=int, default=1000)
+    parser.add_argument("--encrypted", action="store_true")
     arguments = parser.parse_args()
     root = Path(tempfile.mkdtemp(prefix="sora-durability-"))
     try:
-        figures = drill(root, arguments.messages)
+        figures = drill(root, arguments.messages, encrypted=arguments.encrypted)
     finally:
         shutil.rmtree(root, ignore_errors=True)
     sys.stdout.write(json.dumps(figures, indent=2) + "\n")

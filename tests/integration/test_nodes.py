@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sora.store import keyring
 from tests.support.demo import Demo
 from tests.support.fakesora import until
 
@@ -50,6 +51,12 @@ class Nodes:
             f'servers.peers.listen=["127.0.0.1:{free_port()}"]',
         )
         return Demo(self.root / name, "--workers", "1", *(word for one in settings for word in ("--set", one)))
+
+    def encrypted(self) -> str:
+        """The setting that turns encryption on; every node has the same keyring."""
+        ring = self.root / "keyring.toml"
+        keyring.add_key(ring)
+        return f"encryption.keyring_file={ring}"
 
     def bring_store(self) -> None:
         self.store.unlink()
@@ -111,7 +118,8 @@ def psql(nodes: Nodes, sql: str) -> None:
 
 
 def test_a_body_is_read_where_it_was_not_delivered(nodes: Nodes) -> None:
-    first, second = nodes.make("a"), nodes.make("b")
+    encrypted = nodes.encrypted()
+    first, second = nodes.make("a", encrypted), nodes.make("b", encrypted)
     with second, first:
         send(first, "one")
         send(first, "two")
@@ -132,7 +140,8 @@ def test_a_body_is_read_where_it_was_not_delivered(nodes: Nodes) -> None:
 
 
 def test_the_disk_of_a_dead_node_is_named_and_brought(nodes: Nodes) -> None:
-    first, second = nodes.make("a"), nodes.make("b")
+    encrypted = nodes.encrypted()
+    first, second = nodes.make("a", encrypted), nodes.make("b", encrypted)
     with second, first:
         send(first, "one")
         dead = nodes.instance("a")
@@ -153,6 +162,8 @@ def test_the_disk_of_a_dead_node_is_named_and_brought(nodes: Nodes) -> None:
         code, answer = admin(second, "uploads", "adopt", dead, "--staging", str(moved))
         assert (code, answer["adopted"], answer["left"]) == (0, 1, 0)
         assert is_read(second, "one")
+        verified = admin(second, "uploads", "verify")[1]
+        assert (verified["rows"], verified["staged"]) == (1, 1)
         nodes.bring_store()
         until(lambda: admin(second, "uploads", "status")[1]["pending"] == 0, "the upload", 60)
         assert admin(second, "health")[1]["uploads"] == "ok"

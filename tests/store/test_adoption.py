@@ -116,6 +116,28 @@ async def test_many_are_adopted_in_batches(
     assert set((await rows(store)).values()) == {LIVE}
 
 
+@pytest.mark.parametrize("point", ["adopt.fenced", "adopt.moved"])
+async def test_what_was_cut_short_is_finished_by_the_next_step(
+    store: Store, account_id: AccountId, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    def die(passed: str) -> None:
+        if passed == point:
+            raise KeyboardInterrupt
+
+    for number in range(5):
+        await deliver(store, account_id, b"%d" % number, copied=True)
+    await silence(store, 601)
+    monkeypatch.setattr("sora.services.adoption.BATCH", 2)
+    monkeypatch.setattr("sora.services.adoption.crash_point", die)
+    with pytest.raises(KeyboardInterrupt):
+        await adoption(store).step()
+    left = 5 if point == "adopt.fenced" else 3
+    assert sum(node == DEAD for node in (await rows(store)).values()) == left
+    monkeypatch.undo()
+    assert await adoption(store).step() == left
+    assert set((await rows(store)).values()) == {LIVE}
+
+
 async def test_stranded_bodies_are_counted_by_node(store: Store, account_id: AccountId) -> None:
     await deliver(store, account_id, b"copied", copied=True)
     await deliver(store, account_id, b"alone")

@@ -11,7 +11,7 @@ import pytest
 
 from sora import metrics
 from sora.config import ObjectStoreTable
-from sora.errors import BlobDown, NotFound
+from sora.errors import BlobDown, DatabaseDown, NotFound, Unavailable
 from sora.store import bodies as bodies_module
 from sora.store.blobs import BlobRef, DirectoryStore, content_hash
 from sora.store.bodies import INLINE_BYTES, Bodies, open_blob_store
@@ -305,3 +305,75 @@ def test_the_store_that_the_configuration_names(tmp_path: Path) -> None:
 
 def test_numbers_that_others_rely_on() -> None:
     assert bodies_module.RECENT_BYTES == 16 * 1024**2
+
+
+# ── other sources ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Elsewhere:
+    """A source that has what it is given, or cannot tell."""
+
+    name = "elsewhere"
+    remote = True
+
+    def __init__(self, data: bytes | None = None, error: Unavailable | None = None) -> None:
+        self.data = data
+        self.error = error
+        self.asked = 0
+        self.put_aside = 0
+
+    async def read(self, ref: BlobRef) -> bytes | None:
+        self.asked += 1
+        if self.error:
+            raise self.error
+        return self.data
+
+    async def quarantine(self, ref: BlobRef) -> None:
+        self.put_aside += 1
+
+
+async def test_other_sources_are_asked_on_their_side_of_the_object_store(house: House) -> None:
+    before, after = Elsewhere(), Elsewhere(SMALL)
+    bodies = Bodies(None, house.staging, house.blobs, recent_bytes=0, before=[before], after=[after])
+    await house.blobs.put(ref(SMALL).key, SMALL)
+    assert await bodies.get(ref(SMALL)) == SMALL
+    assert (before.asked, after.asked) == (1, 0)
+    before.data = SMALL
+    gets = house.blobs.gets
+    assert await bodies.get(ref(SMALL)) == SMALL
+    assert house.blobs.gets == gets
+    before.data = None
+    await house.blobs.delete(ref(SMALL).key)
+    assert await bodies.get(ref(SMALL)) == SMALL
+    assert after.asked == 1
+    await bodies.close()
+
+
+async def test_a_source_that_cannot_tell_hides_no_other(house: House) -> None:
+    before, after = Elsewhere(error=DatabaseDown(detail="away")), Elsewhere(SMALL)
+    bodies = Bodies(None, house.staging, house.blobs, recent_bytes=0, before=[before], after=[after])
+    assert await bodies.get(ref(SMALL)) == SMALL, "neither did the object store"
+    after.data = None
+    with pytest.raises(BlobDown, match="no such object"):
+        await bodies.get(ref(SMALL))
+    await house.blobs.put(ref(SMALL).key, SMALL)
+    assert await bodies.get(ref(SMALL)) == SMALL
+    await bodies.close()
+
+
+async def test_wrong_octets_from_elsewhere_are_not_believed(house: House) -> None:
+    before = Elsewhere(SMALL[:-1] + b"?")
+    bodies = Bodies(house.cache, house.staging, house.blobs, recent_bytes=0, before=[before])
+    await house.blobs.put(ref(SMALL).key, SMALL)
+    assert await bodies.get(ref(SMALL)) == SMALL
+    assert before.put_aside == 1
+    await bodies.close()
+
+
+async def test_what_came_from_elsewhere_is_cached(house: House) -> None:
+    before = Elsewhere(SMALL)
+    bodies = Bodies(house.cache, house.staging, house.blobs, recent_bytes=0, before=[before])
+    assert await bodies.get(ref(SMALL)) == SMALL
+    await house.cache.stats()  # behind the writes that are under way
+    assert await house.cache.read(ref(SMALL)) == SMALL
+    await bodies.close()

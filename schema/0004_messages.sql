@@ -306,9 +306,10 @@ BEGIN
   ) d
   WHERE f.account_id = d.account_id AND f.mailbox_id = d.mailbox_id AND f.block_no = d.block_no
     AND bit_count(f.bits & d.mask) > 0;
-  INSERT INTO purge_candidates (account_id, content_id)
+  INSERT INTO purge_candidates AS p (account_id, content_id)
   SELECT DISTINCT account_id, content_id FROM old_rows ORDER BY 1, 2
-  ON CONFLICT DO NOTHING;
+  -- not DO NOTHING: begin_purges() may be about to remove the row, having seen the messages that go here
+  ON CONFLICT (account_id, content_id) DO UPDATE SET noted_at = p.noted_at;
   RETURN NULL;
 END $$;
 

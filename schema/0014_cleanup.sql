@@ -385,6 +385,8 @@ DECLARE
   v_held bigint[];
   v_account bigint[];
   v_content bigint[];
+  v_noted_account bigint[];
+  v_noted_content bigint[];
 BEGIN
   SELECT array_agg(q.a) INTO v_held FROM (SELECT DISTINCT a FROM unnest(p_account_id) a ORDER BY a) q
   WHERE account_held(q.a);
@@ -394,15 +396,22 @@ BEGIN
     WHERE NOT i.a = ANY (coalesce(v_held, '{}'))
     ORDER BY c.account_id, c.content_hash FOR UPDATE OF c SKIP LOCKED
   ) q;
+  -- Who removes messages at this moment holds their candidates: such are left alone, and what is decided here about the
+  -- others is decided by statements that begin after this one.
+  SELECT array_agg(q.account_id), array_agg(q.content_id) INTO v_noted_account, v_noted_content FROM (
+    SELECT p.account_id, p.content_id FROM unnest(p_account_id, p_content_id) i (a, c)
+    JOIN purge_candidates p ON p.account_id = i.a AND p.content_id = i.c FOR UPDATE OF p SKIP LOCKED
+  ) q;
   -- no such row: nothing to purge
-  DELETE FROM purge_candidates p USING unnest(p_account_id, p_content_id) i (a, c)
+  DELETE FROM purge_candidates p USING unnest(v_noted_account, v_noted_content) i (a, c)
   WHERE p.account_id = i.a AND p.content_id = i.c
     AND NOT EXISTS (SELECT 1 FROM message_contents m WHERE m.account_id = i.a AND m.content_id = i.c);
   -- used again: its last row will make it a candidate once more
-  DELETE FROM purge_candidates p USING unnest(v_account, v_content) i (a, c)
-  WHERE p.account_id = i.a AND p.content_id = i.c AND content_user(i.a, i.c) = 'message';
+  DELETE FROM purge_candidates p USING unnest(v_noted_account, v_noted_content) i (a, c)
+  WHERE p.account_id = i.a AND p.content_id = i.c AND content_user(i.a, i.c) = 'message'
+    AND NOT i.a = ANY (coalesce(v_held, '{}'));
   -- held, locked or about to be uploaded: behind those that wait
-  UPDATE purge_candidates p SET noted_at = clock() FROM unnest(p_account_id, p_content_id) i (a, c)
+  UPDATE purge_candidates p SET noted_at = clock() FROM unnest(v_noted_account, v_noted_content) i (a, c)
   WHERE p.account_id = i.a AND p.content_id = i.c;
   RETURN QUERY
   UPDATE message_contents m SET purging_at = coalesce(m.purging_at, clock())

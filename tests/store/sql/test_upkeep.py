@@ -288,6 +288,42 @@ async def test_delivery_and_cleaner_meet_at_the_content_row(db: Database) -> Non
         assert await cleaner.fetchrow(begin, [account.id], [new]) is None
 
 
+async def test_a_body_that_loses_its_last_message_during_a_look_at_it_stays_a_candidate(db: Database) -> None:
+    """Of two janitors one trims the last message, the other looks whether there still is one; in both orders."""
+    async with db.acquire() as trimmer, db.acquire() as looker:
+        account = await Account.create(looker, "user@example.com")
+        trim = ("SELECT trim_expunges($1, $2, clock() + interval '1 s')", account.id)
+        look = "SELECT * FROM begin_purges($1, $2)"
+
+        async def two_messages() -> int:
+            """Of the same body; one is gone already, and the other one is expunged."""
+            await account.deliver(1, hash=BODY)
+            await account.deliver(1, "Archive", hash=BODY)
+            await upload_all(looker)
+            await remove(looker, account)
+            await looker.fetch(
+                "SELECT * FROM expunge($1, $2, $3, $4, false)", account.id, account.boxes["Archive"], *ALL
+            )
+            content_id: int = await looker.fetchval("SELECT content_id FROM purge_candidates")
+            return content_id
+
+        content_id = await two_messages()
+        await trimmer.execute("BEGIN")
+        assert await trimmer.fetchval(*trim, account.boxes["Archive"]) == 1
+        assert await looker.fetch(look, [account.id], [content_id]) == [], "the message is not gone yet"
+        await trimmer.execute("COMMIT")
+        assert await purge(looker) == [(account.id, BODY)]
+
+        content_id = await two_messages()
+        await looker.execute("BEGIN")
+        assert await looker.fetch(look, [account.id], [content_id]) == []
+        trimming = asyncio.create_task(trimmer.fetchval(*trim, account.boxes["Archive"]))
+        await until_blocked(db)
+        await looker.execute("COMMIT")
+        assert await trimming == 1
+        assert await purge(looker) == [(account.id, BODY)]
+
+
 async def until_blocked(db: Database) -> None:
     """Wait until somebody waits for a lock."""
     while not await db.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"):

@@ -286,6 +286,9 @@ class Accounts:
             await claim(conn, address)
             await conn.execute(_LOCK_ALIAS_DOMAINS, account_id)
             await conn.execute(_DROP_LOST_ALIASES, account_id)
+            # The cleanup may be at it: only statements that begin after its commit see what it did.
+            if not await conn.fetchval(_LOCK_DELETED, account_id):
+                raise NotFound("No such deleted account")
             await conn.execute(_RESTORE_MAILBOXES, account_id)
             await conn.execute("UPDATE accounts SET deleted_at = NULL WHERE account_id = $1", account_id)
 
@@ -403,12 +406,13 @@ _DROP_LOST_ALIASES: Final = """
       SELECT FROM aliases o JOIN accounts a USING (account_id)
       WHERE o.address = l.address AND o.account_id <> $1 AND a.deleted_at IS NULL)
 """
+_LOCK_DELETED: Final = "SELECT deleted_at IS NOT NULL FROM accounts WHERE account_id = $1 FOR UPDATE"
 # Those that the cleanup had begun with have the account's own time of deletion; it looks at that under the lock of the
 # account's row, so it stops here. What the user had deleted has a time of its own.
 _RESTORE_MAILBOXES: Final = """
     UPDATE mailboxes m SET deleted_at = NULL
-    FROM (SELECT account_id, deleted_at FROM accounts WHERE account_id = $1 FOR UPDATE) a
-    WHERE m.account_id = a.account_id AND m.deleted_at = a.deleted_at
+    FROM accounts a
+    WHERE a.account_id = $1 AND m.account_id = a.account_id AND m.deleted_at = a.deleted_at
 """
 _SET_PASSWORD: Final = """
     INSERT INTO credentials (account_id, kind, name, hash)

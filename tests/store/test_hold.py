@@ -84,6 +84,35 @@ async def test_the_cleanup_waits_for_a_restore(store: Store, db: Database) -> No
     assert await db.fetchval("SELECT count(*) FROM mailboxes WHERE deleted_at IS NOT NULL") == 0
 
 
+async def test_a_restore_waits_for_the_cleanup(store: Store, db: Database) -> None:
+    """The mailboxes that were being deleted at that moment come back too, and stay."""
+    account_id = await store.accounts.create(ANN)
+    await store.accounts.delete(account_id)
+    async with db.transaction() as cleaner:
+        assert await cleaner.fetchval("SELECT purge_account($1, interval '0')", account_id) == 6
+        restoring = asyncio.create_task(store.accounts.restore(account_id))
+        while not await db.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"):
+            await asyncio.sleep(0)
+    await restoring
+    assert await db.fetchval("SELECT count(*) FROM mailboxes WHERE deleted_at IS NOT NULL") == 0
+
+
+async def test_an_account_that_is_just_going_cannot_be_restored(store: Store, db: Database) -> None:
+    account_id = await store.accounts.create(ANN)
+    await store.accounts.delete(account_id)
+    await db.execute("DELETE FROM mailboxes WHERE account_id = $1", account_id)
+    purge = ("SELECT purge_account($1, interval '0')", account_id)
+    while await db.fetchval("SELECT EXISTS (SELECT FROM account_changes)"):
+        await db.fetchval(*purge)
+    async with db.transaction() as cleaner:
+        assert await cleaner.fetchval(*purge) == 1
+        restoring = asyncio.create_task(store.accounts.restore(account_id))
+        while not await db.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"):
+            await asyncio.sleep(0)
+    with pytest.raises(NotFound):
+        await restoring
+
+
 async def test_a_hold_waits_for_what_is_being_removed(store: Store, db: Database) -> None:
     """Who was told "not held" may finish; afterwards it is held for everybody."""
     account_id = await store.accounts.create(ANN)

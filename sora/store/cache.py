@@ -171,8 +171,10 @@ class Cache:
         return await self._write(self._adopt_many, wanted) if wanted else 0
 
     async def quarantine(self, ref: BlobRef) -> None:
-        """Move a file aside that is not what its name says."""
-        await self._write(self._move_aside, self._path(ref))
+        """Move a file aside that is not what its name says; where that fails it is found wrong again."""
+        path = self._path(ref)
+        with _unless_broken(path):
+            await self._write(self._move_aside, path)
 
     async def stats(self) -> CacheStats:
         """Counts; it walks through the directory."""
@@ -239,7 +241,7 @@ class Cache:
 
     def _touch(self, path: Path) -> None:
         """Count this use, unless one was counted within the last minute."""
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # it is gone, or the disk may not be written any more
             now = self._clock()
             if now - path.stat().st_mtime >= TOUCH_S:
                 os.utime(path, (now, now))
@@ -247,7 +249,7 @@ class Cache:
     def _drop_torn(self, path: Path) -> None:
         metrics.bodies_corrupt.labels("cache").inc()
         _log.info("torn file removed from the cache", extra={"file": path.name})
-        with self._usage() as usage, contextlib.suppress(FileNotFoundError):
+        with _unless_broken(path), self._usage() as usage, contextlib.suppress(FileNotFoundError):
             usage.remove(path)
 
     def _put(self, ref: BlobRef, data: bytes) -> bool:
@@ -259,7 +261,7 @@ class Cache:
             _log.warning("body not cached", extra={"file": ref.name, "error": str(error)})
             return False
         finally:
-            temporary.unlink(missing_ok=True)
+            _discard(temporary)
 
     def _adopt_many(self, files: Sequence[tuple[BlobRef, Path]]) -> int:
         return sum(self._adopt(ref, path) for ref, path in files)
@@ -274,7 +276,7 @@ class Cache:
         except OSError:  # another file system, no more links
             return self._copy(ref, path)
         finally:
-            temporary.unlink(missing_ok=True)
+            _discard(temporary)
 
     def _copy(self, ref: BlobRef, path: Path) -> bool:
         try:
@@ -409,6 +411,21 @@ class _Usage:
         charge = _charge(path.stat().st_size)
         path.unlink()
         self.add(-charge)
+
+
+@contextlib.contextmanager
+def _unless_broken(path: Path) -> Iterator[None]:
+    """A disk that fails must not keep a reader from the next source."""
+    try:
+        yield
+    except OSError as error:
+        _log.warning("file of the cache cannot be removed", extra={"file": path.name, "error": str(error)})
+
+
+def _discard(temporary: Path) -> None:
+    """What stays is swept by the next start."""
+    with contextlib.suppress(OSError):
+        temporary.unlink()
 
 
 def _charge(size: int) -> int:

@@ -125,12 +125,17 @@ def read_cached(path: Path, most: int) -> bytes:
     the disk, the first time in a long while.
 
     Raises:
-        WouldBlock: Some of it is not in memory, it is larger, or this system cannot tell.
+        WouldBlock: Some of it is not in memory, it is larger, it cannot be opened, or this system cannot tell.
         FileNotFoundError: No such file.
     """
     if _NOWAIT is None:
         raise WouldBlock
-    fd = os.open(path, _READ)
+    try:
+        fd = os.open(path, _READ)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise WouldBlock from error
     try:
         size = os.fstat(fd).st_size
         if size > most:

@@ -160,6 +160,69 @@ async def test_an_unreadable_file_is_a_miss(cache: Cache, tmp_path: Path, monkey
     assert await cache.read(ref(body(1))) is None
 
 
+@pytest.mark.parametrize("broken", ["utime", "unlink", "open"])
+async def test_a_disk_that_may_not_be_written_any_more_keeps_no_reader(
+    cache: Cache, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """As after errors=remount-ro: what is whole is read, what is torn or wrong is a miss, nothing raises."""
+    for number in (1, 2):
+        await cache.put(ref(body(number)), body(number))
+    torn = next((tmp_path / "cache" / "objects").rglob(ref(body(2)).name))
+    torn.write_bytes(body(2)[:-1])
+    clock.now += 100
+    real_open = os.open
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "read-only file system")
+
+    def open_to_read(path: str | Path, flags: int, *rest: int) -> int:
+        if flags & (os.O_RDWR | os.O_WRONLY):
+            refuse()
+        return real_open(path, flags, *rest)
+
+    if broken == "unlink":
+        monkeypatch.setattr(Path, "unlink", refuse)
+        monkeypatch.setattr(Path, "rename", refuse)
+    else:
+        monkeypatch.setattr(os, broken, open_to_read if broken == "open" else refuse)
+    assert cache.read_now(ref(body(1))) == body(1)
+    assert await cache.read(ref(body(1))) == body(1)
+    assert await cache.read(ref(body(2))) is None
+    await cache.quarantine(ref(body(1)))
+    monkeypatch.undo()
+
+
+async def test_a_cache_that_may_not_be_written_any_more_keeps_no_upload(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staged = tmp_path / "staged"
+    staged.write_bytes(body(1))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "read-only file system")
+
+    for name in ("link", "unlink", "open"):
+        monkeypatch.setattr(os, name, refuse)
+    assert await cache.adopt_many([(ref(body(1)), staged)]) == 0
+    assert not await cache.put(ref(body(1)), body(1))
+    monkeypatch.undo()
+
+
+async def test_a_file_that_cannot_be_opened_is_left_to_the_slow_look(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await cache.put(ref(body(1)), body(1))
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EMFILE, "no descriptors left")
+
+    monkeypatch.setattr(os, "open", fail)
+    with pytest.raises(diskfile.WouldBlock):
+        cache.read_now(ref(body(1)))
+    assert await cache.read(ref(body(1))) is None
+    monkeypatch.undo()
+
+
 async def test_it_survives_a_restart(cache: Cache, tmp_path: Path) -> None:
     await cache.put(ref(body(1)), body(1))
     again = Cache(tmp_path / "cache", 10 * BLOCK, 5 * BLOCK)

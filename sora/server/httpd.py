@@ -43,8 +43,7 @@ async def _main(process: Process) -> None:
     database = await open_database(config, child.dsn, "sora http")
 
     async def readiness() -> dict[str, str]:
-        draining = process.stopping.is_set()
-        return {"postgresql": await _probe(database), "node": "draining" if draining else "ok"}
+        return {"postgresql": await _probe(database), "node": _node_state(process)}
 
     desk = Desk(database, Path(config.uploader.staging_path), own_instance_id(config))
     apps = {"metrics": build_app(readiness), "peers": build_peer_app(desk)}
@@ -65,6 +64,12 @@ async def _main(process: Process) -> None:
                 server.should_exit = True
     finally:
         await database.close()
+
+
+def _node_state(process: Process) -> str:
+    if process.stopping.is_set():
+        return "draining"
+    return "fenced" if process.child.node_row.get("fenced") else "ok"
 
 
 async def _probe(database: Database) -> str:

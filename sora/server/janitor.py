@@ -42,6 +42,7 @@ UNHEARD_S: Final = 1.0
 """Pause after a heartbeat that nobody heard: POP3 logins of a node that is not registered are refused."""
 LEAD_S: Final = 20.0
 ADOPT_S: Final = 30.0
+ADOPT_SHARE: Final = 20
 INDEX_BUSY_S: Final = 0.05
 INDEX_GATHER_S: Final = 5.0
 """Pause after a step that was not full: what comes meanwhile is moved together, and costs less."""
@@ -252,14 +253,20 @@ async def _index(process: Process, leader: Leadership, indexing: Indexing) -> No
 
 
 async def _adopt(process: Process, leader: Leadership, adoption: Adoption) -> None:
+    """Look for dead nodes; what one of them left may be much to look through."""
+    pause_s = ADOPT_S
+
     async def step() -> None:
+        nonlocal pause_s
+        began = asyncio.get_running_loop().time()
         if await leader.held():
             try:
                 await adoption.step()
             except InUse as error:  # it is back, in the middle
                 _logger.info("not dead after all", extra={"detail": str(error)})
+        pause_s = max(ADOPT_S, ADOPT_SHARE * (asyncio.get_running_loop().time() - began))
 
-    await _repeat(process, lambda: ADOPT_S, step)
+    await _repeat(process, lambda: pause_s, step)
 
 
 async def _shred(process: Process, leader: Leadership, shredding: Shredding) -> None:

@@ -88,7 +88,7 @@ class Cell:
             try:
                 if is_so():
                     return
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
                 self.sql_errors += 1
             patience.pause()
 

@@ -13,6 +13,7 @@ from sora import log
 from sora.errors import InUse, NotFound, Unavailable
 from sora.server import child as children
 from sora.services.adoption import Adoption
+from sora.services.changes import Changes
 from sora.services.cleanup import Cleanup
 from sora.services.indexing import STEP_ROWS, Indexing
 from sora.services.node import open_database, own_instance_id, own_peer_address
@@ -77,7 +78,10 @@ async def _main(process: Process) -> None:
         # POP3 needs a registered node for its leases: register before anybody is told that we are ready.
         await _first(node.beat())
         process.ready()
-        cleanup = Cleanup(database, blobs, child.config)
+        changes = Changes(child.dsn)
+        stack.push_async_callback(changes.close)
+        changes.start(listen=False)
+        cleanup = Cleanup(database, blobs, child.config, publish=changes.publish)
         staging, cache = open_staging(child.config), open_cache(child.config)
         stack.callback(staging.close)
         files: list[Files] = [staging]
@@ -175,13 +179,20 @@ class Leadership:
         self._instance_id = instance_id
         self._row = row
         self._renew_at = 0.0
+        self._asking = asyncio.Lock()
 
     async def held(self) -> bool:
         """True if we are the leader; takes or renews the lease when that is due.
 
+        One at a time: of two that want the lease together one is refused, and must not make the other forget its token.
+
         Raises:
             Unavailable: It cannot be known.
         """
+        async with self._asking:
+            return await self._held()
+
+    async def _held(self) -> bool:
         now = asyncio.get_running_loop().time()
         if now < self._renew_at:
             return bool(self._row.get("lease_token"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
@@ -122,6 +123,17 @@ async def test_one_node_leads_and_another_follows_when_it_resigns(store: Store) 
     await first.resign()
     second._renew_at = 0.0
     assert await second.held()
+
+
+async def test_all_tasks_of_a_janitor_may_ask_at_once(store: Store) -> None:
+    """At a start all of them do, before there is a token."""
+    row = Scoreboard(1).take()
+    await Registration(store, "node-1", row).beat()
+    leader = Leadership(store, "node-1", row)
+    assert await asyncio.gather(*(leader.held() for _ in range(4))) == [True] * 4
+    leader._renew_at = 0.0
+    assert await leader.held()
+    assert await store.db.fetchval("SELECT token FROM leases") == 1
 
 
 async def test_a_janitor_that_died_leads_on(store: Store) -> None:

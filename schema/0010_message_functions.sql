@@ -512,25 +512,3 @@ BEGIN
     PERFORM transfer_inside(p_account_id, p_mailbox_id, p_to_mailbox_id, ARRAY[r.first], ARRAY[r.last], NULL, true);
   END LOOP;
 END $$;
-
--- Keeps the journal small: at most p_keep rows a block, the older ones merged upwards. Called by the janitor.
-CREATE FUNCTION compact_flag_changes(p_account_id bigint, p_mailbox_id bigint, p_keep int DEFAULT 32) RETURNS bigint
-LANGUAGE plpgsql SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET lock_timeout = '2s' AS $$
-DECLARE v_blocks bigint;
-BEGIN
-  PERFORM lock_mailboxes(ARRAY[p_mailbox_id]);
-  WITH numbered AS (
-    SELECT block_no, modseq, bits, row_number() OVER (PARTITION BY block_no ORDER BY modseq DESC) AS age
-    FROM message_flag_changes WHERE account_id = p_account_id AND mailbox_id = p_mailbox_id
-  ), old AS MATERIALIZED (
-    SELECT block_no, max(modseq) AS modseq, bit_or(bits) AS bits FROM numbered WHERE age >= p_keep
-    GROUP BY 1 HAVING count(*) > 1
-  ), dropped AS (
-    DELETE FROM message_flag_changes j USING old o
-    WHERE j.account_id = p_account_id AND j.mailbox_id = p_mailbox_id AND j.block_no = o.block_no AND j.modseq < o.modseq
-  )
-  UPDATE message_flag_changes j SET bits = o.bits FROM old o
-  WHERE j.account_id = p_account_id AND j.mailbox_id = p_mailbox_id AND j.block_no = o.block_no AND j.modseq = o.modseq;
-  GET DIAGNOSTICS v_blocks = ROW_COUNT;
-  RETURN v_blocks;
-END $$;

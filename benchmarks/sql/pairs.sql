@@ -465,17 +465,6 @@ SELECT move_all({neighbour}, {inbox}, {sent})
 -- plain
 SELECT plain.copy({neighbour}, {inbox}, {neighbour}, {sent}, 1, 4294967295, true)
 
--- ── compact_flag_changes
--- uncompared
--- ours
-SELECT compact_flag_changes({box}, 1) > 0
--- plain
-WITH k AS (SELECT block_no, max(modseq) AS top, bit_or(bits) AS bits FROM message_flag_changes WHERE account_id =
-{acc} AND mailbox_id = {mb} GROUP BY 1), d AS (DELETE FROM message_flag_changes j USING k WHERE j.account_id = {acc}
-AND j.mailbox_id = {mb} AND j.block_no = k.block_no AND j.modseq < k.top) UPDATE message_flag_changes j SET bits =
-k.bits FROM k WHERE j.account_id = {acc} AND j.mailbox_id = {mb} AND j.block_no = k.block_no AND j.modseq = k.top
-RETURNING true
-
 -- ── messages_immutable
 -- fails
 -- ours

@@ -435,7 +435,7 @@ class Oracle:
     async def do_compact(self) -> list[Box]:
         """Compaction that finds nothing to merge."""
         box = self.random.choice(self.boxes)
-        await self.conn.fetch("SELECT compact_flag_changes($1, $2, 100000)", box.account_id, box.mailbox_id)
+        await self.conn.fetch("SELECT compact_journal($1, $2, 1)", box.account_id, box.mailbox_id)
         return [box]
 
     def _ranges(self, box: Box) -> tuple[list[int], list[int]]:

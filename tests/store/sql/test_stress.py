@@ -89,7 +89,7 @@ class Writer:
         await self.conn.execute("SELECT trim_expunges($1, $2, clock(), 50)", account_id, mailbox_id)
 
     async def do_compact(self, account_id: int, mailbox_id: int) -> None:
-        await self.conn.execute("SELECT compact_flag_changes($1, $2, 3)", account_id, mailbox_id)
+        await self.conn.execute("SELECT compact_journal($1, $2, 20)", account_id, mailbox_id)
 
     async def do_roll_back(self, account_id: int, mailbox_id: int) -> None:
         """Half of a change, and then a worker that dies."""

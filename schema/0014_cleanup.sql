@@ -90,20 +90,23 @@ BEGIN
   FROM seen s GROUP BY 1, 2 ORDER BY 1, 2;
 END $$;
 
--- Expunges messages as their owner would, so every session hears of it. 0: the account is held, or the mailbox is deleted.
-CREATE FUNCTION expunge_old(p_account_id bigint, p_mailbox_id bigint, p_uids bigint[]) RETURNS bigint LANGUAGE plpgsql
+-- Expunges messages as their owner would. How many, and the modseq by which sessions hear of it; no row: the account is
+-- held, or the mailbox is deleted.
+CREATE FUNCTION expunge_old(p_account_id bigint, p_mailbox_id bigint, p_uids bigint[])
+RETURNS TABLE (expunged int, modseq bigint) LANGUAGE plpgsql ROWS 1
 SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET lock_timeout = '2s' AS $$
 BEGIN
   IF account_held(p_account_id) THEN
-    RETURN 0;
+    RETURN;
   END IF;
   PERFORM lock_mailboxes(ARRAY[p_mailbox_id]);
   IF NOT EXISTS (SELECT 1 FROM mailboxes m JOIN accounts a USING (account_id)
                  WHERE m.account_id = p_account_id AND m.mailbox_id = p_mailbox_id AND m.deleted_at IS NULL
                    AND NOT m.noselect AND a.deleted_at IS NULL) THEN
-    RETURN 0;
+    RETURN;
   END IF;
-  RETURN (SELECT cardinality(e.uids) FROM expunge(p_account_id, p_mailbox_id, p_uids, p_uids, false) e);
+  RETURN QUERY
+  SELECT cardinality(e.uids), e.modseq FROM expunge(p_account_id, p_mailbox_id, p_uids, p_uids, false) e;
 END $$;
 
 -- ── Expunged messages ───────────────────────────────────────────────────────────────────────────────────────────────

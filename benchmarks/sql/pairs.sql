@@ -772,7 +772,7 @@ interval '1 d' AND c.created_at < now() + interval '1 d' ORDER BY m.uid LIMIT 10
 
 -- ── expunge_old of 100
 -- ours
-SELECT expunge_old({box}, ARRAY(SELECT generate_series({mid}::bigint, {mid}::bigint + 99)))
+SELECT expunged FROM expunge_old({box}, ARRAY(SELECT generate_series({mid}::bigint, {mid}::bigint + 99)))
 -- plain
 SELECT plain.expunge({box}, {mid}, {mid} + 99)
 

@@ -87,10 +87,10 @@ class Changes:
         """Call `callback(payload)` for notices on a channel of somebody else; to be called before `start`."""
         self._further[channel] = callback
 
-    def start(self) -> None:
-        """Begin to send and to listen; PostgreSQL may be away."""
-        loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._keep(self._send)), loop.create_task(self._keep(self._listen))]
+    def start(self, *, listen: bool = True) -> None:
+        """Begin to send and, unless nobody here watches anything, to listen; PostgreSQL may be away."""
+        runs = (self._send, self._listen) if listen else (self._send,)
+        self._tasks = [asyncio.create_task(self._keep(run)) for run in runs]
 
     async def close(self) -> None:
         """Stop; what was not sent is lost, which the polls of the others make good. A second call does nothing."""

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from sora.config import Config
     from sora.store.blobs import BlobRef, BlobStore
     from sora.store.db import Database
+    from sora.types import AccountId, MailboxId, ModSeq
 
 _logger = log.get(__name__)
 
@@ -63,11 +64,18 @@ class Cleanup:
     """Removes what is past its time.
 
     Args:
+        publish: Told of what sessions see (`Changes.publish`); None: they find out when they look.
         clock: Monotonic seconds.
     """
 
     def __init__(
-        self, database: Database, blobs: BlobStore, config: Config, *, clock: Callable[[], float] = time.monotonic
+        self,
+        database: Database,
+        blobs: BlobStore,
+        config: Config,
+        *,
+        publish: Callable[[AccountId, MailboxId, ModSeq], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         table = config.cleanup
         self.upkeep = Upkeep(database)
@@ -79,6 +87,7 @@ class Cleanup:
         self._text_retention = timedelta(seconds=config.search.retention)
         max_age_s = configuration.parse_duration(table.max_age_restriction) if table.max_age_restriction else 0.0
         self._max_age = timedelta(seconds=max_age_s)
+        self._publish = publish
         self._clock = clock
 
     async def run(self, go_on: Callable[[], Awaitable[bool]]) -> None:
@@ -151,12 +160,20 @@ class Cleanup:
             yield SCAN_ROWS // SCAN_COST
             for found in window:
                 for uids in batched(found.uids, self.pace.rows):
-                    rows = await self._patiently(self.upkeep.expunge_old(found.account_id, found.mailbox_id, uids))
-                    crash_point("cleanup.expunged")
-                    yield rows
+                    yield await self._patiently(self._expunge_old(found.account_id, found.mailbox_id, uids))
             place = window[-1].account_id, window[-1].mailbox_id, window[-1].last_uid
             await self.upkeep.save_place("retention", _text(place))
         await self.upkeep.end_round("retention")
+
+    async def _expunge_old(self, account_id: AccountId, mailbox_id: MailboxId, uids: Sequence[int]) -> int:
+        done = await self.upkeep.expunge_old(account_id, mailbox_id, uids)
+        crash_point("cleanup.expunged")
+        if done is None:
+            return 0
+        rows, modseq = done
+        if rows and self._publish is not None:
+            self._publish(account_id, mailbox_id, modseq)
+        return rows
 
     async def begin_accounts(self) -> AsyncGenerator[int]:
         """Delete the mailboxes of accounts past their grace; remove accounts of which nothing is left."""

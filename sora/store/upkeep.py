@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from sora.store.blobs import BlobRef
-from sora.types import AccountId, MailboxId
+from sora.types import AccountId, MailboxId, ModSeq
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -146,9 +146,12 @@ class Upkeep:
             for r in found
         ]
 
-    async def expunge_old(self, account_id: AccountId, mailbox_id: MailboxId, uids: Sequence[int]) -> int:
-        """Expunge messages for all to see."""
-        return await self._count("SELECT expunge_old($1, $2, $3)", account_id, mailbox_id, uids)
+    async def expunge_old(
+        self, account_id: AccountId, mailbox_id: MailboxId, uids: Sequence[int]
+    ) -> tuple[int, ModSeq] | None:
+        """Expunge messages for all to see: how many, and the modseq of it; None: they must stay."""
+        row = await self._db.fetchrow("SELECT * FROM expunge_old($1, $2, $3)", account_id, mailbox_id, uids)
+        return (row["expunged"], ModSeq(row["modseq"])) if row else None
 
     async def expunged_mailboxes(self, grace: timedelta) -> list[Record]:
         """Mailboxes with messages that were expunged before the grace."""

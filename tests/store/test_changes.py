@@ -75,6 +75,17 @@ async def fleet(dsn: str) -> AsyncIterator[Fleet]:
         await member.close()
 
 
+async def test_who_only_sends_needs_no_second_connection(fleet: Fleet) -> None:
+    hearer, sender, watcher = await fleet.add(), Changes(fleet.dsn), Watcher()
+    fleet.members.append(sender)
+    hearer.watch(1, 2, watcher, 0)  # type: ignore[arg-type]
+    sender.start(listen=False)
+    sender.publish(1, 2, 3)  # type: ignore[arg-type]
+    assert await watcher.until(1) == [(1, 2, 3)]
+    assert not sender.listening.is_set()
+    assert await fleet.kill_connections() == 3, "two of the one, one of the other"
+
+
 class Notices:
     """What is really sent, as (channel, payload)."""
 

@@ -22,11 +22,11 @@ from sora.types import SEEN, ContentId
 from tests.support.node import open_node
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable
     from pathlib import Path
 
     from sora.services.node import Node
-    from sora.types import AccountId, MailboxId
+    from sora.types import AccountId, MailboxId, ModSeq
 
 FAST: dict[str, object] = {"max_rows_per_second": 10**7}
 HOLD = "SELECT set_legal_hold($1, $2, 'case', 'test')"
@@ -40,6 +40,7 @@ class World:
         self.db = node.store.db
         self.account_id = account_id
         self.inbox = inbox
+        self.publish: Callable[[AccountId, MailboxId, ModSeq], None] | None = None
         self.cleanup = Cleanup(self.db, node.blobs, node.config)
 
     def configure(self, **tables: dict[str, object]) -> None:
@@ -49,7 +50,7 @@ class World:
             self.node.config,
             **{name: msgspec.convert(keys, type(getattr(self.node.config, name))) for name, keys in given.items()},
         )
-        self.cleanup = Cleanup(self.db, self.node.blobs, config)
+        self.cleanup = Cleanup(self.db, self.node.blobs, config, publish=self.publish)
 
     async def append(self, *bodies: bytes, day: int = 0) -> None:
         """Bodies that come on a day, and are uploaded at once."""
@@ -332,6 +333,8 @@ async def test_one_great_expunge_is_worked_off_in_batches(world: World, monkeypa
 
 
 async def test_retention_expunges_old_mail_so_that_sessions_hear_of_it(world: World) -> None:
+    told: list[tuple[int, int, int]] = []
+    world.publish = lambda *change: told.append(change)
     world.configure(cleanup={**FAST, "max_age_restriction": "10d"})
     await world.append(b"old\r\n")
     await world.later(8)
@@ -342,6 +345,7 @@ async def test_retention_expunges_old_mail_so_that_sessions_hear_of_it(world: Wo
     after = await world.node.store.messages.delta(world.account_id, world.inbox, before.highest_modseq)
     assert after.message_count == 1
     assert after.highest_modseq == before.highest_modseq + 1
+    assert told == [(world.account_id, world.inbox, after.highest_modseq)]
     assert await world.db.fetchval("SELECT uids FROM message_expunges") == [1]
     assert await world.db.fetchval("SELECT count(*) FROM messages") == 2, "restorable for the grace period"
 

@@ -75,8 +75,9 @@ def test_user_and_directories_can_be_made(tmp_path: Path, tool: str) -> None:
             [tool, "--create", f"--root={root}", tmpfiles], check=False, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
-        modes = {name: (root / name).stat().st_mode & 0o777 for name in ("etc/sora", "var/lib/sora", "run/sora")}
-        assert modes == {"etc/sora": 0o750, "var/lib/sora": 0o700, "run/sora": 0o750}
+        names = ("etc/sora", "var/lib/sora", "var/cache/sora", "run/sora")
+        modes = {name: (root / name).stat().st_mode & 0o777 for name in names}
+        assert modes == {"etc/sora": 0o750, "var/lib/sora": 0o700, "var/cache/sora": 0o700, "run/sora": 0o750}
 
 
 def test_what_the_units_name_exists() -> None:
@@ -87,6 +88,16 @@ def test_what_the_units_name_exists() -> None:
         assert f"{name}.{section}" in manpages.pages("1")
     for line in re.findall(r"^Exec\w+=/usr/bin/soractl (.*)$", text, re.MULTILINE):
         build_parser().parse_args(line.split())
+
+
+def test_the_service_may_write_what_the_readme_configures() -> None:
+    text = (UNITS / "sora.service").read_text()
+    given = {"State": "/var/lib", "Cache": "/var/cache", "Runtime": "/run"}
+    writable = {f"{top}/{re.search(rf'^{kind}Directory=(.+)$', text, re.MULTILINE)[1]}" for kind, top in given.items()}  # type: ignore[index]
+    readme = (UNITS.parent / "README.md").read_text()
+    paths = re.findall(r'^(?:staging_path|path|runtime_path) = "(/[^"]+)"', readme, re.MULTILINE)
+    assert len(paths) == 3
+    assert [path for path in paths if not any(f"{path}/".startswith(f"{top}/") for top in writable)] == []
 
 
 # ---------------------------------------------------------------------- notification

@@ -131,6 +131,15 @@ def test_a_stream_that_ends_early_or_goes_on_is_refused_even_with_a_header_that_
     assert KEY.open(ref_of(data), stored + stored[-(CHUNK + 17) :]) is None
 
 
+@pytest.mark.parametrize("data", [b"", b"Hello.", noise(ONE_SHOT + 1)])
+def test_a_header_alone_that_anybody_can_write_is_no_stream(data: bytes) -> None:
+    """No chunk is genuine because none was looked at."""
+    for flags in (1, 3):
+        forged = sealing._HEADER.pack(b"\x93SORA\r\n\x1a", 1, flags, 0, len(data), HEADER_BYTES, bytes(24))
+        assert not KEY.verify(ref_of(data), forged)
+        assert KEY.open(ref_of(data), forged) is None
+
+
 @pytest.mark.parametrize("size", [300, ONE_SHOT + CHUNK + 1])
 def test_a_torn_body_is_known_by_its_length_and_refused(size: int) -> None:
     data = noise(size)

@@ -167,12 +167,17 @@ BEGIN
     SELECT i.content_id FROM body_copies i WHERE i.account_id = p_account_id LIMIT p_limit);
   GET DIAGNOSTICS v_rows = ROW_COUNT;
   v_copies := v_copies + v_rows;
+  -- In the direction in which texts travel: what moves meanwhile is met at its next place.
   DELETE FROM search_queue q WHERE q.account_id = p_account_id AND q.content_id IN (
     SELECT i.content_id FROM search_queue i WHERE i.account_id = p_account_id LIMIT p_limit);
   GET DIAGNOSTICS v_rows = ROW_COUNT;
   v_texts := v_texts + v_rows;
   DELETE FROM search_index q WHERE q.account_id = p_account_id AND q.content_id IN (
     SELECT i.content_id FROM search_index i WHERE i.account_id = p_account_id LIMIT p_limit);
+  GET DIAGNOSTICS v_rows = ROW_COUNT;
+  v_texts := v_texts + v_rows;
+  DELETE FROM search_archive q WHERE q.account_id = p_account_id AND q.content_id IN (
+    SELECT i.content_id FROM search_archive i WHERE i.account_id = p_account_id LIMIT p_limit);
   GET DIAGNOSTICS v_rows = ROW_COUNT;
   v_texts := v_texts + v_rows;
   UPDATE message_contents c SET purging_at = coalesce(c.purging_at, clock()), sent_at = NULL, message_id = NULL,

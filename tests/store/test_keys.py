@@ -270,10 +270,20 @@ async def test_nothing_is_left_of_a_shredded_account(
     )
     await db.execute("SELECT expunge($1, (SELECT mailbox_id FROM mailboxes WHERE account_id = $1 AND name = 'INBOX'),"
                      " ARRAY[2::bigint], ARRAY[2::bigint], false)", ann)  # fmt: skip
+    await db.execute(
+        """
+        WITH old AS (
+          DELETE FROM search_queue WHERE account_id = $1 AND content_id = (
+            SELECT max(content_id) FROM search_queue WHERE account_id = $1) RETURNING *)
+        INSERT INTO search_archive SELECT * FROM old
+        """,
+        ann,
+    )
     await KeyObjects(db, blobs).ensure(ann)
     files = Files()
     await Shredding(Shreddings(db), blobs, [files, Files(1)], "node-1").shred(ann)
     done = await Shreddings(db).get(ann)
+    assert await db.fetchval("SELECT count(*) FROM search_texts WHERE account_id = $1", ann) == 0
     assert (done.address, done.fingerprint) == ("ann@example.com", key.fingerprint)
     assert (done.messages, done.contents, done.copies, done.texts) == (5, 5, 10, 5)
     assert (done.key_objects, done.files, done.objects_left, done.nodes_left) == (1, 4, 5, [])

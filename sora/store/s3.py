@@ -158,12 +158,17 @@ class S3Store:
                 running = asyncio.get_running_loop().run_in_executor(
                     self._pool, self._run, operation, size, function, args
                 )
-                running.add_done_callback(lambda _: self._slots.release())
+                running.add_done_callback(self._ended)
                 # Shielded: a caller that is cancelled leaves the thread busy, so its slot stays taken.
                 return await asyncio.shield(running)
         except BlobDown:
             metrics.object_store_errors.labels(operation).inc()
             raise
+
+    def _ended(self, running: asyncio.Future[Any]) -> None:
+        self._slots.release()
+        if not running.cancelled():
+            running.exception()  # who waited for it may be gone, and a failure that nobody hears of would be logged
 
     async def _slot(self, operation: str) -> None:
         try:

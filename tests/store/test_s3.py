@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -410,3 +412,29 @@ async def test_a_cancelled_reader_gives_its_slot_back_when_its_thread_is_free(
     proxy.set(Fault.OK)
     proxy.cut()
     assert await behind.get("k") == BODY
+
+
+async def test_a_failure_that_nobody_waits_for_is_not_logged_as_a_bug(s3_server: SwiftServer) -> None:
+    """A probe with a time of its own is cancelled before the request fails."""
+    store = s3_server.store("gone")
+    unheard: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
+    gate = threading.Event()
+
+    def fail() -> None:
+        gate.wait()
+        raise OSError("too late")
+
+    reader = asyncio.create_task(store._call("stat", fail))
+    while store._slots._value == s3.THREADS:
+        await asyncio.sleep(0)
+    reader.cancel()
+    await asyncio.wait([reader])
+    del reader  # its traceback holds the frame, and that the future
+    gate.set()
+    while store._slots._value < s3.THREADS:
+        await asyncio.sleep(0.01)
+    gc.collect()
+    await asyncio.sleep(0)
+    store.close()
+    assert unheard == []

@@ -190,13 +190,14 @@ BEGIN
   WHERE f.account_id = p_account_id AND f.mailbox_id = p_mailbox_id AND f.block_no = ANY (v_empty);
 END $$;
 
--- Mailboxes that have something to trim, oldest first.
-CREATE FUNCTION select_expunged(p_grace interval, p_limit int DEFAULT 100)
+-- Mailboxes that have something to trim, oldest first, but for some.
+CREATE FUNCTION select_expunged(p_grace interval, p_limit int DEFAULT 100, p_without bigint[] DEFAULT '{}')
 RETURNS TABLE (account_id bigint, mailbox_id bigint, oldest_at timestamptz) LANGUAGE sql STABLE
 SET search_path = sora, public AS $$
   SELECT e.account_id, e.mailbox_id, min(e.expunged_at) FROM (
     SELECT x.account_id, x.mailbox_id, x.expunged_at FROM message_expunges x JOIN accounts a USING (account_id)
-    WHERE x.expunged_at < clock() - p_grace AND NOT a.legal_hold ORDER BY x.expunged_at LIMIT p_limit * 10) e
+    WHERE x.expunged_at < clock() - p_grace AND NOT a.legal_hold AND x.mailbox_id <> ALL (p_without)
+    ORDER BY x.expunged_at LIMIT p_limit * 10) e
   GROUP BY 1, 2 ORDER BY 3 LIMIT p_limit
 $$;
 
@@ -250,10 +251,11 @@ END $$;
 
 -- ── Deleted mailboxes and accounts ──────────────────────────────────────────────────────────────────────────────────
 
-CREATE FUNCTION select_deleted_mailboxes(p_grace interval, p_limit int DEFAULT 100)
+CREATE FUNCTION select_deleted_mailboxes(p_grace interval, p_limit int DEFAULT 100, p_without bigint[] DEFAULT '{}')
 RETURNS TABLE (account_id bigint, mailbox_id bigint) LANGUAGE sql STABLE SET search_path = sora, public AS $$
   SELECT m.account_id, m.mailbox_id FROM mailboxes m JOIN accounts a USING (account_id)
-  WHERE m.deleted_at < clock() - p_grace AND NOT a.legal_hold ORDER BY m.deleted_at, m.mailbox_id LIMIT p_limit
+  WHERE m.deleted_at < clock() - p_grace AND NOT a.legal_hold AND m.mailbox_id <> ALL (p_without)
+  ORDER BY m.deleted_at, m.mailbox_id LIMIT p_limit
 $$;
 
 -- Removes p_limit rows of a deleted mailbox: messages first, then what was kept about them, and the mailbox itself in the
@@ -298,9 +300,10 @@ BEGIN
   RETURN v_rows;
 END $$;
 
-CREATE FUNCTION select_deleted_accounts(p_grace interval, p_limit int DEFAULT 100) RETURNS TABLE (account_id bigint)
-LANGUAGE sql STABLE SET search_path = sora, public AS $$
-  SELECT a.account_id FROM accounts a WHERE a.deleted_at < clock() - p_grace AND NOT a.legal_hold
+CREATE FUNCTION select_deleted_accounts(p_grace interval, p_limit int DEFAULT 100, p_without bigint[] DEFAULT '{}')
+RETURNS TABLE (account_id bigint) LANGUAGE sql STABLE SET search_path = sora, public AS $$
+  SELECT a.account_id FROM accounts a
+  WHERE a.deleted_at < clock() - p_grace AND NOT a.legal_hold AND a.account_id <> ALL (p_without)
   ORDER BY a.deleted_at, a.account_id LIMIT p_limit
 $$;
 

@@ -34,6 +34,8 @@ from sora.store.upkeep import Upkeep
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 
+    from asyncpg import Record
+
     from sora.config import Config
     from sora.store.blobs import BlobRef, BlobStore
     from sora.store.db import Database
@@ -136,7 +138,6 @@ class Cleanup:
         except Unavailable:
             raise
         except Exception:
-            # One mailbox that breaks a statement must not keep all others from being cleaned.
             metrics.cleanup_errors.labels(name).inc()
             _logger.exception("cleanup phase failed", extra={"phase": name})
             return True
@@ -160,7 +161,9 @@ class Cleanup:
             yield SCAN_ROWS // SCAN_COST
             for found in window:
                 for uids in batched(found.uids, self.pace.rows):
-                    yield await self._patiently(self._expunge_old(found.account_id, found.mailbox_id, uids))
+                    yield await self._patiently(
+                        "retention", self._expunge_old(found.account_id, found.mailbox_id, uids)
+                    )
             place = window[-1].account_id, window[-1].mailbox_id, window[-1].last_uid
             await self.upkeep.save_place("retention", _text(place))
         await self.upkeep.end_round("retention")
@@ -177,38 +180,63 @@ class Cleanup:
 
     async def begin_accounts(self) -> AsyncGenerator[int]:
         """Delete the mailboxes of accounts past their grace; remove accounts of which nothing is left."""
-        for row in await self.upkeep.deleted_accounts(self.grace):
-            while rows := await self._patiently(
-                self.upkeep.purge_account(row["account_id"], self.grace, self.pace.rows)
-            ):
-                crash_point("cleanup.account_step")
+
+        async def step(row: Record) -> int:
+            rows = await self.upkeep.purge_account(row["account_id"], self.grace, self.pace.rows)
+            crash_point("cleanup.account_step")
+            return rows
+
+        async with aclosing(self._each("accounts", self.upkeep.deleted_accounts, "account_id", step)) as batches:
+            async for rows in batches:
                 yield rows
 
     async def deleted_mailboxes(self) -> AsyncGenerator[int]:
         """Empty and remove mailboxes past their grace."""
-        removed = 1
-        while removed:
-            removed = 0
-            for row in await self.upkeep.deleted_mailboxes(self.grace):
-                while rows := await self._patiently(
-                    self.upkeep.purge_mailbox(row["account_id"], row["mailbox_id"], self.grace, self.pace.rows)
-                ):
-                    crash_point("cleanup.mailbox_step")
-                    removed += rows
-                    yield rows
+
+        async def step(row: Record) -> int:
+            key = row["account_id"], row["mailbox_id"]
+            rows = await self.upkeep.purge_mailbox(*key, self.grace, self.pace.rows)
+            crash_point("cleanup.mailbox_step")
+            return rows
+
+        async with aclosing(self._each("mailboxes", self.upkeep.deleted_mailboxes, "mailbox_id", step)) as batches:
+            async for rows in batches:
+                yield rows
 
     async def expunged(self) -> AsyncGenerator[int]:
         """Remove rows and log of messages past their grace."""
-        removed = 1
-        while removed:
-            removed = 0
-            for row in await self.upkeep.expunged_mailboxes(self.grace):
-                while rows := await self._patiently(
-                    self.upkeep.trim_expunged(row["account_id"], row["mailbox_id"], self.grace, self.pace.rows)
-                ):
-                    crash_point("cleanup.trimmed")
-                    removed += rows
-                    yield rows
+
+        async def step(row: Record) -> int:
+            key = row["account_id"], row["mailbox_id"]
+            rows = await self.upkeep.trim_expunged(*key, self.grace, self.pace.rows)
+            crash_point("cleanup.trimmed")
+            return rows
+
+        async with aclosing(self._each("expunged", self.upkeep.expunged_mailboxes, "mailbox_id", step)) as batches:
+            async for rows in batches:
+                yield rows
+
+    async def _each(
+        self,
+        phase: str,
+        select: Callable[[timedelta, Sequence[int]], Awaitable[list[Record]]],
+        key: str,
+        step: Callable[[Record], Awaitable[int]],
+    ) -> AsyncGenerator[int]:
+        """Work off what is chosen, batch by batch, until nothing is left but what must wait.
+
+        What must wait is passed over, or the oldest few of it would keep all others from being chosen.
+        """
+        waiting: list[int] = []
+        while rows := await select(self.grace, waiting):
+            for row in rows:
+                removed = 0
+                while batch := await self._patiently(phase, step(row)):
+                    removed += batch
+                    yield batch
+                if not removed:
+                    waiting.append(row[key])
+                    yield 0
 
     async def bodies(self) -> AsyncGenerator[int]:
         """Delete objects that nobody refers to, and their rows."""
@@ -248,20 +276,20 @@ class Cleanup:
 
     async def witnesses(self) -> AsyncGenerator[int]:
         """Remove witnesses of deliveries that nobody can ask for any more, and dead leases."""
-        while rows := await self._patiently(self.upkeep.trim_witnesses(self.pace.rows)):
+        while rows := await self._patiently("witnesses", self.upkeep.trim_witnesses(self.pace.rows)):
             crash_point("cleanup.witnesses_trimmed")
             yield rows
 
     async def logs(self) -> AsyncGenerator[int]:
         """Remove what happened to accounts longer ago than `cleanup.log_retention`."""
-        while rows := await self._patiently(self.upkeep.trim_logs(self._log_retention, self.pace.rows)):
+        while rows := await self._patiently("logs", self.upkeep.trim_logs(self._log_retention, self.pace.rows)):
             yield rows
 
     async def texts(self) -> AsyncGenerator[int]:
         """Move texts older than `search.retention` out of the full-text index."""
         if not self._text_retention:
             return
-        while rows := await self._patiently(self.upkeep.archive_texts(self._text_retention, self.pace.rows)):
+        while rows := await self._patiently("texts", self.upkeep.archive_texts(self._text_retention, self.pace.rows)):
             crash_point("cleanup.archived")
             yield rows
 
@@ -278,7 +306,7 @@ class Cleanup:
                 while left > 0:
                     size = min(JOURNAL_BATCH, left + 1)
                     gone = await self._patiently(
-                        self.upkeep.compact_journal(row["account_id"], row["mailbox_id"], size)
+                        "journals", self.upkeep.compact_journal(row["account_id"], row["mailbox_id"], size)
                     )
                     crash_point("cleanup.compacted")
                     yield gone
@@ -293,13 +321,19 @@ class Cleanup:
             async for rows in batches:
                 yield rows
 
-    async def _patiently(self, work: Awaitable[int]) -> int:
-        """A statement that takes the lock of a mailbox or account; 0 if that is busy or gone: a later pass comes by."""
+    async def _patiently(self, phase: str, work: Awaitable[int]) -> int:
+        """A statement about one mailbox or account; 0 if that is busy, gone or broken: a later pass comes by."""
         try:
             return await work
         except (Busy, NotFound) as error:
             _logger.info("left for the next pass", extra={"detail": str(error)})
-            return 0
+        except Unavailable:
+            raise
+        except Exception:
+            # One mailbox that breaks a statement must not keep all others from being cleaned.
+            metrics.cleanup_errors.labels(phase).inc()
+            _logger.exception("cleanup failed at one of many", extra={"phase": phase})
+        return 0
 
 
 PHASES: Final[dict[str, Callable[[Cleanup], AsyncGenerator[int]]]] = {

@@ -153,9 +153,9 @@ class Upkeep:
         row = await self._db.fetchrow("SELECT * FROM expunge_old($1, $2, $3)", account_id, mailbox_id, uids)
         return (row["expunged"], ModSeq(row["modseq"])) if row else None
 
-    async def expunged_mailboxes(self, grace: timedelta) -> list[Record]:
-        """Mailboxes with messages that were expunged before the grace."""
-        return await self._db.fetch("SELECT * FROM select_expunged($1, $2)", grace, SELECTED)
+    async def expunged_mailboxes(self, grace: timedelta, without: Sequence[int] = ()) -> list[Record]:
+        """Mailboxes with messages that were expunged before the grace, but for some."""
+        return await self._db.fetch("SELECT * FROM select_expunged($1, $2, $3)", grace, SELECTED, without)
 
     async def trim_expunged(self, account_id: AccountId, mailbox_id: MailboxId, grace: timedelta, rows: int) -> int:
         """Remove messages that were expunged before the grace, and the log of it."""
@@ -173,17 +173,17 @@ class Upkeep:
 
     # ── mailboxes and accounts ───────────────────────────────────────────────────────────────────────────────────────
 
-    async def deleted_mailboxes(self, grace: timedelta) -> list[Record]:
-        """Mailboxes that were deleted before the grace."""
-        return await self._db.fetch("SELECT * FROM select_deleted_mailboxes($1, $2)", grace, SELECTED)
+    async def deleted_mailboxes(self, grace: timedelta, without: Sequence[int] = ()) -> list[Record]:
+        """Mailboxes that were deleted before the grace, but for some."""
+        return await self._db.fetch("SELECT * FROM select_deleted_mailboxes($1, $2, $3)", grace, SELECTED, without)
 
     async def purge_mailbox(self, account_id: AccountId, mailbox_id: MailboxId, grace: timedelta, rows: int) -> int:
         """Remove rows of a deleted mailbox, at last itself."""
         return await self._count("SELECT purge_mailbox($1, $2, $3, $4)", account_id, mailbox_id, grace, rows)
 
-    async def deleted_accounts(self, grace: timedelta) -> list[Record]:
-        """Accounts that were deleted before the grace."""
-        return await self._db.fetch("SELECT * FROM select_deleted_accounts($1, $2)", grace, SELECTED)
+    async def deleted_accounts(self, grace: timedelta, without: Sequence[int] = ()) -> list[Record]:
+        """Accounts that were deleted before the grace, but for some."""
+        return await self._db.fetch("SELECT * FROM select_deleted_accounts($1, $2, $3)", grace, SELECTED, without)
 
     async def purge_account(self, account_id: AccountId, grace: timedelta, rows: int) -> int:
         """Delete the mailboxes of a deleted account; remove the account if nothing of it is left."""

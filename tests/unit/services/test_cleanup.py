@@ -15,6 +15,7 @@ from sora.services import cleanup as cleanup_module
 from sora.services import orphans
 from sora.services.cleanup import PHASES, Cleanup
 from sora.services.delivery import AppendItem
+from sora.store import upkeep as upkeep_module
 from sora.store.blobs import BlobRef, DirectoryStore
 from sora.store.upkeep import Upkeep
 from sora.store.uploads import PendingUploads
@@ -57,12 +58,15 @@ class World:
         at = datetime.now(UTC) + timedelta(days=day)
         items = [AppendItem(body, internal_date=at) for body in bodies]
         await self.node.delivery.append(self.account_id, self.inbox, items)
+        await self.upload()
+
+    async def upload(self) -> None:
         pending = PendingUploads(self.db, self.node.instance_id)
         for row in await pending.claim(100):
             body = await self.node.staging.read(row.account_id, row.content_hash)
             assert body is not None
             await self.node.blobs.put(row.ref.key, body)
-            await pending.done(row, lambda: self.node.staging.retire(self.account_id, row.content_hash))  # noqa: B023
+            await pending.done(row, lambda: self.node.staging.retire(row.account_id, row.content_hash))  # noqa: B023
 
     async def expunge_all(self) -> None:
         await self.node.store.messages.expunge(self.account_id, self.inbox, None, only_deleted=False)
@@ -274,10 +278,45 @@ async def test_a_phase_that_breaks_does_not_keep_the_others(
     async def broken(self: Upkeep, *_: object) -> int:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(Upkeep, "trim_witnesses", broken)
+    monkeypatch.setattr(Upkeep, "journals", broken)
     await world.run()
     assert await world.keys() == []
-    assert [record.phase for record in caplog.records if "phase failed" in record.message] == ["witnesses"]  # type: ignore[attr-defined]
+    assert [record.phase for record in caplog.records if "phase failed" in record.message] == ["journals"]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["trim_expunged", "purge_mailbox", "purge_account"])
+async def test_one_that_breaks_or_waits_keeps_no_others(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    """Also where the oldest are so many that nothing else would be chosen."""
+    monkeypatch.setattr(upkeep_module, "SELECTED", 1)
+    accounts = world.node.store.accounts
+    victims = [world.account_id, await accounts.create("bob@example.com"), await accounts.create("eve@example.com")]
+    boxes = [(await world.node.store.mailboxes.get(account_id, "INBOX")).mailbox_id for account_id in victims]
+    for account_id, box in zip(victims, boxes, strict=True):
+        await world.node.delivery.append(account_id, box, [AppendItem(b"a\r\n")])
+        await world.node.store.messages.expunge(account_id, box, None, only_deleted=False)
+    await world.upload()
+    if name != "trim_expunged":
+        for account_id in victims:
+            await accounts.delete(account_id)
+    await world.later(15)
+    real = getattr(Upkeep, name)
+
+    async def broken(self: Upkeep, account_id: AccountId, *rest: object) -> int:
+        if account_id == victims[0]:
+            raise ZeroDivisionError
+        if account_id == victims[1]:
+            return 0
+        rows: int = await real(self, account_id, *rest)
+        return rows
+
+    monkeypatch.setattr(Upkeep, name, broken)
+    await world.run()
+    table = "messages" if name == "trim_expunged" else "accounts"
+    left = await world.db.fetch(f"SELECT account_id FROM {table} ORDER BY 1")
+    assert [row["account_id"] for row in left] == victims[:2]
+    assert any("failed at one of many" in record.message for record in caplog.records)
 
 
 async def test_witnesses_go_while_the_object_store_is_away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -163,7 +163,12 @@ def tables() -> Iterator[tuple[str, str, tuple[msgspec.inspect.Field, ...]]]:
         if field.name == "servers":
             names = ", ".join(sorted(configuration.SERVED))
             about = f"One server; NAME is one of {names}. A server whose table is absent does not run."
-            yield "servers.NAME", about, _fields(configuration.ServerTable)
+            shared = _fields(configuration.ServerTable)
+            yield "servers.NAME", about, shared
+            known = {key.name for key in shared}
+            about = (configuration.PeersTable.__doc__ or "").partition("]: ")[2] + " It has the keys above, and:"
+            own = tuple(key for key in _fields(configuration.PeersTable) if key.name not in known)
+            yield "servers.peers", about[:1].upper() + about[1:], own
         else:
             kind, _, _ = facts(field)
             assert isinstance(kind, msgspec.inspect.StructType)

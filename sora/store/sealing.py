@@ -162,6 +162,10 @@ class Unsealed:
             self._sealed = sealed
         return sealed
 
+    def release(self) -> None:
+        """It is stored; what is sealed after this differs, and is as good."""
+        self._sealed = None
+
 
 class Sealer(Protocol):
     """How the bodies of an account are named, stored and read."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import threading
 from datetime import UTC, datetime, timedelta
@@ -17,7 +18,9 @@ from sora.mime.digest import digest
 from sora.services import delivery as module
 from sora.services.delivery import FULL_LANE, AppendItem, Delivery, MailEnvelope, MailLoop
 from sora.services.recipients import Recipient
+from sora.store.account_keys import NoKeys
 from sora.store.messages import Delivered
+from sora.store.sealing import AccountKey, Unsealed
 from sora.store.staging import Staging
 
 if TYPE_CHECKING:
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sora.store.messages import NewMessage
+    from sora.store.sealing import Sealer
+    from sora.types import AccountId
 
 NOON = datetime(2026, 3, 5, 12, 0, 0, tzinfo=UTC)
 LETTER = b"From: a@example.org\r\nSubject: Hello\r\n\r\nbody\r\n"
@@ -89,6 +94,13 @@ class Messages:
             content_id=1000 + number,
             duplicate=False,
         )
+
+
+class Keys(NoKeys):
+    """A key for each account, the same each time."""
+
+    def peek(self, account_id: AccountId) -> Sealer:
+        return AccountKey(account_id, bytes(32))
 
 
 class Doorbell:
@@ -603,6 +615,23 @@ class TestStaging:
         small, large, also_small = await asyncio.gather(*others)
         assert small == also_small == [None]
         assert isinstance(large[0], StagingFull)
+        world.staging.close()
+
+    async def test_no_more_sealed_bodies_are_held_than_are_stored_at_once(self, tmp_path: Path) -> None:
+        """A message for many accounts is sealed for each of them; with a copy in the database it is stored twice."""
+        world = World(tmp_path, copies=True)
+        world.delivery._sealers = Keys()
+        world.delivery._lanes._max_messages = 1
+        held: list[int] = []
+
+        def count(_: object) -> None:
+            bodies = [found for found in gc.get_objects() if isinstance(found, Unsealed)]
+            held.append(sum(body._sealed is not None for body in bodies))
+
+        world.messages.before = [count] * 5
+        assert await world.send(LETTER, *range(1, 6)) == [None] * 5
+        assert held == [1] * 5
+        assert [bodies and len(bodies) for bodies in world.messages.bodies] == [1] * 5
         world.staging.close()
 
     async def test_a_broken_disk_is_temporary(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:

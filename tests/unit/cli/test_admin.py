@@ -291,6 +291,7 @@ def test_the_installation(sora_admin: Callable[..., tuple[int, Any]]) -> None:
     assert (code, stats["accounts"], stats["mailboxes"], stats["messages"]) == (0, 1, 6, 0)
     assert sora_admin("uploads", "status")[1] == {
         "pending": 0, "bytes": 0, "oldest_s": 0.0, "failing": 0, "last_error": None,
+        "copies": 0, "quarantined": 0, "nodes": [], "stranded": [],
     }  # fmt: skip
     assert sora_admin("migrate", "up") == (0, {"applied": []})
     assert all(step["applied"] for step in sora_admin("migrate", "status")[1])

@@ -40,3 +40,8 @@ def test_the_uploader_is_watched() -> None:
     text = RULES.read_text()
     for metric in ("sora_uploads_stranded", "sora_uploads_oldest_seconds", "sora_staging_quarantined_files"):
         assert metric in text
+
+
+def test_keys_are_watched() -> None:
+    (rule,) = [rule for rule in rules() if "sora_encryption_key_errors_total" in str(rule["expr"])]
+    assert "keys list" in str(rule["annotations"])

@@ -24,6 +24,7 @@ import fcntl
 import os
 import struct
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
@@ -35,7 +36,7 @@ from sora.store import diskfile, sealing
 from sora.store.blobs import content_hash, local_prefix, parse_local_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from sora.store.blobs import BlobRef
     from sora.types import AccountId
@@ -53,6 +54,7 @@ KEPT_CORRUPT: Final = 16
 _USAGE: Final = struct.Struct("<8sq36s")
 _MAGIC: Final = b"SORACHE1"
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+_MINUTE_NS: Final = 60 * 10**9
 _T = TypeVar("_T")
 _log = log.get(__name__)
 
@@ -302,15 +304,39 @@ class Cache:
 
     def _shrink(self, usage: _Usage, bound: int) -> None:
         """Remove the least recently used until what is left fits in `bound`; the count is exact afterwards."""
-        files = sorted(self._files())
-        left = sum(file.charge for file in files)
-        for file in files:
+        left = self._remove_oldest(bound)
+        while left > max(0, bound):  # readers used some of them meanwhile
+            left = self._remove_oldest(bound)
+        usage.set(left)
+
+    def _remove_oldest(self, bound: int) -> int:
+        """Remove what has not been used since; gives the octets that are left.
+
+        In two walks: a large cache has millions of files, which are first counted by the minute of their last use. Only
+        those of one minute are ever held in memory.
+        """
+        minutes: Counter[int] = Counter()
+        for file in self._files():
+            minutes[file.used_ns // _MINUTE_NS] += file.charge
+        left = sum(minutes.values())
+        last = _last_to_go(minutes, left - bound)
+        border: list[_File] = []
+        for file in self._files():
+            minute = file.used_ns // _MINUTE_NS
+            if minute < last:
+                left -= self._evict(file)
+            elif minute == last:
+                border.append(file)
+        for file in sorted(border):
             if left <= bound:
                 break
-            file.path.unlink(missing_ok=True)
-            left -= file.charge
-            metrics.cache_evictions.inc()
-        usage.set(left)
+            left -= self._evict(file)
+        return left
+
+    def _evict(self, file: _File) -> int:
+        file.path.unlink(missing_ok=True)
+        metrics.cache_evictions.inc()
+        return file.charge
 
     def _files(self) -> Iterator[_File]:
         for directory in list(os.scandir(self._objects)):
@@ -426,6 +452,15 @@ def _discard(temporary: Path) -> None:
     """What stays is swept by the next start."""
     with contextlib.suppress(OSError):
         temporary.unlink()
+
+
+def _last_to_go(minutes: Mapping[int, int], excess: int) -> int:
+    """The minute with whose files so many octets are gone, the earlier ones included."""
+    for minute, octets in sorted(minutes.items()):
+        excess -= octets
+        if excess <= 0:
+            return minute
+    return max(minutes, default=-1)
 
 
 def _charge(size: int) -> int:

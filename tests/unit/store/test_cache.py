@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -20,7 +20,7 @@ from sora.store.cache import BLOCK_BYTES, Cache
 from sora.types import AccountId, ContentId
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 BLOCK = BLOCK_BYTES
 
@@ -83,6 +83,26 @@ async def test_least_recently_used_leaves_first(cache: Cache, clock: Clock) -> N
     await cache.put(ref(body(10)), body(10))
     clock.now = 0  # looking must not count as use any more
     assert await kept(cache, *range(11)) == [0, 1, 3, 4, 5, 6, 7, 8, 9, 10]
+
+
+async def test_eviction_holds_few_files_in_memory(
+    cache: Cache, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only those of the minute at the border are sorted, and these by their exact time."""
+    for number in range(10):
+        clock.now += 100 if number in {0, 4, 8} else 5
+        await cache.put(ref(body(number)), body(number))
+    sizes: list[int] = []
+
+    def counted(things: Iterable[Any]) -> list[Any]:
+        result = sorted(things)
+        sizes.extend(len(result) for thing in result[:1] if isinstance(thing, cache_module._File))
+        return result
+
+    monkeypatch.setattr(cache_module, "sorted", counted, raising=False)
+    await cache.put(ref(body(20, 5)), body(20, 5))
+    assert await kept(cache, *range(10)) == [5, 6, 7, 8, 9]
+    assert sizes == [4]
 
 
 async def test_use_is_noted_once_a_minute(cache: Cache, clock: Clock, tmp_path: Path) -> None:

@@ -32,8 +32,9 @@ BEGIN
   RETURN coalesce(v, false);
 END $$;
 
--- Puts or releases a hold, deleted accounts included. What is being removed at this moment is waited for, so that after the
--- commit nothing more goes. Returns false if nothing changed but the reason.
+-- Puts or releases a hold, deleted accounts included, shredded ones not. What is being removed at this moment is waited for,
+-- so that after the commit nothing more goes but the objects of bodies that begin_purges() has given out already: no message
+-- refers to them, and no lock is held over the network. Returns false if nothing changed but the reason.
 CREATE FUNCTION set_legal_hold(p_account_id bigint, p_held boolean, p_reason text, p_actor text) RETURNS boolean
 LANGUAGE plpgsql SET search_path = sora, public SET lock_timeout = '30s' AS $$
 DECLARE
@@ -42,6 +43,9 @@ BEGIN
   SELECT * INTO a FROM accounts WHERE account_id = p_account_id FOR UPDATE;
   IF NOT FOUND THEN
     PERFORM fail('P0002', 'No such account', p_account_id::text);
+  END IF;
+  IF p_held AND EXISTS (SELECT 1 FROM shreddings s WHERE s.account_id = p_account_id) THEN
+    PERFORM fail('SR005', 'The account was shredded', p_account_id::text);
   END IF;
   UPDATE accounts SET legal_hold = p_held, hold_reason = CASE WHEN p_held THEN p_reason ELSE '' END,
     held_at = CASE WHEN p_held THEN coalesce(held_at, clock()) END

@@ -35,7 +35,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         "accounts.restore", "POST /v1/accounts/{address}/restore", accounts.restore, errors=(NotFound, AlreadyExists)
     ),
-    Operation("accounts.hold", "POST /v1/accounts/{address}/hold", accounts.hold, errors=GONE),
+    Operation("accounts.hold", "POST /v1/accounts/{address}/hold", accounts.hold, errors=(NotFound, NoPermission)),
     Operation("accounts.release", "POST /v1/accounts/{address}/release", accounts.release, errors=GONE),
     Operation(
         "accounts.set-password",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
-from sora.errors import AlreadyExists, LimitExceeded, NotFound
+from sora.errors import AlreadyExists, LimitExceeded, NoPermission, NotFound
 from sora.store.addresses import canonical_address, fold_address, split_detail
 from sora.store.domains import claim
 from sora.types import AccountId
@@ -295,18 +295,22 @@ class Accounts:
     async def set_hold(self, account_id: AccountId, held: bool, reason: str, actor: str) -> bool:
         """Put a legal hold on an account, deleted or not, or release it; False: it was so already.
 
-        What is being removed at this moment is waited for: afterwards nothing more goes.
+        What is being removed at this moment is waited for: afterwards no message goes, and no body that a message had.
 
         Args:
             actor: who did it, for the log of holds.
 
         Raises:
             NotFound: no such account.
+            NoPermission: it was shredded; there is nothing to hold.
             Busy: somebody works on it for too long.
         """
-        changed: bool = await self._db.fetchval(
-            "SELECT set_legal_hold($1, $2, $3, $4)", account_id, held, reason, actor
-        )
+        try:
+            changed: bool = await self._db.fetchval(
+                "SELECT set_legal_hold($1, $2, $3, $4)", account_id, held, reason, actor
+            )
+        except NoPermission as error:
+            raise NoPermission("The account was shredded") from error
         return changed
 
     async def set_quota(

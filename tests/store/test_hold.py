@@ -10,7 +10,7 @@ import pytest
 from sora.admin import accounts as operations
 from sora.admin.accounts import HoldAccount, ListAccounts, OneAccount, ReleaseAccount
 from sora.admin.context import AdminContext
-from sora.errors import NotFound
+from sora.errors import NoPermission, NotFound
 
 if TYPE_CHECKING:
     from sora.store.db import Database
@@ -111,6 +111,20 @@ async def test_an_account_that_is_just_going_cannot_be_restored(store: Store, db
             await asyncio.sleep(0)
     with pytest.raises(NotFound):
         await restoring
+
+
+async def test_a_shredded_account_cannot_be_held(store: Store, db: Database) -> None:
+    """Its mail is unreadable already: a hold would only keep the rest of it half removed."""
+    account_id = await store.accounts.create(ANN)
+    await db.execute("SELECT create_account_key($1, 'k1', '\\x01', '\\x02', '\\x03')", account_id)
+    async with db.transaction() as shredder:
+        await shredder.execute("SELECT begin_shredding($1)", account_id)
+        holding = asyncio.create_task(store.accounts.set_hold(account_id, True, "case", "test"))
+        while not await db.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"):
+            await asyncio.sleep(0)
+    with pytest.raises(NoPermission):
+        await holding
+    assert not await db.fetchval("SELECT account_held($1)", account_id)
 
 
 async def test_a_hold_waits_for_what_is_being_removed(store: Store, db: Database) -> None:

@@ -48,6 +48,16 @@ class Intake:
         self._spool: Spool | None = None
         self._mapped = False
 
+    @property
+    def held(self) -> int:
+        """Octets in memory."""
+        return self._held
+
+    @property
+    def needs_turn(self) -> bool:
+        """What `finish` gives takes memory, as much as the message is long."""
+        return self._spool is not None and self._spool.in_memory
+
     def add(self, octets: bytes) -> None:
         """Take a piece, and see to `settle` soon."""
         self.size += len(octets)
@@ -62,8 +72,8 @@ class Intake:
         if self._held > (self._in_memory if self._spool is None else SLICE):
             await self._spill()
 
-    async def finish(self) -> Octets:
-        """The whole message.
+    async def complete(self) -> None:
+        """All octets have come: what is held of a message that has a file goes there.
 
         Raises:
             TooBig: It is over the limit.
@@ -73,8 +83,19 @@ class Intake:
             await self._spill()
         if self.error is not None:
             raise self.error
+
+    async def finish(self, *, in_turn: bool = False) -> Octets:
+        """The whole message.
+
+        Args:
+            in_turn: The caller holds `Staging.mapped`, if `needs_turn`.
+
+        Raises:
+            TooBig, Unavailable: See `complete`.
+        """
+        await self.complete()
         if self._spool is not None:
-            return await self._map(self._spool)
+            return await self._map(self._spool, in_turn)
         return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
 
     def fail(self, error: SoraError) -> None:
@@ -92,13 +113,14 @@ class Intake:
             self._mapped = False
             self._staging.mapped.release()
 
-    async def _map(self, spool: Spool) -> Octets:
+    async def _map(self, spool: Spool, in_turn: bool) -> Octets:
         """The message out of its file, when few others are; `close` makes room for the next."""
         try:
             if not spool.in_memory:
                 return spool.map()
-            await self._staging.mapped.acquire()
-            self._mapped = True
+            if not in_turn:
+                await self._staging.mapped.acquire()
+                self._mapped = True
             return await asyncio.to_thread(spool.map)
         except OSError as error:
             raise Unavailable(detail=f"spool: {error}") from error

@@ -40,22 +40,22 @@ class Appending:
         target: Where the messages shall go, and the room there when the first one was announced.
         count: Messages announced so far.
         size: Their octets.
-        messages: Those that are here, in order.
         error: Why they cannot be stored; None while they can.
     """
 
-    __slots__ = ("_held", "_intake", "_staging", "count", "error", "line", "messages", "size", "target")
+    __slots__ = ("_held", "_in_turn", "_intake", "_staging", "_taken", "count", "error", "line", "size", "target")
 
     def __init__(self, line: Line, target: Target, staging: Staging) -> None:
         self.line = line
         self.target = target
         self.count = 0
         self.size = 0
-        self.messages: list[Octets] = []
         self.error: SoraError | None = None
         self._staging = staging
         self._held = 0
         self._intake: Intake | None = None
+        self._taken: list[Intake] = []
+        self._in_turn = False
 
     def announce(self, size: int, limit: int) -> None:
         """Count a message of *size* octets.
@@ -100,19 +100,38 @@ class Appending:
 
     async def _finish(self, taken: Intake) -> None:
         try:
-            message = await taken.finish()
+            await taken.complete()
         except SoraError as error:
             self.error = self.error or error
+            taken.close()
         else:
-            self.messages.append(message)
-            self._held += len(message) if isinstance(message, bytes) else 0
-        self.close()
+            self._taken.append(taken)
+            self._held += taken.held
+        self._intake = None
+
+    async def messages(self) -> list[Octets]:
+        """The messages, in order, in memory or mapped; it may be asked once, and `close` ends it.
+
+        Those that take memory while they are stored wait for their turn, all of a command together: a command that
+        waited for a second turn might wait for itself.
+
+        Raises:
+            Unavailable: The disk failed.
+        """
+        if any(taken.needs_turn for taken in self._taken):
+            await self._staging.mapped.acquire()
+            self._in_turn = True
+        return [await taken.finish(in_turn=True) for taken in self._taken]
 
     def close(self) -> None:
-        """Let go of what was only half received."""
-        if self._intake is not None:
-            self._intake.close()
-            self._intake = None
+        """Let go of everything."""
+        for taken in (self._intake, *self._taken):
+            if taken is not None:
+                taken.close()
+        self._intake, self._taken = None, []
+        if self._in_turn:
+            self._in_turn = False
+            self._staging.mapped.release()
 
 
 def is_message(line: Line) -> bool:
@@ -164,11 +183,20 @@ async def append(s: Session, cmd: wire.Append) -> Reply:
         OutcomeUnknown: They may be there.
     """
     appending, s.appending = s.appending, None
-    if appending is None or not cmd.items:
+    if appending is None:
+        raise BadSyntax("APPEND needs a message, as a literal")
+    try:
+        return await _store(s, cmd, appending)
+    finally:
+        appending.close()
+
+
+async def _store(s: Session, cmd: wire.Append, appending: Appending) -> Reply:
+    if not cmd.items:
         raise BadSyntax("APPEND needs a message, as a literal")
     if appending.error is not None:
         raise appending.error
-    items = [await _item(s, item, data) for item, data in zip(cmd.items, appending.messages, strict=True)]
+    items = [await _item(s, item, data) for item, data in zip(cmd.items, await appending.messages(), strict=True)]
     try:
         result = await known(s.node.delivery.append(s.account_id, appending.target.mailbox.mailbox_id, items))
     except NotFound:

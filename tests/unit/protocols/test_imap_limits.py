@@ -9,7 +9,7 @@ import ssl
 import zlib
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import pytest
@@ -20,6 +20,7 @@ from sora.net.connection import READ_AHEAD, TURN_STEPS
 from sora.net.listener import Listener
 from sora.net.tls import server_context
 from sora.protocols.imap import append, connection_factory
+from sora.store.spool_cipher import SealedSpool
 from tests.support.certificates import write_certificate
 from tests.support.imap import SAMPLES, ImapWorld, plain
 from tests.support.node import open_node
@@ -489,18 +490,19 @@ async def test_a_spool_ends_with_its_session(world: ImapWorld) -> None:
     link = await world.connect(1)
     session = session_of(link)
     await link.send(b"t APPEND INBOX {3000000+}\r\n" + b"x" * 2_000_000)
-    await until(lambda: spool_of(session) is not None and spool_of(session).size > 1_000_000)
+    await until(lambda: (spool := spool_of(session)) is not None and spool.size > 1_000_000)
     spool = spool_of(session)
+    assert spool is not None
     await link.hang_up()
     await until(lambda: spool._fd < 0)
     assert session.appending is None
 
 
-def spool_of(session: Session) -> Spool:
+def spool_of(session: Session) -> Spool | None:
     """Where the message goes that is arriving; None until it is large."""
-    assert session.appending is not None
-    assert session.appending._intake is not None
-    return session.appending._intake._spool  # type: ignore[return-value]
+    if session.appending is None or session.appending._intake is None:
+        return None
+    return session.appending._intake._spool
 
 
 async def test_the_messages_of_one_append_are_bounded_together(
@@ -524,6 +526,49 @@ async def test_the_messages_of_one_append_are_bounded_together(
     assert (await answer(link))[-1] == b"NO [LIMIT] One command may have 5 messages"
     assert (await ask(link, "STATUS INBOX (MESSAGES)"))[0] == b"* STATUS INBOX (MESSAGES 10)"
     await link.hang_up()
+
+
+async def test_messages_that_take_memory_wait_for_their_turn(
+    world: ImapWorld, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With encryption on a spooled message is in memory while it is stored: few are, however many sessions append."""
+    monkeypatch.setattr(node.staging, "_cipher", SealedSpool)
+    turns = Turns(1)
+    monkeypatch.setattr(node.staging, "mapped", turns)
+    append_now, go, storing = node.delivery.append, asyncio.Event(), 0
+
+    async def slowly(*args: Any) -> Any:
+        nonlocal storing
+        storing += 1
+        await go.wait()
+        return await append_now(*args)
+
+    monkeypatch.setattr(node.delivery, "append", slowly)
+    links = [await world.connect(1) for _ in range(3)]
+    large = b" {1500000+}\r\n" + b"x" * 1_500_000
+    for link in links:
+        await link.send(b"t APPEND INBOX" + 3 * large + b"\r\n")
+    await until(lambda: storing + turns.waiting == 3)
+    assert storing == 1
+    go.set()
+    for link in links:
+        assert (await answer(link))[-1].startswith(b"OK [APPENDUID ")
+        await link.hang_up()
+    assert not node.staging.mapped.locked()
+    assert node.staging._usage.unnamed == 0
+
+
+class Turns(asyncio.Semaphore):
+    """Counts who waits."""
+
+    waiting = 0
+
+    async def acquire(self) -> Literal[True]:
+        self.waiting += 1
+        try:
+            return await super().acquire()
+        finally:
+            self.waiting -= 1
 
 
 async def test_an_append_asks_for_its_mailbox_once(

@@ -257,7 +257,9 @@ def translated(*, maybe_done: bool) -> Iterator[None]:
         # for a connection that broke in the middle of an operation and has not noticed yet
         raise _down(error, maybe_done) from error
     except asyncpg.InterfaceError as error:
-        if "clos" not in str(error):  # "connection is closed", "pool is closing": anything else is misuse
+        # "connection is closed", "pool is closing", and what a connection says that the pool took back when it broke
+        # while somebody held it and asked nothing: anything else is misuse
+        if "clos" not in str(error) and "released back to the pool" not in str(error):
             raise
         raise _down(error, maybe_done) from error
 

@@ -224,3 +224,21 @@ async def test_a_standby_is_not_a_primary(db: Database, monkeypatch: pytest.Monk
     monkeypatch.setattr(db, "fetchval", in_recovery)
     with pytest.raises(DatabaseDown):
         await db.ping()
+
+
+async def test_a_connection_that_breaks_while_it_is_held_is_an_outage(db: Database) -> None:
+    """Between two statements: the pool takes it back, and the next statement says so in words of its own."""
+    async with db.acquire() as conn:
+        pid = await conn.fetchval("SELECT pg_backend_pid()")
+        await db.execute("SELECT pg_terminate_backend($1)", pid)
+        while not is_broken(conn):
+            await asyncio.sleep(0.01)
+        with pytest.raises(DatabaseDown), module.translated(maybe_done=True):
+            await conn.execute("SELECT 1")
+
+
+def is_broken(conn: asyncpg.Connection) -> bool:
+    try:
+        return bool(conn.is_closed())
+    except asyncpg.InterfaceError:
+        return True

@@ -44,6 +44,8 @@ PREFIX: Final = "/v1/staged/"
 TOKEN: Final = "x-sora-token"
 SKEW_S: Final = 120.0
 """The clocks of nodes may differ by so much; a token is good for no longer."""
+REREAD_S: Final = 5.0
+"""The secret is read at most so often, whatever strangers send."""
 CONNECT_S: Final = 1.0
 READ_S: Final = 5.0
 TOTAL_S: Final = 20.0
@@ -103,6 +105,7 @@ class Secret:
     def __init__(self, db: Database) -> None:
         self._db = db
         self._keys: PeerKeys | None = None
+        self._read_mono = 0.0
 
     async def keys(self) -> PeerKeys:
         """The keys.
@@ -112,11 +115,13 @@ class Secret:
         """
         if self._keys is None:
             self._keys = PeerKeys(await self._db.fetchval("SELECT peer_secret()"))
+            self._read_mono = time.monotonic()
         return self._keys
 
     def forget(self) -> None:
-        """Read it again: somebody has another one."""
-        self._keys = None
+        """Read it again, unless that was just done: somebody has another one, or talks nonsense."""
+        if time.monotonic() - self._read_mono >= REREAD_S:
+            self._keys = None
 
 
 # ── asking ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -290,6 +295,7 @@ class Desk:
         keys = await self._secret.keys()
         if not keys.check(token, PREFIX + name, self._instance_id, self._clock()):
             metrics.peer_answers.labels("refused").inc()
+            self._secret.forget()  # the database may have been restored, from before this secret
             raise NoPermission
         if parse_local_name(name) is None:
             raise NotFound

@@ -143,6 +143,25 @@ async def test_the_desk_answers_nodes_alone(house: House) -> None:
             await house.desk.answer(ref.name, wrong)
 
 
+async def test_a_desk_learns_of_a_new_secret_and_is_not_made_to_ask_for_it(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a restore of the database; who sends nonsense costs a query every now and then."""
+    ref = await house.deliver()
+    await house.desk._secret.keys()
+    await house.store.db.execute("UPDATE peer_secrets SET secret = sha256('another')")
+    path = PREFIX + ref.name
+    token = PeerKeys(await house.store.db.fetchval("SELECT peer_secret()")).sign(path, "a", time.time())
+    with pytest.raises(NoPermission):
+        await house.desk.answer(ref.name, token)
+    with pytest.raises(NoPermission):
+        await house.desk.answer(ref.name, token)
+    monkeypatch.setattr(module, "REREAD_S", 0.0)
+    with pytest.raises(NoPermission):
+        await house.desk.answer(ref.name, token)
+    assert await house.desk.answer(ref.name, token)
+
+
 @pytest.mark.parametrize("name", ["instance", "../a/instance", ".lock", "tmp", "%2e%2e"])
 async def test_the_desk_has_staged_bodies_and_nothing_else(house: House, name: str) -> None:
     (house.root / "a" / "instance").write_text("a\n")

@@ -32,6 +32,7 @@ from sora.errors import NoPermission, NotFound, Unavailable
 from sora.services.uploads import Breaker
 from sora.store import diskfile
 from sora.store.blobs import local_name, parse_local_name
+from sora.store.sealing import most_stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,6 +58,7 @@ ANSWER_BYTES: Final = 128 * 1024**2
 CHUNK: Final = 1 << 18
 
 _NONCE: Final = sodium.crypto_aead_xchacha20poly1305_ietf_NPUBBYTES
+SEAL_BYTES: Final = _NONCE + sodium.crypto_aead_xchacha20poly1305_ietf_ABYTES
 _log = log.get(__name__)
 
 
@@ -207,12 +209,13 @@ class Peers:
 
     async def _ask(self, peer: _Peer, holder: Holder, ref: BlobRef) -> bytes | None:
         path = PREFIX + local_name(ref.account_id, ref.content_hash)
+        most = most_stored(ref.size) + SEAL_BYTES
         keys = await self._secret.keys()
         token = keys.sign(path, holder.instance_id, self._clock())
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(TOTAL_S + CONNECT_S):
-                status, sealed = await loop.run_in_executor(self._threads, self._get, holder, path, token)
+                status, sealed = await loop.run_in_executor(self._threads, self._get, holder, path, token, most)
         except (urllib3.exceptions.HTTPError, OSError, TimeoutError) as error:
             self._failed(peer, holder, "down", str(error))
             return None
@@ -240,15 +243,15 @@ class Peers:
 
     # In a thread.
 
-    def _get(self, holder: Holder, path: str, token: str) -> tuple[int, bytes]:
+    def _get(self, holder: Holder, path: str, token: str, most: int) -> tuple[int, bytes]:
         try:
-            return self._get_once(holder, path, token)
+            return self._get_once(holder, path, token, most)
         except urllib3.exceptions.ProtocolError:
             # a connection that was kept, and was closed by the peer at this moment
-            return self._get_once(holder, path, token)
+            return self._get_once(holder, path, token, most)
 
-    def _get_once(self, holder: Holder, path: str, token: str) -> tuple[int, bytes]:
-        """Status and body; a peer that sends ever slower is given up."""
+    def _get_once(self, holder: Holder, path: str, token: str, most: int) -> tuple[int, bytes]:
+        """Status and body; a peer that sends ever slower, or more than `most` octets, is given up."""
         until_mono = time.monotonic() + TOTAL_S
         url = f"http://{holder.peer_address}{path}"
         answer = self._http.request("GET", url, headers={TOKEN: token}, preload_content=False, redirect=False)
@@ -256,6 +259,8 @@ class Peers:
             body = bytearray()
             while chunk := answer.read(CHUNK):
                 body += chunk
+                if len(body) > most:
+                    raise OSError("the answer is longer than the body")
                 if time.monotonic() > until_mono:
                     raise TimeoutError("too slow")
             answer.release_conn()

@@ -143,6 +143,22 @@ async def test_the_desk_answers_nodes_alone(house: House) -> None:
             await house.desk.answer(ref.name, wrong)
 
 
+async def test_an_answer_that_is_longer_than_the_body_is_not_read_to_its_end(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever answers in a node's place must not fill the memory."""
+    ref = await house.deliver()
+
+    async def flood(_name: str, _token: str) -> bytes:
+        return bytes(8 * module.CHUNK)
+
+    monkeypatch.setattr(house.desk, "answer", flood)
+    before = asked("down"), asked("refused")
+    async with house.serving():
+        assert await house.peers.read(ref) is None
+    assert (asked("down"), asked("refused")) == (before[0] + 1, before[1])
+
+
 async def test_a_desk_learns_of_a_new_secret_and_is_not_made_to_ask_for_it(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:

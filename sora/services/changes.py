@@ -79,13 +79,17 @@ class Changes:
         self._outgoing: dict[Mailbox, ModSeq] = {}
         self._due = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        self._further: dict[str, Callable[[str], None]] = {}
+        self._further: dict[str, tuple[Callable[[str], None], Callable[[], None]]] = {}
         self.listening = asyncio.Event()
         """Set while notices of other processes come in."""
 
-    def hear(self, channel: str, callback: Callable[[str], None]) -> None:
-        """Call `callback(payload)` for notices on a channel of somebody else; to be called before `start`."""
-        self._further[channel] = callback
+    def hear(self, channel: str, callback: Callable[[str], None], missed: Callable[[], None] = lambda: None) -> None:
+        """Call `callback(payload)` for notices on a channel of somebody else; to be called before `start`.
+
+        Args:
+            missed: Called whenever notices may have been lost before now, and come from now on.
+        """
+        self._further[channel] = callback, missed
 
     def start(self, *, listen: bool = True) -> None:
         """Begin to send and, unless nobody here watches anything, to listen; PostgreSQL may be away."""
@@ -194,8 +198,9 @@ class Changes:
         connection.add_termination_listener(lambda _: lost.set())
         for bucket in range(BUCKETS):
             await connection.add_listener(_channel(bucket), self._heard)
-        for channel in self._further:
+        for channel, (_, missed) in self._further.items():
             await connection.add_listener(channel, self._heard_further)
+            missed()
         self.listening.set()
         try:
             while not lost.is_set():
@@ -216,7 +221,7 @@ class Changes:
             self._tell(mailbox, modseq)
 
     def _heard_further(self, _connection: object, _pid: int, channel: str, payload: object) -> None:
-        self._further[channel](str(payload))
+        self._further[channel][0](str(payload))
 
     async def _poll(self, connection: asyncpg.Connection) -> None:
         """Ask for the watched mailboxes that have changed, in one query."""

@@ -142,7 +142,11 @@ class Node:
             auth = _auth(config, store, remembered, guesses)
             stack.push_async_callback(auth.close)
             connections = Connections()
-            changes.hear(KEY_CHANNEL, lambda payload: _forget_account(payload, sealers, bodies, connections, auth))
+            changes.hear(
+                KEY_CHANNEL,
+                lambda payload: _forget_account(payload, sealers, bodies, connections, auth),
+                lambda: _forget_all(sealers, bodies),
+            )
             changes.start()
             blocks.start()
             return cls(
@@ -189,6 +193,12 @@ def _forget_account(payload: str, sealers: Sealers, bodies: Bodies, connections:
     bodies.forget_account(account_id)
     auth.end(account_id)
     connections.stop_account(account_id)
+
+
+def _forget_all(sealers: Sealers, bodies: Bodies) -> None:
+    """Keys may have been destroyed while nobody here listened: ask again before anything is opened."""
+    sealers.forget_all()
+    bodies.forget_all()
 
 
 async def open_database(config: Config, dsn: str, name: str) -> Database:

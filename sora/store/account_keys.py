@@ -72,6 +72,9 @@ class Sealers(Protocol):
     def forget(self, account_id: AccountId) -> None:
         """The account's key is gone."""
 
+    def forget_all(self) -> None:
+        """Keys may be gone, and nobody knows which."""
+
 
 class NoKeys:
     """Encryption is off: bodies are plain."""
@@ -94,6 +97,9 @@ class NoKeys:
 
     def forget(self, account_id: AccountId) -> None:
         """See `Sealers.forget`."""
+
+    def forget_all(self) -> None:
+        """See `Sealers.forget_all`."""
 
 
 class _Kept(Struct):
@@ -148,6 +154,11 @@ class AccountKeys:
         """See `Sealers.forget`."""
         self._kept.pop(account_id, None)
         self._forgotten += 1  # what is being asked for now may be older than this
+
+    def forget_all(self) -> None:
+        """See `Sealers.forget_all`."""
+        self._kept.clear()
+        self._forgotten += 1
 
     # ------------------------------------------------------------------ inside
 

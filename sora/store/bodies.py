@@ -129,6 +129,10 @@ class Bodies:
         """Drop a body from memory."""
         self._recent.drop(ref.name)
 
+    def forget_all(self) -> None:
+        """Drop all bodies from memory."""
+        self._recent.drop_all("")
+
     def forget_account(self, account_id: AccountId) -> None:
         """Drop the bodies of an account from memory."""
         self._recent.drop_all(local_prefix(account_id))

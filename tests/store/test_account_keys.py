@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from sora.errors import DatabaseDown, KeyUnavailable, NoPermission, NotFound
+from sora.services.delivery import AppendItem
 from sora.store import account_keys, keyring
 from sora.store.account_keys import AccountKeys, NoKeys, WrappedKeys, open_sealers
 from sora.store.blobs import BlobRef, content_hash
@@ -18,6 +19,7 @@ from sora.store.keyring import Keyring, MasterKey
 from sora.store.sealing import PLAIN, AccountKey
 from sora.types import AccountId, ContentId
 from tests.support.letters import letter, new_message
+from tests.support.node import open_node
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -167,6 +169,34 @@ async def test_a_key_that_is_said_to_be_gone_is_forgotten_at_once(db: Database, 
     keys.forget(ann)
     await asking
     assert keys.peek(ann) is None, "the answer may be older than the notice"
+
+
+async def test_all_keys_are_forgotten_where_notices_were_lost(
+    db: Database, dsn: str, tmp_path: Path, path: Path, ann: AccountId
+) -> None:
+    """A shredding that nobody heard of: what a process keeps is not used any more once it listens again."""
+    async with open_node(dsn, tmp_path, encryption={"keyring_file": str(path)}) as node:
+        result = await node.delivery.append(
+            ann, (await node.store.mailboxes.get(ann, "INBOX")).mailbox_id, [AppendItem(b"Subject: x\r\n\r\nsecret")]
+        )
+        row = await db.fetchrow(
+            "SELECT content_id, content_hash, size FROM message_contents WHERE account_id = $1", ann
+        )
+        assert row is not None
+        ref = BlobRef(ann, ContentId(row["content_id"]), row["content_hash"], row["size"])
+        assert result.uids == (1,)
+        assert (await node.bodies.get(ref)).endswith(b"secret")
+        await node.changes.listening.wait()
+        await db.execute("DELETE FROM account_keys WHERE account_id = $1", ann)  # and no notice of it
+        assert node.bodies.get_now(ref) is not None
+        await db.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name = 'sora changes' AND datname = current_database()"
+        )
+        while node.bodies.get_now(ref) is not None:
+            await asyncio.sleep(0)
+        with pytest.raises(KeyUnavailable):
+            await node.bodies.get(ref)
 
 
 async def test_a_bounded_number_is_kept(db: Database, store: Store, path: Path) -> None:

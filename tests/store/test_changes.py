@@ -316,6 +316,16 @@ class TestLostConnections:
         publish(here, account_id, inbox, 9)
         assert (await watcher.until(2))[1] == (account_id, inbox, 9)
 
+    async def test_who_hears_another_channel_learns_that_notices_were_lost(self, fleet: Fleet) -> None:
+        here, seen = Changes(fleet.dsn), asyncio.Event()
+        fleet.members.append(here)
+        here.hear("sora_keys", lambda _: None, seen.set)
+        here.start()
+        await here.listening.wait()
+        seen.clear()
+        assert await fleet.kill_connections() == 2
+        await seen.wait()
+
     async def test_polls_at_once_when_it_is_back(self, fleet: Fleet, store: Store) -> None:
         account_id = await store.accounts.create("alice@example.com")
         inbox = (await store.mailboxes.get(account_id, "INBOX")).mailbox_id

@@ -52,6 +52,9 @@ class Keys:
     def forget(self, account_id: AccountId) -> None:
         self.gone = True
 
+    def forget_all(self) -> None:
+        self.gone = True
+
 
 def ref_of(body: bytes, key: Sealer = KEY) -> BlobRef:
     return BlobRef(ANN, ContentId(1), key.hash((body,)), len(body))

@@ -77,8 +77,9 @@ async def wait_until_free(
         elif found.silent_s < before.silent_s or found.incarnation != before.incarnation:
             raise ConfigError(
                 f"this node ({instance_id}) lives on {found.host}: "
-                f"{config.uploader.staging_path} is a copy of its staging directory. "
-                f"Empty it, the file {INSTANCE_FILE} included, and this becomes a node of its own"
+                f"{config.uploader.staging_path} is a copy of its staging directory, or the original of a copy. "
+                f"Move it away, the file {INSTANCE_FILE} included, and this becomes a node of its own; "
+                "delete it only when `sora-admin uploads verify` finds every body, which it may have alone"
             )
         before = found
         await asyncio.sleep(look_s)

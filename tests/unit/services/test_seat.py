@@ -74,7 +74,7 @@ async def test_a_node_that_is_heard_of_lives(store: Store, tmp_path: Path) -> No
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(asyncio.shield(waiting), 0.2)
     assert await store.leases.heartbeat("node-1", incarnation)
-    with pytest.raises(ConfigError, match=r"lives on elsewhere.*staging"):
+    with pytest.raises(ConfigError, match=r"lives on elsewhere.*staging.*Move it away.*uploads verify"):
         await waiting
 
 

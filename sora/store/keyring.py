@@ -209,10 +209,13 @@ def add_key(path: str | Path, *, waiting: bool = False, service_uid: int = 0) ->
             id=f"{now:%Y%m%d}-{secrets.token_hex(2)}",
             created_at=max([now, *(key.created_at for key in keys)]),
             secret=secrets.token_bytes(MASTER_BYTES),
-            waiting=waiting and bool(keys),
+            waiting=bool(keys),
         )
         keys.append(key)
-    return key
+    if waiting or not key.waiting:
+        return key
+    # Only now: whoever reads the file between its rename and the sync of its directory must not wrap with this key yet.
+    return _activate(path, [key.id], service_uid)[0]
 
 
 def activate(path: str | Path, *, service_uid: int = 0) -> list[MasterKey]:
@@ -221,10 +224,17 @@ def activate(path: str | Path, *, service_uid: int = 0) -> list[MasterKey]:
     Raises:
         ConfigError: The file is not a keyring, or cannot be written.
     """
-    with _changing(Path(path), service_uid) as keys:
-        waiting = [key for key in keys if key.waiting]
-        keys[:] = [replace(key, waiting=False) for key in keys]
+    waiting = [key for key in _load(Path(path), service_uid)[0] if key.waiting]
+    if waiting:
+        _activate(path, [key.id for key in waiting], service_uid)
     return waiting
+
+
+def _activate(path: str | Path, key_ids: Sequence[str], service_uid: int) -> list[MasterKey]:
+    """Those keys as they are then."""
+    with _changing(Path(path), service_uid) as keys:
+        keys[:] = [replace(key, waiting=key.waiting and key.id not in key_ids) for key in keys]
+    return [key for key in keys if key.id in key_ids]
 
 
 @contextlib.contextmanager
@@ -232,6 +242,7 @@ def _changing(path: Path, service_uid: int) -> Iterator[list[MasterKey]]:
     """The keys of the file, to be changed and written back: whole or not at all, one writer at a time."""
     try:
         with _locked(path.parent):
+            _remove_left(path)
             keys = list(_load(path, service_uid)[0]) if path.exists() else []
             yield keys
             _write(path, keys, service_uid)
@@ -250,7 +261,7 @@ def _locked(directory: Path) -> Iterator[None]:
 
 
 def _write(path: Path, keys: Sequence[MasterKey], service_uid: int) -> None:
-    temporary = diskfile.temporary(path.parent)
+    temporary = path.with_name(f"{_temporary_prefix(path)}{secrets.token_hex(12)}{diskfile.TEMPORARY_SUFFIX}")
     fd = diskfile.write_new(temporary, dump(keys).encode())
     try:
         if path.exists():
@@ -264,6 +275,17 @@ def _write(path: Path, keys: Sequence[MasterKey], service_uid: int) -> None:
     finally:
         os.close(fd)
         temporary.unlink(missing_ok=True)
+
+
+def _remove_left(path: Path) -> None:
+    """What writers that were killed left behind: it holds every key. Call it with the lock held."""
+    for left in list(path.parent.iterdir()):
+        if left.name.startswith(_temporary_prefix(path)) and left.name.endswith(diskfile.TEMPORARY_SUFFIX):
+            left.unlink()
+
+
+def _temporary_prefix(path: Path) -> str:
+    return f".{path.name}-"
 
 
 def dump(keys: Sequence[MasterKey]) -> str:

@@ -13,12 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sora.errors import ConfigError, KeyUnavailable, NotFound
-from sora.store import keyring
+from sora.store import diskfile, keyring
 from sora.store.keyring import Keyring, MasterKey
 from sora.types import AccountId
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from sora.store.diskfile import Octets
 
 WHEN = datetime(2026, 3, 14, 9, 26, 53, tzinfo=UTC)
 ANN = AccountId(1)
@@ -212,6 +214,42 @@ def test_a_failed_write_leaves_the_file(path: Path, monkeypatch: pytest.MonkeyPa
         keyring.add_key(path)
     assert path.read_bytes() == before
     assert sorted(path.parent.iterdir()) == [path]
+
+
+def test_a_key_encrypts_only_when_it_is_on_the_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process takes a changed file at once: what it wraps must not need a key that a power cut takes away."""
+    synced = {keyring.add_key(path).id}
+    sync = diskfile.sync_directory
+
+    def checked(directory: Path) -> None:
+        ring = Keyring(path)
+        assert ring.newest().id in synced
+        sync(directory)
+        synced.update(key.id for key in ring.keys)
+
+    monkeypatch.setattr(diskfile, "sync_directory", checked)
+    waiting = keyring.add_key(path, waiting=True)
+    added = keyring.add_key(path)
+    assert Keyring(path).newest() == added
+    assert Keyring(path).get(waiting.id).waiting, "nobody activated that one"
+
+
+def test_what_a_killed_writer_left_is_removed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds every master key, and nobody would look for it when one is to be destroyed."""
+    written: list[Path] = []
+    write_new = diskfile.write_new
+
+    def noted(temporary: Path, *pieces: Octets) -> int:
+        written.append(temporary)
+        return write_new(temporary, *pieces)
+
+    monkeypatch.setattr(diskfile, "write_new", noted)
+    keyring.add_key(path)
+    written[0].write_bytes(path.read_bytes())
+    other = path.with_name("other.tmp")
+    other.touch()
+    keyring.add_key(path)
+    assert sorted(path.parent.iterdir()) == sorted([path, other])
 
 
 def test_a_directory_that_is_missing_is_told(tmp_path: Path) -> None:

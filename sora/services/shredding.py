@@ -4,7 +4,7 @@ The order is what makes it safe to die at any point:
 
 1. In one transaction the wrapped key goes, a row says that the account was shredded, and the account is disabled. From
    here on nobody can get the key, nobody can make another one, and every process is told to forget it.
-2. The wrapped keys in the object store go, every version of them.
+2. The wrapped keys in the object store go, every version of them; if it is away, later, and the rest goes first.
 3. What the live tables say of the mail goes in batches: messages, texts for search, copies of bodies that wait for
    their upload, headers and previews. The rows of contents stay, blank: they are the queue by which the cleaner deletes
    the objects, which nobody can read any more.
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from sora import log
 from sora.crashpoints import crash_point
+from sora.errors import Unavailable
 from sora.services.key_objects import prefix_of
 
 if TYPE_CHECKING:
@@ -91,8 +92,15 @@ class Shredding:
             Unavailable: A dependency is away.
         """
         unfinished = await self._shreddings.unfinished()
+        failure: Unavailable | None = None
         for account_id in unfinished:
-            await self._remove(account_id)
+            try:
+                await self._remove(account_id)
+            except Unavailable as error:  # a mailbox that is locked for long: the other accounts need not wait for it
+                _log.warning("shredding goes on later", extra={"account_id": account_id, "error": str(error)})
+                failure = error
+        if failure is not None:
+            raise failure
         return len(unfinished)
 
     async def remove_local(self) -> int:
@@ -119,12 +127,18 @@ class Shredding:
         return settled
 
     async def _remove(self, account_id: AccountId) -> None:
-        await self._remove_key_objects(account_id)
+        away: Unavailable | None = None
+        try:
+            await self._remove_key_objects(account_id)
+        except Unavailable as error:  # headers and texts in plain need not wait for a key that is wrapped
+            away = error
         crash_point("shred.keys_removed")
         while await self._shreddings.remove_rows(account_id):
             crash_point("shred.rows_removed")
         if self._instance_id:
             await self._remove_files(account_id)
+        if away is not None:
+            raise away
         await self._shreddings.finish(account_id)
 
     async def _remove_key_objects(self, account_id: AccountId) -> None:

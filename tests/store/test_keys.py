@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from sora import crashpoints
-from sora.errors import BlobDown, ConfigError, NoPermission, NotFound
+from sora.errors import BlobDown, Busy, ConfigError, NoPermission, NotFound
 from sora.services import key_objects, rotation, shredding
 from sora.services.key_objects import KeyObjects, NoKeyObjects, open_key_objects, prefix_of
 from sora.services.shredding import Shredding
@@ -333,6 +333,52 @@ async def test_a_shredding_that_died_is_finished(
     assert await work.resume() == 0
     await work.shred(ann)  # the command may be given again
     assert (await Shreddings(db).get(ann)).finished_at == done.finished_at
+
+
+async def test_a_shredding_that_cannot_go_on_keeps_none_waiting(
+    db: Database,
+    store: Store,
+    path: Path,
+    blobs: DirectoryStore,
+    ann: AccountId,
+    key: AccountKey,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bob = await store.accounts.create("bob@example.com")
+    other = await AccountKeys(db, Keyring(path)).get(bob)
+    rows = Shreddings(db)
+    for shredded in (key, other):
+        await deliver(store, shredded, 2)
+        await rows.begin(shredded.account_id)
+    remove_rows = rows.remove_rows
+
+    async def remove(account_id: AccountId) -> int:
+        if account_id == ann:
+            raise Busy(detail="a mailbox is locked")
+        return await remove_rows(account_id)
+
+    monkeypatch.setattr(rows, "remove_rows", remove)
+    with pytest.raises(Busy):
+        await Shredding(rows, blobs, [], "").resume()
+    assert (await rows.get(ann)).finished_at is None
+    assert (await rows.get(bob)).finished_at is not None
+
+
+async def test_texts_go_though_the_object_store_is_away(
+    db: Database, store: Store, blobs: DirectoryStore, ann: AccountId, key: AccountKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await deliver(store, key, 2)
+
+    async def away(_: str) -> int:
+        raise BlobDown
+
+    monkeypatch.setattr(blobs, "erase", away)
+    files = Files()
+    with pytest.raises(BlobDown):
+        await Shredding(Shreddings(db), blobs, [files], "node-1").shred(ann)
+    assert await db.fetchval("SELECT count(*) FROM search_texts WHERE account_id = $1", ann) == 0
+    assert files.asked == [ann]
+    assert (await Shreddings(db).get(ann)).finished_at is None, "the wrapped key is there still"
 
 
 async def test_every_node_removes_its_own_files_once(

@@ -136,7 +136,7 @@ class CleanupTable(Table, frozen=True, kw_only=True):
     ] = 30 * 86400.0
     orphan_grace: Annotated[
         Duration, Meta(description="objects without a row are deleted after; 0: reported only", extra=WORKER)
-    ] = 30 * 86400.0
+    ] = 0.0
 
 
 class AuthTable(Table, frozen=True, kw_only=True):

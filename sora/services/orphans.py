@@ -2,8 +2,8 @@
 
 An object is in the store only after its row is in the database, and goes before its row goes. So an object without a
 row is left from something that broke: a PUT whose answer was lost and that arrived late, a purge of a database that was
-restored from a backup. In the last case it may be the only copy of a message, which is why time passes before anything
-is deleted, and why nothing is deleted when too much is unknown.
+restored from a backup. In the last case it may be the only copy of a message: nothing is deleted unless the operator
+asks for it, nor before some time has passed, nor when too much is unknown.
 
 The listing goes on where it stopped, a bounded part in each pass. Objects that are no bodies (wrapped keys, what other
 programs put there) are not looked at.

@@ -282,13 +282,16 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         if context is None or transport is None:
             raise PeerGone(detail="no TLS here")
-        await self.flush()
         if self._lost or transport.is_closing():
             raise PeerGone
+        # First of all: the peer shakes hands as soon as it has read the answer, and `flush` may let others have a turn.
         transport.pause_reading()
         self.discard_input()
         self._gathered = 0
         self._signalled = False
+        await self.flush()
+        if self._lost or transport.is_closing():
+            raise PeerGone
         try:
             self._transport = await asyncio.get_running_loop().start_tls(transport, self, context, server_side=True)
         except (OSError, ssl.SSLError) as error:

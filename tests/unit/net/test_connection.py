@@ -177,6 +177,28 @@ async def test_plaintext_behind_starttls_is_discarded(server: Server) -> None:
     writer.close()
 
 
+async def test_a_handshake_that_begins_in_the_turn_of_others_is_not_lost(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client shakes hands as soon as it has the answer; what is thrown away is only what came before."""
+
+    async def turn_of_others(_: Echo) -> None:
+        await asyncio.sleep(0.2)
+
+    monkeypatch.setattr(Echo, "breathe", turn_of_others)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    reader, writer = await connect(server)
+    writer.write(b"TLS\ninjected\n")
+    assert await reader.readline() == b"GO\n"
+    async with asyncio.timeout(5):
+        await writer.start_tls(context)
+        writer.write(b"secret\n")
+        assert await reader.readline() == b"SECRET\n"
+    writer.close()
+
+
 CLIENT_HELLO = b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03"
 """The beginning of one."""
 

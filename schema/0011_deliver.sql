@@ -35,6 +35,45 @@ BEGIN
   RETURN coalesce(v, p_content_id);
 END $$;
 
+-- The locks of many, as lock_all() takes them but without waiting: the keys that somebody else holds, or waits for.
+CREATE FUNCTION try_lock_all(namespace int, ids bigint[]) RETURNS int[] LANGUAGE plpgsql
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
+BEGIN
+  IF cardinality(ids) = 1 THEN
+    RETURN CASE WHEN pg_try_advisory_xact_lock(namespace, lock_key(ids[1])) THEN '{}' ELSE ARRAY[lock_key(ids[1])] END;
+  END IF;
+  -- OFFSET 0: each key is tried once, whatever a second try would say
+  RETURN ARRAY(
+    SELECT x.k FROM (SELECT DISTINCT lock_key(i) AS k FROM unnest(ids) i WHERE i IS NOT NULL ORDER BY 1 OFFSET 0) x
+    WHERE NOT pg_try_advisory_xact_lock(namespace, x.k));
+END $$;
+
+-- As lock_quotas(), without waiting: the accounts whose quota, or whose domain's, somebody else has locked. NULL: none of
+-- them has a limit.
+CREATE FUNCTION try_lock_quotas(p_account_ids bigint[]) RETURNS bigint[] LANGUAGE plpgsql
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+  v_accounts bigint[];
+  v_domains bigint[];   -- of each account; NULL: it has no limit
+  v_held_domains int[];
+  v_held int[];
+BEGIN
+  SELECT array_agg(account_id),
+         array_agg(CASE WHEN domain_bytes IS NOT NULL OR domain_messages IS NOT NULL THEN domain_id END)
+  INTO v_accounts, v_domains
+  FROM account_limits
+  WHERE account_id = ANY (p_account_ids)
+    AND (bytes IS NOT NULL OR messages IS NOT NULL OR domain_bytes IS NOT NULL OR domain_messages IS NOT NULL);
+  IF v_accounts IS NULL THEN
+    RETURN NULL;
+  END IF;
+  v_held_domains := try_lock_all(21322, array_remove(v_domains, NULL));
+  v_held := try_lock_all(21323, v_accounts);
+  RETURN ARRAY(
+    SELECT i.account FROM unnest(v_accounts, v_domains) i (account, domain)
+    WHERE lock_key(i.account) = ANY (v_held) OR lock_key(i.domain) = ANY (v_held_domains));
+END $$;
+
 -- Two groups of parallel arrays. Messages: p_account_id … p_trace_text, p_actor_id and p_body. Digests: p_sent_at …
 -- p_body_truncated; message i uses digest p_digest[i] (from 1), so that many recipients share one. What differs between them are
 -- the trace fields at its top: p_trace, and as text for search p_trace_text, stand before the digest's header.
@@ -46,6 +85,9 @@ END $$;
 --
 -- One row for each message, in order. A missing mailbox fails the whole call with P0002 (DETAIL names it): the caller
 -- retries one by one. A full account only marks its own rows over_quota.
+--
+-- patient: wait for locks. Else messages whose mailbox or quota somebody else has locked are not stored but marked so, all
+-- those of one mailbox alike, and the caller gives them again, patiently.
 CREATE FUNCTION deliver(
   p_account_id bigint[], p_mailbox_id bigint[], p_content_hash bytea[], p_size bigint[], p_flags text[],
   p_internal_date timestamptz[], p_delivery_key bytea[], p_append_id uuid[], p_digest int[],
@@ -54,9 +96,9 @@ CREATE FUNCTION deliver(
   p_base_subject text[], p_sender text[], p_recipients text[], p_cc text[], p_bcc text[], p_reply_to text[],
   p_display_from text[], p_display_to text[], p_preview text[], p_envelope bytea[], p_body_structure bytea[],
   p_header bytea[], p_header_text text[], p_body_text text[], p_body_truncated boolean[],
-  p_instance_id text, p_actor_id bigint[] DEFAULT NULL, p_body bytea[] DEFAULT NULL)
+  p_instance_id text, p_actor_id bigint[] DEFAULT NULL, p_body bytea[] DEFAULT NULL, p_patient boolean DEFAULT true)
 RETURNS TABLE (ord int, account_id bigint, mailbox_id bigint, uid bigint, uidvalidity bigint, modseq bigint, content_id bigint,
-               duplicate boolean, over_quota boolean)
+               duplicate boolean, over_quota boolean, locked boolean)
 LANGUAGE plpgsql
 SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET lock_timeout = '10s'
 SET enable_seqscan = off AS $$
@@ -65,13 +107,27 @@ DECLARE
   v_count int := cardinality(p_account_id);
   v_mailbox bigint[] := inboxes_resolved(p_account_id, p_mailbox_id);
   v_limited boolean;
+  v_held_quotas bigint[];   -- by somebody else, as are the next ones: accounts
+  v_held int[];             -- keys of mailboxes
+  v_locked boolean[] := array_fill(false, ARRAY[v_count]);
   v_first int[] := ARRAY(SELECT generate_series(1, v_count));   -- of the same key and mailbox in this batch
   v_known bigint[] := array_fill(NULL::bigint, ARRAY[v_count]); -- uid it got in an earlier call
   v_over boolean[] := array_fill(false, ARRAY[v_count]);
   v_rows int;
 BEGIN
-  v_limited := lock_quotas(p_account_id) <> '{}';
-  PERFORM lock_mailboxes(v_mailbox);
+  IF p_patient THEN
+    v_limited := lock_quotas(p_account_id) <> '{}';
+    PERFORM lock_mailboxes(v_mailbox);
+  ELSE
+    v_held_quotas := try_lock_quotas(p_account_id);
+    v_limited := v_held_quotas IS NOT NULL;
+    v_held := try_lock_all(21327, v_mailbox);
+    IF v_held <> '{}' OR v_held_quotas <> '{}' THEN
+      v_locked := ARRAY(
+        SELECT coalesce(lock_key(i.mailbox) = ANY (v_held) OR i.account = ANY (v_held_quotas), false)
+        FROM unnest(p_account_id, v_mailbox) WITH ORDINALITY i (account, mailbox, ord) ORDER BY i.ord);
+    END IF;
+  END IF;
   PERFORM require_mailboxes(p_account_id, v_mailbox);
   IF EXISTS (SELECT 1 FROM unnest(p_delivery_key) k WHERE k IS NOT NULL) THEN
     SELECT array_agg(CASE WHEN q.key IS NULL THEN q.ord ELSE q.first END ORDER BY q.ord),
@@ -86,7 +142,7 @@ BEGIN
   IF v_limited THEN
     SELECT array_agg(coalesce(q.over_quota, false) ORDER BY i.ord) INTO v_over
     FROM generate_series(1, v_count) i (ord) LEFT JOIN quota_check(ARRAY(
-      SELECT CASE WHEN v_known[g] IS NULL AND v_first[g] = g THEN p_account_id[g] END
+      SELECT CASE WHEN v_known[g] IS NULL AND v_first[g] = g AND NOT v_locked[g] THEN p_account_id[g] END
       FROM generate_series(1, v_count) g ORDER BY g),
       p_size) q USING (ord);
   END IF;
@@ -94,11 +150,11 @@ BEGIN
   WITH given AS MATERIALIZED (
     SELECT i.*, i.ord::int AS n, string_to_array(nullif(i.flag_text, ''), ',')::int2[] AS flags
     FROM unnest(p_account_id, v_mailbox, p_content_hash, p_size, p_flags, p_internal_date, p_delivery_key,
-                p_append_id, p_digest, p_trace, p_trace_text, v_first, v_known, v_over, p_actor_id)
+                p_append_id, p_digest, p_trace, p_trace_text, v_first, v_known, v_over, v_locked, p_actor_id)
       WITH ORDINALITY i (account, mailbox, hash, size, flag_text, internal_date, key, append_id, digest, trace, trace_text,
-                         first, known, over, actor, ord)
+                         first, known, over, locked, actor, ord)
   ), fresh AS MATERIALIZED (
-    SELECT * FROM given WHERE known IS NULL AND first = n AND NOT over
+    SELECT * FROM given WHERE known IS NULL AND first = n AND NOT over AND NOT locked
   ), bodies AS MATERIALIZED (   -- sorted: the lock order of content rows
     SELECT DISTINCT ON (account, hash) account, hash, size, digest, trace, trace_text, nextval('content_ids') AS new_id
     FROM fresh ORDER BY account, hash, n
@@ -161,7 +217,8 @@ BEGIN
     SELECT p.account, p.append_id, p.mailbox, p.uid FROM placed p WHERE p.append_id IS NOT NULL
   )
   SELECT g.n, g.account, g.mailbox, coalesce(g.known, p.uid), b.uidvalidity, p.modseq, coalesce(p.content_id, old.content_id),
-         g.known IS NOT NULL OR (p.uid IS NOT NULL AND g.first <> g.n), g.known IS NULL AND p.uid IS NULL
+         g.known IS NOT NULL OR (p.uid IS NOT NULL AND g.first <> g.n), g.known IS NULL AND p.uid IS NULL AND NOT g.locked,
+         g.known IS NULL AND g.locked   -- what an earlier call committed is known without the lock
   FROM given g
   LEFT JOIN placed p ON p.n = g.first AND g.known IS NULL
   CROSS JOIN LATERAL (

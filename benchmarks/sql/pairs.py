@@ -89,7 +89,8 @@ class Context:
         text = getattr(pair, side)
         if text.startswith("deliver "):
             message = {"account_id": self.words["acc"], "mailbox_id": self.words["mb"], "size": 3000}
-            rows = await deliver(self.conn, [message] * int(text.split()[1]))
+            _, count, *impatient = text.split()
+            rows = await deliver(self.conn, [message] * int(count), patient=not impatient)
             return [(row["uid"],) for row in rows]
         try:
             return [tuple(row) for row in await self.conn.fetch(self.fill(text))]

@@ -479,6 +479,13 @@ deliver 1
 -- plain
 SELECT plain.deliver({box}, ARRAY[decode(md5('q1'), 'hex')], 3000)
 
+-- ── deliver 1, as the service calls it
+-- covers try_lock_all try_lock_quotas
+-- ours
+deliver 1 impatient
+-- plain
+SELECT plain.deliver({box}, ARRAY[decode(md5('q1'), 'hex')], 3000)
+
 -- ── deliver 32
 -- ours
 deliver 32

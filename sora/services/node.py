@@ -19,6 +19,7 @@ from sora.net.connection import Connections
 from sora.services.auth import Auth
 from sora.services.blocks import SharedBlocks
 from sora.services.changes import Changes
+from sora.services.commits import PATIENT_LANES
 from sora.services.delivery import Delivery
 from sora.services.guesses import Guesses
 from sora.services.limits import Limits, LocalCounts
@@ -120,7 +121,8 @@ class Node:
             blobs = open_blob_store(config.object_store)
             stack.callback(blobs.close)
             queries = await _open_pool(stack, dsn, "sora", config.database.pool_size)
-            deliveries = await _open_pool(stack, dsn, "sora delivery", config.database.delivery_connections)
+            lanes = config.database.delivery_connections + PATIENT_LANES
+            deliveries = await _open_pool(stack, dsn, "sora delivery", lanes)
             store = Store(queries)
             instance_id = own_instance_id(config)
             sealers = open_sealers(open_keyring(config), queries)

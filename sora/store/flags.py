@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct, structs
 
 from sora.errors import Busy, DatabaseDown
+from sora.store.patience import Patience
 from sora.types import AccountId, MailboxId, ModSeq
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Sequence
 
     from asyncpg import Record
 
@@ -77,8 +78,7 @@ class FlagLanes:
     def __init__(self, db: Database) -> None:
         self._db = db
         self._waiting: deque[_Asked] = deque()
-        self._held: dict[int, list[_Asked]] = {}  # by the key of a lock that somebody else holds
-        self._patience = asyncio.Semaphore(PATIENT_LANES)
+        self._patience: Patience[int, _Asked] = Patience(self._wait_for_lock, PATIENT_LANES)
         self._tasks: set[asyncio.Task[None]] = set()
         self._busy = 0
 
@@ -91,9 +91,7 @@ class FlagLanes:
         """
         loop = asyncio.get_running_loop()
         asked = _Asked(edit, loop.create_future())
-        held = self._held.get(_lock_key(asked))
-        if held is not None:
-            held.append(asked)
+        if self._patience.join(_lock_key(asked), asked):
             return await asked.done
         self._waiting.append(asked)
         if not self._busy or len(self._waiting) >= FULL_LANE:
@@ -110,12 +108,9 @@ class FlagLanes:
     def _open(self) -> None:
         if self._busy < LANES:
             self._busy += 1
-            self._start(self._run())
-
-    def _start(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+            task = asyncio.get_running_loop().create_task(self._run())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def _run(self) -> None:
         try:
@@ -143,27 +138,13 @@ class FlagLanes:
         else:
             for asked, change in zip(batch, changes, strict=True):
                 if change is None:
-                    self._step_aside(asked)
+                    self._patience.add(_lock_key(asked), asked)
                 elif not asked.done.done():  # else its session is gone
                     asked.done.set_result(change)
 
-    def _step_aside(self, asked: _Asked) -> None:
-        key = _lock_key(asked)
-        if key in self._held:
-            self._held[key].append(asked)
-        else:
-            self._held[key] = [asked]
-            self._start(self._wait_for_lock(key))
-
-    async def _wait_for_lock(self, key: int) -> None:
-        """Work off what waits for one mailbox; what comes for it meanwhile, too."""
-        held = self._held[key]
-        async with self._patience:
-            while held:
-                batch = held[:MAX_BATCH]
-                del held[:MAX_BATCH]
-                await self._commit(batch, patient=True)
-        del self._held[key]
+    async def _wait_for_lock(self, held: list[_Asked]) -> None:
+        for start in range(0, len(held), MAX_BATCH):
+            await self._commit(held[start : start + MAX_BATCH], patient=True)
 
     async def _together(self, edits: Sequence[FlagEdit], patient: bool) -> list[FlagChange | None]:
         """One answer for each edit; None: its mailbox is locked."""

@@ -88,6 +88,7 @@ class Delivered(Struct, frozen=True):
     Attributes:
         modseq: of the message, and of the mailbox after it.
         duplicate: nothing was stored; the fields tell of the message that was there.
+        locked: nothing was stored and there is no UID: somebody else holds the lock of the mailbox or of its quota.
     """
 
     account_id: AccountId
@@ -97,6 +98,7 @@ class Delivered(Struct, frozen=True):
     uidvalidity: UidValidity
     content_id: ContentId
     duplicate: bool = False
+    locked: bool = False
 
 
 class Expunged(Struct, frozen=True):
@@ -215,13 +217,20 @@ class Messages:
     # ── delivery ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def deliver(
-        self, batch: Sequence[NewMessage], instance_id: str, bodies: Sequence[Pieces] | None = None
+        self,
+        batch: Sequence[NewMessage],
+        instance_id: str,
+        bodies: Sequence[Pieces] | None = None,
+        *,
+        patient: bool = True,
     ) -> list[Delivered]:
         """Store messages, all or none, in one statement; with large bodies, in one transaction.
 
         Args:
             batch: at least one; bodies are staged on *instance_id* already.
             bodies: their stored octets, of which copies are kept until they are uploaded; None: none are.
+            patient: wait for mailboxes that somebody else has locked; else their messages come back as `locked`, and
+                only the others are stored. Messages of one mailbox have the same lot.
 
         Returns:
             One entry for each message, in order.
@@ -232,7 +241,7 @@ class Messages:
             DatabaseDown: with `maybe_done`, ask `find_witnesses`.
         """
         digests, numbers = _share(batch)
-        arguments = (*_message_arrays(batch, numbers), *_digest_arrays(digests), instance_id)
+        arguments = (*_message_arrays(batch, numbers), *_digest_arrays(digests), instance_id, patient)
         if bodies is None:
             rows = await self._db.fetch(_DELIVER, *arguments)
         else:
@@ -241,11 +250,12 @@ class Messages:
             Delivered(
                 account_id=AccountId(row["account_id"]),
                 mailbox_id=MailboxId(row["mailbox_id"]),
-                uid=Uid(row["uid"]),
+                uid=Uid(row["uid"] or 0),
                 modseq=ModSeq(row["modseq"] or 0),
                 uidvalidity=UidValidity(row["uidvalidity"]),
                 content_id=ContentId(row["content_id"] or 0),
                 duplicate=row["duplicate"],
+                locked=row["locked"],
             )
             for row in rows
         ]
@@ -262,9 +272,16 @@ class Messages:
             return await self._db.fetch(_DELIVER_COPIED, *arguments, inline)
         async with self._db.transaction() as conn:
             rows: list[Record] = await conn.fetch(_DELIVER_COPIED, *arguments, inline)
+            # Of the first message with a body nothing may be known, and of a second one, for another mailbox, all.
+            contents = {
+                (m.account_id, m.content_hash): ContentId(row["content_id"])
+                for m, row in zip(batch, rows, strict=True)
+                if row["content_id"] is not None  # None: locked, or a retry of what is expunged and purged
+            }
             for i in sorted(large):
-                if rows[i]["content_id"] is not None:  # None: a retry of a message that is expunged and purged
-                    await add_parts(conn, batch[i].account_id, ContentId(rows[i]["content_id"]), bodies[i])
+                content_id = contents.get((batch[i].account_id, batch[i].content_hash))
+                if content_id is not None:
+                    await add_parts(conn, batch[i].account_id, content_id, bodies[i])
             return rows
 
     async def find_witnesses(self, batch: Sequence[NewMessage]) -> list[Delivered | None]:
@@ -381,9 +398,9 @@ class Messages:
 # One message over quota fails the call, so that a batch stays "all or none" in one round trip.
 _DELIVER: Final = f"""
     SELECT d.*, CASE WHEN d.over_quota THEN fail('SR001', 'Over quota', d.account_id::text)::text END
-    FROM deliver({", ".join(f"${i}" for i in range(1, 33))}) d ORDER BY d.ord
+    FROM deliver({", ".join(f"${i}" for i in range(1, 33))}, p_patient => $33) d ORDER BY d.ord
 """
-_DELIVER_COPIED: Final = _DELIVER.replace("$32)", "$32, p_body => $33)")
+_DELIVER_COPIED: Final = _DELIVER.replace("$33)", "$33, p_body => $34)")
 _FIND_DELIVERIES: Final = """
     SELECT f.*, m.created_modseq AS modseq FROM find_deliveries($1, $2, $3) f
     LEFT JOIN messages m ON m.account_id = f.account_id AND m.mailbox_id = f.mailbox_id AND m.uid = f.uid

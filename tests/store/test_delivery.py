@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
+from msgspec.structs import replace
 
 from sora.errors import Busy, DatabaseDown, NotFound, OverQuota, Unavailable
-from sora.services import delivery as module
+from sora.services import letters
 from sora.services.delivery import AppendItem, MailEnvelope
 from sora.services.recipients import Recipient
+from sora.store.copies import INLINE_BYTES as COPY_BYTES
 from sora.wire import lmtp
+from tests.support.letters import new_message
 from tests.support.node import open_node
 
 if TYPE_CHECKING:
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from sora.store.messages import Delivered, NewMessage
     from sora.types import AccountId, MailboxId
 
+CHECK = "SELECT * FROM check_mailbox($1, $2)"
 LETTER = b"From: a@example.org\r\nSubject: Hello\r\n\r\nbody\r\n"
 
 
@@ -34,7 +38,7 @@ class World:
         self.dsn = dsn
         self.rung: list[int] = []
         self.published: list[tuple[int, int, int]] = []
-        node.delivery._doorbell = self
+        node.delivery._commits._doorbell = self
         node.changes.publish = lambda *change: self.published.append(change)  # type: ignore[method-assign]
 
     def ring(self, content_ids: Iterable[int]) -> None:
@@ -61,13 +65,17 @@ class World:
         assert rows == counted
         return int(rows)
 
-    @contextlib.asynccontextmanager
-    async def locked(self, mailbox_id: MailboxId) -> AsyncIterator[None]:
+    def locked(self, mailbox_id: MailboxId) -> contextlib.AbstractAsyncContextManager[None]:
         """Hold the lock of a mailbox, so that a delivery to it waits inside PostgreSQL."""
+        return self.holding("lock_mailboxes", mailbox_id)
+
+    @contextlib.asynccontextmanager
+    async def holding(self, lock: str, key: int) -> AsyncIterator[None]:
+        """Hold a lock, as another process would."""
         connection = await asyncpg.connect(self.dsn)
         try:
             async with connection.transaction():
-                await connection.execute("SELECT sora.lock_mailboxes(ARRAY[$1::bigint])", mailbox_id)
+                await connection.execute(f"SELECT sora.{lock}(ARRAY[$1::bigint])", key)
                 yield
         finally:
             await connection.close()
@@ -84,16 +92,22 @@ class World:
 
     def disturb(self, *steps: Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]) -> None:
         """Put each step between the next calls of `deliver` and the database."""
-        messages = self.node.delivery._messages
+        messages = self.node.delivery._commits._messages
         real, waiting = messages.deliver, list(steps)
 
-        async def deliver(batch: Sequence[NewMessage], instance_id: str) -> list[Delivered]:
+        async def deliver(
+            batch: Sequence[NewMessage], instance_id: str, bodies: None, *, patient: bool
+        ) -> list[Delivered]:
             if not waiting:
-                return await real(batch, instance_id)
-            result: list[Delivered] = await waiting.pop(0)(lambda: real(batch, instance_id))
+                return await real(batch, instance_id, bodies, patient=patient)
+            result: list[Delivered] = await waiting.pop(0)(lambda: real(batch, instance_id, bodies, patient=patient))
             return result
 
         messages.deliver = deliver  # type: ignore[method-assign]
+
+
+async def as_it_is(call: Callable[[], Awaitable[Any]]) -> Any:
+    return await call()
 
 
 async def answer_lost(call: Callable[[], Awaitable[Any]]) -> None:
@@ -194,12 +208,12 @@ class TestOthersInTheBatch:
 
     async def test_poison_fails_alone(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         alice, bob = await world.account("alice"), await world.account("bob")
-        real = module._searchable
+        real = letters._searchable
 
         def poisoned(stamp: bytes) -> str:
             return "\x00" if b"u%d@x" % bob in stamp else real(stamp)
 
-        monkeypatch.setattr(module, "_searchable", poisoned)
+        monkeypatch.setattr(letters, "_searchable", poisoned)
         outcome = await world.send(alice, bob)
         assert outcome[0] is None
         assert isinstance(outcome[1], Unavailable)
@@ -213,6 +227,105 @@ class TestOthersInTheBatch:
         assert outcome[0] is None
         assert isinstance(outcome[1], Busy)
         assert (await world.count(alice), await world.count(bob)) == (1, 0)
+
+
+class TestLockedMailbox:
+    """Somebody else holds the lock for as long as the test wants: nothing here is judged by time."""
+
+    async def test_holds_up_nobody_else(self, world: World) -> None:
+        """More batches than there are lanes, while more mailboxes are locked than are waited for."""
+        locked = [await world.account(f"locked{n}") for n in range(3)]
+        free = [await world.account(f"free{n}") for n in range(3)]
+        async with contextlib.AsyncExitStack() as stack:
+            for account in locked:
+                await stack.enter_async_context(world.locked(await world.inbox(account)))
+            held = []
+            for number in range(5):
+                held += [asyncio.create_task(world.send(a, data=b"n: %d\r\n\r\n" % number)) for a in locked]
+                sent = [world.send(a, data=b"n: %d\r\n\r\n" % number) for a in free]
+                assert await asyncio.gather(*sent) == [[None]] * 3
+            assert not any(task.done() for task in held)
+        assert await asyncio.gather(*held) == [[None]] * 15
+        assert [await world.count(account) for account in locked + free] == [5] * 6
+        for account in locked:
+            assert await world.node.store.db.fetch(CHECK, account, await world.inbox(account)) == []
+
+    @pytest.mark.parametrize("whose", ["account", "domain"])
+    async def test_so_does_a_locked_quota(self, world: World, whose: str) -> None:
+        """A COPY holds the quota of its account, and of its domain, as long as the mailbox."""
+        alice, bob = await world.account("alice", quota_messages=10), await world.account("bob")
+        other = await world.node.store.accounts.create("carol@example.org", quota_messages=10)
+        lock, key = "lock_account_quotas", int(alice)
+        if whose == "domain":
+            await world.node.store.db.execute("UPDATE domains SET quota_messages = 100 WHERE name = 'example.com'")
+            lock = "lock_domain_quotas"
+            key = await world.node.store.db.fetchval("SELECT domain_id FROM accounts WHERE account_id = $1", alice)
+        async with world.holding(lock, key):
+            held = [asyncio.create_task(world.send(alice))]
+            if whose == "domain":
+                held.append(asyncio.create_task(world.send(bob)))
+            await world.waiting(len(held))
+            assert await world.send(other) == [None]
+            if whose == "account":
+                assert await world.send(bob) == [None]
+            assert not any(task.done() for task in held)
+        assert await asyncio.gather(*held) == [[None]] * len(held)
+        assert await world.count(alice) == 1
+
+    async def test_all_of_an_append_or_none(self, world: World) -> None:
+        alice, bob = await world.account("alice"), await world.account("bob")
+        inbox = await world.inbox(alice)
+        async with world.locked(inbox):
+            items = [AppendItem(LETTER), AppendItem(b"a: b\r\n\r\n")]
+            appending = asyncio.create_task(world.node.delivery.append(alice, inbox, items))
+            await world.waiting()
+            assert await world.send(bob) == [None]
+            assert await world.count(alice) == 0
+        assert (await appending).uids == (1, 2)
+
+    async def test_a_retry_of_what_is_committed_does_not_wait(self, world: World) -> None:
+        alice = await world.account("alice")
+        assert await world.send(alice) == [None]
+        async with world.locked(await world.inbox(alice)):
+            assert await world.send(alice) == [None]
+        assert await world.count(alice) == 1
+
+    async def test_what_waits_counts_against_no_quota(self, world: World) -> None:
+        alice = await world.account("alice", quota_messages=1)
+        box = await world.node.store.mailboxes.create(alice, "Lists")
+        recipients = tuple(Recipient("u@x", alice, "u@x", mailbox_id) for mailbox_id in (None, box.mailbox_id))
+        async with world.locked(await world.inbox(alice)):
+            sending = asyncio.create_task(
+                world.node.delivery.deliver(LETTER, MailEnvelope("s@x", recipients, "mx", "local", id="1"))
+            )
+            await world.waiting()
+            assert await world.count(alice) == 1
+        inbox, lists = await sending
+        assert isinstance(inbox, OverQuota)
+        assert lists is None
+
+    @pytest.mark.parametrize("size", [10, COPY_BYTES + 1])
+    async def test_the_copy_of_a_body_is_kept_for_the_mailbox_that_is_free(self, world: World, size: int) -> None:
+        """The first message with the body waits, the second one has it."""
+        alice = await world.account("alice")
+        box = await world.node.store.mailboxes.create(alice, "Lists")
+        letter = new_message(alice, None, None)
+        batch = [letter, replace(letter, mailbox_id=box.mailbox_id)]
+        body = [b"x" * size]
+        async with world.locked(await world.inbox(alice)):
+            first, second = await world.node.store.messages.deliver(batch, "node-1", [body, body], patient=False)
+        assert (first.locked, first.uid, second.locked, second.uid) == (True, 0, False, 1)
+        stored = await world.node.store.db.fetchval("SELECT sum(length(body)) FROM body_copies")
+        assert stored == size
+
+    async def test_busy_after_the_lock_timeout(self, world: World) -> None:
+        alice = await world.account("alice")
+        await world.node.store.db.execute("ALTER FUNCTION sora.deliver SET lock_timeout = '200ms'")
+        async with world.locked(await world.inbox(alice)):
+            (error,) = await world.send(alice)
+        assert isinstance(error, Busy)
+        assert await world.count(alice) == 0
+        assert await world.send(alice) == [None]
 
 
 class TestLostConnection:
@@ -250,7 +363,7 @@ class TestLostConnection:
             world.late = asyncio.create_task(call())  # type: ignore[attr-defined]
             raise DatabaseDown(maybe_done=True)
 
-        world.disturb(cut_off)
+        world.disturb(as_it_is, cut_off)  # the second call is the one that waits
         async with world.locked(inbox):
             sending = asyncio.create_task(world.send(alice))
             await world.waiting(2)  # the cut-off call first, then the look for its witness

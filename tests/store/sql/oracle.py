@@ -26,7 +26,7 @@ RECORD = 4 + 2 + 4 + 128
 DELIVER = """
 SELECT * FROM deliver($1, $2, $3, $4, $5, $6, $7, $8, $9, NULL, NULL, $10, $11, $12, $12,
   $11, $11, $11, $11, $12, $12, $12, $12, $12,
-  $12, $13, $13, NULL, $14, $15, $16, 'node', $17)"""
+  $12, $13, $13, NULL, $14, $15, $16, 'node', $17, p_patient => $18)"""
 
 
 async def deliver(
@@ -36,6 +36,7 @@ async def deliver(
     texts: list[tuple[str, str | None, bool]] | None = None,
     message_ids: list[str | None] | None = None,
     references: list[str | None] | None = None,
+    patient: bool = True,
 ) -> list[Any]:
     """Call deliver() with one digest a message; each message is a dict of the fields that matter to a test."""
     n = len(messages)
@@ -62,6 +63,7 @@ async def deliver(
         [text[1] for text in texts],
         [text[2] for text in texts],
         column("actor_id", None),
+        patient,
     )
     rows: list[Any] = await conn.fetch(DELIVER, *args)
     return rows

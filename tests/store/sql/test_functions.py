@@ -95,6 +95,34 @@ async def test_one_delivery_may_be_filed_into_two_mailboxes(conn: Connection, ac
     assert [row["duplicate"] for row in rows] == [False, False]
 
 
+async def test_a_call_that_does_not_wait_stores_what_is_free(db: Database) -> None:
+    """INBOX by number and as INBOX is one mailbox; a locked one is tried once, whatever happens meanwhile."""
+    one, two = [await db.fetchval("SELECT create_account($1)", f"{name}@example.com") for name in ("one", "two")]
+    inbox = await db.fetchval("SELECT mailbox_id FROM mailboxes WHERE account_id = $1 AND name = 'INBOX'", one)
+    messages = [
+        {"account_id": one, "mailbox_id": None}, {"account_id": two, "mailbox_id": None, "key": b"k"},
+        {"account_id": one, "mailbox_id": inbox}, {"account_id": two, "mailbox_id": None, "key": b"k"},
+    ]  # fmt: skip
+    async with db.acquire() as holder, db.acquire() as conn:
+        await holder.execute("BEGIN")
+        await holder.execute("SELECT lock_mailbox($1)", inbox)
+        rows = await deliver(conn, messages, patient=False)
+        (alone,) = await deliver(conn, messages[:1], patient=False)
+        await holder.execute("ROLLBACK")
+        (free,) = await deliver(conn, messages[:1], patient=False)
+    found = [
+        (row["uid"], row["locked"], row["duplicate"], row["over_quota"], row["content_id"] is None) for row in rows
+    ]
+    assert found == [
+        (None, True, False, False, True), (1, False, False, False, False),
+        (None, True, False, False, True), (1, False, True, False, False),
+    ]  # fmt: skip
+    assert [row["mailbox_id"] for row in rows[::2]] == [inbox, inbox]
+    assert (alone["locked"], alone["uid"]) == (True, None)
+    assert (free["locked"], free["uid"]) == (False, 1)
+    assert await db.fetchval("SELECT count(*) FROM message_contents") == 2, "nothing is left of what was locked"
+
+
 async def test_a_delivery_is_found_by_its_key(conn: Connection, account: Account) -> None:
     rows = await deliver(conn, [{"account_id": account.id, "mailbox_id": None, "key": key} for key in (b"a", b"b")])
     found = await conn.fetch(

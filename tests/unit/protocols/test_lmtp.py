@@ -62,7 +62,8 @@ class World:
         self.listener = Listener("lmtp", "127.0.0.1:24")
         node.delivery.host = "store.example.com"
         self._pools = [
-            (database, database._pool, database._at_hand) for database in (node.store.db, node.delivery._messages._db)
+            (database, database._pool, database._at_hand)
+            for database in (node.store.db, node.delivery._commits._messages._db)
         ]
 
     async def given(self, text: str) -> None:
@@ -519,7 +520,7 @@ async def test_crash_points_in_order(world: World, monkeypatch: pytest.MonkeyPat
     def point(name: str) -> None:
         passed.append((name, len(list(world.node.staging._root.glob("*.eml"))), link.output.count(b"Stored")))
 
-    monkeypatch.setattr("sora.services.delivery.crash_point", point)
+    monkeypatch.setattr("sora.services.commits.crash_point", point)
     monkeypatch.setattr("sora.protocols.lmtp.crash_point", point)
     await link.send(ENVELOPE + b"DATA\r\nSubject: x\r\n\r\n.\r\n")
     while len(passed) < 3:

@@ -75,7 +75,7 @@ class World:
         """Move the clock of the schema, for every connection that is made from now on."""
         name = await self.db.fetchval("SELECT current_database()")
         await self.db.execute(f"ALTER DATABASE {name} SET sora.clock_offset = '{days} days'")
-        for db in (self.db, self.node.delivery._messages._db):
+        for db in (self.db, self.node.delivery._commits._messages._db):
             while db._at_hand:
                 await db._give_back(db._at_hand.pop())
             await db._pool.expire_connections()

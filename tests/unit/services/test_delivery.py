@@ -15,8 +15,9 @@ from msgspec.structs import replace
 
 from sora.errors import Busy, DatabaseDown, NotFound, OverQuota, StagingFull, Unavailable
 from sora.mime.digest import digest
-from sora.services import delivery as module
-from sora.services.delivery import FULL_LANE, AppendItem, Delivery, MailEnvelope, MailLoop
+from sora.services import commits, delivery, lanes, letters
+from sora.services.delivery import AppendItem, Delivery, MailEnvelope, MailLoop
+from sora.services.lanes import FULL_LANE
 from sora.services.recipients import Recipient
 from sora.store.account_keys import NoKeys
 from sora.store.messages import Delivered
@@ -53,11 +54,22 @@ class Messages:
         self.gate = asyncio.Event()
         self.gate.set()
         self.entered = asyncio.Event()
+        self.held: dict[int, asyncio.Future[bool]] = {}
+        """Accounts that somebody else has locked, until there is a result; False: nobody has waited so long."""
+        self.waited: list[list[int]] = []
 
     async def deliver(
-        self, batch: Sequence[NewMessage], instance_id: str, bodies: Sequence[Sequence[bytes]] | None = None
+        self,
+        batch: Sequence[NewMessage],
+        instance_id: str,
+        bodies: Sequence[Sequence[bytes]] | None = None,
+        *,
+        patient: bool = True,
     ) -> list[Delivered]:
         assert instance_id == "node-1"
+        if patient:
+            await self._wait_for_locks(batch)
+        locked = [row for row in batch if row.account_id in self.held]
         self.calls.append(list(batch))
         self.bodies.append(bodies and [b"".join(pieces) for pieces in bodies])
         self.entered.set()
@@ -71,11 +83,32 @@ class Messages:
                     raise error
         if self.before:
             self.before.pop(0)(batch)
-        self.rows += batch
-        delivered = [self._delivered(row) for row in batch]
+        self.rows += [row for row in batch if row not in locked]
+        delivered = [self._locked(row) if row in locked else self._delivered(row) for row in batch]
         if self.after:
             self.after.pop(0)(batch)
         return delivered
+
+    async def _wait_for_locks(self, batch: Sequence[NewMessage]) -> None:
+        accounts = [row.account_id for row in batch]
+        self.waited.append(list(accounts))
+        for account_id in accounts:
+            if account_id in self.held and not await asyncio.shield(self.held[account_id]):
+                raise lock_timeout()
+
+    def hold(self, *accounts: int) -> None:
+        """Somebody else locks the INBOX of these."""
+        self.held |= {account_id: asyncio.get_running_loop().create_future() for account_id in accounts}
+
+    def free(self, account_id: int) -> None:
+        self.held.pop(account_id).set_result(True)
+
+    def time_out(self, account_id: int) -> None:
+        """Whoever waits for this mailbox has waited long enough; it stays locked."""
+        self.held[account_id].set_result(False)
+
+    def _locked(self, row: NewMessage) -> Delivered:
+        return Delivered(row.account_id, row.mailbox_id or INBOX + row.account_id, 0, 0, 77, 0, locked=True)
 
     async def find_witnesses(self, batch: Sequence[NewMessage]) -> list[Delivered | None]:
         self.witness_calls += 1
@@ -166,6 +199,12 @@ def envelope(*recipients: int | Recipient, sender: str = "s@example.org") -> Mai
     return MailEnvelope(sender=sender, recipients=known, hello="mx.example.net", peer="192.0.2.1", id="x-1")
 
 
+def lock_timeout() -> Busy:
+    busy = Busy()
+    busy.__cause__ = asyncpg.LockNotAvailableError("lock timeout")
+    return busy
+
+
 def lose(*, maybe_done: bool = True) -> Callable[[Sequence[NewMessage]], Any]:
     def fail(_: Sequence[NewMessage]) -> None:
         raise DatabaseDown(detail="connection lost", maybe_done=maybe_done)
@@ -234,17 +273,37 @@ class TestMessage:
 
     async def test_large_message_leaves_the_loop_alone(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         threads = []
-        real = module.mime_digest.digest
+        real = letters.mime_digest.digest
 
         def spy(*args: Any, **kwargs: Any) -> Any:
             threads.append(threading.current_thread())
             return real(*args, **kwargs)
 
-        monkeypatch.setattr(module.mime_digest, "digest", spy)
-        await world.send(LETTER + b"x" * module.INLINE_BYTES)
+        monkeypatch.setattr(letters.mime_digest, "digest", spy)
+        await world.send(LETTER + b"x" * delivery.INLINE_BYTES)
         await world.send()
         assert threads[0] is not threading.main_thread()
         assert threads[1] is threading.main_thread()
+
+    @pytest.mark.parametrize("piece", [b"To: a@b\r\n", b"a@b,", b"=?x?q?y?= ", b"\r\n--b\r\n\r\n"])
+    @pytest.mark.parametrize("path", ["lmtp", "append"])
+    async def test_so_does_one_with_much_to_parse(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, piece: bytes, path: str
+    ) -> None:
+        inline = []
+        real = letters.mime_digest.digest
+
+        def spy(*args: Any, **kwargs: Any) -> Any:
+            inline.append(threading.current_thread() is threading.main_thread())
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(letters.mime_digest, "digest", spy)
+        for text in (piece * 5_000, b"x" * len(piece) * 5_000, piece * 100):
+            if path == "lmtp":
+                assert await world.send(LETTER[:-8] + text) == [None]
+            else:
+                await world.delivery.append(1, 5, [AppendItem(LETTER[:-8] + text)])
+        assert inline == [False, True, True]
 
 
 class TestRecipients:
@@ -366,7 +425,7 @@ class TestBatches:
         assert [len(call) for call in world.messages.calls] == [1, 64, 36]
 
     async def test_at_most_so_large(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(world.delivery._lanes, "_max_bytes", 4000)
+        monkeypatch.setattr(world.delivery._commits._lanes, "_max_bytes", 4000)
         first = await world.hold()
         texts = [b"n: %d\r\n\r\n" % number + b"x" * size for number, size in enumerate((1000, 1000, 9000, 10, 10))]
         others = [asyncio.create_task(world.send(text)) for text in texts]
@@ -406,7 +465,7 @@ class TestBatches:
     async def test_else_the_next_batch_gathers_behind_the_first(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(module, "STALLED_S", 3600.0)
+        monkeypatch.setattr(lanes, "STALLED_S", 3600.0)
         world = World(tmp_path, lanes=2)
         first = await world.hold()
         others = [asyncio.create_task(world.send(LETTER, number)) for number in range(2, 1 + FULL_LANE)]
@@ -449,7 +508,7 @@ class TestBatches:
 
 async def settle(world: World, waiting: int) -> None:
     """Until so many units wait for the lane."""
-    while len(world.delivery._lanes._waiting) < waiting:
+    while len(world.delivery._commits._lanes._waiting) < waiting:
         await asyncio.sleep(0)
 
 
@@ -469,18 +528,14 @@ class TestRefusedBatch:
         assert world.messages.witness_calls == 0
 
     async def test_a_lock_that_is_not_had_harms_only_its_own_mailbox(self, world: World) -> None:
-        busy = Busy()
-        busy.__cause__ = asyncpg.LockNotAvailableError("lock timeout")
-        world.messages.poison[b"u2@example.com"] = busy
+        world.messages.poison[b"u2@example.com"] = lock_timeout()
         outcome = await world.send(LETTER, 1, 2, 3)
         assert [type(error) for error in outcome] == [type(None), Busy, type(None)]
 
     async def test_a_locked_mailbox_is_waited_for_once(self, world: World) -> None:
         """Each wait takes as long as the lock timeout, and blocks the lane for everybody else."""
         first = await world.hold()
-        busy = Busy()
-        busy.__cause__ = asyncpg.LockNotAvailableError("lock timeout")
-        world.messages.poison[b"u2@example.com"] = busy
+        world.messages.poison[b"u2@example.com"] = lock_timeout()
         texts = [b"n: %d\r\n\r\n" % number for number in range(5)]
         others = [asyncio.create_task(world.send(text, 2)) for text in texts]
         others.append(asyncio.create_task(world.send(LETTER, 3)))
@@ -494,7 +549,7 @@ class TestRefusedBatch:
     async def test_a_refused_batch_does_not_block_its_lane_for_ever(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(module, "ALONE_S", -1.0)
+        monkeypatch.setattr(commits, "ALONE_S", -1.0)
         world.messages.poison[b"u2@example.com"] = asyncpg.UntranslatableCharacterError("bad text")
         outcome = await world.send(LETTER, 1, 2, 3)
         assert [type(error) for error in outcome] == [Busy] * 3
@@ -517,6 +572,152 @@ class TestRefusedBatch:
             await world.delivery.append(1, 5, [AppendItem(b"a: b\r\n\r\n"), AppendItem(b"a: poison\r\n\r\n")])
         assert world.messages.rows == []
         assert [len(call) for call in world.messages.calls] == [2]
+
+
+class TestLockedMailbox:
+    async def test_steps_aside_and_holds_up_nobody(self, world: World) -> None:
+        """The only lane goes on while two mailboxes are waited for."""
+        world.messages.hold(2, 3)
+        locked = [asyncio.create_task(world.send(LETTER, account)) for account in (2, 3)]
+        assert await world.send(LETTER, 1) == [None]
+        assert [await world.send(b"n: %d\r\n\r\n" % number, 4) for number in range(3)] == [[None]] * 3
+        assert not any(task.done() for task in locked)
+        assert {row.account_id for row in world.messages.rows} == {1, 4}
+        world.messages.free(2)
+        assert await locked[0] == [None]
+        assert not locked[1].done()
+        world.messages.free(3)
+        assert await locked[1] == [None]
+        assert world.messages.waited == [[2], [3]]
+
+    async def test_others_of_its_batch_are_committed_with_the_first_call(self, world: World) -> None:
+        world.messages.hold(2)
+        sending = asyncio.create_task(world.send(LETTER, 1, 2, 3))
+        await waited(world, 1)
+        assert [[row.account_id for row in call] for call in world.messages.calls] == [[1, 2, 3]]
+        assert [row.account_id for row in world.messages.rows] == [1, 3]
+        assert len(world.doorbell.rung) == len(world.changes.published) == 2
+        world.messages.free(2)
+        assert await sending == [None] * 3
+        assert len(world.doorbell.rung) == len(world.changes.published) == 3
+        assert len(world.staged()) == 3, "what waited was not staged again"
+
+    async def test_what_comes_meanwhile_waits_with_it(self, world: World) -> None:
+        world.messages.hold(2)
+        tasks = [asyncio.create_task(world.send(b"n: 0\r\n\r\n", 2))]
+        await waited(world, 1)
+        tasks += [asyncio.create_task(world.send(b"n: %d\r\n\r\n" % number, 2)) for number in (1, 2)]
+        while len(waiting_aside(world)) < 2:
+            await asyncio.sleep(0)
+        assert world.messages.waited == [[2]]
+        world.messages.free(2)
+        assert await asyncio.gather(*tasks) == [[None]] * 3
+        assert world.messages.waited == [[2], [2, 2]]
+
+    async def test_all_of_an_append_or_none(self, world: World) -> None:
+        world.messages.hold(2)
+        appending = asyncio.create_task(world.delivery.append(2, 5, [AppendItem(LETTER), AppendItem(b"a: b\r\n\r\n")]))
+        await waited(world, 1)
+        assert world.messages.rows == []
+        world.messages.free(2)
+        assert (await appending).uids == (1, 2)
+
+    async def test_who_waits_in_vain_is_told_to_come_again(self, world: World) -> None:
+        world.messages.hold(2)
+        tasks = [asyncio.create_task(world.send(b"n: %d\r\n\r\n" % number, 2)) for number in range(3)]
+        await waited(world, 1)
+        world.messages.time_out(2)
+        assert [type(error) for task in tasks for error in await task] == [Busy] * 3
+        assert world.messages.waited == [[2, 2, 2]], "one has spoken for all"
+        assert len(world.staged()) == 3
+
+    async def test_only_so_many_are_waited_for(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whose turn does not come is tried once more: it may be free by now, or not."""
+        world.delivery._commits._patience._turn_s = 0.0
+        world.messages.hold(2, 3, 4, 5)
+        first = [asyncio.create_task(world.send(LETTER, account)) for account in (2, 3)]
+        await waited(world, 2)
+        world.messages.before.append(lambda batch: world.messages.free(5))
+        free = asyncio.create_task(world.send(LETTER, 5))
+        assert await free == [None]
+        (error,) = await world.send(LETTER, 4)
+        assert isinstance(error, Busy)
+        assert sorted(world.messages.waited) == [[2], [3]]
+        world.messages.free(2)
+        world.messages.free(3)
+        assert await asyncio.gather(*first) == [[None]] * 2
+
+    async def test_a_bad_one_that_waits_fails_alone(self, world: World) -> None:
+        world.messages.hold(2)
+        texts = [b"n: 1\r\n\r\n", b"n: poison\r\n\r\n", b"n: 3\r\n\r\n"]
+        tasks = [asyncio.create_task(world.send(text, 2)) for text in texts]
+        await waited(world, 1)
+        world.messages.poison[b"poison"] = asyncpg.UntranslatableCharacterError("bad text")
+        world.messages.free(2)
+        assert [type(error) for task in tasks for error in await task] == [type(None), Unavailable, type(None)]
+
+    async def test_a_lost_answer_is_looked_for(self, world: World) -> None:
+        world.messages.hold(2)
+        sending = asyncio.create_task(world.send(LETTER, 2))
+        await waited(world, 1)
+        world.messages.after.append(lose())
+        world.messages.free(2)
+        assert await sending == [None]
+        assert len(world.messages.rows) == 1
+        assert world.messages.witness_calls == 1
+
+    async def test_too_late_for_its_staged_file(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(commits, "ALONE_S", -1.0)
+        world.messages.hold(2)
+        (error,) = await world.send(LETTER, 2)
+        assert isinstance(error, Busy)
+        assert world.messages.waited == []
+
+    async def test_a_node_that_is_fenced_meanwhile_stores_nothing(self, world: World) -> None:
+        world.messages.hold(2)
+
+        def fence(_: Sequence[NewMessage]) -> None:
+            world.fenced = True
+
+        world.messages.after.append(fence)
+        (error,) = await world.send(LETTER, 2)
+        assert isinstance(error, Unavailable)
+        assert world.messages.rows == world.messages.waited == []
+
+    async def test_a_bug_answers_everybody(self, world: World) -> None:
+        def bug(_: Sequence[NewMessage]) -> None:
+            raise ZeroDivisionError
+
+        world.messages.hold(2)
+        sending = asyncio.create_task(world.send(LETTER, 2))
+        await waited(world, 1)
+        world.messages.before.append(bug)
+        world.messages.free(2)
+        (error,) = await sending
+        assert isinstance(error, Unavailable)
+        assert await world.send(LETTER, 2) == [None]
+
+    async def test_close_waits_for_it(self, world: World) -> None:
+        world.messages.hold(2)
+        sending = asyncio.create_task(world.send(LETTER, 2))
+        await waited(world, 1)
+        closing = asyncio.create_task(world.delivery.close())
+        while world.delivery._commits._lanes._tasks:
+            await asyncio.sleep(0)
+        assert not closing.done()
+        world.messages.free(2)
+        await closing
+        assert await sending == [None]
+
+
+async def waited(world: World, count: int) -> None:
+    """Until so many calls have waited for a lock."""
+    while len(world.messages.waited) < count:
+        await asyncio.sleep(0)
+
+
+def waiting_aside(world: World) -> list[lanes.Unit]:
+    return [unit for units in world.delivery._commits._patience._items.values() for unit in units]
 
 
 class TestLostAnswer:
@@ -565,7 +766,7 @@ class TestLostAnswer:
         assert world.messages.witness_calls == 3
 
     async def test_no_witness_no_promise(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(module, "WITNESS_WAIT_S", 0.0)
+        monkeypatch.setattr(commits, "WITNESS_WAIT_S", 0.0)
         world.messages.after.append(lose())
         world.messages.witness_errors.append(DatabaseDown())
         (error,) = await world.send()
@@ -621,7 +822,7 @@ class TestStaging:
         """A message for many accounts is sealed for each of them; with a copy in the database it is stored twice."""
         world = World(tmp_path, copies=True)
         world.delivery._sealers = Keys()
-        world.delivery._lanes._max_messages = 1
+        world.delivery._commits._lanes._max_messages = 1
         held: list[int] = []
 
         def count(_: object) -> None:
@@ -682,14 +883,14 @@ async def test_lanes_that_gather_at_once_take_a_unit_once() -> None:
     """The one that comes too late ends as if it had never been needed."""
     taken: list[int] = []
 
-    async def commit(batch: list[module._Unit]) -> None:
+    async def commit(batch: list[lanes.Unit]) -> None:
         taken.append(len(batch))
 
-    lanes = module.Lanes(commit, 2)
+    two = lanes.Lanes(commit, 2)
     for _ in range(FULL_LANE):
-        lanes.submit(module._Unit("lmtp", ()))
-    tasks = list(lanes._tasks)
+        two.submit(lanes.Unit("lmtp", ()))
+    tasks = list(two._tasks)
     assert len(tasks) == 2
-    await lanes.drained()
+    await two.drained()
     assert taken == [FULL_LANE]
     assert [task.exception() for task in tasks] == [None, None]

@@ -15,8 +15,10 @@ def parse_disposition(value: bytes) -> tuple[bytes, Params] | None:
 def parse_tokens(value: bytes) -> list[bytes]:
     """Tokens of a value such as Content-Language (RFC 3282); comments and what separates them are skipped."""
 
-def parse_addresses(value: bytes) -> list[AddressTuple]:
+def parse_addresses(value: bytes, limit: int = -1) -> list[AddressTuple]:
     """Name, route, mailbox and host of every address of a list (RFC 5322 §3.4, §4.4), in order.
+
+    If `limit` is not negative, no more is read than gives so many entries; a group that is open there is closed.
 
     A missing mailbox or host is empty. A group begins with (None, None, name, None) and ends with four None.
     """

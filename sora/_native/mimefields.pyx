@@ -222,6 +222,7 @@ cdef class _Addresses:
     cdef Cursor c
     cdef bytes value
     cdef list found
+    cdef Py_ssize_t limit
     cdef bint in_group
     # The phrase so far, words one space apart; the run: its last words that hang together by dots, without spaces.
     cdef bytearray phrase, run
@@ -232,8 +233,9 @@ cdef class _Addresses:
     cdef bint quoted, glue, spaced
     cdef bytes comment
 
-    def __init__(self, bytes value):
+    def __init__(self, bytes value, Py_ssize_t limit):
         self.value = value
+        self.limit = limit
         self.c = cursor_over(value)
         self.found = []
         self.in_group = False
@@ -286,6 +288,9 @@ cdef class _Addresses:
     cdef list parse(self):
         cdef unsigned char mark
         while True:
+            if 0 <= self.limit <= len(self.found):
+                self.c.pos = self.c.end  # as if the list ended here: a group that is open is closed
+                self.clear()
             self.skip()
             mark = self.c.p[self.c.pos] if self.c.pos < self.c.end else 44
             if mark == 44 or mark == 59 or self.c.pos >= self.c.end:  # , ;
@@ -420,9 +425,9 @@ cdef bytes comment_text(octets p, Py_ssize_t start, Py_ssize_t end):
     return bytes(clean).strip()
 
 
-def parse_addresses(bytes value not None):
-    """Name, route, mailbox and host of every address of an unfolded list, in order."""
-    cdef _Addresses parser = _Addresses(value)
+def parse_addresses(bytes value not None, Py_ssize_t limit=-1):
+    """Name, route, mailbox and host of every address of an unfolded list, in order, up to `limit` if it is not negative."""
+    cdef _Addresses parser = _Addresses(value, limit)
     return parser.parse()
 
 

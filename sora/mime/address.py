@@ -13,13 +13,16 @@ if TYPE_CHECKING:
     from sora._native.mimefields import AddressTuple
     from sora._native.mimescan import Part
 
+MAX_ADDRESSES: Final = 1_000
+"""Entries of one field that are read, beginnings and ends of groups among them: nobody reads more, and a field of
+megabytes would hold up everybody else while it is parsed. FETCH of the header gives the field as it is."""
 NO_MAILBOX: Final = b"MISSING_MAILBOX"
 NO_DOMAIN: Final = b"MISSING_DOMAIN"
 """Stand-ins of Dovecot's: NIL would mean a group (RFC 3501 §7.4.2)."""
 
 
 def addresses(part: Part, name: bytes) -> list[AddressTuple]:
-    """All addresses of a field.
+    """The addresses of a field, up to `MAX_ADDRESSES`.
 
     A field that comes twice counts as one list, as in Dovecot: otherwise a checked first From could hide a second one
     that the client shows.
@@ -27,7 +30,7 @@ def addresses(part: Part, name: bytes) -> list[AddressTuple]:
     values = part.every(name)
     if not values:
         return []
-    return parse_addresses(values[0] if len(values) == 1 else b",".join(values))
+    return parse_addresses(values[0] if len(values) == 1 else b",".join(values), MAX_ADDRESSES)
 
 
 def write_addresses(found: Sequence[AddressTuple]) -> bytes:

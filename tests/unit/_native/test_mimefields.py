@@ -134,6 +134,17 @@ def test_parse_addresses(value: bytes, expected: list[AddressTuple]) -> None:
     assert parse_addresses(value) == expected
 
 
+def test_addresses_end_at_the_limit() -> None:
+    value = b"a@b, g: c@d, e@f;, h@i"
+    found = parse_addresses(value)
+    assert parse_addresses(value, 6) == parse_addresses(value, -1) == found
+    assert parse_addresses(value, 2) == [*found[:2], (None, None, None, None)], "the group is closed"
+    assert parse_addresses(value, 4) == [*found[:4], (None, None, None, None)]
+    assert parse_addresses(value, 5) == found[:5]
+    assert parse_addresses(value, 1) == found[:1]
+    assert parse_addresses(value, 0) == []
+
+
 @given(st.binary(max_size=80) | st.text('<>@,;:."()\\[] ab', max_size=40).map(str.encode))
 def test_no_value_is_refused(value: bytes) -> None:
     parse_content_type(value)

@@ -6,7 +6,7 @@ import pytest
 
 from sora._native.mimefields import parse_addresses
 from sora._native.mimescan import scan
-from sora.mime.address import addresses, display, display_name, write_addresses
+from sora.mime.address import MAX_ADDRESSES, addresses, display, display_name, write_addresses
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,10 @@ def test_fields_that_come_twice_are_one_list() -> None:
 def test_an_empty_list_is_nil() -> None:
     assert write_addresses([]) == b"NIL"
     assert write_addresses(parse_addresses(b"A <@r:a@b>")) == b'(("A" "@r" "a" "b"))'
+
+
+@pytest.mark.parametrize("header", [b"To: " + b"a@b," * 5000, b"To: a@b, c@d\r\n" * 2500], ids=["one field", "many"])
+def test_only_so_many_are_read(header: bytes) -> None:
+    found = addresses(scan(header + b"\r\n\r\n"), b"to")
+    assert len(found) == MAX_ADDRESSES
+    assert write_addresses(found).count(b"(NIL NIL ") == MAX_ADDRESSES

@@ -57,8 +57,10 @@ ANSWER_BYTES: Final = 128 * 1024**2
 """Octets of bodies that are answered at a time; one of any size always is. Each is in memory twice."""
 CHUNK: Final = 1 << 18
 
-_NONCE: Final = sodium.crypto_aead_xchacha20poly1305_ietf_NPUBBYTES
-SEAL_BYTES: Final = _NONCE + sodium.crypto_aead_xchacha20poly1305_ietf_ABYTES
+_NONCE: Final = 24
+SEAL_BYTES: Final = _NONCE + 16
+"""Of XChaCha20-Poly1305: the nonce before an answer and the tag behind it. In figures, because the manual pages are built
+without the library."""
 _log = log.get(__name__)
 
 

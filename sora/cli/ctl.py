@@ -189,7 +189,11 @@ def _stop(config: Config) -> bool:
 
 def restart(arguments: argparse.Namespace) -> int:
     """Stop, then start."""
-    _stop(configuration.load(arguments.config))
+    from sora.server import reloading
+
+    config = configuration.load(arguments.config)
+    reloading.check_files(config)  # what cannot start again is not stopped
+    _stop(config)
     return start(arguments)
 
 

@@ -16,6 +16,8 @@ from sora.crashpoints import POINTS
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from sora.config import Config
+
 CONFIG = """
 [database]
 primary = "postgresql:///sora"
@@ -119,6 +121,14 @@ def test_a_start_that_fails_says_why_in_one_line(config: Path, detach: list[str]
     reasons = [line for line in done.stderr.splitlines() if line.startswith("soractl: ")]
     assert len(reasons) == 1
     assert "cert.pem" in reasons[0]
+
+
+def test_a_restart_that_cannot_start_stops_nothing(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped: list[Config] = []
+    monkeypatch.setattr(ctl, "_stop", stopped.append)
+    config.write_text(CONFIG + "[encryption]\nkeyring_file = 'none.toml'\n")
+    assert ctl.main(["restart", "--config", str(config)]) == 1
+    assert stopped == []
 
 
 def test_a_wrong_crash_point_stops_the_start(config: Path) -> None:

@@ -59,7 +59,7 @@ CHUNK: Final = 1 << 18
 
 _NONCE: Final = 24
 SEAL_BYTES: Final = _NONCE + 16
-"""Of XChaCha20-Poly1305: the nonce before an answer and the tag behind it. In figures, because the manual pages are built
+"""Of XChaCha20-Poly1305: the nonce before an answer, the tag behind it. In figures, because the manual pages are built
 without the library."""
 _log = log.get(__name__)
 

@@ -202,7 +202,7 @@ async def _compute(inline: bool, function: Callable[_P, _T], *args: _P.args, **k
 def _is_quick(bodies: Sequence[Octets], times: int = 1) -> bool:
     """Whether hashing each body so many times, and parsing it, takes about a millisecond.
 
-    Beyond a small size that is so only if there is little in it that is parsed: parts, fields, addresses, encoded words.
+    Beyond a small size that is so only if little in it is parsed: parts, fields, addresses, encoded words.
     """
     size = sum(map(len, bodies))
     if size * times > INLINE_BYTES:

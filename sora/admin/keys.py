@@ -156,6 +156,8 @@ async def rotate(ctx: AdminContext, req: Rotate) -> Rotated:
     path, service_uid = _keyring_file(ctx), keyring.service_uid(ctx.config)
     added, activated = "", []
     if req.step in ("all", "add"):
+        if not keyring.exists(path):
+            await _check_missing(ctx, path)
         added = keyring.add_key(path, waiting=req.step == "add", service_uid=service_uid).id
         crash_point("rotate.key_added")
     if req.step == "activate":
@@ -173,6 +175,16 @@ async def rotate(ctx: AdminContext, req: Rotate) -> Rotated:
     needed = {use.key_id for use in await wrapped.uses()} | {ring.newest().id}
     unneeded = [key.id for key in ring.keys if key.id not in needed]
     return Rotated(added, activated, done.rewrapped, done.failed, unneeded)
+
+
+async def _check_missing(ctx: AdminContext, path: str) -> None:
+    """A keyring that accounts need and that is not there is no reason to make another: processes would take that."""
+    try:
+        needed = sum(use.accounts for use in await WrappedKeys(ctx.store.db).uses())
+    except DatabaseDown:
+        return  # a new installation, which does not start without a keyring
+    if needed:
+        raise Refused(f"{path} is missing, and {needed} accounts need its keys: bring it back")
 
 
 async def shred(ctx: AdminContext, req: ShredAccount) -> Receipt:

@@ -193,6 +193,11 @@ def open_keyring(config: Config) -> Keyring | None:
     return Keyring(path, service_uid=service_uid(config)) if path else None
 
 
+def exists(path: str | Path) -> bool:
+    """There is a keyring file."""
+    return Path(path).exists()
+
+
 def add_key(path: str | Path, *, waiting: bool = False, service_uid: int = 0) -> MasterKey:
     """Make a master key and write it to the file, which is made if it is missing.
 

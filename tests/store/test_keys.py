@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import asyncpg
 import pytest
 from msgspec.structs import replace
 
-from sora import crashpoints
-from sora.errors import BlobDown, Busy, ConfigError, NoPermission, NotFound
+from sora import config, crashpoints
+from sora.admin import keys
+from sora.admin.context import AdminContext
+from sora.errors import BlobDown, Busy, ConfigError, NoPermission, NotFound, Refused
 from sora.services import key_objects, rotation, shredding
 from sora.services.key_objects import KeyObjects, NoKeyObjects, open_key_objects, prefix_of
 from sora.services.shredding import Shredding
@@ -252,6 +254,33 @@ async def test_the_keyring_must_fit_the_database(db: Database, store: Store, pat
     await rotation.check(wrapped, Keyring(path))  # some accounts have mail
     path.write_bytes(kept)
     await rotation.check(wrapped, Keyring(path))
+
+
+async def test_a_keyring_that_is_missing_is_not_made_anew_while_accounts_need_it(
+    db: Database, store: Store, tmp_path: Path, path: Path, key: AccountKey, dsn: str
+) -> None:
+    """It is on a disk that is not mounted, or was deleted: every process would take the new one for all there is."""
+    settings = {
+        "database": {"primary": dsn},
+        "object_store": {"kind": "directory", "path": str(tmp_path)},
+        "encryption": {"keyring_file": str(path)},
+        "uploader": {"staging_path": str(tmp_path)},
+        "local_cache": {"path": str(tmp_path / "cache")},
+        "process": {"runtime_path": str(tmp_path)},
+        "servers": {"imap": {"listen": ["127.0.0.1:0"]}},
+    }
+    ctx = AdminContext(config=config.parse(settings), dsn=dsn, store=store, blobs=None, cost=None)  # type: ignore[arg-type]
+    kept = path.rename(tmp_path / "elsewhere")
+    steps: tuple[Literal["all", "add"], ...] = ("all", "add")
+    for step in steps:
+        with pytest.raises(Refused, match="1 accounts need"):
+            await keys.rotate(ctx, keys.Rotate(step=step))
+        assert not path.exists()
+    kept.rename(path)
+    assert (await keys.rotate(ctx, keys.Rotate())).rewrapped == 1
+    await db.execute("DELETE FROM account_keys")
+    path.unlink()
+    assert (await keys.rotate(ctx, keys.Rotate())).added
 
 
 # ── shredding ────────────────────────────────────────────────────────────────────────────────────────────────────────

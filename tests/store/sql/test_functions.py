@@ -580,7 +580,7 @@ async def test_recipients_share_a_digest(conn: Connection, account: Account) -> 
         [b"x", None, b"z"], ["X", None, "Z"],
         [None, NOW], *([f"{name} 1", f"{name} 2"] for name in names), [b"envelope 1", b"envelope 2"],
         [b"structure 1", b"structure 2"], [None, b"header 2"], ["headers 1", "headers 2"], ["body 1", None],
-        [False, True], "node", None, [b"whole 1", b"whole 2"],
+        [False, True], "node", None, [b"whole 1", b"whole 2", None],
     )  # fmt: skip
     used = [
         await conn.fetchrow("SELECT * FROM message_contents WHERE content_id = $1", row["content_id"]) for row in rows
@@ -596,5 +596,5 @@ async def test_recipients_share_a_digest(conn: Connection, account: Account) -> 
     assert [texts[row["content_id"]] for row in rows] == [
         ("Xheaders 2", None, True), ("headers 2", None, True), ("Zheaders 1", "body 1", False),
     ]  # fmt: skip
-    bodies = {row["content_id"]: row["body"] for row in await conn.fetch("SELECT * FROM pending_uploads")}
-    assert [bodies[row["content_id"]] for row in rows] == [b"whole 2", b"whole 2", b"whole 1"]
+    bodies = {row["content_id"]: row["body"] for row in await conn.fetch("SELECT * FROM body_copies")}
+    assert [bodies.get(row["content_id"]) for row in rows] == [b"whole 1", b"whole 2", None]

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from sora import config, crashpoints
 from sora.admin import keys
 from sora.admin.context import AdminContext
-from sora.errors import BlobDown, Busy, ConfigError, NoPermission, NotFound, Refused
+from sora.errors import BlobDown, Busy, ConfigError, KeyUnavailable, NoPermission, NotFound, Refused
 from sora.services import key_objects, rotation, shredding
 from sora.services.key_objects import KeyObjects, NoKeyObjects, open_key_objects, prefix_of
 from sora.services.shredding import Shredding
@@ -458,6 +458,24 @@ async def test_a_key_object_that_comes_late_is_found(
     assert await work.remove_dropped_keys() == 1
     assert await names(blobs) == []
     assert await db.fetchval("SELECT count(*) FROM dropped_keys") == 0
+
+
+async def test_a_restored_bucket_opens_nothing_and_is_cleaned_by_the_same_command(
+    db: Database, store: Store, path: Path, blobs: DirectoryStore, ann: AccountId, key: AccountKey
+) -> None:
+    (ref,) = await deliver(store, key, 1)
+    await KeyObjects(db, blobs).ensure(ann)
+    (name,) = await names(blobs)
+    wrapped, sealed = await blobs.get(name), b"".join(key.seal(ref.content_hash, (letter(body="Hello."),)))
+    work = Shredding(Shreddings(db), blobs, [], "")
+    await work.shred(ann)
+    await db.execute("DELETE FROM dropped_keys")  # long ago
+    await blobs.put(name, wrapped)
+    await blobs.put(ref.key, sealed)
+    with pytest.raises(KeyUnavailable):
+        (await AccountKeys(db, Keyring(path)).reader(ref, sealed)).open(ref, sealed)
+    await work.shred(ann)
+    assert await names(blobs) == []
 
 
 async def test_a_purged_account_leaves_no_key_object(

@@ -52,6 +52,8 @@ def imap(demo: Demo, user: str = USER) -> Iterator[imaplib.IMAP4]:
     finally:
         with contextlib.suppress(OSError, imaplib.IMAP4.error):  # it may have ended
             client.logout()
+        with contextlib.suppress(OSError):  # `logout` closes nothing if it fails
+            client.shutdown()
 
 
 def fetch(client: imaplib.IMAP4, number: int, what: str = "BODY.PEEK[]") -> bytes:

@@ -27,7 +27,7 @@ from sora import log
 from sora.admin.context import AdminContext, facts
 from sora.admin.operations import OPERATIONS
 from sora.cli import completion
-from sora.errors import Refused, SoraError, Unavailable
+from sora.errors import DatabaseDown, Refused, SoraError, Unavailable
 from sora.server.embedded_pg import EmbeddedPostgres
 from sora.services.passwords import HashCost
 from sora.store.bodies import open_blob_store
@@ -115,7 +115,10 @@ def find_dsn(config: Config) -> str:
 
 
 def _one_line(error: SoraError) -> str:
-    text = f"{error.text}: {error.detail}" if error.detail and error.detail != error.text else error.text
+    # A peer is not told what is away; an operator is.
+    text = "PostgreSQL cannot be reached" if isinstance(error, DatabaseDown) else error.text
+    if error.detail and error.detail != text:
+        text = f"{text}: {error.detail}"
     return " ".join(text.split())
 
 

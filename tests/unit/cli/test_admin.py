@@ -311,6 +311,7 @@ def test_a_dependency_that_is_down_ends_with_3(tmp_path: Path, capsys: pytest.Ca
     output = capsys.readouterr()
     assert output.out == ""
     assert len(output.err.splitlines()) == 1
+    assert "PostgreSQL cannot be reached" in output.err
     (tmp_path / "staging").rmdir()
     assert admin.main(["--config", str(path), "health", "--json"]) == 3
     health = json.loads(capsys.readouterr().out)

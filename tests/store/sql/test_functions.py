@@ -371,6 +371,29 @@ async def excesses(conn: Connection, keep: int) -> list[int]:
     return [row["excess"] for row in await conn.fetch("SELECT * FROM scan_journals(0, 0, $1, 100)", keep)]
 
 
+async def test_the_counters_follow_flags_that_any_statement_writes(conn: Connection, account: Account) -> None:
+    await account.deliver(5)
+    inbox = account.boxes["INBOX"]
+
+    async def counters() -> tuple[int, int]:
+        stats = await account.stats()
+        return stats["unseen_count"], stats["deleted_count"]
+
+    # bits 1 to 3: the first three messages; bit 9: none is there
+    await conn.execute(
+        """INSERT INTO message_flags (account_id, mailbox_id, block_no, flag_no, bits)
+           SELECT $1, $2, 0, f, set_bit(set_bit(set_bit(set_bit(0::bit(1024), 1, 1), 2, 1), 3, 1), 9, 1)
+           FROM unnest('{0,3}'::int2[]) f""",
+        account.id,
+        inbox,
+    )
+    assert await counters() == (2, 3)
+    await conn.execute("UPDATE message_flags SET bits = set_bit(bits, 1, 0) WHERE mailbox_id = $1", inbox)
+    assert await counters() == (3, 2)
+    await conn.execute("UPDATE message_flags SET bits = set_bit(bits, 5, 1) WHERE mailbox_id = $1", inbox)
+    assert await counters() == (2, 3)
+
+
 # ── expunge ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

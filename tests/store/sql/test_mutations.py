@@ -22,7 +22,6 @@ MUTATIONS = [
     ("messages_updated", "f.block_no = b.block_no AND f.flag_no = 3", "f.block_no = b.block_no AND f.flag_no = 2"),
     ("messages_updated", "total_size = t.total_size - g.size", "total_size = t.total_size"),
     ("messages_deleted", "bits = f.bits & ~d.mask", "bits = f.bits"),
-    ("flags_changed", "unseen_count = t.unseen_count - d.seen", "unseen_count = t.unseen_count + d.seen"),
     ("uid_masks", "SELECT q.b, q.m & s.live", "SELECT q.b, q.m"),
     ("uid_masks", "least(r.h - (t.block_no::bigint << 10), 1023)", "least(r.h - (t.block_no::bigint << 10), 1022)"),
     ("store_flags", "bit_or(q.m & ~q.bad), bit_or(q.flip)", "bit_or(q.m), bit_or(q.flip)"),

@@ -406,13 +406,14 @@ class Bench:
     @contextlib.contextmanager
     def disk_full(self) -> Iterator[None]:
         """No octet can be written to the node's file system."""
-        self._fill()
+        self.fill()
         try:
             yield
         finally:
             self._remount(DISK)
 
-    def _fill(self) -> None:
+    def fill(self) -> None:
+        """Take away what room there is."""
         patience = Patience("the disk does not get full")
         while not self.is_full():
             facts = os.statvfs(self._directory)

@@ -13,7 +13,9 @@ from tests.support.swift import s3_server  # noqa: F401
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import AsyncIterator, Callable, Iterator
+    from pathlib import Path
 
+    from sora.services.node import Node
     from sora.store.db import Database
     from sora.store.store import Store
 
@@ -64,3 +66,12 @@ async def store(db: Database) -> Store:
     from sora.store.store import Store
 
     return Store(db)
+
+
+@pytest.fixture
+async def node(dsn: str, tmp_path: Path) -> AsyncIterator[Node]:
+    """What the protocol servers of one worker share, on a fresh database, with the settings of the tests."""
+    from tests.support.node import open_node
+
+    async with open_node(dsn, tmp_path) as node:
+        yield node

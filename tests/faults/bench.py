@@ -17,7 +17,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -26,7 +25,7 @@ from minio import Minio
 from minio.error import S3Error
 
 from sora.store import keyring
-from tests.faults.books import PACE_S, Patience
+from tests.faults.books import Patience
 from tests.support.demo import free_port_base
 from tests.support.faultproxy import FaultProxy
 from tests.support.swift import REGION, SwiftServer
@@ -470,7 +469,6 @@ def _wait_gone(pids: list[int]) -> None:
     patience = Patience("killed processes do not go", 30)
     while any(map(is_alive, pids)):
         patience.pause()
-        time.sleep(PACE_S)
 
 
 def _read(path: Path) -> bytes | None:

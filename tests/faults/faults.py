@@ -260,7 +260,7 @@ class PostgresHangs:
         pids = cell.bench.postgres()
         _signal(pids, signal.SIGSTOP)
         try:
-            time.sleep(GONE_S)
+            time.sleep(GONE_S)  # this is the fault itself
         finally:
             _signal(pids, signal.SIGCONT)
         if not pids:

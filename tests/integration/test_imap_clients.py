@@ -29,12 +29,6 @@ ALICE = "alice@example.com"
 
 
 @pytest.fixture
-async def node(dsn: str, tmp_path: Path) -> AsyncIterator[Node]:
-    async with open_node(dsn, tmp_path) as node:
-        yield node
-
-
-@pytest.fixture
 async def world(node: Node) -> ImapWorld:
     world = ImapWorld(node)
     await world.given("alice: INBOX=0")

@@ -23,7 +23,6 @@ from sora.protocols.imap import append, connection_factory
 from sora.store.spool_cipher import SealedSpool
 from tests.support.certificates import write_certificate
 from tests.support.imap import SAMPLES, ImapWorld, plain
-from tests.support.node import open_node
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -34,12 +33,6 @@ if TYPE_CHECKING:
     from tests.support.transcripts import Link
 
 MIB = 2**20
-
-
-@pytest.fixture
-async def node(dsn: str, tmp_path: Path) -> AsyncIterator[Node]:
-    async with open_node(dsn, tmp_path) as node:
-        yield node
 
 
 @pytest.fixture

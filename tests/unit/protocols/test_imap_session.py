@@ -21,7 +21,6 @@ from sora.protocols.imap.commands import COMMANDS, ROWS
 from sora.protocols.imap.replies import BAD, ERRORS, NO, OUTCOME_UNKNOWN, printable, reply_to
 from sora.protocols.imap.state import AUTHENTICATED, NOT_AUTHENTICATED, SELECTED
 from tests.support.imap import SAMPLES, ImapWorld, plain
-from tests.support.node import open_node
 from tests.support.transcripts import Link
 
 if TYPE_CHECKING:
@@ -30,12 +29,6 @@ if TYPE_CHECKING:
 
     from sora.protocols.imap.session import Session
     from sora.services.node import Node
-
-
-@pytest.fixture
-async def node(dsn: str, tmp_path: Path) -> AsyncIterator[Node]:
-    async with open_node(dsn, tmp_path) as node:
-        yield node
 
 
 @pytest.fixture

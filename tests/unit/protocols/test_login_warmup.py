@@ -7,20 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.imap import ImapWorld
-from tests.support.node import open_node
 from tests.support.pop3 import Pop3World
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
-
     from sora.services.node import Node
-
-
-@pytest.fixture
-async def node(dsn: str, tmp_path: Path) -> AsyncIterator[Node]:
-    async with open_node(dsn, tmp_path) as node:
-        yield node
 
 
 @pytest.fixture

@@ -210,55 +210,57 @@ async def test_a_pass_ends_when_it_may_not_go_on(world: World) -> None:
     assert await world.keys() == []
 
 
+class SlowPhase:
+    """A phase of five steps of 20 s, and the clock that it moves.
+
+    Attributes:
+        ran: What was done; other phases add themselves.
+    """
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.ran: list[str] = []
+
+    async def run(self, cleanup: Cleanup) -> AsyncGenerator[int]:
+        for _ in range(5 - self.ran.count("long")):
+            self.now += 20.0
+            self.ran.append("long")
+            yield 1
+
+
 async def test_a_phase_gives_way_when_its_time_is_up_and_comes_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = 0.0
-    ran: list[str] = []
-
-    async def long(cleanup: Cleanup) -> AsyncGenerator[int]:
-        nonlocal now
-        for _ in range(5 - ran.count("long")):
-            now += 20.0
-            ran.append("long")
-            yield 1
+    slow = SlowPhase()
 
     async def other(cleanup: Cleanup) -> AsyncGenerator[int]:
-        ran.append("other")
+        slow.ran.append("other")
         yield 1
 
     async def go_on() -> bool:
         return True
 
-    monkeypatch.setattr(cleanup_module, "PHASES", {"long": long, "other": other})
-    await Cleanup(world.db, world.node.blobs, world.node.config, clock=lambda: now).run(go_on)
-    assert ran == ["long"] * 3 + ["other"] + ["long"] * 2 + ["other"]
+    monkeypatch.setattr(cleanup_module, "PHASES", {"long": slow.run, "other": other})
+    await Cleanup(world.db, world.node.blobs, world.node.config, clock=lambda: slow.now).run(go_on)
+    assert slow.ran == ["long"] * 3 + ["other"] + ["long"] * 2 + ["other"]
 
 
 async def test_a_store_that_is_away_is_asked_once_a_pass(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 0.0
-    ran: list[str] = []
-
-    async def long(cleanup: Cleanup) -> AsyncGenerator[int]:
-        nonlocal now
-        for _ in range(5 - ran.count("long")):
-            now += 20.0
-            ran.append("long")
-            yield 1
+    slow = SlowPhase()
 
     async def bodies(cleanup: Cleanup) -> AsyncGenerator[int]:
-        ran.append("bodies")
-        if ran:
+        slow.ran.append("bodies")
+        if slow.ran:
             raise BlobDown
         yield 0
 
     async def go_on() -> bool:
         return True
 
-    monkeypatch.setattr(cleanup_module, "PHASES", {"long": long, "bodies": bodies})
+    monkeypatch.setattr(cleanup_module, "PHASES", {"long": slow.run, "bodies": bodies})
     with pytest.raises(BlobDown):
-        await Cleanup(world.db, world.node.blobs, world.node.config, clock=lambda: now).run(go_on)
-    assert ran == ["long"] * 3 + ["bodies"] + ["long"] * 2
+        await Cleanup(world.db, world.node.blobs, world.node.config, clock=lambda: slow.now).run(go_on)
+    assert slow.ran == ["long"] * 3 + ["bodies"] + ["long"] * 2
 
 
 async def test_journals_are_looked_through_once_a_day(world: World) -> None:

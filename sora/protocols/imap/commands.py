@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
-from sora.protocols.imap import append, idle, login, mailboxes, messages, quota, search, select, transfer
+from sora.protocols.imap import append, enable, idle, login, mailboxes, messages, quota, search, select, transfer
 from sora.protocols.imap.state import ANY, AUTHENTICATED, NOT_AUTHENTICATED, SELECTED, State
 from sora.wire import imap_commands as wire
 from sora.wire import imap_fetch, imap_list, imap_quota, imap_search
@@ -83,7 +83,7 @@ ROWS: Final = (
     Command("STARTTLS",     wire.parse_starttls,       login.starttls,        OUT),
     Command("AUTHENTICATE", wire.parse_authenticate,   login.authenticate,    OUT),
     Command("LOGIN",        wire.parse_login,          login.login,           OUT),
-    Command("ENABLE",       wire.parse_enable,         login.enable,          IN,  NONE,           "ENABLE"),
+    Command("ENABLE",       wire.parse_enable,         enable.enable,         IN,  NONE,           "ENABLE"),
     Command("COMPRESS",     wire.parse_compress,       login.compress,        IN),
     Command("SELECT",       wire.parse_select,         select.select,         IN),
     Command("EXAMINE",      wire.parse_examine,        select.select,         IN),

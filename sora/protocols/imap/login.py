@@ -1,4 +1,4 @@
-"""CAPABILITY, ID, STARTTLS, AUTHENTICATE, LOGIN, ENABLE, COMPRESS, LOGOUT: who the client is, what each can do."""
+"""CAPABILITY, ID, STARTTLS, AUTHENTICATE, LOGIN, COMPRESS, LOGOUT: who the client is, what each can do."""
 
 from __future__ import annotations
 
@@ -19,9 +19,6 @@ _log = log.get(__name__)
 OWN_ID: Final = b'("name" "Sora")'
 """Not the version: whoever connects may ask, and it only helps those who look for an old one."""
 
-ENABLEABLE: Final[frozenset[str]] = frozenset()
-"""Extensions that ENABLE can switch on; others are ignored without an error (RFC 9051 §6.3.1)."""
-
 
 async def capability(s: Session, _cmd: wire.Capability) -> None:
     """RFC 9051 §6.1.1."""
@@ -33,12 +30,6 @@ async def identify(s: Session, cmd: wire.Id) -> None:
     if cmd.fields:
         _log.info("client named itself", extra={"client": {k[:30]: (v or "")[:200] for k, v in cmd.fields.items()}})
     s.write(b"* ID %s\r\n" % OWN_ID)
-
-
-async def enable(s: Session, cmd: wire.Enable) -> None:
-    """RFC 9051 §6.3.1."""
-    enabled = [name for name in cmd.capabilities if name in ENABLEABLE]
-    s.write(b"* ENABLED%s\r\n" % "".join(f" {name}" for name in enabled).encode())
 
 
 async def compress(s: Session, cmd: wire.Compress) -> Reply:

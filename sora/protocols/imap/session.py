@@ -99,6 +99,7 @@ class Session(Connection):
         state: See RFC 9051 §3.
         identity: Who logged in.
         selection: The selected mailbox as the client knows it.
+        enabled: Extensions that the client has shown to understand (see `enable`).
         tag: Of the command in hand.
         appending: The APPEND whose literals are being read.
     """
@@ -106,7 +107,7 @@ class Session(Connection):
     protocol: ClassVar[str] = "imap"
     __slots__ = (
         "_account_slot", "_bad_in_a_row", "_commands", "_failed", "_heard_mono", "_stalled_s",
-        "appending", "identity", "scanner", "selection", "server", "state", "tag",
+        "appending", "enabled", "identity", "scanner", "selection", "server", "state", "tag",
     )  # fmt: skip
 
     def __init__(self, server: ImapServer, listener: Listener) -> None:
@@ -116,6 +117,7 @@ class Session(Connection):
         self.state: State = NOT_AUTHENTICATED
         self.identity: Identity | None = None
         self.selection: Selection | None = None
+        self.enabled: set[str] = set()
         self.tag = b"*"
         self.appending: append.Appending | None = None
         self._account_slot: Slot | None = None
@@ -178,6 +180,7 @@ class Session(Connection):
 
     def select(self, selection: Selection) -> None:
         """Enter the selected state."""
+        selection.enabled = self.enabled
         self.selection = selection
         self.state = SELECTED
 

@@ -32,10 +32,12 @@ from typing import TYPE_CHECKING, Final, Protocol
 from sora._native.seqset import UidSet
 from sora._native.viewcols import Snapshot
 from sora.errors import NotFound, Unavailable
+from sora.protocols.imap.untagged import write_expunges
 from sora.types import MAX_UID, SYSTEM_FLAGS, AccountId, MailboxId, ModSeq
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from sora.protocols.imap.keywords import KeywordRegistry, Keywords
 
@@ -461,6 +463,7 @@ class Selection:
         read_only: EXAMINE.
         uidvalidity: Of the mailbox.
         recent_after: Messages with a higher UID are \\Recent in this session.
+        enabled: What the session has enabled: in which words it is told.
         wake: Called when the view moves, while the session is in IDLE.
     """
 
@@ -468,6 +471,7 @@ class Selection:
         "_keywords_at",
         "_keywords_told",
         "_tell",
+        "enabled",
         "read_only",
         "recent_after",
         "told",
@@ -482,6 +486,7 @@ class Selection:
         self.uidvalidity = 0
         self.recent_after = MAX_UID
         self.told: Snapshot = EMPTY
+        self.enabled: AbstractSet[str] = frozenset()
         self.wake: Callable[[], None] | None = None
         self._keywords_told: frozenset[int] = frozenset()
         self._keywords_at: Snapshot = EMPTY
@@ -549,8 +554,7 @@ class Selection:
             newest = before.hold_expunges(newest)
             diff = before.diff(newest)
         self.told = newest
-        for seq in diff.expunged_seqs:
-            write(b"* %d EXPUNGE\r\n" % seq)
+        write_expunges(write, diff, self.enabled)
         if diff.arrived:
             write(b"* %d EXISTS\r\n* %d RECENT\r\n" % (len(newest), self.recent_count()))
         self._tell_keywords(write)

@@ -34,6 +34,7 @@ disable_plaintext_auth = no
 auth_mechanisms = plain
 mail_location = sdbox:~/sdbox
 mail_max_keyword_length = 200
+mail_plugins = acl
 mail_fsync = never
 imap_max_line_length = 1 M
 passdb {{
@@ -47,6 +48,12 @@ userdb {{
 namespace inbox {{
   inbox = yes
   separator = /
+}}
+plugin {{
+  acl = vfile
+}}
+protocol imap {{
+  mail_plugins = acl imap_acl
 }}
 service imap-login {{
   inet_listener imap {{

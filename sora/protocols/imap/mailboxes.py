@@ -61,8 +61,16 @@ async def rename(s: Session, cmd: wire.Rename) -> None:
 
 
 async def subscribe(s: Session, cmd: wire.Subscribe) -> None:
-    """RFC 9051 §6.3.7: a name, whether the mailbox exists or not."""
-    await s.node.store.mailboxes.subscribe(s.account_id, cmd.mailbox)
+    """RFC 9051 §6.3.7, which lets a server verify that the mailbox exists: a client hears of a misspelt name at once.
+
+    The subscription is a name all the same, and outlives the mailbox.
+
+    Raises:
+        NotFound: There is no such mailbox.
+    """
+    boxes = s.node.store.mailboxes
+    await boxes.get(s.account_id, cmd.mailbox)
+    await boxes.subscribe(s.account_id, cmd.mailbox)
 
 
 async def unsubscribe(s: Session, cmd: wire.Unsubscribe) -> None:

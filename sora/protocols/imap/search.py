@@ -118,7 +118,8 @@ def _all(s: Session, _key: keys.All) -> UidSet:
 
 
 def _in_seqs(s: Session, key: keys.InSeqs) -> UidSet:
-    return s.uids(key.messages)
+    """A number beyond the last message is on no message: it asks for nothing (RFC 9051 §6.4.4), it fetches nothing."""
+    return s.uids(key.messages) if key.messages.is_saved else s.view.told.uids(key.messages)
 
 
 def _in_uids(s: Session, key: keys.InUids) -> UidSet:

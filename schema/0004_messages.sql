@@ -54,6 +54,8 @@ CREATE UNIQUE INDEX message_contents_hash ON message_contents (account_id, conte
 -- threads; cut, because an index row holds less than 2.7 KB and a header may be longer
 CREATE INDEX message_contents_message_id ON message_contents (account_id, left(message_id, 200))
   WHERE message_id IS NOT NULL;
+-- SEARCH THREADID (RFC 8474) and whoever shows a conversation
+CREATE INDEX message_contents_thread ON message_contents (account_id, thread_id);
 CREATE INDEX message_contents_purging ON message_contents (purging_at) WHERE purging_at IS NOT NULL;
 
 -- Narrow, and immutable except for the expunge mark. No index on anything that changes: an expunge is a HOT update.

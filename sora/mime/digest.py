@@ -16,6 +16,7 @@ from msgspec import Struct
 from sora._native.mimescan import LEAF, MESSAGE, MULTIPART, OPAQUE, TEXT, scan
 from sora.mime.address import addresses, display, display_name
 from sora.mime.envelope import encoding, write_bodystructure, write_envelope
+from sora.mime.preview import preview
 from sora.mime.text import (
     collapse,
     decode_charset,
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 
 BODY_LIMIT: Final = 262_144
 """Characters of body text."""
-PREVIEW_LENGTH: Final = 200
-"""Characters (RFC 8970 §3.1: at most 256)."""
 PREVIEW_SOURCE: Final = 65_536
 """Octets of a part that are looked at for the preview."""
 MAX_REFERENCES: Final = 1_000
@@ -227,10 +226,7 @@ def _preview_of(part: Part, data: Octets, decoded: dict[int, str]) -> str:
     text = decoded.get(part.header_end)
     if text is None:
         text, _ = _part_text(part, data, PREVIEW_SOURCE // 6)
-    beginning = collapse(text[: PREVIEW_LENGTH * 2])
-    if len(beginning) < PREVIEW_LENGTH:
-        beginning = collapse(text)
-    return beginning[:PREVIEW_LENGTH].rstrip()
+    return preview(text)
 
 
 def _is_attachment(part: Part) -> bool:

@@ -9,6 +9,7 @@ from sora.store.domains import Domains
 from sora.store.leases import Leases
 from sora.store.mailboxes import Mailboxes
 from sora.store.messages import Messages
+from sora.store.objectids import ObjectIds
 from sora.store.search import Search
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ class Store:
         db: for what has no repository of its own.
     """
 
-    __slots__ = ("accounts", "db", "domains", "leases", "mailboxes", "messages", "search")
+    __slots__ = ("accounts", "db", "domains", "leases", "mailboxes", "messages", "object_ids", "search")
 
     def __init__(self, db: Database) -> None:
         self.db = db
@@ -31,4 +32,5 @@ class Store:
         self.leases = Leases(db)
         self.mailboxes = Mailboxes(db)
         self.messages = Messages(db)
+        self.object_ids = ObjectIds(db)
         self.search = Search(db)

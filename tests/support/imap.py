@@ -7,8 +7,10 @@
     given cleartext: no                   passwords need TLS
     given limits: bad_commands=3          the configuration's limits
     given quota alice: messages=5         of `bytes`, `messages` and `mailboxes`; the others are unlimited
+    given saved alice: INBOX=2015-01-20   all messages of the mailbox came into it on that day, at noon
+    given no previews alice               none could be made of her messages
 
-Placeholders: `<uidvalidity NAME>`, `<size SAMPLE>`.
+Placeholders: `<uidvalidity NAME>`, `<size SAMPLE>`, `<mailboxid NAME>`, `<emailid NAME UID>`, `<threadid NAME UID>`.
 """
 
 from __future__ import annotations
@@ -58,9 +60,25 @@ SAMPLES: Final[dict[str, bytes]] = {
         b"Content-Type: application/octet-stream\r\nContent-Transfer-Encoding: base64\r\n\r\nAAEC\r\n--b--\r\n"
     ),
     "uuencoded": b"Subject: odd\r\nContent-Transfer-Encoding: x-uuencode\r\n\r\nabcd",
+    "reply": (
+        b"Subject: Re: question\r\n\r\nI agree.\r\n\r\nOn Thursday, Bob wrote:\r\n> Do you agree?\r\n\r\n"
+        b"-- \r\nAlice\r\n"
+    ),
+    "html": (
+        b"Content-Type: text/html\r\n\r\n<style>p { margin: 0 }</style>"
+        b"<p>Dear <b>Alice</b>,</p><p>your order &amp; mine</p>"
+    ),
+    "textless": b"Content-Type: image/png\r\n\r\nPNG",
     "headless": b"\r\nno header at all\r\n",
     "bare": b"Subject: bare\n\nline feed only\n",
     "big": b"Subject: big\r\n\r\n" + b"0123456789abcdef" * 20000,
+}
+
+_CONTENT: Final = " FROM messages JOIN message_contents USING (account_id, content_id) WHERE account_id = $1"
+_MESSAGE: Final = f"{_CONTENT} AND mailbox_id = $2 AND uid = $3"
+_OF_MESSAGES: Final = {
+    "emailid": "SELECT 'M' || rtrim(translate(encode(content_hash, 'base64'), E'+/\n', '-_'), '=')" + _MESSAGE,
+    "threadid": "SELECT 'T' || thread_id" + _MESSAGE,
 }
 
 
@@ -86,6 +104,12 @@ class ImapWorld:
             changes = {name: int(value) for name, _, value in (item.partition("=") for item in rest.split())}
             limits = msgspec.structs.replace(self.node.config.limits, **changes)
             self.node.config = msgspec.structs.replace(self.node.config, limits=limits)
+        elif subject.startswith("saved "):
+            await self._saved(subject[6:], *rest.strip().split("="))
+        elif subject.startswith("no previews "):
+            await self.node.store.db.execute(
+                "UPDATE message_contents SET preview = NULL WHERE account_id = $1", self.accounts[subject[12:]]
+            )
         elif subject.startswith("quota "):
             await self._quota(subject[6:], dict(item.split("=") for item in rest.split()))
         else:
@@ -109,9 +133,12 @@ class ImapWorld:
         what, _, which = name.partition(" ")
         if what == "size":
             return str(len(SAMPLES[which] if which in SAMPLES else plain(int(which))))
-        assert what == "uidvalidity", name
-        mailbox = await self.node.store.mailboxes.get(next(iter(self.accounts.values())), which)
-        return str(mailbox.uidvalidity)
+        which, _, uid = which.partition(" ")
+        account_id = next(iter(self.accounts.values()))
+        mailbox = await self.node.store.mailboxes.get(account_id, which)
+        if what in _OF_MESSAGES:
+            return str(await self.node.store.db.fetchval(_OF_MESSAGES[what], account_id, mailbox.mailbox_id, int(uid)))
+        return {"uidvalidity": str(mailbox.uidvalidity), "mailboxid": f"F{mailbox.mailbox_id}"}[what]
 
     async def append(self, account: str, mailbox: str, data: bytes, flags: tuple[int, ...] = ()) -> int:
         """Store a message; returns its UID."""
@@ -121,6 +148,14 @@ class ImapWorld:
         self._messages += 1
         done = await self.node.delivery.append(account_id, found.mailbox_id, [AppendItem(data, flags, date)])
         return done.uids[0]
+
+    async def _saved(self, account: str, mailbox: str, day: str) -> None:
+        account_id = self.accounts[account]
+        found = await self.node.store.mailboxes.get(account_id, mailbox)
+        await self.node.store.db.execute(
+            "UPDATE messages SET saved_at = $3 WHERE account_id = $1 AND mailbox_id = $2",
+            account_id, found.mailbox_id, datetime.fromisoformat(f"{day}T12:00:00+00:00"),
+        )  # fmt: skip
 
     async def _quota(self, account: str, limits: dict[str, str]) -> None:
         await self.node.store.db.execute(
@@ -141,7 +176,7 @@ class ImapWorld:
             messages = (
                 [plain(i + 1) for i in range(int(content))]
                 if content.isdecimal()
-                else [SAMPLES[sample] for sample in content.split(",")]
+                else [SAMPLES.get(sample) or plain(int(sample)) for sample in content.split(",")]
             )
             for data in messages:
                 await self.append(name, mailbox, data)

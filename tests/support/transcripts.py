@@ -269,8 +269,8 @@ class Player:
         return text
 
     async def _exact(self, link: Link, text: str) -> None:
-        expected = (await self._fill(text)).encode()
         line = await link.read_line()
+        expected = (await self._fill(text)).encode()  # of what is there once the server has spoken
         assert line == expected, f"expected {expected!r}, got {line!r}"
 
     async def _until(self, link: Link, text: str) -> None:
@@ -286,8 +286,8 @@ class Player:
             seen.append(line)
 
     async def _match(self, link: Link, text: str) -> None:
-        pattern = (await self._fill(text, re.escape)).encode()
         line = await link.read_line()
+        pattern = (await self._fill(text, re.escape)).encode()
         assert re.fullmatch(pattern, line), f"expected a match of {pattern!r}, got {line!r}"
 
     async def _close(self, link: Link, text: str) -> None:

@@ -24,6 +24,7 @@ BEFORE_LOGIN: Final = ("LITERAL+", "SASL-IR", "ID", "ENABLE")
 AFTER_LOGIN: Final = (
     "LITERAL+", "CHILDREN", "LIST-EXTENDED", "LIST-STATUS", "STATUS=SIZE", "SPECIAL-USE", "CREATE-SPECIAL-USE",
     "MULTIAPPEND", "BINARY", "ESEARCH", "WITHIN", "QUOTA=RES-STORAGE", "QUOTA=RES-MESSAGE", "QUOTA=RES-MAILBOX",
+    "OBJECTID", "SAVEDATE", "PREVIEW",
 )  # fmt: skip
 
 OF_COMMANDS: Final = tuple(row.capability for row in ROWS if row.capability and SELECTED in row.states)

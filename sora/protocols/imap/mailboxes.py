@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from sora.errors import BadSyntax, LimitExceeded, NotFound, Unavailable
+from sora.protocols.imap.objectids import mailbox_id
 from sora.protocols.imap.patterns import INBOX, Pattern, parents
-from sora.protocols.imap.replies import UseAttribute
+from sora.protocols.imap.replies import Reply, UseAttribute
 from sora.protocols.imap.view import GONE
 from sora.store.mailboxes import ListedMailbox
 from sora.types import UidValidity
@@ -25,8 +26,8 @@ MAX_PATTERNS: Final = 100
 """Patterns of one LIST; each is followed through every name."""
 
 
-async def create(s: Session, cmd: wire.Create) -> None:
-    """RFC 9051 §6.3.4; missing parents are created too.
+async def create(s: Session, cmd: wire.Create) -> Reply:
+    """RFC 9051 §6.3.4, and the MAILBOXID of RFC 8474 §4.1; missing parents are created too.
 
     Raises:
         UseAttribute: A special use that is not one mailbox's to have (RFC 6154 §3).
@@ -34,7 +35,8 @@ async def create(s: Session, cmd: wire.Create) -> None:
     if len(cmd.special_use) > 1 or not SPECIAL_USES.issuperset(cmd.special_use):
         raise UseAttribute("A mailbox may have one special use of " + b" ".join(sorted(SPECIAL_USES)).decode())
     special_use = cmd.special_use[0].decode() if cmd.special_use else None
-    await s.node.store.mailboxes.create(s.account_id, cmd.mailbox, special_use)
+    created = await s.node.store.mailboxes.create(s.account_id, cmd.mailbox, special_use)
+    return Reply(code=b"MAILBOXID " + mailbox_id(created.mailbox_id))
 
 
 async def delete(s: Session, cmd: wire.Delete) -> None:
@@ -193,7 +195,7 @@ STATUS_ITEMS: Final[Mapping[str, Callable[[Status], bytes]]] = {
     "DELETED-STORAGE": lambda found: b"%d" % (found.deleted_size or 0),
     "SIZE": lambda found: b"%d" % found.size,
     "HIGHESTMODSEQ": lambda found: b"%d" % found.highest_modseq,
-    "MAILBOXID": lambda found: b"(F%d)" % found.mailbox_id,
+    "MAILBOXID": lambda found: mailbox_id(found.mailbox_id),
 }
 
 

@@ -19,12 +19,14 @@ from sora.errors import BadSyntax, BlobDown, Expunged, LimitExceeded
 from sora.mime import message as mime
 from sora.mime.envelope import encoding, strip_extensions
 from sora.mime.text import decode_transfer
+from sora.protocols.imap import objectids
 from sora.protocols.imap.bodies import BODY_COLUMNS, Ahead, chunks_of
 from sora.protocols.imap.replies import ReadOnly, UnknownEncoding
 from sora.protocols.imap.view import NO_UIDS, FlagEdit
 from sora.types import SEEN
 from sora.wire.imap_commands import StoreMode
-from sora.wire.imap_fetch import Attribute, Binary, Section
+from sora.wire.imap_fetch import Attribute, Binary, Preview, Section
+from sora.wire.imap_responses import nstring
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -60,12 +62,23 @@ class Row(Struct, frozen=True):
     made: Callable[[Mapping[str, Any]], bytes] | None = None
 
 
+def _preview(row: Mapping[str, Any]) -> bytes:
+    """RFC 8970 §3.2: NIL where none could be made, which is not the same as a message without text."""
+    text: str | None = row["preview"]
+    return nstring(None if text is None else text.encode())
+
+
 ROW_ITEMS: Final[Mapping[FetchItem, Row]] = {
     Attribute.INTERNALDATE: Row("internal_date", DATE_ITEM),
     Attribute.RFC822_SIZE: Row("size", NUMBER_ITEM),
     Attribute.ENVELOPE: Row("envelope", TEXT_ITEM),
     Attribute.BODYSTRUCTURE: Row("body_structure", TEXT_ITEM),
     Attribute.BODY: Row("body_structure", MADE_ITEM, lambda row: strip_extensions(row["body_structure"])),
+    Attribute.EMAILID: Row("content_hash", MADE_ITEM, objectids.email_id),
+    Attribute.THREADID: Row("thread_id", MADE_ITEM, objectids.thread_id),
+    Attribute.SAVEDATE: Row("saved_at", DATE_ITEM),
+    Preview(lazy=False): Row("preview", MADE_ITEM, _preview),
+    Preview(lazy=True): Row("preview", MADE_ITEM, _preview),
 }
 HEADERS: Final = frozenset({b"HEADER", b"HEADER.FIELDS", b"HEADER.FIELDS.NOT"})
 Octets = TypeVar("Octets", bytes, memoryview)

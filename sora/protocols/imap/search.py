@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sora._native.seqset import UidSet
 from sora.errors import BadSyntax
-from sora.protocols.imap import searchtext
+from sora.protocols.imap import objectids, searchtext
 from sora.protocols.imap.replies import BadCharset
 from sora.protocols.imap.view import NO_UIDS
 from sora.types import MAX_UID
@@ -113,7 +113,7 @@ def cost(key: SearchKey) -> int:
     return FREE if asked is None else asked[0]
 
 
-def _all(s: Session, _key: keys.All) -> UidSet:
+def _all(s: Session, _key: keys.All | keys.SaveDateSupported) -> UidSet:
     return s.view.told.all_uids()
 
 
@@ -146,6 +146,7 @@ FREE_KEYS: Final[Mapping[type, Callable[[Session, Any], UidSet]]] = {
     keys.InUids: _in_uids,
     keys.HasFlag: _has_flag,
     keys.IsRecent: _is_recent,
+    keys.SaveDateSupported: _all,
 }
 """Keys that the client's picture answers."""
 
@@ -153,6 +154,7 @@ ASKED_KEYS: Final[Mapping[type, tuple[int, Callable[[Session, Any, UidSet], Awai
     keys.BySize: (STATEMENT, searchtext.by_size),
     keys.ByDate: (STATEMENT, searchtext.by_date),
     keys.Within: (STATEMENT, searchtext.by_age),
+    keys.ByObjectId: (STATEMENT, objectids.by_object_id),
     keys.HeaderText: (TEXT, searchtext.by_header),
     keys.BodyText: (TEXT, searchtext.by_text),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sora.errors import BadSyntax, NotFound, Unavailable
+from sora.protocols.imap.objectids import mailbox_id
 from sora.protocols.imap.replies import Reply
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ async def select(s: Session, cmd: wire.Select) -> Reply:
         s.write(b"* OK [UNSEEN %d] First unseen\r\n" % unseen)
     s.write(b"* OK [UIDVALIDITY %d] UIDs valid\r\n" % selection.uidvalidity)
     s.write(b"* OK [UIDNEXT %d] Predicted next UID\r\n" % told.uid_next)
+    s.write(b"* OK [MAILBOXID %s] Its name for good\r\n" % mailbox_id(selection.view.mailbox_id))
     return Reply(code=b"READ-ONLY" if cmd.read_only else b"READ-WRITE")
 
 

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from sora._native.mimescan import scan
 from sora.mime.digest import (
     HEADER_LIMIT,
-    PREVIEW_LENGTH,
     Digest,
     base_subject,
     digest,
@@ -25,6 +24,7 @@ from sora.mime.digest import (
     searchable,
 )
 from sora.mime.message import parse
+from sora.mime.preview import LENGTH
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -186,7 +186,7 @@ def test_preview_prefers_the_plain_text(facts: Digest) -> None:
 def test_preview(text: str, expected: str) -> None:
     preview = digest(crlf(text)).preview
     assert preview == expected
-    assert len(preview) <= PREVIEW_LENGTH
+    assert len(preview) <= LENGTH
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,9 @@ BEGIN
       VALUES (p_account_id, v_part, CASE WHEN v_part = v_name THEN p_special_use END)
       ON CONFLICT (account_id, name) WHERE deleted_at IS NULL DO NOTHING
       RETURNING mailboxes.mailbox_id INTO v_id;
+      IF v_id IS NOT NULL THEN
+        PERFORM inherit_acl(p_account_id, v_id, v_part);
+      END IF;
     END IF;
     IF v_id IS NOT NULL THEN
       PERFORM note_account_change(p_account_id, 'create', v_id, v_part);
@@ -120,6 +123,7 @@ DECLARE
   v_id bigint;
   v_noselect boolean;
   v_children boolean;
+  v_left bigint;
 BEGIN
   PERFORM lock_accounts(ARRAY[p_account_id]);
   SELECT m.mailbox_id, m.noselect INTO v_id, v_noselect FROM mailboxes m
@@ -136,7 +140,10 @@ BEGIN
   PERFORM lock_mailboxes(ARRAY[v_id]);   -- a delivery that holds it finishes first, later ones find the mark
   UPDATE mailboxes m SET deleted_at = clock() WHERE m.account_id = p_account_id AND m.mailbox_id = v_id;
   IF v_children THEN
-    INSERT INTO mailboxes (account_id, name, noselect) VALUES (p_account_id, v_name, true);
+    INSERT INTO mailboxes (account_id, name, noselect) VALUES (p_account_id, v_name, true) RETURNING mailbox_id INTO v_left;
+    INSERT INTO mailbox_acl (account_id, mailbox_id, grantee_id, negative, rights)
+    SELECT c.account_id, v_left, c.grantee_id, c.negative, c.rights FROM mailbox_acl c
+    WHERE c.account_id = p_account_id AND c.mailbox_id = v_id;
   END IF;
   PERFORM note_account_change(p_account_id, 'delete', v_id, v_name);
   RETURN v_id;

@@ -2,11 +2,11 @@
 --
 -- Every function is one statement, hence one snapshot: counters and bitmaps always belong together.
 -- A record is [int4 block_no][int2 flag_no, -1 = live][int4 1024][128 bytes], in no particular order. With a viewer
--- (an account that is not the owner) flag 0 is the viewer's own \Seen and unseen_count is counted for it.
+-- (an account that is not the owner) flag 0 is the viewer's own \Seen, unseen_count is counted for it, and rights are its.
 
 CREATE FUNCTION mailbox_state(p_account_id bigint, p_mailbox_id bigint, p_viewer_id bigint DEFAULT NULL)
 RETURNS TABLE (uid_next bigint, highest_modseq bigint, message_count int, unseen_count int, state bytea,
-               uidvalidity bigint, deleted_count int, total_size bigint, expunge_floor bigint)
+               uidvalidity bigint, deleted_count int, total_size bigint, expunge_floor bigint, rights int)
 LANGUAGE plpgsql STABLE ROWS 1
 SET search_path = sora, public SET plan_cache_mode = force_generic_plan
 SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
@@ -25,7 +25,8 @@ BEGIN
        UNION ALL
        SELECT int4send(v.block_no) || '\x0000'::bytea || bit_send(v.bits) FROM message_viewer_seen v
        WHERE v.account_id = p_account_id AND v.mailbox_id = p_mailbox_id AND v.viewer_id = p_viewer_id) q),
-    m.uidvalidity, t.deleted_count, t.total_size, t.expunge_floor
+    m.uidvalidity, t.deleted_count, t.total_size, t.expunge_floor,
+    mailbox_rights(p_account_id, p_mailbox_id, coalesce(p_viewer_id, p_account_id))
   FROM mailbox_stats t JOIN mailboxes m USING (account_id, mailbox_id)
   WHERE t.account_id = p_account_id AND t.mailbox_id = p_mailbox_id AND m.deleted_at IS NULL;
 END $$;
@@ -33,7 +34,7 @@ END $$;
 -- The blocks that changed after p_since, whole; state NULL if none did.
 CREATE FUNCTION mailbox_delta(p_account_id bigint, p_mailbox_id bigint, p_since bigint, p_viewer_id bigint DEFAULT NULL)
 RETURNS TABLE (uid_next bigint, highest_modseq bigint, message_count int, unseen_count int, state bytea,
-               uidvalidity bigint, deleted_count int, total_size bigint, expunge_floor bigint)
+               uidvalidity bigint, deleted_count int, total_size bigint, expunge_floor bigint, rights int)
 LANGUAGE plpgsql STABLE ROWS 1
 SET search_path = sora, public SET plan_cache_mode = force_generic_plan
 SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
@@ -66,18 +67,20 @@ BEGIN
           SELECT i.bits FROM message_viewer_seen i
           WHERE i.account_id = p_account_id AND i.mailbox_id = p_mailbox_id AND i.viewer_id = p_viewer_id
             AND i.block_no = b.block_no OFFSET 0) l) q) END,
-    m.uidvalidity, t.deleted_count, t.total_size, t.expunge_floor
+    m.uidvalidity, t.deleted_count, t.total_size, t.expunge_floor,
+    mailbox_rights(p_account_id, p_mailbox_id, coalesce(p_viewer_id, p_account_id))
   FROM mailbox_stats t JOIN mailboxes m USING (account_id, mailbox_id)
   WHERE t.account_id = p_account_id AND t.mailbox_id = p_mailbox_id AND m.deleted_at IS NULL;
 END $$;
 
 -- All that SELECT needs, by name: the mailbox, its picture, and what is \Recent (see claim_recent). The caller may hold a
 -- picture: of p_known_id, as it was at p_since. If that is this mailbox, state is the delta to it; else it is `whole`. No
--- row: no such mailbox; one that cannot be selected has no picture.
-CREATE FUNCTION open_mailbox(p_account_id bigint, p_name text, p_known_id bigint, p_since bigint, p_claim boolean)
+-- row: no such mailbox; one that cannot be selected has no picture. \Recent is the owner's: a viewer claims nothing.
+CREATE FUNCTION open_mailbox(p_account_id bigint, p_name text, p_known_id bigint, p_since bigint, p_claim boolean,
+  p_viewer_id bigint DEFAULT NULL)
 RETURNS TABLE (mailbox_id bigint, noselect boolean, recent_uid bigint, whole boolean,
                uid_next bigint, highest_modseq bigint, message_count int, unseen_count int, state bytea,
-               uidvalidity bigint, deleted_count int, total_size bigint, expunge_floor bigint)
+               uidvalidity bigint, deleted_count int, total_size bigint, expunge_floor bigint, rights int)
 LANGUAGE plpgsql ROWS 1 SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 BEGIN
@@ -91,13 +94,14 @@ BEGIN
     NULL;
   ELSIF whole THEN
     SELECT * INTO uid_next, highest_modseq, message_count, unseen_count, state, uidvalidity, deleted_count, total_size,
-      expunge_floor FROM mailbox_state(p_account_id, open_mailbox.mailbox_id);
+      expunge_floor, rights FROM mailbox_state(p_account_id, open_mailbox.mailbox_id, p_viewer_id);
   ELSE
     SELECT * INTO uid_next, highest_modseq, message_count, unseen_count, state, uidvalidity, deleted_count, total_size,
-      expunge_floor FROM mailbox_delta(p_account_id, p_known_id, p_since);
+      expunge_floor, rights FROM mailbox_delta(p_account_id, p_known_id, p_since, p_viewer_id);
   END IF;
   IF uid_next IS NOT NULL THEN
-    SELECT c.recent_after INTO recent_uid FROM claim_recent(p_account_id, open_mailbox.mailbox_id, p_claim) c;
+    SELECT c.recent_after INTO recent_uid FROM claim_recent(p_account_id, open_mailbox.mailbox_id,
+      p_claim AND rights & 2 = 2 AND p_viewer_id IS NULL) c;
   END IF;
   RETURN NEXT;
 END $$;

@@ -5,6 +5,7 @@ Every one is a plain `int` at run time; the type checker keeps a UID from being 
 
 from __future__ import annotations
 
+import enum
 from typing import Final, NewType
 
 AccountId = NewType("AccountId", int)
@@ -19,6 +20,26 @@ ModSeq = NewType("ModSeq", int)
 UidValidity = NewType("UidValidity", int)
 
 MAX_UID: Final = 4_294_967_295
+
+
+class Rights(enum.IntFlag):
+    """What somebody may do in a mailbox (RFC 4314 §2.1); the bits are those of the database."""
+
+    LOOKUP = 1
+    READ = 2
+    SEEN = 4
+    WRITE = 8
+    INSERT = 16
+    POST = 32
+    CREATE = 64
+    DELETE_MAILBOX = 128
+    DELETE_MESSAGES = 256
+    EXPUNGE = 512
+    ADMINISTER = 1024
+
+
+ALL_RIGHTS: Final = Rights(2047)
+NO_RIGHTS: Final = Rights(0)
 
 # Flag numbers are the bitmap planes of `message_flags`: system flags first, keywords of the account from 16 on.
 SEEN: Final = 0

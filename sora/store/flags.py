@@ -63,6 +63,7 @@ class FlagEdit(Struct, frozen=True):
     clear: list[int]
     replace: bool = False
     unchanged_since: int | None = None
+    viewer_id: AccountId | None = None
 
 
 class _Asked(Struct):
@@ -161,17 +162,17 @@ class FlagLanes:
 # nothing is called where it was not had.
 _MANY: Final = """
     SELECT e.ord, e.mine, f.* FROM (
-      SELECT *, $9 OR try_lock_mailbox(mailbox) AS mine FROM unnest(
-        $1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::boolean[], $8::bigint[])
-        WITH ORDINALITY e (account, mailbox, lows, highs, set, clear, replace, since, ord) OFFSET 0) e
+      SELECT *, $10 OR try_lock_mailbox(mailbox) AS mine FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[],
+        $5::text[], $6::text[], $7::boolean[], $8::bigint[], $9::bigint[])
+        WITH ORDINALITY e (account, mailbox, lows, highs, set, clear, replace, since, viewer, ord) OFFSET 0) e
     LEFT JOIN LATERAL (
       SELECT * FROM store_flags(e.account, e.mailbox, e.lows::bigint[], e.highs::bigint[], e.set::int2[],
-        e.clear::int2[], e.replace, e.since) WHERE e.mine OFFSET 0) f ON true
+        e.clear::int2[], e.replace, e.since, e.viewer) WHERE e.mine OFFSET 0) f ON true
 """
 _ONE: Final = """
-    SELECT e.mine, f.* FROM (SELECT $9 OR try_lock_mailbox($2) AS mine OFFSET 0) e
+    SELECT e.mine, f.* FROM (SELECT $10 OR try_lock_mailbox($2) AS mine OFFSET 0) e
     LEFT JOIN LATERAL (
-      SELECT * FROM store_flags($1, $2, $3, $4, $5, $6, $7, $8) WHERE e.mine OFFSET 0) f ON true
+      SELECT * FROM store_flags($1, $2, $3, $4, $5, $6, $7, $8, $9) WHERE e.mine OFFSET 0) f ON true
 """
 
 

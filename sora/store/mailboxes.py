@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from msgspec import Struct
 
-from sora.errors import InvalidName, NotFound
-from sora.store.messages import MailboxState
-from sora.types import AccountId, MailboxId, ModSeq, Uid, UidValidity
+from sora.errors import InvalidName, NoPermission, NotFound
+from sora.store.messages import MailboxState, read_state
+from sora.types import ALL_RIGHTS, AccountId, MailboxId, ModSeq, Rights, Uid, UidValidity
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from asyncpg import Record
 
@@ -37,6 +37,7 @@ class Mailbox(Struct, frozen=True):
         special_use: `\\Sent` … (RFC 6154), or None.
         noselect: a name that only has mailboxes below it.
         recent_uid: highest UID that some session was told of as recent (RFC 3501 §2.3.2).
+        rights: of the account that asked.
     """
 
     mailbox_id: MailboxId
@@ -45,6 +46,7 @@ class Mailbox(Struct, frozen=True):
     special_use: str | None = None
     noselect: bool = False
     recent_uid: Uid = Uid(0)
+    rights: Rights = ALL_RIGHTS
 
 
 class Opened(Struct, frozen=True):
@@ -88,6 +90,7 @@ class Status(Struct, frozen=True):
         size: octets of all messages.
         recent: messages that no session was told of as recent; None if not asked for.
         deleted_size: octets of the messages with \\Deleted; None if not asked for.
+        rights: of the account that asked, whose unseen messages are counted.
     """
 
     mailbox_id: MailboxId
@@ -101,6 +104,7 @@ class Status(Struct, frozen=True):
     size: int
     recent: int | None = None
     deleted_size: int | None = None
+    rights: Rights = ALL_RIGHTS
 
 
 class ListedMailbox(Struct, frozen=True):
@@ -155,8 +159,12 @@ class Mailboxes:
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    async def find(self, account_id: AccountId, name: str) -> Mailbox | None:
-        """One mailbox by name; None if there is none, also for a name that cannot be."""
+    async def find(self, account_id: AccountId, name: str, actor_id: AccountId | None = None) -> Mailbox | None:
+        """One mailbox by name; None if there is none, also for a name that cannot be.
+
+        Args:
+            actor_id: whose rights are wanted; None: nobody's, all are there.
+        """
         try:
             wanted = canonical_name(name)
         except InvalidName:
@@ -164,26 +172,28 @@ class Mailboxes:
         row = await self._db.fetchrow(
             """
             SELECT m.mailbox_id, m.name, m.uidvalidity, m.special_use, m.noselect,
-              coalesce(r.recent_uid, 0) AS recent_uid
+              coalesce(r.recent_uid, 0) AS recent_uid,
+              CASE WHEN $3::bigint IS NULL THEN 2047 ELSE mailbox_rights($1, m.mailbox_id, $3) END AS rights
             FROM mailboxes m LEFT JOIN mailbox_recent r USING (account_id, mailbox_id)
             WHERE m.account_id = $1 AND m.name = $2 AND m.deleted_at IS NULL
             """,
             account_id,
             wanted,
+            actor_id,
         )
-        return None if row is None else Mailbox(**row)
+        return None if row is None else _mailbox(row.values())
 
-    async def find_target(self, account_id: AccountId, name: str) -> Target | None:
+    async def find_target(self, account_id: AccountId, name: str, actor_id: AccountId | None = None) -> Target | None:
         """As `find`, with the room that is left; the usage is only added up where there is a limit."""
         try:
             wanted = canonical_name(name)
         except InvalidName:
             return None
-        row = await self._db.fetchrow(_FIND_TARGET, account_id, wanted)
+        row = await self._db.fetchrow(_FIND_TARGET, account_id, wanted, actor_id)
         if row is None:
             return None
         *columns, bytes_left, messages_left = row.values()
-        return Target(Mailbox(*columns), bytes_left, messages_left)
+        return Target(_mailbox(columns), bytes_left, messages_left)
 
     async def get(self, account_id: AccountId, name: str) -> Mailbox:
         """One mailbox by name.
@@ -197,28 +207,38 @@ class Mailboxes:
         return found
 
     async def open(
-        self, account_id: AccountId, name: str, known: tuple[MailboxId, int] | None, *, claim: bool
+        self,
+        account_id: AccountId,
+        name: str,
+        known: tuple[MailboxId, int] | None,
+        viewer_id: AccountId | None = None,
+        *,
+        claim: bool,
     ) -> Opened:
         """What SELECT needs of a mailbox, by name; one statement.
 
         Args:
             known: a mailbox whose picture the caller holds, and the modseq of that picture.
-            claim: the messages are shown to a session as recent, and to no other one.
+            viewer_id: who opens it, if not the owner.
+            claim: the messages are shown to a session as recent, and to no other one; the owner's sessions alone.
 
         Raises:
-            NotFound: there is none, or it cannot be selected.
+            NotFound: there is none, or it cannot be selected, or is not for the viewer to see.
+            NoPermission: it is not for the viewer to read.
         """
         known_id, since = known or (None, None)
         row = await self._db.fetchrow(
-            "SELECT * FROM open_mailbox($1, $2, $3, $4, $5)",
-            account_id, _canonical_or_empty(name), known_id, since, claim,
+            "SELECT * FROM open_mailbox($1, $2, $3, $4, $5, $6)",
+            account_id, _canonical_or_empty(name), known_id, since, claim, viewer_id,
         )  # fmt: skip
-        if row is not None and row["noselect"]:
+        if row is not None and row["noselect"] and viewer_id is None:
             raise NotFound("This name only has mailboxes below it")
-        if row is None or row["uid_next"] is None:
+        if row is None or row["uid_next"] is None or not row["rights"] & Rights.LOOKUP:
             raise NotFound("No such mailbox")
+        if not row["rights"] & Rights.READ:
+            raise NoPermission
         mailbox_id, _, recent_uid, whole, *state = row.values()
-        return Opened(MailboxId(mailbox_id), Uid(recent_uid), whole, MailboxState(*state))
+        return Opened(MailboxId(mailbox_id), Uid(recent_uid), whole, read_state(state))
 
     async def list(self, account_id: AccountId) -> _Listing:
         """Everything LIST, LSUB and LIST-STATUS ask of an account, in byte order of the names; one query.
@@ -230,11 +250,18 @@ class Mailboxes:
         return [_listed(row, row["name"] in parents) for row in rows]
 
     async def status(
-        self, account_id: AccountId, names: Sequence[str], *, recent: bool = False, deleted_size: bool = False
+        self,
+        account_id: AccountId,
+        names: Sequence[str],
+        actor_id: AccountId | None = None,
+        *,
+        recent: bool = False,
+        deleted_size: bool = False,
     ) -> dict[str, Status | None]:
         """Counters of many mailboxes in one query.
 
         Args:
+            actor_id: who asks; None: somebody with all rights, who sees what the owner sees.
             recent: count recent messages too.
             deleted_size: add up the messages with \\Deleted too (RFC 9208 §4.1.4).
 
@@ -242,8 +269,8 @@ class Mailboxes:
             By name as given; None: no such mailbox, or one that cannot be selected.
         """
         asked = {name: _canonical_or_empty(name) for name in names}
-        rows = await self._db.fetch(_STATUS, account_id, list(set(asked.values())), recent, deleted_size)
-        found = {row["name"]: _status(row, row["recent"], row["deleted_size"]) for row in rows}
+        rows = await self._db.fetch(_STATUS, account_id, list(set(asked.values())), recent, deleted_size, actor_id)
+        found = {row["name"]: _status(row, row["recent"], row["deleted_size"], Rights(row["rights"])) for row in rows}
         return {name: found.get(canonical) for name, canonical in asked.items()}
 
     async def create(self, account_id: AccountId, name: str, special_use: str | None = None) -> Mailbox:
@@ -333,6 +360,7 @@ class Mailboxes:
 
 _FIND_TARGET: Final = """
     SELECT m.mailbox_id, m.name, m.uidvalidity, m.special_use, m.noselect,
+      0 AS recent_uid, CASE WHEN $3::bigint IS NULL THEN 2047 ELSE mailbox_rights($1, m.mailbox_id, $3) END AS rights,
       l.bytes - u.bytes AS bytes_left, l.messages - u.messages AS messages_left
     FROM mailboxes m
     LEFT JOIN account_limits l
@@ -341,8 +369,11 @@ _FIND_TARGET: Final = """
     WHERE m.account_id = $1 AND m.name = $2 AND m.deleted_at IS NULL
 """
 _STATUS: Final = """
-    SELECT m.mailbox_id, m.name, m.uidvalidity, t.uid_next, t.highest_modseq, t.message_count, t.unseen_count,
-      t.deleted_count, t.total_size, CASE WHEN $3 THEN (
+    SELECT m.mailbox_id, m.name, m.uidvalidity, t.uid_next, t.highest_modseq, t.message_count,
+      CASE WHEN $5::bigint <> $1::bigint THEN viewer_unseen($1, m.mailbox_id, $5)::int ELSE t.unseen_count END
+        AS unseen_count,
+      CASE WHEN $5 IS NULL THEN 2047 ELSE mailbox_rights($1, m.mailbox_id, $5) END AS rights,
+      t.deleted_count, t.total_size, CASE WHEN $3 AND coalesce($5, $1) = $1 THEN (
         SELECT coalesce(sum(CASE WHEN s.block_no > r.first >> 10 THEN s.n
                                  ELSE bit_count(s.live & range_mask((r.first & 1023)::int, 1023)) END), 0)::bigint
         FROM message_sequences s
@@ -387,6 +418,12 @@ def _one(row: Record | None) -> Record:
     return row
 
 
+def _mailbox(values: Iterable[Any]) -> Mailbox:
+    columns = [*values]
+    columns[-1] = Rights(columns[-1])
+    return Mailbox(*columns)
+
+
 def _canonical_or_empty(name: str) -> str:
     try:
         return canonical_name(name)
@@ -420,7 +457,9 @@ def _listed(row: Record, has_children: bool) -> ListedMailbox:
     )
 
 
-def _status(row: Record, recent: int | None = None, deleted_size: int | None = None) -> Status:
+def _status(
+    row: Record, recent: int | None = None, deleted_size: int | None = None, rights: Rights = ALL_RIGHTS
+) -> Status:
     return Status(
         mailbox_id=MailboxId(row["mailbox_id"]),
         name=row["name"],
@@ -433,6 +472,7 @@ def _status(row: Record, recent: int | None = None, deleted_size: int | None = N
         size=row["total_size"],
         recent=recent,
         deleted_size=deleted_size,
+        rights=rights,
     )
 
 

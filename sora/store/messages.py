@@ -17,10 +17,10 @@ from msgspec import Struct
 from sora.errors import NotFound
 from sora.store.copies import INLINE_BYTES, add_parts
 from sora.store.flags import FlagChange, FlagEdit, FlagLanes
-from sora.types import MAX_UID, AccountId, ContentId, MailboxId, ModSeq, Uid, UidValidity
+from sora.types import ALL_RIGHTS, MAX_UID, AccountId, ContentId, MailboxId, ModSeq, Rights, Uid, UidValidity
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 
     from asyncpg import Record
 
@@ -41,8 +41,11 @@ MAX_EXPUNGE: Final = 50_000
 class MailboxState(Struct, frozen=True):
     """A mailbox in one database snapshot; `state` has the record format of `viewcols.Snapshot.load`.
 
+    With a viewer, who is not the owner, \\Seen is the viewer's own.
+
     Attributes:
         state: all blocks, or in a delta the changed ones; None: there are none.
+        rights: of the viewer, or of the owner if there is none.
     """
 
     uid_next: Uid
@@ -54,6 +57,7 @@ class MailboxState(Struct, frozen=True):
     deleted_count: int = 0
     total_size: int = 0
     expunge_floor: ModSeq = ModSeq(0)
+    rights: Rights = ALL_RIGHTS
 
 
 class NewMessage(Struct, frozen=True, kw_only=True):
@@ -148,21 +152,31 @@ class Messages:
 
     # ── state ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def state(self, account_id: AccountId, mailbox_id: MailboxId) -> MailboxState:
+    async def state(
+        self, account_id: AccountId, mailbox_id: MailboxId, viewer_id: AccountId | None = None
+    ) -> MailboxState:
         """Everything a session must know of a mailbox, in one row.
 
         Raises:
             NotFound: the mailbox is gone.
         """
-        return _state(await self._db.fetchrow("SELECT * FROM mailbox_state($1, $2)", account_id, mailbox_id))
+        return _state(
+            await self._db.fetchrow("SELECT * FROM mailbox_state($1, $2, $3)", account_id, mailbox_id, viewer_id)
+        )
 
-    async def delta(self, account_id: AccountId, mailbox_id: MailboxId, since: int) -> MailboxState:
+    async def delta(
+        self, account_id: AccountId, mailbox_id: MailboxId, since: int, viewer_id: AccountId | None = None
+    ) -> MailboxState:
         """The blocks that changed after modseq *since*, whole.
 
         Raises:
             NotFound: the mailbox is gone.
         """
-        return _state(await self._db.fetchrow("SELECT * FROM mailbox_delta($1, $2, $3)", account_id, mailbox_id, since))
+        return _state(
+            await self._db.fetchrow(
+                "SELECT * FROM mailbox_delta($1, $2, $3, $4)", account_id, mailbox_id, since, viewer_id
+            )
+        )
 
     # ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -319,18 +333,22 @@ class Messages:
         clear: Sequence[int] = (),
         replace: bool = False,
         unchanged_since: int | None = None,
+        viewer_id: AccountId | None = None,
     ) -> FlagChange:
         """Set and clear flags; `replace`: clear every other one too (STORE, RFC 9051 §6.4.6).
 
         Args:
             uids: those that are gone are skipped.
             unchanged_since: leave messages alone that changed after this modseq (RFC 7162 §3.1.3); 0 is a value.
+            viewer_id: one who is not the owner, and whose own \\Seen is meant.
 
         Raises:
             NotFound: the mailbox is gone.
         """
         lows, highs = uids.bounds()
-        edit = FlagEdit(account_id, mailbox_id, lows, highs, list(set), list(clear), replace, unchanged_since)
+        edit = FlagEdit(
+            account_id, mailbox_id, lows, highs, list(set), list(clear), replace, unchanged_since, viewer_id
+        )
         return await self._flags.store(edit)
 
     async def expunge(
@@ -479,7 +497,14 @@ def _witness(message: NewMessage, row: Record | None) -> Delivered | None:
 def _state(row: Record | None) -> MailboxState:
     if row is None:
         raise NotFound("No such mailbox")
-    return MailboxState(**row)
+    return read_state(row.values())
+
+
+def read_state(values: Iterable[Any]) -> MailboxState:
+    """The columns of `mailbox_state` and `mailbox_delta`, in their order."""
+    columns = [*values]
+    columns[-1] = Rights(columns[-1])
+    return MailboxState(*columns)
 
 
 def _select(columns: Sequence[str]) -> str:

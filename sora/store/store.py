@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sora.store.accounts import Accounts
+from sora.store.acl import Acl
 from sora.store.domains import Domains
 from sora.store.leases import Leases
 from sora.store.mailboxes import Mailboxes
@@ -23,11 +24,12 @@ class Store:
         db: for what has no repository of its own.
     """
 
-    __slots__ = ("accounts", "db", "domains", "leases", "mailboxes", "messages", "object_ids", "search")
+    __slots__ = ("accounts", "acl", "db", "domains", "leases", "mailboxes", "messages", "object_ids", "search")
 
     def __init__(self, db: Database) -> None:
         self.db = db
         self.accounts = Accounts(db)
+        self.acl = Acl(db)
         self.domains = Domains(db)
         self.leases = Leases(db)
         self.mailboxes = Mailboxes(db)

@@ -9,12 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from sora._native.seqset import UidSet
-from sora.errors import BadSyntax, LimitExceeded, NotFound, OverQuota, Refused, SoraError, TooBig
+from sora.errors import BadSyntax, InvalidName, LimitExceeded, NotFound, OverQuota, Refused, SoraError, TooBig
+from sora.protocols.imap.places import Place, allowed, place_of, require
 from sora.protocols.imap.replies import Reply, TryCreate
 from sora.protocols.imap.transfer import known
 from sora.services import intake
 from sora.services.delivery import AppendItem
 from sora.services.intake import Intake
+from sora.types import Rights
 from sora.wire import imap_commands as wire
 from sora.wire import imap_responses as responses
 
@@ -37,16 +39,20 @@ class Appending:
 
     Attributes:
         line: The command being read, one object from its first literal to its last.
+        place: Whose mailbox they go to.
         target: Where the messages shall go, and the room there when the first one was announced.
         count: Messages announced so far.
         size: Their octets.
         error: Why they cannot be stored; None while they can.
     """
 
-    __slots__ = ("_held", "_in_turn", "_intake", "_staging", "_taken", "count", "error", "line", "size", "target")
+    __slots__ = (
+        "_held", "_in_turn", "_intake", "_staging", "_taken", "count", "error", "line", "place", "size", "target",
+    )  # fmt: skip
 
-    def __init__(self, line: Line, target: Target, staging: Staging) -> None:
+    def __init__(self, line: Line, place: Place, target: Target, staging: Staging) -> None:
         self.line = line
+        self.place = place
         self.target = target
         self.count = 0
         self.size = 0
@@ -162,16 +168,21 @@ async def check_message(s: Session, line: Line, literal: NeedLiteral) -> Appendi
         mark = line.cursor.mark()
         cmd = wire.parse_append(line.cursor)
         line.cursor.reset(mark)
-        s.appending = Appending(line, await _target(s, cmd.mailbox), s.node.staging)
+        s.appending = Appending(line, *await _target(s, cmd.mailbox), s.node.staging)
     s.appending.announce(literal.size, limit)
     return s.appending
 
 
-async def _target(s: Session, name: str) -> Target:
-    target = await s.node.store.mailboxes.find_target(s.account_id, name)
-    if target is None or target.mailbox.noselect:
+async def _target(s: Session, name: str) -> tuple[Place, Target]:
+    try:
+        place = await place_of(s, name)
+    except (NotFound, InvalidName):
+        raise TryCreate from None
+    target = await s.node.store.mailboxes.find_target(place.owner_id, place.name, s.account_id)
+    if target is None or target.mailbox.noselect or not target.mailbox.rights & Rights.LOOKUP:
         raise TryCreate
-    return target
+    require(target.mailbox.rights, Rights.INSERT)
+    return place, target
 
 
 async def append(s: Session, cmd: wire.Append) -> Reply:
@@ -196,16 +207,20 @@ async def _store(s: Session, cmd: wire.Append, appending: Appending) -> Reply:
         raise BadSyntax("APPEND needs a message, as a literal")
     if appending.error is not None:
         raise appending.error
-    items = [await _item(s, item, data) for item, data in zip(cmd.items, await appending.messages(), strict=True)]
+    items = [
+        await _item(s, appending, item, data) for item, data in zip(cmd.items, await appending.messages(), strict=True)
+    ]
     try:
-        result = await known(s.node.delivery.append(s.account_id, appending.target.mailbox.mailbox_id, items))
+        result = await known(
+            s.node.delivery.append(appending.place.owner_id, appending.target.mailbox.mailbox_id, items)
+        )
     except NotFound:
         raise TryCreate from None
     return Reply(code=responses.appenduid(result.uidvalidity, UidSet.from_numbers(result.uids)))
 
 
-async def _item(s: Session, item: wire.AppendItem, data: Octets) -> AppendItem:
+async def _item(s: Session, appending: Appending, item: wire.AppendItem, data: Octets) -> AppendItem:
     if not data:
         raise Refused("A message needs at least one octet")
-    numbers = await s.server.keywords.of(s.account_id).numbers(item.flags)
-    return AppendItem(data, tuple(numbers), item.internal_date)
+    numbers = await s.server.keywords.of(appending.place.owner_id).numbers(item.flags)
+    return AppendItem(data, allowed(appending.target.mailbox.rights, numbers), item.internal_date)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Final
 from sora.errors import BadSyntax, LimitExceeded, NotFound, Unavailable
 from sora.protocols.imap.objectids import mailbox_id
 from sora.protocols.imap.patterns import INBOX, Pattern, parents
-from sora.protocols.imap.replies import Reply, UseAttribute
+from sora.protocols.imap.places import find, place_of, require, require_parent
+from sora.protocols.imap.replies import Cannot, Reply, UseAttribute
 from sora.protocols.imap.view import GONE
 from sora.store.mailboxes import ListedMailbox
-from sora.types import UidValidity
+from sora.types import Rights, UidValidity
 from sora.wire import imap_responses as responses
 
 if TYPE_CHECKING:
@@ -35,31 +36,38 @@ async def create(s: Session, cmd: wire.Create) -> Reply:
     if len(cmd.special_use) > 1 or not SPECIAL_USES.issuperset(cmd.special_use):
         raise UseAttribute("A mailbox may have one special use of " + b" ".join(sorted(SPECIAL_USES)).decode())
     special_use = cmd.special_use[0].decode() if cmd.special_use else None
-    created = await s.node.store.mailboxes.create(s.account_id, cmd.mailbox, special_use)
+    place = await place_of(s, cmd.mailbox)
+    await require_parent(s, place)
+    created = await s.node.store.mailboxes.create(place.owner_id, place.name, special_use)
     return Reply(code=b"MAILBOXID " + mailbox_id(created.mailbox_id))
 
 
 async def delete(s: Session, cmd: wire.Delete) -> None:
     """RFC 9051 §6.3.5. Sessions that have it selected end with BYE (RFC 2180 §3.3); this one just leaves it."""
-    mailbox_id = await s.node.store.mailboxes.delete(s.account_id, cmd.mailbox)
+    place = (await find(s, cmd.mailbox, Rights.DELETE_MAILBOX)).place
+    mailbox_id = await s.node.store.mailboxes.delete(place.owner_id, place.name)
     if s.selection is not None and s.view.view.mailbox_id == mailbox_id:
         s.unselect()
-    s.server.views.deleted(s.account_id, mailbox_id)
-    s.node.changes.publish(s.account_id, mailbox_id, GONE)
+    s.server.views.deleted(place.owner_id, mailbox_id)
+    s.node.changes.publish(place.owner_id, mailbox_id, GONE)
 
 
 async def rename(s: Session, cmd: wire.Rename) -> None:
     """RFC 9051 §6.3.6; of INBOX only the messages go, which those who have it selected must hear."""
     boxes = s.node.store.mailboxes
-    await boxes.rename(s.account_id, cmd.source, cmd.target)
-    if cmd.source.upper() != INBOX:
+    source, target = (await find(s, cmd.source, Rights.DELETE_MAILBOX)).place, await place_of(s, cmd.target)
+    if source.owner_id != target.owner_id:
+        raise Cannot("A mailbox stays with its owner")
+    await require_parent(s, target)
+    await boxes.rename(source.owner_id, source.name, target.name)
+    if source.name.upper() != INBOX:
         return
     try:
-        inbox = (await boxes.status(s.account_id, [INBOX]))[INBOX]
+        inbox = (await boxes.status(source.owner_id, [INBOX]))[INBOX]
     except Unavailable:
         return  # it is done; the others find out by their polls
     if inbox is not None:
-        s.node.changes.publish(s.account_id, inbox.mailbox_id, inbox.highest_modseq)
+        s.node.changes.publish(source.owner_id, inbox.mailbox_id, inbox.highest_modseq)
 
 
 async def subscribe(s: Session, cmd: wire.Subscribe) -> None:
@@ -112,7 +120,7 @@ async def list_(s: Session, cmd: imap_list.List) -> None:
         box = chosen[name]
         s.write(_list_line(box, cmd, child_info=name in below))
         if cmd.status is not None and (found := counts.get(box.name)) is not None and _passes(box, cmd.select):
-            s.write(_status_line(s, found, cmd.status))
+            s.write(_status_line(s, found.name, found, cmd.status))
         await s.breathe()
 
 
@@ -166,7 +174,7 @@ async def _list_counts(
     extras = _extras(items)
     if any(extras.values()):
         names = [box.name for box in chosen if box.exists and not box.noselect]
-        return await s.node.store.mailboxes.status(s.account_id, names, **extras)
+        return await s.node.store.mailboxes.status(s.account_id, names, s.account_id, **extras)
     return {box.name: box.status for box in chosen if not box.noselect}
 
 
@@ -211,11 +219,13 @@ async def status(s: Session, cmd: imap_list.Status) -> None:
         BadSyntax: An item of an extension that is not offered.
     """
     _require_offered(s, cmd.items)
-    counts = await s.node.store.mailboxes.status(s.account_id, [cmd.mailbox], **_extras(cmd.items))
-    found = counts[cmd.mailbox]
+    place = await place_of(s, cmd.mailbox)
+    counts = await s.node.store.mailboxes.status(place.owner_id, [place.name], s.account_id, **_extras(cmd.items))
+    found = counts[place.name]
     if found is None:
         raise NotFound("No such mailbox")
-    s.write(_status_line(s, found, cmd.items))
+    require(found.rights, Rights.READ)
+    s.write(_status_line(s, place.prefix + found.name, found, cmd.items))
 
 
 def _require_offered(s: Session, items: Iterable[str]) -> None:
@@ -229,7 +239,7 @@ def _extras(items: Iterable[str]) -> dict[str, bool]:
     return {"recent": "RECENT" in items, "deleted_size": "DELETED-STORAGE" in items}
 
 
-def _status_line(s: Session, found: Status, items: Iterable[str]) -> bytes:
+def _status_line(s: Session, name: str, found: Status, items: Iterable[str]) -> bytes:
     limit = b"%d" % s.limits.message_size
     values = ((item, limit if item == "APPENDLIMIT" else STATUS_ITEMS[item](found)) for item in items)
-    return responses.status_line(found.name, values)
+    return responses.status_line(name, values)

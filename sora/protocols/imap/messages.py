@@ -422,7 +422,7 @@ async def _change_flags(s: Session, uids: UidSet, edit: FlagEdit, *, tell: bool)
     selection = s.view
     view = selection.view
     change = await s.node.store.messages.store_flags(
-        view.account_id, view.mailbox_id, uids, edit.set, edit.clear, edit.replace
+        view.account_id, view.mailbox_id, uids, edit.set, edit.clear, edit.replace, viewer_id=view.viewer_id
     )
     selection.changed(change, edit, uids if tell else NO_UIDS)
     s.node.changes.publish(view.account_id, view.mailbox_id, change.modseq)

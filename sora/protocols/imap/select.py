@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from sora.errors import BadSyntax, NotFound, Unavailable
 from sora.protocols.imap.objectids import mailbox_id
+from sora.protocols.imap.places import place_of
 from sora.protocols.imap.replies import Reply
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ async def select(s: Session, cmd: wire.Select) -> Reply:
     if cmd.condstore or cmd.qresync is not None:
         raise BadSyntax("CONDSTORE and QRESYNC are not offered here")
     s.unselect()
-    selection = await s.server.views.select(s.account_id, cmd.mailbox, read_only=cmd.read_only)
+    place = await place_of(s, cmd.mailbox)
+    selection = await s.server.views.select(place.owner_id, place.name, place.viewer_id, read_only=cmd.read_only)
     s.select(selection)
     told = selection.told
     s.write(b"* FLAGS %s\r\n" % selection.flags_list())
@@ -56,9 +58,9 @@ async def close(s: Session, _cmd: wire.Close) -> None:
     selection = s.view
     if not selection.read_only:
         view = selection.view
-        done = await s.node.store.messages.expunge(s.account_id, view.mailbox_id, None)
+        done = await s.node.store.messages.expunge(view.account_id, view.mailbox_id, None)
         if done.uids:
-            s.node.changes.publish(s.account_id, view.mailbox_id, done.modseq)
+            s.node.changes.publish(view.account_id, view.mailbox_id, done.modseq)
     s.unselect()
 
 

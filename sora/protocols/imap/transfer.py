@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, TypeVar
 from sora._native.seqset import UidSet
 from sora.crashpoints import crash_point
 from sora.errors import DatabaseDown, Expunged, NotFound, OutcomeUnknown
+from sora.protocols.imap.places import find
 from sora.protocols.imap.replies import ReadOnly, Reply, TryCreate
+from sora.types import Rights
 from sora.wire import imap_responses as responses
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
+    from sora.protocols.imap.places import Found
     from sora.protocols.imap.session import Session
-    from sora.store.mailboxes import Mailbox
     from sora.store.messages import CopyResult
     from sora.wire import imap_commands as wire
 
@@ -36,16 +38,20 @@ async def known(work: Awaitable[_T]) -> _T:
         raise
 
 
-async def target_of(s: Session, name: str) -> Mailbox:
+async def target_of(s: Session, name: str) -> Found:
     """The mailbox that messages shall go to.
 
     Raises:
         TryCreate: There is none, or it cannot hold messages.
+        NoPermission: The right i is missing.
     """
-    mailbox = await s.node.store.mailboxes.find(s.account_id, name)
-    if mailbox is None or mailbox.noselect:
+    try:
+        found = await find(s, name, Rights.INSERT)
+    except NotFound:
+        raise TryCreate from None
+    if found.mailbox.noselect:
         raise TryCreate
-    return mailbox
+    return found
 
 
 async def copy(s: Session, cmd: wire.Copy) -> Reply | None:
@@ -57,13 +63,15 @@ async def copy(s: Session, cmd: wire.Copy) -> Reply | None:
         return None
     crash_point("copy.chosen")
     try:
-        done = await known(s.node.store.messages.copy(s.account_id, view.mailbox_id, uids, target.mailbox_id))
+        done = await known(
+            s.node.store.messages.copy(view.account_id, view.mailbox_id, uids, target.mailbox.mailbox_id)
+        )
     except NotFound:
         raise TryCreate from None
     crash_point("copy.committed")
     if not done.source_uids:
         return None
-    s.node.changes.publish(s.account_id, target.mailbox_id, done.target_modseq)
+    s.node.changes.publish(target.place.owner_id, target.mailbox.mailbox_id, done.target_modseq)
     return Reply(code=_copyuid(done))
 
 
@@ -79,17 +87,21 @@ async def move(s: Session, cmd: wire.Move) -> None:
         return
     crash_point("move.chosen")
     try:
-        done = await known(s.node.store.messages.move(s.account_id, view.mailbox_id, uids, target.mailbox_id))
+        done = await known(
+            s.node.store.messages.move(view.account_id, view.mailbox_id, uids, target.mailbox.mailbox_id)
+        )
     except NotFound:
         raise TryCreate from None
     crash_point("move.committed")
     if not done.source_uids:
         return
     s.write(b"* OK [%s] Moved\r\n" % _copyuid(done))
-    if target.mailbox_id != view.mailbox_id:  # else the same modseq brings the copies: only the database has it all
+    if (
+        target.mailbox.mailbox_id != view.mailbox_id
+    ):  # else the same modseq brings the copies: only the database has it all
         view.expunged(done.source_modseq, done.source_uids)
-    s.node.changes.publish(s.account_id, view.mailbox_id, done.source_modseq)
-    s.node.changes.publish(s.account_id, target.mailbox_id, done.target_modseq)
+    s.node.changes.publish(view.account_id, view.mailbox_id, done.source_modseq)
+    s.node.changes.publish(target.place.owner_id, target.mailbox.mailbox_id, done.target_modseq)
 
 
 async def _still_there(s: Session, cmd: wire.Copy | wire.Move) -> UidSet:
@@ -131,8 +143,8 @@ async def expunge(s: Session, cmd: wire.Expunge) -> None:
     if uids is not None and not uids:
         return
     crash_point("expunge.chosen")
-    done = await s.node.store.messages.expunge(s.account_id, view.mailbox_id, uids)
+    done = await s.node.store.messages.expunge(view.account_id, view.mailbox_id, uids)
     crash_point("expunge.committed")
     if done.uids:
         view.expunged(done.modseq, done.uids)
-        s.node.changes.publish(s.account_id, view.mailbox_id, done.modseq)
+        s.node.changes.publish(view.account_id, view.mailbox_id, done.modseq)

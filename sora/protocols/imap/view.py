@@ -27,19 +27,20 @@ import asyncio
 import logging
 from collections import OrderedDict
 from time import monotonic
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from sora._native.seqset import UidSet
 from sora._native.viewcols import Snapshot
 from sora.errors import NotFound, Unavailable
 from sora.protocols.imap.untagged import write_expunges
-from sora.types import MAX_UID, SYSTEM_FLAGS, AccountId, MailboxId, ModSeq
+from sora.types import ALL_RIGHTS, MAX_UID, SYSTEM_FLAGS, AccountId, MailboxId, ModSeq
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
     from sora.protocols.imap.keywords import KeywordRegistry, Keywords
+    from sora.types import Rights
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,9 @@ GONE: Final = ModSeq(1 << 62)
 
 NO_UIDS: Final = UidSet.empty()
 
+Key: TypeAlias = tuple[AccountId, MailboxId, AccountId | None]
+"""Owner, mailbox, and the viewer if it is not the owner."""
+
 
 class State(Protocol):
     """What `store.messages.state` and `.delta` give (one statement, one database snapshot)."""
@@ -71,6 +75,8 @@ class State(Protocol):
     def uidvalidity(self) -> int: ...
     @property
     def state(self) -> bytes | None: ...
+    @property
+    def rights(self) -> Rights: ...
 
 
 class Opened(Protocol):
@@ -102,15 +108,24 @@ class FlagChange(Protocol):
 class Messages(Protocol):
     """The part of the message repository which a view needs."""
 
-    async def state(self, account_id: AccountId, mailbox_id: MailboxId, /) -> State: ...
-    async def delta(self, account_id: AccountId, mailbox_id: MailboxId, since: ModSeq, /) -> State: ...
+    async def state(self, account_id: AccountId, mailbox_id: MailboxId, viewer_id: AccountId | None, /) -> State: ...
+    async def delta(
+        self, account_id: AccountId, mailbox_id: MailboxId, since: ModSeq, viewer_id: AccountId | None, /
+    ) -> State: ...
 
 
 class Mailboxes(Protocol):
     """The part of the mailbox repository which a view needs."""
 
     async def open(
-        self, account_id: AccountId, name: str, known: tuple[MailboxId, int] | None, /, *, claim: bool
+        self,
+        account_id: AccountId,
+        name: str,
+        known: tuple[MailboxId, int] | None,
+        viewer_id: AccountId | None,
+        /,
+        *,
+        claim: bool,
     ) -> Opened: ...
     async def claim_recent(self, account_id: AccountId, mailbox_id: MailboxId, up_to: int, /) -> int: ...
 
@@ -124,10 +139,13 @@ class Changes(Protocol):
 
 
 class MailboxView:
-    """The newest picture of one mailbox, shared by the sessions of a worker that select it.
+    """The newest picture of one mailbox, shared by the sessions of a worker that select it for the same viewer.
 
     Attributes:
+        account_id: Whose mailbox it is.
+        viewer_id: Whose \\Seen and rights these are, if not the owner's (shared mailboxes).
         newest: The picture.
+        rights: What the viewer may do, as of the newest picture: a change of rights raises the modseq.
         keywords: Keyword names of the mailbox's account.
         gone: The mailbox was deleted under its sessions.
     """
@@ -146,11 +164,13 @@ class MailboxView:
         "keywords",
         "mailbox_id",
         "newest",
+        "rights",
+        "viewer_id",
     )
 
-    def __init__(self, messages: Messages, keywords: Keywords, account_id: AccountId, mailbox_id: MailboxId) -> None:
-        self.account_id = account_id
-        self.mailbox_id = mailbox_id
+    def __init__(self, messages: Messages, keywords: Keywords, key: Key) -> None:
+        self.account_id, self.mailbox_id, self.viewer_id = key
+        self.rights = ALL_RIGHTS
         self.keywords = keywords
         self.newest: Snapshot = EMPTY
         self.gone = False
@@ -162,6 +182,11 @@ class MailboxView:
         self._next_flight: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._unwatch: Callable[[], None] | None = None
+
+    @property
+    def key(self) -> Key:
+        """What makes it another view than others."""
+        return self.account_id, self.mailbox_id, self.viewer_id
 
     @property
     def stale(self) -> bool:
@@ -284,11 +309,12 @@ class MailboxView:
         self._checked_mono = started_mono
 
     async def _load(self) -> None:
-        await self.take(await self._messages.state(self.account_id, self.mailbox_id), whole=True)
+        await self.take(await self._messages.state(self.account_id, self.mailbox_id, self.viewer_id), whole=True)
 
     async def _apply_delta(self) -> None:
         since = ModSeq(self.newest.highest_modseq)
-        await self.take(await self._messages.delta(self.account_id, self.mailbox_id, since), whole=False)
+        state = await self._messages.delta(self.account_id, self.mailbox_id, since, self.viewer_id)
+        await self.take(state, whole=False)
 
     async def take(self, state: State, *, whole: bool) -> None:
         """Learn what a statement gave.
@@ -297,6 +323,8 @@ class MailboxView:
             whole: It is the whole picture; False: what changed since some picture that `newest` is or once was. What
                 came in between is in it too, so it fits on every later one.
         """
+        if state.highest_modseq >= self.newest.highest_modseq:
+            self.rights = state.rights
         if state.highest_modseq <= self.newest.highest_modseq:
             return
         base = EMPTY if whole else self.newest
@@ -355,30 +383,35 @@ class Views:
         self._changes = changes
         self._keywords = keywords
         self._idle_limit = idle
-        self._active: dict[tuple[AccountId, MailboxId], MailboxView] = {}
-        self._idle: OrderedDict[tuple[AccountId, MailboxId], MailboxView] = OrderedDict()
+        self._active: dict[Key, MailboxView] = {}
+        self._idle: OrderedDict[Key, MailboxView] = OrderedDict()
         self._names: OrderedDict[tuple[AccountId, str], MailboxId] = OrderedDict()
 
-    async def select(self, account_id: AccountId, name: str, *, read_only: bool) -> Selection:
+    async def select(
+        self, account_id: AccountId, name: str, viewer_id: AccountId | None = None, *, read_only: bool
+    ) -> Selection:
         """Open a mailbox for one session.
 
         One statement; another one where this worker has not listened to the mailbox yet, because what happens between
         the statement and the first watch is announced to nobody.
 
         Args:
+            account_id: Whose mailbox it is.
+            viewer_id: Whose session it is, if not the owner's. Such a session sees nothing as \\Recent.
             read_only: EXAMINE: flags stay as they are and \\Recent is not claimed.
 
         Raises:
             NotFound: There is no such mailbox, or it holds no messages.
+            NoPermission: The viewer may not read it.
         """
-        selection = self._rejoin(account_id, name, read_only)
+        selection = self._rejoin(account_id, name, viewer_id, read_only)
         known = None if selection is None else (selection.view.mailbox_id, selection.view.newest.highest_modseq)
         try:
-            opened = await self._mailboxes.open(account_id, name, known, claim=not read_only)
+            opened = await self._mailboxes.open(account_id, name, known, viewer_id, claim=not read_only)
             if selection is None or selection.view.mailbox_id != opened.mailbox_id:
                 if selection is not None:  # the name means another mailbox now
                     self.close(selection)
-                selection = self._join(self._view(account_id, opened.mailbox_id), read_only)
+                selection = self._join(self._view((account_id, opened.mailbox_id, viewer_id)), read_only)
                 await selection.view.take(opened.state, whole=opened.whole)
                 await selection.view.refresh()
             else:
@@ -388,23 +421,25 @@ class Views:
                 self.close(selection)
             raise
         self._name(account_id, name, opened.mailbox_id)
-        selection.start(opened.state.uidvalidity, opened.recent_uid)
+        selection.start(opened.state.uidvalidity, opened.recent_uid if viewer_id is None else MAX_UID)
         return selection
 
-    def _rejoin(self, account_id: AccountId, name: str, read_only: bool) -> Selection | None:
+    def _rejoin(
+        self, account_id: AccountId, name: str, viewer_id: AccountId | None, read_only: bool
+    ) -> Selection | None:
         """Join the view that this name meant lately, before the statement: then nothing is missed after it."""
-        key = (account_id, self._names.get((account_id, name), MailboxId(0)))
+        key = (account_id, self._names.get((account_id, name), MailboxId(0)), viewer_id)
         view = self._active.get(key) or self._idle.get(key)
         return None if view is None or view.gone or view.newest is EMPTY else self._join(view, read_only)
 
-    def _view(self, account_id: AccountId, mailbox_id: MailboxId) -> MailboxView:
-        view = self._active.get((account_id, mailbox_id)) or self._idle.get((account_id, mailbox_id))
+    def _view(self, key: Key) -> MailboxView:
+        view = self._active.get(key) or self._idle.get(key)
         if view is None or view.gone:
-            view = MailboxView(self._messages, self._keywords.of(account_id), account_id, mailbox_id)
+            view = MailboxView(self._messages, self._keywords.of(key[0]), key)
         return view
 
     def _join(self, view: MailboxView, read_only: bool) -> Selection:
-        key = (view.account_id, view.mailbox_id)
+        key = view.key
         self._idle.pop(key, None)
         self._active[key] = view
         selection = Selection(view, read_only=read_only)
@@ -424,23 +459,23 @@ class Views:
         if not view.detach(selection):
             return
         view.unwatch()
-        key = (view.account_id, view.mailbox_id)
+        key = view.key
         if self._active.get(key) is view:
             del self._active[key]
             self._keep(key, view)
 
     def deleted(self, account_id: AccountId, mailbox_id: MailboxId) -> None:
         """A session of this worker has deleted a mailbox."""
-        self._idle.pop((account_id, mailbox_id), None)
-        view = self._active.pop((account_id, mailbox_id), None)
-        if view is not None:
-            view.deleted()
+        for key in [key for key in self._idle if key[:2] == (account_id, mailbox_id)]:
+            del self._idle[key]
+        for key in [key for key in self._active if key[:2] == (account_id, mailbox_id)]:
+            self._active.pop(key).deleted()
 
     def claim_later(self, view: MailboxView) -> None:
         """Note in the background that messages up to `newest` were shown as recent to somebody."""
         view.spawn(self._claim_quietly(view))
 
-    def _keep(self, key: tuple[AccountId, MailboxId], view: MailboxView) -> None:
+    def _keep(self, key: Key, view: MailboxView) -> None:
         if view.gone or view.newest is EMPTY:
             return
         self._idle[key] = view
@@ -562,7 +597,7 @@ class Selection:
         if changed:
             for chunk in newest.write_fetch_flags(newest.seqs(changed), self.names, with_uid, self.recent_after):
                 write(chunk)
-        return bool(diff.arrived) and not self.read_only
+        return bool(diff.arrived) and not self.read_only and self.view.viewer_id is None
 
     def _tell_keywords(self, write: Callable[[bytes], None]) -> None:
         """RFC 9051 §7.3.5: FLAGS again when a keyword shows up that was not in it.

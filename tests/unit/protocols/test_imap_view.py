@@ -15,7 +15,7 @@ from sora._native.seqset import UidSet
 from sora.errors import DatabaseDown, NotFound
 from sora.protocols.imap.keywords import KeywordRegistry
 from sora.protocols.imap.view import GONE, FlagEdit, Views
-from sora.types import AccountId, MailboxId
+from sora.types import ALL_RIGHTS, AccountId, MailboxId, Rights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
@@ -34,6 +34,7 @@ class State(NamedTuple):
     message_count: int
     state: bytes | None
     uidvalidity: int = 5
+    rights: Rights = ALL_RIGHTS
 
 
 class Opened(NamedTuple):
@@ -67,13 +68,15 @@ class Truth:
 
     # ------------------------------------------------ the repositories
 
-    async def state(self, _account: int, _mailbox: int, /) -> State:
+    async def state(self, _account: int, _mailbox: int, _viewer: int | None = None, /) -> State:
         return await self._answer("state", self.touched)
 
-    async def delta(self, _account: int, _mailbox: int, since: int, /) -> State:
+    async def delta(self, _account: int, _mailbox: int, since: int, _viewer: int | None = None, /) -> State:
         return await self._answer("delta", {block for block, modseq in self.touched.items() if modseq > since})
 
-    async def open(self, account: int, name: str, known: tuple[MailboxId, int] | None, /, *, claim: bool) -> Opened:
+    async def open(
+        self, account: int, name: str, known: tuple[MailboxId, int] | None, _viewer: int | None, /, *, claim: bool
+    ) -> Opened:
         mailbox_id, before = MailboxId(self.names.get(name, int(name))), self.claimed
         whole = known is None or known[0] != mailbox_id
         state = await (self.state(account, mailbox_id) if whole else self.delta(account, mailbox_id, known[1]))

@@ -1,0 +1,143 @@
+-- Who else may do what in a mailbox (RFC 4314).
+--
+-- Rights are bits: l 1, r 2, s 4, w 8, i 16, p 32, k 64, x 128, t 256, e 512, a 1024 (sora/types.py). The owner needs no row
+-- and has all of them; a row of its own limits it, but never takes l and a.
+
+CREATE TABLE mailbox_acl (
+  account_id bigint NOT NULL,
+  mailbox_id bigint NOT NULL,
+  grantee_id bigint NOT NULL,                -- an account; 0: anyone, -1: authenticated, both of the owner's domain only
+  negative boolean NOT NULL DEFAULT false,   -- rights that are taken away, whoever gives them
+  rights int NOT NULL CHECK (rights BETWEEN 0 AND 2047),
+  PRIMARY KEY (account_id, mailbox_id, grantee_id, negative),
+  FOREIGN KEY (account_id, mailbox_id) REFERENCES mailboxes ON DELETE CASCADE
+);
+CREATE INDEX mailbox_acl_grantee ON mailbox_acl (grantee_id, account_id);
+
+-- No foreign key, because anyone is no account.
+CREATE FUNCTION grantee_deleted() RETURNS trigger LANGUAGE plpgsql SET search_path = sora, public AS $$
+BEGIN
+  DELETE FROM mailbox_acl WHERE grantee_id = OLD.account_id;
+  RETURN NULL;
+END $$;
+CREATE TRIGGER grantee_deleted AFTER DELETE ON accounts FOR EACH ROW EXECUTE FUNCTION grantee_deleted();
+
+-- The rights of an account in a mailbox: all that are given to it or to everybody, less those that are taken away.
+CREATE FUNCTION mailbox_rights(p_account_id bigint, p_mailbox_id bigint, p_actor_id bigint) RETURNS int
+LANGUAGE plpgsql STABLE SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+  v_given int;
+  v_taken int;
+  v_owner CONSTANT boolean := p_account_id = p_actor_id;
+BEGIN
+  SELECT bit_or(c.rights) FILTER (WHERE NOT c.negative), bit_or(c.rights) FILTER (WHERE c.negative)
+  INTO v_given, v_taken FROM mailbox_acl c
+  WHERE c.account_id = p_account_id AND c.mailbox_id = p_mailbox_id AND (c.grantee_id = p_actor_id OR c.grantee_id <= 0
+    AND (v_owner OR EXISTS (
+      SELECT 1 FROM accounts o JOIN accounts v USING (domain_id)
+      WHERE o.account_id = p_account_id AND v.account_id = p_actor_id)));
+  IF v_owner THEN
+    IF NOT EXISTS (SELECT 1 FROM mailbox_acl c WHERE c.account_id = p_account_id AND c.mailbox_id = p_mailbox_id
+                   AND c.grantee_id = p_actor_id AND NOT c.negative) THEN
+      v_given := 2047;
+    END IF;
+    RETURN coalesce(v_given, 0) & ~coalesce(v_taken, 0) | 1025;
+  END IF;
+  RETURN coalesce(v_given, 0) & ~coalesce(v_taken, 0);
+END $$;
+
+-- A new mailbox begins with the rights of the one above it.
+CREATE FUNCTION inherit_acl(p_account_id bigint, p_mailbox_id bigint, p_name text) RETURNS void LANGUAGE plpgsql
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
+BEGIN
+  IF position('/' IN p_name) > 0 THEN
+    INSERT INTO mailbox_acl (account_id, mailbox_id, grantee_id, negative, rights)
+    SELECT c.account_id, p_mailbox_id, c.grantee_id, c.negative, c.rights
+    FROM mailboxes m JOIN mailbox_acl c USING (account_id, mailbox_id)
+    WHERE m.account_id = p_account_id AND m.deleted_at IS NULL
+      AND m.name = left(p_name, length(p_name) - length(split_part(p_name, '/', -1)) - 1);
+  END IF;
+END $$;
+
+-- Sets, adds or removes rights of one grantee (p_mode: '=', '+' or '-'); rights 0 is no row, but for the owner itself. The
+-- modseq of the mailbox is raised, so that all who have it selected look, and see what they may. False: nothing changed.
+CREATE FUNCTION set_acl(p_account_id bigint, p_mailbox_id bigint, p_grantee_id bigint, p_negative boolean, p_rights int,
+  p_mode text)
+RETURNS TABLE (changed boolean, modseq bigint) LANGUAGE plpgsql ROWS 1
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET lock_timeout = '10s' AS $$
+#variable_conflict use_column
+DECLARE
+  v_old int;
+  v_new int;
+  v_name text;
+BEGIN
+  PERFORM lock_accounts(ARRAY[p_account_id, nullif(p_grantee_id, least(p_grantee_id, 0))]);
+  PERFORM lock_mailbox(p_mailbox_id);
+  SELECT m.name INTO v_name FROM mailboxes m JOIN accounts a USING (account_id)
+  WHERE m.account_id = p_account_id AND m.mailbox_id = p_mailbox_id AND m.deleted_at IS NULL AND a.deleted_at IS NULL;
+  IF NOT FOUND THEN
+    PERFORM fail('P0002', 'No such mailbox', p_account_id || '/' || p_mailbox_id);
+  END IF;
+  SELECT c.rights INTO v_old FROM mailbox_acl c
+  WHERE c.account_id = p_account_id AND c.mailbox_id = p_mailbox_id AND c.grantee_id = p_grantee_id
+    AND c.negative = p_negative;
+  IF v_old IS NULL AND p_grantee_id = p_account_id AND NOT p_negative THEN
+    v_old := 2047;
+  END IF;
+  v_new := CASE p_mode WHEN '+' THEN coalesce(v_old, 0) | p_rights WHEN '-' THEN coalesce(v_old, 0) & ~p_rights
+           ELSE p_rights END;
+  IF p_grantee_id = p_account_id AND NOT p_negative THEN
+    v_new := v_new | 1025;
+  END IF;
+  changed := v_new <> coalesce(v_old, 0);
+  IF changed THEN
+    IF v_new = 0 OR (p_grantee_id = p_account_id AND NOT p_negative AND v_new = 2047) THEN
+      DELETE FROM mailbox_acl c
+      WHERE c.account_id = p_account_id AND c.mailbox_id = p_mailbox_id AND c.grantee_id = p_grantee_id
+        AND c.negative = p_negative;
+    ELSE
+      INSERT INTO mailbox_acl AS c (account_id, mailbox_id, grantee_id, negative, rights)
+      VALUES (p_account_id, p_mailbox_id, p_grantee_id, p_negative, v_new)
+      ON CONFLICT (account_id, mailbox_id, grantee_id, negative) DO UPDATE SET rights = EXCLUDED.rights;
+    END IF;
+    UPDATE mailbox_stats t SET highest_modseq = t.highest_modseq + 1
+    WHERE t.account_id = p_account_id AND t.mailbox_id = p_mailbox_id;
+    PERFORM note_account_change(p_account_id, 'acl', p_mailbox_id, v_name);
+    IF p_grantee_id > 0 AND p_grantee_id <> p_account_id THEN
+      PERFORM note_account_change(p_grantee_id, 'acl', p_mailbox_id, v_name);
+    END IF;
+  END IF;
+  SELECT t.highest_modseq INTO modseq FROM mailbox_stats t
+  WHERE t.account_id = p_account_id AND t.mailbox_id = p_mailbox_id;
+  RETURN NEXT;
+END $$;
+
+-- What others share with an account: the mailboxes in which it has the right l, with their owners. The counters are the
+-- viewer's; unseen_count is -1 where it was not asked for, because it is added up.
+CREATE FUNCTION list_shared(p_viewer_id bigint, p_unseen boolean DEFAULT false)
+RETURNS TABLE (account_id bigint, address text, rights int, mailbox_id bigint, name text, uidvalidity bigint,
+               special_use text, noselect boolean, uid_next bigint, highest_modseq bigint, message_count int,
+               unseen_count int, deleted_count int, total_size bigint)
+LANGUAGE plpgsql STABLE ROWS 20 SET search_path = sora, public SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
+  SELECT m.account_id, o.address, f.rights, m.mailbox_id, m.name, m.uidvalidity, m.special_use, m.noselect,
+    t.uid_next, t.highest_modseq, t.message_count,
+    CASE WHEN p_unseen THEN viewer_unseen(m.account_id, m.mailbox_id, p_viewer_id)::int ELSE -1 END,
+    t.deleted_count, t.total_size
+  FROM (
+    SELECT c.account_id, c.mailbox_id FROM mailbox_acl c WHERE c.grantee_id = p_viewer_id AND NOT c.negative
+    UNION
+    SELECT c.account_id, c.mailbox_id FROM mailbox_acl c JOIN accounts a USING (account_id)
+    WHERE c.grantee_id IN (0, -1) AND NOT c.negative
+      AND a.domain_id = (SELECT v.domain_id FROM accounts v WHERE v.account_id = p_viewer_id)
+  ) g
+  JOIN accounts o ON o.account_id = g.account_id AND o.deleted_at IS NULL AND o.account_id <> p_viewer_id
+  JOIN mailboxes m ON m.account_id = g.account_id AND m.mailbox_id = g.mailbox_id AND m.deleted_at IS NULL
+  JOIN mailbox_stats t ON t.account_id = g.account_id AND t.mailbox_id = g.mailbox_id
+  CROSS JOIN LATERAL (SELECT mailbox_rights(m.account_id, m.mailbox_id, p_viewer_id) AS rights OFFSET 0) f
+  WHERE f.rights & 1 = 1
+  ORDER BY o.address, m.name;
+END $$;

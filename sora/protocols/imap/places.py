@@ -1,0 +1,135 @@
+"""From the name of a mailbox, as a session says it, to its owner and the owner's name for it.
+
+What others share is below `Shared/<address of the owner>/`; everything else is the session's own. A mailbox without
+the right `l` answers as one that does not exist (RFC 4314 §6), and so does an owner who shares nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+
+from sora.errors import InvalidName, NoPermission, NotFound
+from sora.protocols.imap.patterns import DELIMITER, parents
+from sora.store.mailboxes import canonical_name
+from sora.types import DELETED, SEEN, AccountId, Rights
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sora.protocols.imap.session import Session
+    from sora.store.mailboxes import Mailbox
+
+SHARED: Final = "Shared"
+RIGHT_OF: Final = {SEEN: Rights.SEEN, DELETED: Rights.DELETE_MESSAGES}
+"""What it takes to change a flag; for those that are not here, w."""
+_ESCAPED: Final = re.compile(r"[/=%*]")
+_ESCAPE: Final = re.compile(r"=([0-9A-F]{2})")
+
+
+class Place(Struct, frozen=True):
+    """Where a mailbox is, or could be.
+
+    Attributes:
+        owner_id: Whose mailbox it is.
+        viewer_id: Whose session it is, if not the owner's.
+        name: The owner's name for it.
+        prefix: What stands before it in the session's names.
+    """
+
+    owner_id: AccountId
+    viewer_id: AccountId | None
+    name: str
+    prefix: str = ""
+
+
+class Found(Struct, frozen=True):
+    """A mailbox that is there, and that the session may see."""
+
+    place: Place
+    mailbox: Mailbox
+
+
+def is_shared(name: str) -> bool:
+    """The name is one of the other users' namespace, or of what leads there."""
+    return name == SHARED or name.startswith(SHARED + DELIMITER)
+
+
+def prefix_of(address: str) -> str:
+    """What stands before the names of an owner's mailboxes; `/` in an address is no level, `%` and `*` no wildcards."""
+    escaped = _ESCAPED.sub(lambda match: f"={ord(match[0]):02X}", address)
+    return f"{SHARED}{DELIMITER}{escaped}{DELIMITER}"
+
+
+async def place_of(s: Session, name: str) -> Place:
+    """Where a name leads; the mailbox need not exist. No statement for a name of the session's own.
+
+    Raises:
+        NotFound: There is no such owner.
+        InvalidName: It leads to no mailbox, but to the namespace.
+    """
+    if not is_shared(name):
+        return Place(s.account_id, None, name)
+    _, _, rest = name.partition(DELIMITER)
+    escaped, _, below = rest.partition(DELIMITER)
+    if not below:
+        raise InvalidName("This name stands for what others share")
+    address = _ESCAPE.sub(lambda match: chr(int(match[1], 16)), escaped)
+    owner_id = await s.node.store.acl.find_owner(address)
+    if owner_id is None or owner_id == s.account_id:
+        raise NotFound("No such mailbox")
+    return Place(owner_id, s.account_id, below, prefix_of(address))
+
+
+async def find(s: Session, name: str, needed: Rights = Rights.LOOKUP) -> Found:
+    """A mailbox that exists, for one who has the rights that it takes.
+
+    Raises:
+        NotFound: There is none, or the session may not see it.
+        NoPermission: One of the rights is missing.
+    """
+    try:
+        place = await place_of(s, name)
+    except InvalidName:
+        raise NotFound("No such mailbox") from None
+    mailbox = await s.node.store.mailboxes.find(place.owner_id, place.name, s.account_id)
+    if mailbox is None:
+        raise NotFound("No such mailbox")
+    require(mailbox.rights, needed)
+    return Found(place, mailbox)
+
+
+async def require_parent(s: Session, place: Place) -> None:
+    """Demand the right to make a mailbox: k in the one above it (RFC 4314 §4); the owner alone makes one at the top.
+
+    Raises:
+        NoPermission: It is not there.
+    """
+    above = parents(canonical_name(place.name))
+    if not above and place.viewer_id is None:
+        return
+    rights = await s.node.store.acl.rights_above(place.owner_id, above, s.account_id)
+    if rights is None and place.viewer_id is None:
+        return
+    if rights is None or not rights & Rights.CREATE:
+        raise NoPermission
+
+
+def allowed(rights: Rights, flags: Iterable[int]) -> tuple[int, ...]:
+    r"""Those flags that the rights allow to set (RFC 4314 §4): \Seen takes s, \Deleted t, all others w."""
+    return tuple(flag for flag in flags if rights & RIGHT_OF.get(flag, Rights.WRITE))
+
+
+def require(rights: Rights, needed: Rights) -> None:
+    """Demand rights; who may not even look must not learn that the mailbox exists.
+
+    Raises:
+        NotFound: `l` is missing.
+        NoPermission: Another one is.
+    """
+    if not rights & Rights.LOOKUP:
+        raise NotFound("No such mailbox")
+    if needed & ~rights:
+        raise NoPermission

@@ -133,6 +133,15 @@ class Link:
         assert line.endswith(b"\r"), f"bare LF in {line!r}"
         return line[:-1]
 
+    async def read_octets(self, count: int) -> bytes:
+        """So many octets of the server: a literal."""
+        while len(self.output) < count:
+            assert not self.closed, f"connection closed; unread: {bytes(self.output)!r}"
+            await self._change()
+        data = bytes(self.output[:count])
+        del self.output[:count]
+        return data
+
     async def read_close(self) -> None:
         """Wait until the server has closed the connection."""
         while not self.closed:

@@ -5,6 +5,7 @@
     given bob                             an account; connections log in as the one that was named first
     given nobody                          connections are not logged in
     given cleartext: no                   passwords need TLS
+    given tls: offered                    there is a certificate; or `active`: connections begin with TLS
     given limits: bad_commands=3          the configuration's limits
     given quota alice: messages=5         of `bytes`, `messages` and `mailboxes`; the others are unlimited
     given saved alice: INBOX=2015-01-20   all messages of the mailbox came into it on that day, at noon
@@ -15,7 +16,11 @@ Placeholders: `<uidvalidity NAME>`, `<size SAMPLE>`, `<mailboxid NAME>`, `<email
 
 from __future__ import annotations
 
+import functools
+import ssl
+import tempfile
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -25,7 +30,8 @@ from sora.protocols.imap import connection_factory
 from sora.services import passwords
 from sora.services.auth import Identity
 from sora.services.delivery import AppendItem
-from tests.support.transcripts import Link
+from tests.support.certificates import write_certificate
+from tests.support.transcripts import Link, SocketLink
 
 if TYPE_CHECKING:
     from sora.protocols.imap.session import Session
@@ -82,6 +88,20 @@ _OF_MESSAGES: Final = {
 }
 
 
+@functools.cache
+def _certified() -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    with tempfile.TemporaryDirectory() as directory:
+        context.load_cert_chain(*write_certificate(Path(directory)))
+    return context
+
+
+async def _over_socket(session: Session, listener: Listener) -> Link:
+    link = SocketLink(session, tls=listener.tls if listener.implicit_tls else None)
+    await link.open()
+    return link
+
+
 class ImapWorld:
     """Accounts, mailboxes and sessions on one node."""
 
@@ -90,6 +110,7 @@ class ImapWorld:
         self.accounts: dict[str, AccountId] = {}
         self.sessions: list[Session] = []
         self._nobody = False
+        self._tls = ""
         self._messages = 0
 
     async def given(self, text: str) -> None:
@@ -100,6 +121,8 @@ class ImapWorld:
         elif subject == "cleartext":
             auth = msgspec.structs.replace(self.node.config.auth, allow_cleartext=rest.strip() == "yes")
             self.node.config = msgspec.structs.replace(self.node.config, auth=auth)
+        elif subject == "tls":
+            self._tls = rest.strip()
         elif subject == "limits":
             changes = {name: int(value) for name, _, value in (item.partition("=") for item in rest.split())}
             limits = msgspec.structs.replace(self.node.config.limits, **changes)
@@ -117,10 +140,11 @@ class ImapWorld:
 
     async def connect(self, number: int) -> Link:
         """A session, logged in unless the transcript says otherwise, behind its greeting."""
-        listener = Listener("imap", "127.0.0.1:143")
+        context = _certified() if self._tls else None
+        listener = Listener("imap", "127.0.0.1:143", tls=context, implicit_tls=self._tls == "active")
         session = connection_factory(self.node, listener)()
         self.sessions.append(session)
-        link = Link(session)
+        link = await _over_socket(session, listener) if self._tls else Link(session)
         greeting = await link.read_line()
         assert greeting.startswith(b"* OK [CAPABILITY "), greeting
         if self.accounts and not self._nobody:

@@ -11,6 +11,7 @@ A transcript is a text file:
     S: * 1 EXPUNGE
     S~ b OK .*                               one line that matches this regular expression as a whole
     C< raw \x00 octets\r\n                   octets with Python escapes, no CRLF added
+    C! tls                                   the client begins TLS here, or with `deflate`: to compress
     S^                                       the server closes the connection
 
 `C2:`, `S2:` and so on are the same on a second connection. Lines that name no connection are the first one's.
@@ -23,6 +24,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
+import zlib
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from msgspec import Struct
@@ -35,7 +38,7 @@ MODES: Final = ("whole", "line", "byte")
 ANSWER_S: Final = 10.0
 """How long a missing answer is waited for; a right server never takes it."""
 
-_STEP = re.compile(r"([CS])(\d*)([:*~<^])(?: (.*))?")
+_STEP = re.compile(r"([CS])(\d*)([:*~<^!])(?: (.*))?")
 _PLACEHOLDER = re.compile(r"<([a-z][a-z0-9_]*(?: [^<>]*)?)>")
 
 
@@ -44,7 +47,7 @@ class Step(Struct, frozen=True):
 
     Attributes:
         line: Line number in the file.
-        kind: `given`, `send`, `raw`, `exact`, `until`, `match` or `close`.
+        kind: `given`, `send`, `raw`, `switch`, `exact`, `until`, `match` or `close`.
         link: Number of the connection.
         text: What stands behind the mark.
     """
@@ -56,7 +59,7 @@ class Step(Struct, frozen=True):
 
 
 _KINDS: Final = {
-    "C:": "send", "C<": "raw", "S:": "exact", "S*": "until", "S~": "match", "S^": "close",
+    "C:": "send", "C<": "raw", "C!": "switch", "S:": "exact", "S*": "until", "S~": "match", "S^": "close",
 }  # fmt: skip
 
 
@@ -110,13 +113,15 @@ class Link:
         self._news = asyncio.Event()
         self._readable = asyncio.Event()
         self._readable.set()
+        self._compress: Callable[[bytes], bytes] = bytes
+        self._decompress: Callable[[bytes], bytes] = bytes
         protocol.connection_made(self.transport)
 
     async def send(self, data: bytes) -> None:
         """Hand octets to the server as one piece, once it reads."""
         await asyncio.wait_for(self._readable.wait(), ANSWER_S)
         if not self.closed:
-            self.protocol.data_received(data)
+            self.protocol.data_received(self._compress(data))
             await asyncio.sleep(0)  # the server looks at this piece before the next one comes
 
     async def read_line(self) -> bytes:
@@ -147,6 +152,13 @@ class Link:
         while not self.closed:
             await self._change()
 
+    async def switch(self, to: str) -> None:
+        """Compress both ways from here on (RFC 4978); TLS needs a `SocketLink`."""
+        assert to == "deflate", to
+        deflate, inflate = zlib.compressobj(wbits=-15), zlib.decompressobj(-15)
+        self._compress = lambda data: deflate.compress(data) + deflate.flush(zlib.Z_SYNC_FLUSH)
+        self._decompress = inflate.decompress
+
     async def hang_up(self) -> None:
         """Cut the connection from the client's side and let the session end."""
         if not self.closed:
@@ -162,7 +174,7 @@ class Link:
 
     def wrote(self, data: bytes) -> None:
         """The server sent something."""
-        self.output += data
+        self.output += self._decompress(data)
         self._news.set()
 
     def server_closed(self) -> None:
@@ -179,6 +191,77 @@ class Link:
             await asyncio.wait_for(self._news.wait(), ANSWER_S)
         except TimeoutError:
             raise AssertionError(f"no answer; unread: {bytes(self.output)!r}") from None
+
+
+class SocketLink(Link):
+    """The client's end of a session behind a real socket, which can shake hands for TLS.
+
+    Args:
+        protocol: The server's side, not connected yet.
+        tls: TLS from the first octet.
+    """
+
+    def __init__(self, protocol: asyncio.Protocol, *, tls: ssl.SSLContext | None = None) -> None:
+        self.protocol = protocol
+        self.output = bytearray()
+        self.closed = False
+        self._news = asyncio.Event()
+        self._server_tls = tls
+        self._server: asyncio.Server | None = None
+        self._reading: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Connect."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: self.protocol, "127.0.0.1", 0, ssl=self._server_tls)
+        port = self._server.sockets[0].getsockname()[1]
+        context = None if self._server_tls is None else _trusting()
+        self._reader, self._writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+        self._reading = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        while data := await self._reader.read(65_536):
+            self.wrote(data)
+        self.closed = True
+        self._news.set()
+
+    def wrote(self, data: bytes) -> None:
+        """The server sent something."""
+        self.output += data
+        self._news.set()
+
+    async def send(self, data: bytes) -> None:
+        """Hand octets to the server."""
+        self._writer.write(data)
+        await self._writer.drain()
+
+    async def switch(self, to: str) -> None:
+        """Shake hands."""
+        assert to == "tls", to
+        await self._stop_reading()
+        await asyncio.wait_for(self._writer.start_tls(_trusting()), ANSWER_S)
+        self._reading = asyncio.create_task(self._read())
+
+    async def hang_up(self) -> None:
+        """Cut the connection."""
+        self.closed = True
+        await self._stop_reading()
+        self._writer.transport.abort()
+        assert self._server is not None
+        self._server.close()
+        await self._server.wait_closed()
+
+    async def _stop_reading(self) -> None:
+        assert self._reading is not None
+        self._reading.cancel()
+        await asyncio.wait((self._reading,))
+
+
+def _trusting() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 class MemoryTransport(asyncio.Transport):
@@ -246,7 +329,7 @@ class Player:
         else:
             await self._send_gathered()
             link = await self._link(step.link)
-            await _EXPECT[step.kind](self, link, step.text)
+            await _STEPS[step.kind](self, link, step.text)
 
     async def _link(self, number: int) -> Link:
         if number not in self._links:
@@ -302,12 +385,16 @@ class Player:
     async def _close(self, link: Link, text: str) -> None:
         await link.read_close()
 
+    async def _switch(self, link: Link, text: str) -> None:
+        await link.switch(text)
 
-_EXPECT: Final[dict[str, Callable[[Player, Link, str], Awaitable[None]]]] = {
+
+_STEPS: Final[dict[str, Callable[[Player, Link, str], Awaitable[None]]]] = {
     "exact": Player._exact,
     "until": Player._until,
     "match": Player._match,
     "close": Player._close,
+    "switch": Player._switch,
 }
 
 

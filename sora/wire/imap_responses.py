@@ -6,7 +6,6 @@ become modified UTF-7, or UTF-8 for a client that has enabled it.
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from sora.wire import utf7
@@ -15,10 +14,10 @@ from sora.wire.imap_syntax import astring, literal, nstring, quoted, string
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sora._native.seqset import NumSet, UidSet
+    from sora._native.seqset import UidSet
 
 __all__ = [
-    "appenduid", "astring", "copyuid", "esearch_line", "flag_list", "list_line", "literal", "mailbox",
+    "appenduid", "astring", "copyuid", "flag_list", "list_line", "literal", "mailbox",
     "nstring", "quoted", "search_line", "status_line", "string", "vanished_line",
 ]  # fmt: skip
 
@@ -68,47 +67,6 @@ def search_line(numbers: Iterable[int], *, modseq: int | None = None) -> bytes:
     if modseq is None or not found:
         return b"* SEARCH%s\r\n" % found
     return b"* SEARCH%s (MODSEQ %d)\r\n" % (found, modseq)
-
-
-def esearch_line(
-    tag: bytes,
-    numbers: NumSet,
-    returns: Iterable[str],
-    *,
-    uid: bool,
-    partial: tuple[int, int] | None = None,
-    modseq: int | None = None,
-) -> bytes:
-    """ESEARCH (RFC 9051 §7.3.4): exactly what was asked for; MIN, MAX and ALL of nothing are left out.
-
-    Args:
-        returns: of MIN MAX COUNT ALL PARTIAL; SAVE is no result.
-        partial: the range of PARTIAL (RFC 9394 §3.1).
-    """
-    asked = frozenset(returns)
-    words = [b"* ESEARCH (TAG %s)" % quoted(tag)]
-    if uid:
-        words.append(b"UID")
-    if numbers:
-        words += [b"MIN %d" % numbers.first] if "MIN" in asked else []
-        words += [b"MAX %d" % numbers.last] if "MAX" in asked else []
-        words += [b"ALL " + bytes(numbers)] if "ALL" in asked else []
-    if "COUNT" in asked:
-        words.append(b"COUNT %d" % len(numbers))
-    if partial is not None:
-        words.append(b"PARTIAL (%d:%d %s)" % (*partial, bytes(_page(numbers, partial)) or b"NIL"))
-    if modseq is not None and numbers:
-        words.append(b"MODSEQ %d" % modseq)
-    return b" ".join(words) + b"\r\n"
-
-
-def _page(numbers: NumSet, partial: tuple[int, int]) -> NumSet:
-    """Those of *numbers* at the positions of *partial*; negative ones count from the end."""
-    low, high = sorted(abs(position) for position in partial)
-    if partial[0] < 0:
-        count = len(numbers)
-        low, high = max(count - high + 1, 1), count - low + 1
-    return type(numbers).from_numbers(islice(numbers, low - 1, max(high, 0)))
 
 
 def appenduid(uidvalidity: int, uids: UidSet) -> bytes:

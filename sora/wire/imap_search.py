@@ -147,6 +147,12 @@ class Fuzzy(Struct, frozen=True):
     key: SearchKey
 
 
+class Filter(Struct, frozen=True):
+    """FILTER: the keys that are stored under a name (RFC 5466)."""
+
+    name: bytes
+
+
 class Not(Struct, frozen=True):
     """The key does not hold."""
 
@@ -181,6 +187,7 @@ SearchKey = (
     | ByObjectId
     | SaveDateSupported
     | Fuzzy
+    | Filter
     | Not
     | And
     | Or
@@ -193,12 +200,14 @@ class Search(Struct, frozen=True):
     Attributes:
         key: several keys on the line are one `And`.
         uid: answer with UIDs.
-        returns: None: the old `* SEARCH` answer; else ESEARCH with these of MIN MAX ALL COUNT SAVE PARTIAL
-            (`RETURN ()` is ALL).
+        returns: None: the old `* SEARCH` answer; else ESEARCH with these of MIN MAX ALL COUNT SAVE PARTIAL CONTEXT
+            UPDATE RELEVANCY (`RETURN ()` is ALL).
         partial: the range of PARTIAL, negative numbers counting from the end (RFC 9394), or None.
         charset: as given, upper case; without CHARSET it is UTF-8.
         charset_known: False: answer `NO [BADCHARSET (US-ASCII UTF-8)]`; the texts in *key* mean nothing.
         has_modseq: a MODSEQ key occurs, so the answer carries a MODSEQ.
+        has_fuzzy: a FUZZY key occurs, so there are scores.
+        has_filter: a FILTER key occurs; its keys are to be put in its place.
     """
 
     key: SearchKey
@@ -208,6 +217,8 @@ class Search(Struct, frozen=True):
     charset: str = "UTF-8"
     charset_known: bool = True
     has_modseq: bool = False
+    has_fuzzy: bool = False
+    has_filter: bool = False
 
 
 _NOT_CHARSETS: Final = frozenset(
@@ -226,14 +237,14 @@ _CHARSETS: Final = (frozenset(aliases.values()) | _NO_ALIAS) - _NOT_CHARSETS
 """Those that are. Python is asked for no other: it remembers for ever each name that it does not know."""
 _UNSEARCHABLE: Final = re.compile("[\0\ud800-\udfff]")
 """What UTF-7 can encode and no stored text has."""
-_RETURNS: Final = frozenset({"MIN", "MAX", "ALL", "COUNT", "SAVE"})
+_RETURNS: Final = frozenset({"MIN", "MAX", "ALL", "COUNT", "SAVE", "CONTEXT", "UPDATE", "RELEVANCY"})
 _NUMBERS: Final = frozenset(b"0123456789*$")
 
 
 @whole
 def parse_search(cur: Cursor) -> Search:
     """`[SP "RETURN" SP "(" ... ")"] SP ["CHARSET" SP charset SP] search-key *(SP search-key)`."""
-    returns, partial = _parse_returns(cur) if cur.skip(b" RETURN ") else (None, None)
+    returns, partial = parse_returns(cur) if cur.skip(b" RETURN ") else (None, None)
     cur.sp()
     charset = "UTF-8"
     if cur.skip(b"CHARSET "):
@@ -241,17 +252,22 @@ def parse_search(cur: Cursor) -> Search:
         cur.sp()
     keys = _Keys(cur, charset)
     key = keys.parse_program()
-    return Search(key, cur.uid, returns, partial, charset, keys.codec is not None, keys.has_modseq)
+    if returns is not None and "RELEVANCY" in returns and not (keys.has_fuzzy or keys.has_filter):
+        raise BadSyntax("RELEVANCY goes with FUZZY only")
+    known = keys.codec is not None
+    return Search(key, cur.uid, returns, partial, charset, known, keys.has_modseq, keys.has_fuzzy, keys.has_filter)
 
 
-def _parse_returns(cur: Cursor) -> tuple[frozenset[str], tuple[int, int] | None]:
-    """`"(" [search-return-opt *(SP search-return-opt)] ")"` (RFC 4731 §3.1, RFC 5182, RFC 9394)."""
+def parse_returns(cur: Cursor) -> tuple[frozenset[str], tuple[int, int] | None]:
+    """`"(" [search-return-opt *(SP search-return-opt)] ")"` (RFC 4731 §3.1, RFC 5182, 5267, 6203, 9394)."""
     partial: tuple[int, int] | None = None
 
     def parse_one(cur: Cursor) -> str:
         nonlocal partial
         name = cur.keyword().decode()
         if name == "PARTIAL":
+            if partial is not None:
+                raise BadSyntax("There may be one PARTIAL")
             partial = _parse_range(cur.sp())
         elif name not in _RETURNS:
             raise BadSyntax("There is no such RETURN option")
@@ -284,6 +300,8 @@ class _Keys:
     def __init__(self, cur: Cursor, charset: str) -> None:
         self.cur = cur
         self.has_modseq = False
+        self.has_fuzzy = False
+        self.has_filter = False
         self.codec = _codec(charset)
         self._keys = 0
         self._depth = 0
@@ -347,6 +365,19 @@ class _Keys:
             self.cur.sp()
         return ByModSeq(self.cur.number64(), flag, scope)
 
+    def fuzzy(self) -> SearchKey:
+        """`search-key` (RFC 6203 §7)."""
+        self.has_fuzzy = True
+        return Fuzzy(self.parse_key())
+
+    def filter(self) -> SearchKey:
+        """`filter-name`: an atom without "/" (RFC 5466 §4)."""
+        self.has_filter = True
+        name = self.cur.atom()
+        if b"/" in name or b"]" in name:
+            raise BadSyntax("That is no name of a filter")
+        return Filter(name)
+
     def header(self) -> SearchKey:
         """`header-fld-name SP astring`."""
         field = self.cur.astring().decode("ascii", "replace").upper()
@@ -398,7 +429,8 @@ _WITH_ARGUMENTS: Final[dict[bytes, Callable[[_Keys], SearchKey]]] = (
         b"MODSEQ": _Keys.modseq,
         b"EMAILID": lambda keys: ByObjectId(keys.cur.astring(), thread=False),
         b"THREADID": lambda keys: ByObjectId(keys.cur.astring(), thread=True),
-        b"FUZZY": lambda keys: Fuzzy(keys.parse_key()),
+        b"FUZZY": _Keys.fuzzy,
+        b"FILTER": _Keys.filter,
         b"NOT": lambda keys: Not(keys.parse_key()),
         b"OR": _Keys.either,
     }

@@ -27,6 +27,9 @@ AFTER_LOGIN: Final = (
     "OBJECTID", "SAVEDATE", "PREVIEW",
 )  # fmt: skip
 
+SEARCHING: Final = ("SEARCHRES",)
+"""Of search results; `AFTER_LOGIN` has ESEARCH and WITHIN."""
+
 OF_COMMANDS: Final = tuple(row.capability for row in ROWS if row.capability and SELECTED in row.states)
 
 
@@ -49,7 +52,7 @@ def capabilities(
         names = [*REVISIONS, *BEFORE_LOGIN, *_ways_in(tls, can_start_tls, allow_cleartext)]
     else:
         compress = () if compressed else COMPRESS
-        names = [*REVISIONS, *AFTER_LOGIN, f"APPENDLIMIT={append_limit}", *OF_COMMANDS, *compress]
+        names = [*REVISIONS, *AFTER_LOGIN, *SEARCHING, f"APPENDLIMIT={append_limit}", *OF_COMMANDS, *compress]
     return " ".join(names).encode()
 
 

@@ -11,23 +11,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sora._native.seqset import UidSet
 from sora.errors import BadSyntax
-from sora.protocols.imap import objectids, searchtext
+from sora.protocols.imap import objectids, results, searchtext
 from sora.protocols.imap.replies import BadCharset
 from sora.protocols.imap.view import NO_UIDS
 from sora.types import MAX_UID
-from sora.wire import imap_responses as responses
 from sora.wire import imap_search as keys
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 
-    from sora._native.seqset import NumSet
     from sora.protocols.imap.session import Session
     from sora.wire.imap_search import Search, SearchKey
 
 NUMBERS_PER_WRITE: Final = 2000
-RETURNED: Final = frozenset({"MIN", "MAX", "ALL", "COUNT"})
-"""Return options that are offered (RFC 4731)."""
+RETURNED: Final = frozenset({"MIN", "MAX", "ALL", "COUNT", "SAVE", "PARTIAL"})
+"""Return options that are offered (RFC 4731, 5182, 9394)."""
 
 FREE, STATEMENT, TEXT = range(3)
 
@@ -39,16 +37,16 @@ async def search(s: Session, cmd: Search) -> None:
         BadCharset: The texts are in a charset that is not known.
         BadSyntax: A key or option of an extension that is not offered.
     """
-    if not cmd.charset_known:
-        raise BadCharset
     if cmd.returns is not None and not cmd.returns <= RETURNED:
         raise BadSyntax("These RETURN options are not offered here")
-    found = await matching(s, cmd.key, s.view.told.all_uids())
-    numbers: NumSet = found if cmd.uid else s.view.told.seqs(found)
-    if cmd.returns is None:
-        await _write_numbers(s, numbers)
-    else:
-        s.write(responses.esearch_line(s.tag, numbers, cmd.returns, uid=cmd.uid))
+    with results.saving(s, cmd.returns):
+        if not cmd.charset_known:
+            raise BadCharset
+        found = await matching(s, cmd.key, s.view.told.all_uids())
+        if cmd.returns is not None:
+            results.answer(s, found, cmd.returns, uid=cmd.uid, partial=cmd.partial)
+            return
+    await _write_numbers(s, found if cmd.uid else s.view.told.seqs(found))
 
 
 async def _write_numbers(s: Session, numbers: Iterable[int]) -> None:

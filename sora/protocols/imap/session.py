@@ -42,6 +42,7 @@ from sora.protocols.imap.replies import (
     printable,
     reply_to,
 )
+from sora.protocols.imap.results import Results
 from sora.protocols.imap.rows import RecentRows
 from sora.protocols.imap.state import AUTHENTICATED, LOGOUT, NOT_AUTHENTICATED, SELECTED
 from sora.protocols.imap.view import Views
@@ -99,6 +100,7 @@ class Session(Connection):
         state: See RFC 9051 §3.
         identity: Who logged in.
         selection: The selected mailbox as the client knows it.
+        results: What is remembered of the searches in it.
         enabled: Extensions that the client has shown to understand (see `enable`).
         tag: Of the command in hand.
         appending: The APPEND whose literals are being read.
@@ -107,7 +109,7 @@ class Session(Connection):
     protocol: ClassVar[str] = "imap"
     __slots__ = (
         "_account_slot", "_bad_in_a_row", "_commands", "_failed", "_heard_mono", "_stalled_s",
-        "appending", "enabled", "identity", "scanner", "selection", "server", "state", "tag",
+        "appending", "enabled", "identity", "results", "scanner", "selection", "server", "state", "tag",
     )  # fmt: skip
 
     def __init__(self, server: ImapServer, listener: Listener) -> None:
@@ -117,6 +119,7 @@ class Session(Connection):
         self.state: State = NOT_AUTHENTICATED
         self.identity: Identity | None = None
         self.selection: Selection | None = None
+        self.results = Results()
         self.enabled: set[str] = set()
         self.tag = b"*"
         self.appending: append.Appending | None = None
@@ -182,6 +185,7 @@ class Session(Connection):
         """Enter the selected state."""
         selection.enabled = self.enabled
         self.selection = selection
+        self.results = Results()
         self.state = SELECTED
 
     def unselect(self) -> None:
@@ -199,7 +203,7 @@ class Session(Connection):
         """
         told = self.view.told
         if messages.is_saved:
-            raise BadSyntax("There is no saved search result")
+            return told.present(self.results.saved)
         if isinstance(messages, UidSet):
             return told.present(messages)
         if not messages.has_star and messages.last > len(told):

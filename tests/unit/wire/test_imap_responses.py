@@ -92,46 +92,6 @@ def test_search_line() -> None:
     assert responses.search_line([2, 5], modseq=917) == b"* SEARCH 2 5 (MODSEQ 917)\r\n"
 
 
-def test_esearch_line_has_what_was_asked() -> None:
-    found = UidSet.parse(b"3,5:7")
-
-    def line(*returns: str) -> bytes:
-        return responses.esearch_line(b'a"1', found, returns, uid=True)
-
-    assert line("COUNT") == b'* ESEARCH (TAG "a\\"1") UID COUNT 4\r\n'
-    assert line("MIN", "MAX") == b'* ESEARCH (TAG "a\\"1") UID MIN 3 MAX 7\r\n'
-    assert line("ALL") == b'* ESEARCH (TAG "a\\"1") UID ALL 3,5:7\r\n'
-    assert line("SAVE") == b'* ESEARCH (TAG "a\\"1") UID\r\n'
-
-
-def test_esearch_line_of_nothing() -> None:
-    everything = ("MIN", "MAX", "ALL", "COUNT")
-    written = responses.esearch_line(b"a", SeqSet.empty(), everything, uid=False, modseq=5)
-    assert written == b'* ESEARCH (TAG "a") COUNT 0\r\n'
-    assert responses.esearch_line(b"a", SeqSet.parse(b"2"), ["ALL"], uid=False, modseq=5).endswith(
-        b"ALL 2 MODSEQ 5\r\n"
-    )
-
-
-@pytest.mark.parametrize(
-    ("partial", "page"),
-    [
-        ((1, 2), b"1:2 10:11"),
-        ((2, 1), b"2:1 10:11"),
-        ((3, 10), b"3:10 20:21"),
-        ((5, 9), b"5:9 NIL"),
-        ((-1, -1), b"-1:-1 21"),
-        ((-1, -3), b"-1:-3 11,20:21"),
-        ((-9, -4), b"-9:-4 10"),
-        ((-9, -5), b"-9:-5 NIL"),
-    ],
-)
-def test_partial(partial: tuple[int, int], page: bytes) -> None:
-    found = UidSet.parse(b"10,11,20,21")
-    written = responses.esearch_line(b"a", found, ["PARTIAL"], uid=True, partial=partial)
-    assert written == b'* ESEARCH (TAG "a") UID PARTIAL (%s)\r\n' % page
-
-
 def test_response_codes() -> None:
     assert responses.appenduid(38505, UidSet.parse(b"3955:3956")) == b"APPENDUID 38505 3955:3956"
     assert (

@@ -71,6 +71,7 @@ KEYS: dict[bytes, s.SearchKey] = {
     b"EMAILID M1-a": s.ByObjectId(b"M1-a", thread=False),
     b"THREADID T1": s.ByObjectId(b"T1", thread=True),
     b"FUZZY FROM x": s.Fuzzy(s.HeaderText("FROM", "x", shortcut=True)),
+    b"FILTER on-the-road": s.Filter(b"on-the-road"),
     b"NOT SEEN": s.Not(s.HasFlag(SEEN, True)),
     b"OR ALL NOT ALL": s.Or(s.All(), s.Not(s.All())),
     b"(ALL)": s.All(),
@@ -80,9 +81,10 @@ KEYS: dict[bytes, s.SearchKey] = {
 
 @pytest.mark.parametrize("text", KEYS, ids=repr)
 def test_keys(text: bytes) -> None:
-    assert parse(text) == Search(KEYS[text])
-    assert parse(text + b"  ") == Search(KEYS[text])
-    assert parse(text, b"UID SEARCH") == Search(KEYS[text], uid=True)
+    flags = {"has_fuzzy": b"FUZZY" in text, "has_filter": b"FILTER" in text}
+    assert parse(text) == Search(KEYS[text], **flags)
+    assert parse(text + b"  ") == Search(KEYS[text], **flags)
+    assert parse(text, b"UID SEARCH") == Search(KEYS[text], uid=True, **flags)
 
 
 def test_modseq() -> None:
@@ -98,6 +100,7 @@ RETURNS: dict[bytes, tuple[frozenset[str] | None, tuple[int, int] | None]] = {
     b"return (min Max COUNT save) ALL": (frozenset({"MIN", "MAX", "COUNT", "SAVE"}), None),
     b"RETURN (PARTIAL 1:500 COUNT) ALL": (frozenset({"PARTIAL", "COUNT"}), (1, 500)),
     b"RETURN (PARTIAL -1:-100) ALL": (frozenset({"PARTIAL"}), (-1, -100)),
+    b"RETURN (CONTEXT UPDATE) ALL": (frozenset({"CONTEXT", "UPDATE"}), None),
 }
 
 
@@ -196,6 +199,13 @@ def test_unknown_charset_is_no_syntax_error() -> None:
         b"RETURN (PARTIAL 0:1) ALL",
         b"RETURN (PARTIAL 1:-1) ALL",
         b"RETURN (ALL PARTIAL 1:2) ALL",
+        b"RETURN (PARTIAL 1:2 PARTIAL 3:4) ALL",
+        b"RETURN (RELEVANCY ALL) TEXT x",
+        b"FILTER",
+        b"FILTER a/b",
+        b"FILTER a]",
+        b'FILTER "a"',
+        b"FUZZY",
         b"CHARSET",
         b"CHARSET UTF-8",
         b"CHARSET US-ASCII TEXT {1+}\r\n\xfc",

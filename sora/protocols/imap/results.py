@@ -1,0 +1,99 @@
+"""What SEARCH and SORT found: how it is answered, and what of it `$` remembers (RFC 4731, 5182, 9394).
+
+The results are UIDs throughout, because nothing that happens to a mailbox changes those. Sequence numbers are made of
+them when something is written, from what the client has been told at that moment; so a message that was expunged leaves
+`$` by itself.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from sora._native.seqset import UidSet
+from sora.errors import SoraError
+from sora.protocols.imap.replies import BAD, reply_to
+from sora.protocols.imap.view import NO_UIDS
+from sora.wire import imap_esearch as wire
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
+
+    from sora.protocols.imap.session import Session
+
+DATA: Final = frozenset({"MIN", "MAX", "ALL", "COUNT", "PARTIAL"})
+"""Return options that name messages or count them."""
+
+
+class Results:
+    """What one session remembers of its searches in the selected mailbox.
+
+    Attributes:
+        saved: `$`; messages that are gone may still be in it.
+    """
+
+    __slots__ = ("saved",)
+
+    def __init__(self) -> None:
+        self.saved: UidSet = NO_UIDS
+
+
+@contextmanager
+def saving(s: Session, returns: Collection[str] | None) -> Iterator[None]:
+    """A search with SAVE that ends in NO empties `$`; one that ends in BAD leaves it (RFC 5182 §2.1)."""
+    try:
+        yield
+    except Exception as error:
+        refused = not isinstance(error, SoraError) or reply_to(error).status is not BAD
+        if refused and returns is not None and "SAVE" in returns:
+            s.results.saved = NO_UIDS
+        raise
+
+
+def answer(
+    s: Session,
+    found: UidSet | Sequence[int],
+    returns: frozenset[str],
+    *,
+    uid: bool,
+    partial: tuple[int, int] | None = None,
+    modseq: int | None = None,
+) -> None:
+    """Write the ESEARCH response, and remember what SAVE asks for.
+
+    Args:
+        found: UIDs, as a set for SEARCH, in their order for SORT.
+    """
+    if "SAVE" in returns:
+        s.results.saved = to_save(found, returns, partial)
+    if returns == {"SAVE"}:  # RFC 5182 §1: nothing else was asked, so nothing is said
+        return
+    numbers = found if uid else numbers_of(s, found)
+    s.write(wire.esearch_line(s.tag, numbers, returns, uid=uid, partial=partial, modseq=modseq))
+
+
+def to_save(found: UidSet | Sequence[int], returns: Collection[str], partial: tuple[int, int] | None) -> UidSet:
+    """The messages that `$` stands for after SAVE (RFC 5182 §2.4, RFC 9394 §3.2).
+
+    ALL and COUNT, or none of the options, save all; else MIN, MAX and PARTIAL each save what they return.
+    """
+    asked = DATA.intersection(returns)
+    if not asked or not asked.isdisjoint({"ALL", "COUNT"}) or not found:
+        return as_set(found)
+    saved = as_set(wire.page(found, partial)) if partial is not None else NO_UIDS
+    if "MIN" in asked:
+        saved |= UidSet.from_numbers([wire.first(found)])
+    if "MAX" in asked:
+        saved |= UidSet.from_numbers([wire.last(found)])
+    return saved
+
+
+def as_set(found: wire.Results) -> UidSet:
+    """UIDs in whatever order, as a set."""
+    return found if isinstance(found, UidSet) else UidSet.from_numbers(found)
+
+
+def numbers_of(s: Session, found: UidSet | Sequence[int]) -> wire.Results:
+    """Sequence numbers of UIDs, as the client has them; the order stays."""
+    told = s.view.told
+    return told.seqs(found) if isinstance(found, UidSet) else [told.seq(uid) for uid in found]

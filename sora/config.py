@@ -177,6 +177,12 @@ class LimitsTable(Table, frozen=True, kw_only=True):
     literal: Annotated[Size, Meta(description="largest IMAP literal outside APPEND", extra=LIVE)] = 1 << 20
     literal_before_login: Annotated[Size, Meta(description="the same before login", extra=LIVE)] = 8192
     recipients: Annotated[int, Meta(ge=1, description="recipients of one LMTP transaction", extra=LIVE)] = 1000
+    search_contexts: Annotated[
+        int, Meta(ge=1, description="search results kept up to date (UPDATE) in one IMAP session", extra=LIVE)
+    ] = 16
+    uid_batch: Annotated[
+        int, Meta(ge=1, le=500, description="fewest messages of an IMAP UIDBATCHES batch", extra=LIVE)
+    ] = 500
     bad_commands: Annotated[int, Meta(ge=1, description="bad commands in a row before the end", extra=LIVE)] = 10
     imap_idle_timeout: Annotated[Duration, Meta(description="silence of an IMAP client", extra=LIVE)] = 1800.0
     imap_keepalive: Annotated[Duration, Meta(description="pause between lines sent in IDLE", extra=LIVE)] = 120.0

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from msgspec import Struct
 
 from sora.errors import BadSyntax
+from sora.wire.imap_contexts import parse_cancelupdate, parse_uidbatches
 from sora.wire.imap_fetch import parse_fetch
 from sora.wire.imap_list import parse_list, parse_lsub, parse_status
 from sora.wire.imap_quota import parse_getquota, parse_getquotaroot, parse_setquota
@@ -505,6 +506,8 @@ PARSERS: Final[dict[bytes, Callable[[Cursor], Any]]] = (
         b"NAMESPACE": parse_namespace,
         b"STATUS": parse_status,
         b"APPEND": parse_append,
+        b"CANCELUPDATE": parse_cancelupdate,
+        b"UIDBATCHES": parse_uidbatches,
         b"CHECK": parse_check,
         b"CLOSE": parse_close,
         b"UNSELECT": parse_unselect,

@@ -11,10 +11,23 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
-from sora.protocols.imap import append, enable, idle, login, mailboxes, messages, quota, search, select, transfer
+from sora.protocols.imap import (
+    append,
+    batches,
+    contexts,
+    enable,
+    idle,
+    login,
+    mailboxes,
+    messages,
+    quota,
+    search,
+    select,
+    transfer,
+)
 from sora.protocols.imap.state import ANY, AUTHENTICATED, NOT_AUTHENTICATED, SELECTED, State
 from sora.wire import imap_commands as wire
-from sora.wire import imap_fetch, imap_list, imap_quota, imap_search
+from sora.wire import imap_contexts, imap_fetch, imap_list, imap_quota, imap_search
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -106,6 +119,8 @@ ROWS: Final = (
     Command("UNSELECT",     wire.parse_unselect,       select.unselect,       SEL, NONE,           "UNSELECT"),
     Command("EXPUNGE",      wire.parse_expunge,        transfer.expunge,      SEL, BREAKS_SEQS,    "UIDPLUS", uid=True),
     Command("SEARCH",       imap_search.parse_search,  search.search,         SEL, USES_SEQS,      uid=True),
+    Command("CANCELUPDATE", imap_contexts.parse_cancelupdate, contexts.cancelupdate, SEL, NONE, "CONTEXT=SEARCH"),
+    Command("UIDBATCHES",   imap_contexts.parse_uidbatches, batches.uidbatches, SEL, NONE, "UIDBATCHES"),
     Command("FETCH",        imap_fetch.parse_fetch,    messages.fetch,        SEL, USES_SEQS,      uid=True),
     Command("STORE",        wire.parse_store,          messages.store,        SEL, USES_SEQS,      uid=True),
     Command("COPY",         wire.parse_copy,           transfer.copy,         SEL, USES_AND_BREAKS, uid=True),

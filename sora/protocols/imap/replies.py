@@ -74,6 +74,24 @@ class Cannot(errors.Refused):
     default_text = "Not possible"
 
 
+class ClientBug(errors.BadSyntax):
+    """What no client has a reason to ask for (RFC 5530 §3)."""
+
+    default_text = "That makes no sense"
+
+
+class TooFew(errors.Refused):
+    """UIDBATCHES with smaller batches than the server makes (RFC 10022)."""
+
+    default_text = "The batches are too small"
+
+
+class TooMany(errors.Refused):
+    """UIDBATCHES for more messages than one command may ask for (RFC 10022)."""
+
+    default_text = "Too many batches"
+
+
 class UseAttribute(errors.Refused):
     """CREATE with a special use that cannot be had (RFC 6154 §3)."""
 
@@ -88,6 +106,7 @@ class UnknownEncoding(errors.Refused):
 
 ERRORS: Final[Mapping[type[errors.SoraError], tuple[bytes, bytes]]] = {
     errors.BadSyntax: (BAD, b""),
+    ClientBug: (BAD, b"CLIENTBUG"),
     errors.LineTooLong: (BAD, b"TOOBIG"),
     errors.LiteralTooBig: (BAD, b"TOOBIG"),
     errors.WireError: (BAD, b""),
@@ -107,6 +126,8 @@ ERRORS: Final[Mapping[type[errors.SoraError], tuple[bytes, bytes]]] = {
     CompressionActive: (NO, b"COMPRESSIONACTIVE"),
     BadCharset: (NO, b"BADCHARSET (US-ASCII UTF-8)"),
     Cannot: (NO, b"CANNOT"),
+    TooFew: (NO, b"TOOFEW"),
+    TooMany: (NO, b"TOOMANY"),
     UseAttribute: (NO, b"USEATTR"),
     UnknownEncoding: (NO, b"UNKNOWN-CTE"),
     errors.Refused: (NO, b""),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from sora._native.seqset import UidSet
 from sora.errors import SoraError
+from sora.protocols.imap.contexts import Contexts, as_set, numbers_of
 from sora.protocols.imap.replies import BAD, reply_to
 from sora.protocols.imap.view import NO_UIDS
 from sora.wire import imap_esearch as wire
@@ -30,12 +31,14 @@ class Results:
 
     Attributes:
         saved: `$`; messages that are gone may still be in it.
+        contexts: Results that are kept up to date.
     """
 
-    __slots__ = ("saved",)
+    __slots__ = ("contexts", "saved")
 
     def __init__(self) -> None:
         self.saved: UidSet = NO_UIDS
+        self.contexts = Contexts()
 
 
 @contextmanager
@@ -86,14 +89,3 @@ def to_save(found: UidSet | Sequence[int], returns: Collection[str], partial: tu
     if "MAX" in asked:
         saved |= UidSet.from_numbers([wire.last(found)])
     return saved
-
-
-def as_set(found: wire.Results) -> UidSet:
-    """UIDs in whatever order, as a set."""
-    return found if isinstance(found, UidSet) else UidSet.from_numbers(found)
-
-
-def numbers_of(s: Session, found: UidSet | Sequence[int]) -> wire.Results:
-    """Sequence numbers of UIDs, as the client has them; the order stays."""
-    told = s.view.told
-    return told.seqs(found) if isinstance(found, UidSet) else [told.seq(uid) for uid in found]

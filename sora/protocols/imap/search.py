@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from sora.wire.imap_search import Search, SearchKey
 
 NUMBERS_PER_WRITE: Final = 2000
-RETURNED: Final = frozenset({"MIN", "MAX", "ALL", "COUNT", "SAVE", "PARTIAL"})
-"""Return options that are offered (RFC 4731, 5182, 9394)."""
+RETURNED: Final = frozenset({"MIN", "MAX", "ALL", "COUNT", "SAVE", "PARTIAL", "CONTEXT", "UPDATE"})
+"""Return options that are offered (RFC 4731, 5182, 5267, 9394)."""
 
 FREE, STATEMENT, TEXT = range(3)
 
@@ -39,12 +39,17 @@ async def search(s: Session, cmd: Search) -> None:
     """
     if cmd.returns is not None and not cmd.returns <= RETURNED:
         raise BadSyntax("These RETURN options are not offered here")
+    updated = cmd.returns is not None and "UPDATE" in cmd.returns
+    if updated:
+        s.results.contexts.require_new(s.tag)
     with results.saving(s, cmd.returns):
         if not cmd.charset_known:
             raise BadCharset
         found = await matching(s, cmd.key, s.view.told.all_uids())
         if cmd.returns is not None:
             results.answer(s, found, cmd.returns, uid=cmd.uid, partial=cmd.partial)
+            if updated:
+                s.results.contexts.begin(s, found, cmd.key, matching, uid=cmd.uid)
             return
     await _write_numbers(s, found if cmd.uid else s.view.told.seqs(found))
 

@@ -185,7 +185,6 @@ class Session(Connection):
         """Enter the selected state."""
         selection.enabled = self.enabled
         self.selection = selection
-        self.results = Results()
         self.state = SELECTED
 
     def unselect(self) -> None:
@@ -193,6 +192,7 @@ class Session(Connection):
         if self.selection is not None:
             self.server.views.close(self.selection)
             self.selection = None
+            self.results = Results()
             self.state = AUTHENTICATED
 
     def uids(self, messages: SeqSet | UidSet) -> UidSet:
@@ -226,8 +226,13 @@ class Session(Connection):
         if selection.view.gone:
             self.bye(b"[UNAVAILABLE] The selected mailbox was deleted")
             return
+        contexts = self.results.contexts
+        if contexts:
+            contexts.before(self, hold=hold)
         if selection.sync(self.write, hold=hold, with_uid=with_uid):
             self.server.views.claim_later(selection.view)
+        if contexts:
+            await contexts.after(self)
 
     async def read_line(self, max_line: int) -> bytes:
         """A line that is no command: the response to a challenge.

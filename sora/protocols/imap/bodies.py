@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from sora import log
 from sora.errors import BlobDown
+from sora.protocols.imap.progress import moved
 from sora.store.blobs import BlobRef
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ async def _chunks_of(s: Session, uids: UidSet, columns: Sequence[str]) -> AsyncG
     async with aclosing(cast("AsyncGenerator[list[Row], None]", rows)) as chunks:
         async for chunk in chunks:
             yield chunk
+            moved(s, len(chunk))
 
 
 class Ahead:

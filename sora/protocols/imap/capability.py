@@ -27,8 +27,8 @@ AFTER_LOGIN: Final = (
     "OBJECTID", "SAVEDATE", "PREVIEW",
 )  # fmt: skip
 
-SEARCHING: Final = ("SEARCHRES",)
-"""Of search results; `AFTER_LOGIN` has ESEARCH and WITHIN."""
+SEARCHING: Final = ("SEARCHRES", "INPROGRESS")
+"""Of searching and of what takes long; `AFTER_LOGIN` has ESEARCH and WITHIN."""
 
 OF_COMMANDS: Final = tuple(row.capability for row in ROWS if row.capability and SELECTED in row.states)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sora._native.seqset import UidSet
 from sora.errors import BadSyntax
-from sora.protocols.imap import objectids, results, searchtext
+from sora.protocols.imap import objectids, progress, results, searchtext
 from sora.protocols.imap.replies import BadCharset
 from sora.protocols.imap.view import NO_UIDS
 from sora.types import MAX_UID
@@ -45,7 +45,9 @@ async def search(s: Session, cmd: Search) -> None:
     with results.saving(s, cmd.returns):
         if not cmd.charset_known:
             raise BadCharset
-        found = await matching(s, cmd.key, s.view.told.all_uids())
+        within = s.view.told.all_uids()
+        with progress.working(s, len(within)):
+            found = await matching(s, cmd.key, within)
         if cmd.returns is not None:
             results.answer(s, found, cmd.returns, uid=cmd.uid, partial=cmd.partial)
             if updated:

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from sora.config import LimitsTable
     from sora.net.listener import Listener
     from sora.protocols.imap.commands import Command
+    from sora.protocols.imap.progress import Clock, Progress
     from sora.protocols.imap.state import State
     from sora.protocols.imap.view import Selection
     from sora.services.auth import Identity
@@ -84,10 +85,12 @@ class ImapServer:
     Attributes:
         rows: Of messages that were fetched lately.
         views: Selected mailboxes.
+        clock: Calls back when a command takes long; None: the event loop.
     """
 
     def __init__(self, node: Node) -> None:
         self.node = node
+        self.clock: Clock | None = None
         self.keywords = KeywordRegistry(node.store.mailboxes)
         self.rows = RecentRows(node.store.messages)
         self.views = Views(node.store.messages, node.store.mailboxes, node.changes, self.keywords)
@@ -101,6 +104,7 @@ class Session(Connection):
         identity: Who logged in.
         selection: The selected mailbox as the client knows it.
         results: What is remembered of the searches in it.
+        progress: How far the command in hand is, while it computes; else None.
         enabled: Extensions that the client has shown to understand (see `enable`).
         tag: Of the command in hand.
         appending: The APPEND whose literals are being read.
@@ -109,7 +113,8 @@ class Session(Connection):
     protocol: ClassVar[str] = "imap"
     __slots__ = (
         "_account_slot", "_bad_in_a_row", "_commands", "_failed", "_heard_mono", "_stalled_s",
-        "appending", "enabled", "identity", "results", "scanner", "selection", "server", "state", "tag",
+        "appending", "enabled", "identity", "progress", "results",
+        "scanner", "selection", "server", "state", "tag",
     )  # fmt: skip
 
     def __init__(self, server: ImapServer, listener: Listener) -> None:
@@ -120,6 +125,7 @@ class Session(Connection):
         self.identity: Identity | None = None
         self.selection: Selection | None = None
         self.results = Results()
+        self.progress: Progress | None = None
         self.enabled: set[str] = set()
         self.tag = b"*"
         self.appending: append.Appending | None = None
@@ -259,6 +265,11 @@ class Session(Connection):
         except TimeoutError:
             self.bye(IDLE_TOO_LONG)
             raise PeerGone(detail="timeout") from None
+
+    def tell(self, response: bytes) -> None:
+        """Send a response at once, between two others."""
+        self.write(response)
+        self._send()
 
     def bye(self, text: bytes) -> None:
         """End the session after the command in hand."""

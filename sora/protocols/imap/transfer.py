@@ -8,6 +8,7 @@ from sora._native.seqset import UidSet
 from sora.crashpoints import crash_point
 from sora.errors import DatabaseDown, Expunged, NotFound, OutcomeUnknown
 from sora.protocols.imap.places import find
+from sora.protocols.imap.progress import working
 from sora.protocols.imap.replies import ReadOnly, Reply, TryCreate
 from sora.types import Rights
 from sora.wire import imap_responses as responses
@@ -63,9 +64,10 @@ async def copy(s: Session, cmd: wire.Copy) -> Reply | None:
         return None
     crash_point("copy.chosen")
     try:
-        done = await known(
-            s.node.store.messages.copy(view.account_id, view.mailbox_id, uids, target.mailbox.mailbox_id)
-        )
+        with working(s, len(uids)):
+            done = await known(
+                s.node.store.messages.copy(view.account_id, view.mailbox_id, uids, target.mailbox.mailbox_id)
+            )
     except NotFound:
         raise TryCreate from None
     crash_point("copy.committed")
@@ -87,9 +89,10 @@ async def move(s: Session, cmd: wire.Move) -> None:
         return
     crash_point("move.chosen")
     try:
-        done = await known(
-            s.node.store.messages.move(view.account_id, view.mailbox_id, uids, target.mailbox.mailbox_id)
-        )
+        with working(s, len(uids)):
+            done = await known(
+                s.node.store.messages.move(view.account_id, view.mailbox_id, uids, target.mailbox.mailbox_id)
+            )
     except NotFound:
         raise TryCreate from None
     crash_point("move.committed")
@@ -143,7 +146,8 @@ async def expunge(s: Session, cmd: wire.Expunge) -> None:
     if uids is not None and not uids:
         return
     crash_point("expunge.chosen")
-    done = await s.node.store.messages.expunge(view.account_id, view.mailbox_id, uids)
+    with working(s):
+        done = await s.node.store.messages.expunge(view.account_id, view.mailbox_id, uids)
     crash_point("expunge.committed")
     if done.uids:
         view.expunged(done.modseq, done.uids)

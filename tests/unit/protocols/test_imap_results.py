@@ -98,6 +98,11 @@ class Client:
             self.uids += told[len(told) - (int(match[1]) - len(self.uids)) :]
         elif match := re.fullmatch(r'\* ESEARCH \(TAG "(t\d+)"\)( UID)? (ADDTO|REMOVEFROM) \((.*)\)', line):
             self._update(match[1], bool(match[2]), match[3], match[4])
+        elif match := re.fullmatch(r'\* ESEARCH \(TAG "(t\d+)"\)( UID)?(?: ALL (\S+))?', line):
+            key, uid, found = self.contexts[match[1]]
+            assert uid == bool(match[2])
+            assert not found, "the result comes before its updates"
+            self.contexts[match[1]] = key, uid, set(SeqSet.parse(match[3].encode())) if match[3] else set()
 
     def _update(self, tag: str, uid: bool, what: str, pairs: str) -> None:
         key, by_uid, found = self.contexts[tag]
@@ -167,19 +172,15 @@ async def perform(client: Client, step: tuple[Any, ...]) -> None:
             tag = f"t{client._commands + 1}"
             client.contexts[tag] = text, uid, set()
             said = await client.ask(f"{'UID ' if uid else ''}SEARCH RETURN (UPDATE ALL) {text}")
-            first = next(line for line in said if f'"{tag}")' in line)
-            found = re.search(r" ALL (\S+)", first)
-            before = set(SeqSet.parse(found[1].encode())) if found else set()
-            later = client.contexts[tag][2]
-            assert not before & later
-            client.contexts[tag] = text, uid, before | later
+            assert any(f'(TAG "{tag}")' in line for line in said)
         case ("cancel", index) if index < len(client.contexts):
             tag = list(client.contexts)[index]
             await client.ask(f'CANCELUPDATE "{tag}"')
             del client.contexts[tag]
         case ("save", text):
             client.saved = set(await matching(client.session, text))
-            assert not [line for line in await client.ask(f"SEARCH RETURN (SAVE) {text}") if "ESEARCH" in line]
+            tag = f'"t{client._commands + 1}"'
+            assert not [line for line in await client.ask(f"SEARCH RETURN (SAVE) {text}") if tag in line]
         case ("expunge",) | ("noop",):
             await client.ask(step[0].upper())
 
@@ -253,18 +254,18 @@ async def test_what_cannot_be_found_out_now_is_told_later(
     async def away(*_: object) -> UidSet:
         raise DatabaseDown
 
+    client.contexts["t2"] = "FLAGGED LARGER 1", True, set()
     await client.ask("UID SEARCH RETURN (UPDATE) FLAGGED LARGER 1")
     with monkeypatch.context() as patch:
         patch.setattr(shared_node.store.search, "between", away)
         assert await client.ask(r"STORE 2 +FLAGS.SILENT (\Flagged)") == []
-    client.contexts["t2"] = "FLAGGED LARGER 1", True, set()
     assert await client.ask("NOOP") == ['* ESEARCH (TAG "t2") UID ADDTO (0 2)']
     assert await client.ask("NOOP") == []
 
 
 async def test_flags_alone_cost_no_statement(client: Client, shared_node: Node, statements: list[str]) -> None:
-    await client.ask("UID SEARCH RETURN (UPDATE) FLAGGED")
     client.contexts["t2"] = "FLAGGED", True, set()
+    await client.ask("UID SEARCH RETURN (UPDATE) FLAGGED")
     statements.clear()
     said = await client.ask(r"STORE 1:2 +FLAGS.SILENT (\Flagged)")
     assert said == ['* ESEARCH (TAG "t2") UID ADDTO (0 1:2)']

@@ -13,7 +13,7 @@ from sora._native.imapscan import Command, NeedLiteral, Scanner
 from sora._native.seqset import SeqSet, UidSet
 from sora.errors import BadSyntax
 from sora.wire import imap_commands as wire
-from sora.wire import imap_quota
+from sora.wire import imap_contexts, imap_quota
 from sora.wire.imap_commands import PARSERS, AppendItem, QResync, StoreMode
 from sora.wire.imap_list import List, Lsub, Status
 
@@ -134,6 +134,9 @@ CASES: dict[bytes, object] = {
     b"UID COPY $ a": wire.Copy(UidSet.parse(b"$"), "a"),
     b"MOVE 2 a": wire.Move(SeqSet.parse(b"2"), "a"),
     b"UID MOVE 2 a": wire.Move(UidSet.parse(b"2"), "a"),
+    b'CANCELUPDATE "B01" "a b"': imap_contexts.CancelUpdate((b"B01", b"a b")),
+    b"UIDBATCHES 2000": imap_contexts.UidBatches(2000),
+    b"UIDBATCHES 2000 10:20": imap_contexts.UidBatches(2000, (10, 20)),
 }
 
 
@@ -231,6 +234,15 @@ REFUSED = [
     b"COPY 0 a",
     b"COPY 1 a b",
     b"MOVE 1",
+    b"CANCELUPDATE",
+    b"CANCELUPDATE B01",
+    b'CANCELUPDATE "B01"  "B02"',
+    b"UIDBATCHES",
+    b"UIDBATCHES 0",
+    b"UIDBATCHES 500 10",
+    b"UIDBATCHES 500 10:",
+    b"UIDBATCHES 500 10:*",
+    b"UIDBATCHES 500 1:2 x",
 ]
 
 

@@ -176,7 +176,7 @@ END $$;
 CREATE FUNCTION list_mailboxes(p_account_id bigint)
 RETURNS TABLE (mailbox_id bigint, name text, uidvalidity bigint, special_use text, noselect boolean, subscribed boolean,
                has_children boolean, uid_next bigint, highest_modseq bigint, message_count int, unseen_count int,
-               deleted_count int, total_size bigint, created_at timestamptz)
+               deleted_count int, total_size bigint, created_at timestamptz, rights int)
 LANGUAGE plpgsql STABLE ROWS 20 SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 BEGIN
@@ -184,7 +184,9 @@ BEGIN
   SELECT b.mailbox_id, b.known_name, b.uidvalidity, b.special_use, coalesce(b.noselect, true), b.subscribed,
          EXISTS (SELECT 1 FROM mailboxes c WHERE c.account_id = p_account_id AND c.deleted_at IS NULL
                  AND c.name >= b.known_name || '/' AND c.name < b.known_name || '0'),
-         t.uid_next, t.highest_modseq, t.message_count, t.unseen_count, t.deleted_count, t.total_size, b.created_at
+         t.uid_next, t.highest_modseq, t.message_count, t.unseen_count, t.deleted_count, t.total_size, b.created_at,
+         CASE WHEN b.mailbox_id = ANY (ARRAY(SELECT a.mailbox_id FROM mailbox_acl a WHERE a.account_id = p_account_id))
+              THEN mailbox_rights(p_account_id, b.mailbox_id, p_account_id) ELSE 2047 END
   FROM (
     SELECT m.*, coalesce(m.name, s.name) AS known_name, s.name IS NOT NULL AS subscribed
     FROM (SELECT * FROM mailboxes x WHERE x.account_id = p_account_id AND x.deleted_at IS NULL) m

@@ -263,9 +263,17 @@ BEGIN
     WHERE i.account_id = p_account_id AND i.mailbox_id = p_mailbox_id AND i.uid = t.uid AND i.expunged_at IS NULL OFFSET 0) m;
 END $$;
 
+-- The flags that a new message gets from somebody with these rights in its mailbox (RFC 4314 §4): \Seen takes s, \Deleted t,
+-- all others w. NULL: none.
+CREATE FUNCTION allowed_flags(p_flags int2[], p_seen boolean, p_rights int) RETURNS int2[] LANGUAGE sql IMMUTABLE AS $$
+  SELECT nullif(CASE WHEN p_rights & 264 = 264 THEN p_flags ELSE ARRAY(
+      SELECT f FROM unnest(p_flags) f WHERE p_rights & CASE f WHEN 3 THEN 256 ELSE 8 END <> 0) END
+    || CASE WHEN p_seen AND p_rights & 4 = 4 THEN '{0}'::int2[] ELSE '{}'::int2[] END, '{}')
+$$;
+
 -- COPY and MOVE inside one account. source = target is allowed, for both.
 CREATE FUNCTION transfer_inside(p_account_id bigint, p_mailbox_id bigint, p_to_mailbox_id bigint, p_lo bigint[], p_hi bigint[],
-  p_viewer_id bigint, p_move boolean)
+  p_viewer_id bigint, p_move boolean, p_rights int DEFAULT 2047)
 RETURNS TABLE (uidvalidity bigint, source_uids bigint[], target_uids bigint[], source_modseq bigint, target_modseq bigint)
 LANGUAGE plpgsql ROWS 1
 SET search_path = sora, public SET plan_cache_mode = force_generic_plan
@@ -296,7 +304,7 @@ BEGIN
   ), inserted AS (
     INSERT INTO messages (account_id, mailbox_id, uid, content_id, created_modseq, internal_date, size, initial_flags)
     SELECT p_account_id, p_to_mailbox_id, k.new_uid, k.content_id, v_to_modseq, k.internal_date, k.size,
-           CASE WHEN k.seen AND p_viewer_id IS NULL THEN array_append(k.flags, 0::int2) ELSE nullif(k.flags, '{}') END
+           allowed_flags(k.flags, k.seen AND p_viewer_id IS NULL, p_rights)
     FROM picked k
   ), expunged AS (
     UPDATE messages m SET expunged_at = clock(), expunged_modseq = v_modseq FROM picked k
@@ -305,7 +313,7 @@ BEGIN
   )
   SELECT coalesce(array_agg(k.uid ORDER BY k.place), '{}'), coalesce(array_agg(k.new_uid ORDER BY k.place), '{}')
   INTO source_uids, target_uids FROM picked k;
-  IF p_viewer_id IS NOT NULL THEN
+  IF p_viewer_id IS NOT NULL AND p_rights & 4 = 4 THEN
     PERFORM copy_viewer_seen(p_account_id, p_mailbox_id, p_account_id, p_to_mailbox_id, source_uids, target_uids,
       p_viewer_id, p_viewer_id);
   END IF;
@@ -352,7 +360,7 @@ END $$;
 -- and made where missing; those that no longer fit into the target account are dropped.
 CREATE FUNCTION transfer_across(p_account_id bigint, p_mailbox_id bigint, p_to_account_id bigint, p_to_mailbox_id bigint,
   p_lo bigint[], p_hi bigint[], p_viewer_id bigint, p_to_viewer_id bigint, p_move boolean, p_instance_id text,
-  p_content_id bigint[], p_new_hash bytea[])
+  p_content_id bigint[], p_new_hash bytea[], p_rights int DEFAULT 2047)
 RETURNS TABLE (uidvalidity bigint, source_uids bigint[], target_uids bigint[], source_modseq bigint, target_modseq bigint)
 LANGUAGE plpgsql ROWS 1 SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
@@ -426,7 +434,7 @@ BEGIN
   ), inserted AS (
     INSERT INTO messages (account_id, mailbox_id, uid, content_id, created_modseq, internal_date, size, initial_flags)
     SELECT p_to_account_id, p_to_mailbox_id, k.new_uid, k.content_id, v_to_modseq, k.internal_date, k.size,
-           CASE WHEN k.seen AND p_to_viewer_id IS NULL THEN array_append(k.flags, 0::int2) ELSE nullif(k.flags, '{}') END
+           allowed_flags(k.flags, k.seen AND p_to_viewer_id IS NULL, p_rights)
     FROM copies k
   ), expunged AS (
     UPDATE messages m SET expunged_at = clock(), expunged_modseq = v_modseq FROM copies k
@@ -435,7 +443,7 @@ BEGIN
   )
   SELECT coalesce(array_agg(k.uid ORDER BY k.place), '{}'), coalesce(array_agg(k.new_uid ORDER BY k.place), '{}')
   INTO source_uids, target_uids FROM copies k;
-  IF p_to_viewer_id IS NOT NULL THEN
+  IF p_to_viewer_id IS NOT NULL AND p_rights & 4 = 4 THEN
     PERFORM copy_viewer_seen(p_account_id, p_mailbox_id, p_to_account_id, p_to_mailbox_id, source_uids, target_uids,
       p_viewer_id, p_to_viewer_id);
   END IF;
@@ -463,36 +471,39 @@ BEGIN
 END $$;
 
 -- Always one row; source_uids and target_uids are pairwise and ascending (COPYUID), empty when nothing matched. The actor
--- is the account that does it (NULL: the owner of each side). The last three are for copies into another account.
+-- is the account that does it (NULL: the owner of each side), with these rights in the target. The instance, contents and
+-- hashes are for copies into another account.
 CREATE FUNCTION copy_messages(p_account_id bigint, p_mailbox_id bigint, p_to_account_id bigint, p_to_mailbox_id bigint,
   p_lo bigint[], p_hi bigint[], p_actor_id bigint DEFAULT NULL, p_instance_id text DEFAULT NULL,
-  p_content_id bigint[] DEFAULT NULL, p_new_hash bytea[] DEFAULT NULL)
+  p_content_id bigint[] DEFAULT NULL, p_new_hash bytea[] DEFAULT NULL, p_rights int DEFAULT 2047)
 RETURNS TABLE (uidvalidity bigint, source_uids bigint[], target_uids bigint[], source_modseq bigint, target_modseq bigint)
 LANGUAGE plpgsql ROWS 1
 SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET lock_timeout = '10s' AS $$
 BEGIN
   IF p_account_id = p_to_account_id THEN
     RETURN QUERY SELECT * FROM transfer_inside(p_account_id, p_mailbox_id, p_to_mailbox_id, p_lo, p_hi,
-      nullif(p_actor_id, p_account_id), false);
+      nullif(p_actor_id, p_account_id), false, p_rights);
   ELSE
     RETURN QUERY SELECT * FROM transfer_across(p_account_id, p_mailbox_id, p_to_account_id, p_to_mailbox_id, p_lo, p_hi,
-      nullif(p_actor_id, p_account_id), nullif(p_actor_id, p_to_account_id), false, p_instance_id, p_content_id, p_new_hash);
+      nullif(p_actor_id, p_account_id), nullif(p_actor_id, p_to_account_id), false, p_instance_id, p_content_id, p_new_hash,
+      p_rights);
   END IF;
 END $$;
 
 CREATE FUNCTION move_messages(p_account_id bigint, p_mailbox_id bigint, p_to_account_id bigint, p_to_mailbox_id bigint,
   p_lo bigint[], p_hi bigint[], p_actor_id bigint DEFAULT NULL, p_instance_id text DEFAULT NULL,
-  p_content_id bigint[] DEFAULT NULL, p_new_hash bytea[] DEFAULT NULL)
+  p_content_id bigint[] DEFAULT NULL, p_new_hash bytea[] DEFAULT NULL, p_rights int DEFAULT 2047)
 RETURNS TABLE (uidvalidity bigint, source_uids bigint[], target_uids bigint[], source_modseq bigint, target_modseq bigint)
 LANGUAGE plpgsql ROWS 1
 SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET lock_timeout = '10s' AS $$
 BEGIN
   IF p_account_id = p_to_account_id THEN
     RETURN QUERY SELECT * FROM transfer_inside(p_account_id, p_mailbox_id, p_to_mailbox_id, p_lo, p_hi,
-      nullif(p_actor_id, p_account_id), true);
+      nullif(p_actor_id, p_account_id), true, p_rights);
   ELSE
     RETURN QUERY SELECT * FROM transfer_across(p_account_id, p_mailbox_id, p_to_account_id, p_to_mailbox_id, p_lo, p_hi,
-      nullif(p_actor_id, p_account_id), nullif(p_actor_id, p_to_account_id), true, p_instance_id, p_content_id, p_new_hash);
+      nullif(p_actor_id, p_account_id), nullif(p_actor_id, p_to_account_id), true, p_instance_id, p_content_id, p_new_hash,
+      p_rights);
   END IF;
 END $$;
 

@@ -1033,3 +1033,54 @@ SELECT instance_id, peer_address FROM body_holders({acc}, {content}, 'other')
 -- plain
 SELECT instance_id, peer_address FROM instances WHERE instance_id <> 'other' AND peer_address <> '' AND instance_id IN
 (SELECT instance_id FROM pending_uploads WHERE account_id = {acc} AND content_id = {content}) ORDER BY heartbeat_at DESC
+
+-- ── mailbox_rights of a viewer
+-- untimed
+SELECT set_acl({box}, 0, false, 11, '='); SELECT set_acl({box}, {neighbour}, true, 8, '=')
+-- ours
+SELECT mailbox_rights({box}, {neighbour})
+-- plain
+SELECT coalesce(bit_or(c.rights) FILTER (WHERE NOT c.negative), 0) & ~coalesce(bit_or(c.rights) FILTER (WHERE
+c.negative), 0) FROM mailbox_acl c WHERE c.account_id = {acc} AND c.mailbox_id = {mb} AND c.grantee_id IN ({neighbour}, 0)
+
+-- ── set_acl
+-- ours
+SELECT changed FROM set_acl({box}, {neighbour}, false, 3, '=')
+-- plain
+INSERT INTO mailbox_acl VALUES ({box}, {neighbour}, false, 3) RETURNING true
+
+-- ── inherit_acl
+-- untimed
+SELECT set_acl({box}, {neighbour}, false, 3, '=')
+-- uncompared
+-- ours
+SELECT inherit_acl({acc}, {to}, 'Archive/below')
+-- plain
+INSERT INTO mailbox_acl SELECT c.account_id, {to}, c.grantee_id, c.negative, c.rights FROM mailbox_acl c
+WHERE c.account_id = {acc} AND c.mailbox_id = {mb}
+
+-- ── list_shared
+-- untimed
+SELECT set_acl({box}, {neighbour}, false, 3, '=')
+-- ours
+SELECT mailbox_id, name, rights, message_count FROM list_shared({neighbour})
+-- plain
+SELECT m.mailbox_id, m.name, c.rights, s.message_count FROM mailbox_acl c JOIN mailboxes m USING (account_id, mailbox_id)
+JOIN mailbox_stats s USING (account_id, mailbox_id) WHERE c.grantee_id = {neighbour}
+
+-- ── grantee_deleted
+-- untimed
+INSERT INTO domains (name) VALUES ('gone.example'); INSERT INTO accounts (account_id, domain_id, address)
+SELECT 987654321, domain_id, 'a@gone.example' FROM domains WHERE name = 'gone.example';
+INSERT INTO mailbox_acl VALUES ({box}, 987654321, false, 3)
+-- uncompared
+-- ours
+DELETE FROM accounts WHERE account_id = 987654321
+-- plain
+DELETE FROM mailbox_acl WHERE grantee_id = 987654321
+
+-- ── allowed_flags
+-- ours
+SELECT allowed_flags('{3,4,16}', true, 8)
+-- plain
+SELECT array_agg(f) FROM unnest('{3,4,16}'::int2[]) f WHERE f <> 3

@@ -173,8 +173,17 @@ class Delivery:
 
     # ------------------------------------------------------------------------------------------------ APPEND
 
-    async def append(self, account_id: AccountId, mailbox_id: MailboxId, items: Sequence[AppendItem]) -> AppendResult:
+    async def append(
+        self,
+        account_id: AccountId,
+        mailbox_id: MailboxId,
+        items: Sequence[AppendItem],
+        actor_id: AccountId | None = None,
+    ) -> AppendResult:
         """Store messages in one mailbox, all in one transaction or none (RFC 3502 §4).
+
+        Args:
+            actor_id: Who does it, if not the owner: \\Seen is then that one's.
 
         Raises:
             NotFound: The mailbox is gone.
@@ -183,7 +192,7 @@ class Delivery:
         """
         sealer = self._sealers.peek(account_id) or await self._sealers.get(account_id)
         inline = _is_quick([item.data for item in items])
-        letters = await _compute(inline, self._letters.of_append, account_id, mailbox_id, items, sealer)
+        letters = await _compute(inline, self._letters.of_append, account_id, mailbox_id, items, sealer, actor_id)
         unit = Unit("append", letters)
         self._commits.submit(unit)
         result = await unit.done

@@ -143,7 +143,12 @@ class Letters:
         return letters
 
     def of_append(
-        self, account_id: AccountId, mailbox_id: MailboxId, items: Sequence[AppendItem], sealer: Sealer
+        self,
+        account_id: AccountId,
+        mailbox_id: MailboxId,
+        items: Sequence[AppendItem],
+        sealer: Sealer,
+        actor_id: AccountId | None = None,
     ) -> list[Letter]:
         """One letter for each message, in order."""
         now = self._clock()
@@ -159,6 +164,7 @@ class Letters:
                 flags=item.flags,
                 digest=mime_digest.digest(item.data, self._body_limit),
                 append_id=uuid.uuid4(),
+                actor_id=actor_id,
             )
             letters.append(Letter(row, Unsealed(sealer, digest, (item.data,), keep=self._copies)))
         return letters

@@ -111,8 +111,12 @@ class ListedMailbox(Struct, frozen=True):
     """One line of LIST or LSUB.
 
     Attributes:
+        name: as the account that asked says it.
         exists: False: a subscription whose mailbox is gone (RFC 9051 §6.3.7).
         status: counters; None if it does not exist.
+        rights: of the account that asked.
+        owner_id: whose mailbox it is, if not the account's.
+        leads: no mailbox, but the way to what others share.
     """
 
     name: str
@@ -123,6 +127,9 @@ class ListedMailbox(Struct, frozen=True):
     special_use: str | None
     uidvalidity: UidValidity
     status: Status | None
+    rights: Rights = ALL_RIGHTS
+    owner_id: AccountId | None = None
+    leads: bool = False
 
 
 _Listing: TypeAlias = "list[ListedMailbox]"  # inside the class `list` is the method
@@ -454,6 +461,7 @@ def _listed(row: Record, has_children: bool) -> ListedMailbox:
         special_use=row["special_use"],
         uidvalidity=UidValidity(row["uidvalidity"] or 0),
         status=_status(row) if exists else None,
+        rights=Rights(row["rights"]),
     )
 
 

@@ -71,6 +71,7 @@ class NewMessage(Struct, frozen=True, kw_only=True):
         trace: the header fields at the top of the stored octets that `digest` does not know of.
         trace_text: the same as text for search.
         append_id: APPEND: a number of its own, by which a commit whose answer was lost is found again.
+        actor_id: APPEND to a mailbox of somebody else: who does it.
     """
 
     account_id: AccountId
@@ -84,6 +85,7 @@ class NewMessage(Struct, frozen=True, kw_only=True):
     trace: bytes = b""
     trace_text: str = ""
     append_id: UUID | None = None
+    actor_id: AccountId | None = None
 
 
 class Delivered(Struct, frozen=True):
@@ -255,7 +257,8 @@ class Messages:
             DatabaseDown: with `maybe_done`, ask `find_witnesses`.
         """
         digests, numbers = _share(batch)
-        arguments = (*_message_arrays(batch, numbers), *_digest_arrays(digests), instance_id, patient)
+        actors = [message.actor_id for message in batch]
+        arguments = (*_message_arrays(batch, numbers), *_digest_arrays(digests), instance_id, patient, actors)
         if bodies is None:
             rows = await self._db.fetch(_DELIVER, *arguments)
         else:
@@ -384,31 +387,53 @@ class Messages:
         return Expunged(modseq, gone)
 
     async def copy(
-        self, account_id: AccountId, mailbox_id: MailboxId, uids: UidSet, to_mailbox_id: MailboxId
+        self,
+        account_id: AccountId,
+        mailbox_id: MailboxId,
+        uids: UidSet,
+        to_mailbox_id: MailboxId,
+        actor_id: AccountId | None = None,
+        rights: Rights = ALL_RIGHTS,
     ) -> CopyResult:
         """Copy messages inside an account with flags and internal dates, all or none (RFC 9051 §6.4.7).
 
         Args:
             uids: those that are gone are skipped.
+            actor_id: who does it, if not the owner: of \\Seen that one's is copied.
+            rights: the actor's in the target; flags that they do not allow to set stay behind.
 
         Raises:
             NotFound: one of the mailboxes is gone.
             OverQuota: nothing was copied.
         """
-        return await self._transfer("copy_messages", account_id, mailbox_id, uids, to_mailbox_id)
+        return await self._transfer("copy_messages", account_id, mailbox_id, uids, to_mailbox_id, actor_id, rights)
 
     async def move(
-        self, account_id: AccountId, mailbox_id: MailboxId, uids: UidSet, to_mailbox_id: MailboxId
+        self,
+        account_id: AccountId,
+        mailbox_id: MailboxId,
+        uids: UidSet,
+        to_mailbox_id: MailboxId,
+        actor_id: AccountId | None = None,
+        rights: Rights = ALL_RIGHTS,
     ) -> CopyResult:
         """Copy messages and expunge them here, in one transaction (RFC 6851 §3.3)."""
-        return await self._transfer("move_messages", account_id, mailbox_id, uids, to_mailbox_id)
+        return await self._transfer("move_messages", account_id, mailbox_id, uids, to_mailbox_id, actor_id, rights)
 
     async def _transfer(
-        self, function: str, account_id: AccountId, mailbox_id: MailboxId, uids: UidSet, to_mailbox_id: MailboxId
+        self,
+        function: str,
+        account_id: AccountId,
+        mailbox_id: MailboxId,
+        uids: UidSet,
+        to_mailbox_id: MailboxId,
+        actor_id: AccountId | None,
+        rights: Rights,
     ) -> CopyResult:
         row = await self._db.fetchrow(
-            f"SELECT * FROM {function}($1, $2, $1, $3, $4, $5)", account_id, mailbox_id, to_mailbox_id, *uids.bounds()
-        )
+            f"SELECT * FROM {function}($1, $2, $1, $3, $4, $5, $6, p_rights => $7)",
+            account_id, mailbox_id, to_mailbox_id, *uids.bounds(), actor_id, int(rights),
+        )  # fmt: skip
         assert row is not None, "copy_messages() always answers with one row"
         return CopyResult(**row)
 
@@ -416,9 +441,9 @@ class Messages:
 # One message over quota fails the call, so that a batch stays "all or none" in one round trip.
 _DELIVER: Final = f"""
     SELECT d.*, CASE WHEN d.over_quota THEN fail('SR001', 'Over quota', d.account_id::text)::text END
-    FROM deliver({", ".join(f"${i}" for i in range(1, 33))}, p_patient => $33) d ORDER BY d.ord
+    FROM deliver({", ".join(f"${i}" for i in range(1, 33))}, p_patient => $33, p_actor_id => $34) d ORDER BY d.ord
 """
-_DELIVER_COPIED: Final = _DELIVER.replace("$33)", "$33, p_body => $34)")
+_DELIVER_COPIED: Final = _DELIVER.replace("$34)", "$34, p_body => $35)")
 _FIND_DELIVERIES: Final = """
     SELECT f.*, m.created_modseq AS modseq FROM find_deliveries($1, $2, $3) f
     LEFT JOIN messages m ON m.account_id = f.account_id AND m.mailbox_id = f.mailbox_id AND m.uid = f.uid

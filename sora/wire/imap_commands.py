@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from msgspec import Struct
 
 from sora.errors import BadSyntax
+from sora.wire.imap_acl import parse_deleteacl, parse_getacl, parse_listrights, parse_myrights, parse_setacl
 from sora.wire.imap_contexts import parse_cancelupdate, parse_uidbatches
 from sora.wire.imap_fetch import parse_fetch
 from sora.wire.imap_list import parse_list, parse_lsub, parse_status
@@ -494,6 +495,11 @@ PARSERS: Final[dict[bytes, Callable[[Cursor], Any]]] = (
         b"GETQUOTA": parse_getquota,
         b"GETQUOTAROOT": parse_getquotaroot,
         b"SETQUOTA": parse_setquota,
+        b"SETACL": parse_setacl,
+        b"DELETEACL": parse_deleteacl,
+        b"GETACL": parse_getacl,
+        b"LISTRIGHTS": parse_listrights,
+        b"MYRIGHTS": parse_myrights,
         b"SELECT": parse_select,
         b"EXAMINE": parse_examine,
         b"CREATE": parse_create,

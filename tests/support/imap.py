@@ -3,6 +3,7 @@
     given alice: INBOX=3 Archive=0        mailboxes of alice@example.com with so many plain messages
     given alice: Mixed=multipart,latin    or with these of `SAMPLES`
     given bob                             an account; connections log in as the one that was named first
+    given link 2: bob                     whom that connection logs in as
     given nobody                          connections are not logged in
     given cleartext: no                   passwords need TLS
     given tls: offered                    there is a certificate; or `active`: connections begin with TLS
@@ -112,12 +113,15 @@ class ImapWorld:
         self._nobody = False
         self._tls = ""
         self._messages = 0
+        self._links: dict[int, str] = {}
 
     async def given(self, text: str) -> None:
         """See the module's head."""
         subject, _, rest = text.partition(":")
         if subject == "nobody":
             self._nobody = True
+        elif subject.startswith("link "):
+            self._links[int(subject[5:])] = rest.strip()
         elif subject == "cleartext":
             auth = msgspec.structs.replace(self.node.config.auth, allow_cleartext=rest.strip() == "yes")
             self.node.config = msgspec.structs.replace(self.node.config, auth=auth)
@@ -148,8 +152,8 @@ class ImapWorld:
         greeting = await link.read_line()
         assert greeting.startswith(b"* OK [CAPABILITY "), greeting
         if self.accounts and not self._nobody:
-            name, account_id = next(iter(self.accounts.items()))
-            session.log_in(Identity(account_id, f"{name}@example.com"))
+            name = self._links.get(number, next(iter(self.accounts)))
+            session.log_in(Identity(self.accounts[name], f"{name}@example.com"))
         return link
 
     async def value(self, name: str) -> str:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 from sora._native.seqset import UidSet
 from sora.errors import BadSyntax, InvalidName, LimitExceeded, NotFound, OverQuota, Refused, SoraError, TooBig
-from sora.protocols.imap.places import Place, allowed, place_of, require
+from sora.protocols.imap.places import Place, place_of
 from sora.protocols.imap.replies import Reply, TryCreate
+from sora.protocols.imap.rights import allowed_names, require
 from sora.protocols.imap.transfer import known
 from sora.services import intake
 from sora.services.delivery import AppendItem
@@ -212,7 +213,9 @@ async def _store(s: Session, cmd: wire.Append, appending: Appending) -> Reply:
     ]
     try:
         result = await known(
-            s.node.delivery.append(appending.place.owner_id, appending.target.mailbox.mailbox_id, items)
+            s.node.delivery.append(
+                appending.place.owner_id, appending.target.mailbox.mailbox_id, items, appending.place.viewer_id
+            )
         )
     except NotFound:
         raise TryCreate from None
@@ -222,5 +225,6 @@ async def _store(s: Session, cmd: wire.Append, appending: Appending) -> Reply:
 async def _item(s: Session, appending: Appending, item: wire.AppendItem, data: Octets) -> AppendItem:
     if not data:
         raise Refused("A message needs at least one octet")
-    numbers = await s.server.keywords.of(appending.place.owner_id).numbers(item.flags)
-    return AppendItem(data, allowed(appending.target.mailbox.rights, numbers), item.internal_date)
+    keywords = s.server.keywords.of(appending.place.owner_id)
+    numbers = await keywords.numbers(allowed_names(appending.target.mailbox.rights, item.flags, keywords))
+    return AppendItem(data, tuple(numbers), item.internal_date)

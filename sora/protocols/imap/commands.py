@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import Struct
 
 from sora.protocols.imap import (
+    acl,
     append,
     batches,
     contexts,
@@ -26,8 +27,8 @@ from sora.protocols.imap import (
     transfer,
 )
 from sora.protocols.imap.state import ANY, AUTHENTICATED, NOT_AUTHENTICATED, SELECTED, State
+from sora.wire import imap_acl, imap_contexts, imap_fetch, imap_list, imap_quota, imap_search
 from sora.wire import imap_commands as wire
-from sora.wire import imap_contexts, imap_fetch, imap_list, imap_quota, imap_search
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -112,6 +113,11 @@ ROWS: Final = (
     Command("GETQUOTA",     imap_quota.parse_getquota, quota.getquota,        IN,  NONE,           "QUOTA"),
     Command("GETQUOTAROOT", imap_quota.parse_getquotaroot, quota.getquotaroot, IN),
     Command("SETQUOTA",     imap_quota.parse_setquota, quota.setquota,        IN),
+    Command("SETACL",       imap_acl.parse_setacl,     acl.setacl,            IN,  NONE,           "ACL"),
+    Command("DELETEACL",    imap_acl.parse_deleteacl,  acl.deleteacl,         IN),
+    Command("GETACL",       imap_acl.parse_getacl,     acl.getacl,            IN),
+    Command("LISTRIGHTS",   imap_acl.parse_listrights, acl.listrights,        IN),
+    Command("MYRIGHTS",     imap_acl.parse_myrights,   acl.myrights,          IN),
     Command("APPEND",       wire.parse_append,         append.append,         IN),
     Command("IDLE",         wire.parse_idle,           idle.idle,             IN,  BREAKS_SEQS,    "IDLE"),
     Command("CHECK",        wire.parse_check,          select.noop,           SEL, BREAKS_SEQS),

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from msgspec.structs import replace
+
 from sora.errors import BadSyntax, LimitExceeded, NotFound, Unavailable
 from sora.protocols.imap.objectids import mailbox_id
 from sora.protocols.imap.patterns import INBOX, Pattern, parents
-from sora.protocols.imap.places import find, place_of, require, require_parent
+from sora.protocols.imap.places import find, place_of, require_parent
 from sora.protocols.imap.replies import Cannot, Reply, UseAttribute
+from sora.protocols.imap.rights import require
+from sora.protocols.imap.shared import NAMESPACES, own_name, tree_of
 from sora.protocols.imap.view import GONE
 from sora.store.mailboxes import ListedMailbox
 from sora.types import Rights, UidValidity
 from sora.wire import imap_responses as responses
+from sora.wire.imap_acl import myrights_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -78,9 +83,8 @@ async def subscribe(s: Session, cmd: wire.Subscribe) -> None:
     Raises:
         NotFound: There is no such mailbox.
     """
-    boxes = s.node.store.mailboxes
-    await boxes.get(s.account_id, cmd.mailbox)
-    await boxes.subscribe(s.account_id, cmd.mailbox)
+    await find(s, cmd.mailbox)
+    await s.node.store.mailboxes.subscribe(s.account_id, cmd.mailbox)
 
 
 async def unsubscribe(s: Session, cmd: wire.Unsubscribe) -> None:
@@ -89,8 +93,8 @@ async def unsubscribe(s: Session, cmd: wire.Unsubscribe) -> None:
 
 
 async def namespace(s: Session, _cmd: wire.Namespace) -> None:
-    """RFC 2342: personal mailboxes only."""
-    s.write(b'* NAMESPACE (("" "/")) NIL NIL\r\n')
+    """RFC 2342: what is the session's own, and what others share with it."""
+    s.write(b"* NAMESPACE %s\r\n" % NAMESPACES)
 
 
 # ---------------------------------------------------------------------------------------------------- LIST
@@ -98,15 +102,13 @@ async def namespace(s: Session, _cmd: wire.Namespace) -> None:
 
 async def list_(s: Session, cmd: imap_list.List) -> None:
     """RFC 9051 §6.3.9, with the options of RFC 5258, 5819 and 6154."""
-    if "MYRIGHTS" in cmd.returns:
-        raise BadSyntax("ACL is not offered here")
     _require_offered(s, cmd.status or ())
     if cmd.patterns == ("",) and not cmd.extended:
         s.write(responses.list_line([rb"\Noselect"], ""))  # asks for the delimiter alone
         return
     if len(cmd.patterns) > MAX_PATTERNS:
         raise LimitExceeded(f"A LIST may have {MAX_PATTERNS} patterns")
-    tree = await s.node.store.mailboxes.list(s.account_id)
+    tree = await tree_of(s, unseen="UNSEEN" in (cmd.status or ()))
     patterns = [Pattern(cmd.reference + pattern) for pattern in cmd.patterns]
     listed = []
     for box in tree:
@@ -119,7 +121,10 @@ async def list_(s: Session, cmd: imap_list.List) -> None:
     for name in sorted(chosen, key=str.encode):
         box = chosen[name]
         s.write(_list_line(box, cmd, child_info=name in below))
-        if cmd.status is not None and (found := counts.get(box.name)) is not None and _passes(box, cmd.select):
+        if "MYRIGHTS" in cmd.returns and box.exists:  # RFC 8440 §3
+            s.write(myrights_line(box.name, box.rights, utf8=s.scanner.utf8))
+        found = counts.get(box.name) if box.rights & Rights.READ else None
+        if cmd.status is not None and found is not None and _passes(box, cmd.select):
             s.write(_status_line(s, found.name, found, cmd.status))
         await s.breathe()
 
@@ -130,7 +135,7 @@ def _passes(box: ListedMailbox, options: frozenset[str]) -> bool:
         return False
     if "SPECIAL-USE" in options and box.special_use is None:
         return False
-    return box.exists or "SUBSCRIBED" in options
+    return box.exists or box.leads or "SUBSCRIBED" in options
 
 
 def _matches(patterns: Iterable[Pattern], name: str) -> bool:
@@ -155,7 +160,7 @@ def _no_mailbox(name: str) -> ListedMailbox:
 
 def _list_line(box: ListedMailbox, cmd: imap_list.List, *, child_info: bool) -> bytes:
     attributes = [rb"\HasChildren" if box.has_children else rb"\HasNoChildren"]
-    if not box.exists:
+    if not (box.exists or box.leads):
         attributes.append(rb"\NonExistent")
     elif box.noselect:
         attributes.append(rb"\Noselect")
@@ -173,15 +178,19 @@ async def _list_counts(
     """Counters for LIST-STATUS: they came with the tree, but for those that must be counted."""
     extras = _extras(items)
     if any(extras.values()):
-        names = [box.name for box in chosen if box.exists and not box.noselect]
-        return await s.node.store.mailboxes.status(s.account_id, names, s.account_id, **extras)
+        found: dict[str, Status | None] = {}
+        for owner_id in {box.owner_id for box in chosen}:
+            boxes = {own_name(box): box.name for box in chosen if box.owner_id == owner_id and box.status is not None}
+            counted = await s.node.store.mailboxes.status(owner_id or s.account_id, [*boxes], s.account_id, **extras)
+            found |= {boxes[name]: status and replace(status, name=boxes[name]) for name, status in counted.items()}
+        return found
     return {box.name: box.status for box in chosen if not box.noselect}
 
 
 async def lsub(s: Session, cmd: imap_list.Lsub) -> None:
     """RFC 3501 §6.3.9: subscribed names; with `%` also a parent of one, which is \\Noselect then."""
     pattern = Pattern(cmd.reference + cmd.pattern)
-    subscribed = [box.name for box in await s.node.store.mailboxes.list(s.account_id) if box.subscribed]
+    subscribed = [box.name for box in await tree_of(s) if box.subscribed]
     names: dict[str, Sequence[bytes]] = {name: () for name in subscribed if pattern.matches(name)}
     if cmd.pattern.endswith("%"):
         above = {parent for name in subscribed if name not in names for parent in parents(name)}

@@ -15,15 +15,16 @@ from msgspec import Struct
 
 from sora._native.seqset import UidSet
 from sora._native.viewcols import DATE_ITEM, FLAGS_ITEM, MADE_ITEM, NUMBER_ITEM, TEXT_ITEM, UID_ITEM, RowWriter
-from sora.errors import BadSyntax, BlobDown, Expunged, LimitExceeded
+from sora.errors import BadSyntax, BlobDown, Expunged, LimitExceeded, NoPermission
 from sora.mime import message as mime
 from sora.mime.envelope import encoding, strip_extensions
 from sora.mime.text import decode_transfer
 from sora.protocols.imap import objectids
 from sora.protocols.imap.bodies import BODY_COLUMNS, Ahead, chunks_of
 from sora.protocols.imap.replies import ReadOnly, UnknownEncoding
+from sora.protocols.imap.rights import ALL_FLAGS, allowed, allowed_names
 from sora.protocols.imap.view import NO_UIDS, FlagEdit
-from sora.types import SEEN
+from sora.types import SEEN, Rights
 from sora.wire.imap_commands import StoreMode
 from sora.wire.imap_fetch import Attribute, Binary, Preview, Section
 from sora.wire.imap_responses import nstring
@@ -148,7 +149,7 @@ async def fetch(s: Session, cmd: Fetch) -> None:
         await _from_view(s, uids, plan)
         return
     marked = NO_UIDS
-    if plan.sets_seen and not s.view.read_only:
+    if plan.sets_seen and not s.view.read_only and s.view.view.rights & Rights.SEEN:
         marked = await _mark_while_reading(s, uids, plan)
     answer = Answer(s.view, plan, marked)
     by_rows = not plan.parts or (plan.header_only and not marked)
@@ -384,6 +385,7 @@ async def store(s: Session, cmd: wire.Store) -> None:
 
     Raises:
         ReadOnly: The mailbox was opened by EXAMINE.
+        NoPermission: None of the flags is the session's to change; if some are, they are changed (RFC 4314 §4).
         Expunged: Some of the numbers stand for messages that are gone; the others were changed.
         LimitExceeded: Too many keywords.
     """
@@ -402,12 +404,19 @@ async def store(s: Session, cmd: wire.Store) -> None:
 
 async def _edit_of(s: Session, cmd: wire.Store) -> FlagEdit:
     """Flag names to numbers; keywords that are new are registered, but not by taking them away."""
-    keywords = s.view.view.keywords
+    keywords, rights = s.view.view.keywords, s.view.view.rights
+    flags = allowed_names(rights, cmd.flags, keywords)
+    replaced = allowed(rights, keywords.names) if cmd.mode is StoreMode.REPLACE else ()
+    if not flags and not replaced and (cmd.flags or cmd.mode is StoreMode.REPLACE):
+        raise NoPermission
     if cmd.mode is StoreMode.REMOVE:
-        return FlagEdit(clear=keywords.known(cmd.flags))
-    if sum(not flag.startswith(b"\\") for flag in cmd.flags) > MAX_KEYWORDS:
+        return FlagEdit(clear=keywords.known(flags))
+    if sum(not flag.startswith(b"\\") for flag in flags) > MAX_KEYWORDS:
         raise LimitExceeded(f"A message may have {MAX_KEYWORDS} keywords")
-    return FlagEdit(await keywords.numbers(cmd.flags), replace=cmd.mode is StoreMode.REPLACE)
+    numbers = await keywords.numbers(flags)
+    if rights & ALL_FLAGS == ALL_FLAGS:
+        return FlagEdit(numbers, replace=cmd.mode is StoreMode.REPLACE)
+    return FlagEdit(numbers, sorted(set(replaced) - set(numbers)))  # the others stay as they are
 
 
 async def _change_flags(s: Session, uids: UidSet, edit: FlagEdit, *, tell: bool) -> int:

@@ -13,18 +13,15 @@ from msgspec import Struct
 
 from sora.errors import InvalidName, NoPermission, NotFound
 from sora.protocols.imap.patterns import DELIMITER, parents
+from sora.protocols.imap.rights import require
 from sora.store.mailboxes import canonical_name
-from sora.types import DELETED, SEEN, AccountId, Rights
+from sora.types import AccountId, Rights
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from sora.protocols.imap.session import Session
     from sora.store.mailboxes import Mailbox
 
 SHARED: Final = "Shared"
-RIGHT_OF: Final = {SEEN: Rights.SEEN, DELETED: Rights.DELETE_MESSAGES}
-"""What it takes to change a flag; for those that are not here, w."""
 _ESCAPED: Final = re.compile(r"[/=%*]")
 _ESCAPE: Final = re.compile(r"=([0-9A-F]{2})")
 
@@ -117,19 +114,22 @@ async def require_parent(s: Session, place: Place) -> None:
         raise NoPermission
 
 
-def allowed(rights: Rights, flags: Iterable[int]) -> tuple[int, ...]:
-    r"""Those flags that the rights allow to set (RFC 4314 §4): \Seen takes s, \Deleted t, all others w."""
-    return tuple(flag for flag in flags if rights & RIGHT_OF.get(flag, Rights.WRITE))
-
-
-def require(rights: Rights, needed: Rights) -> None:
-    """Demand rights; who may not even look must not learn that the mailbox exists.
+async def look_again(s: Session) -> None:
+    """Before a command on a mailbox of somebody else: its rights as they are now.
 
     Raises:
-        NotFound: `l` is missing.
-        NoPermission: Another one is.
+        NoPermission: It may not be read any more; the session is told, and ends (RFC 4314 §5.1.1).
+        Unavailable: Nobody can tell.
     """
-    if not rights & Rights.LOOKUP:
-        raise NotFound("No such mailbox")
-    if needed & ~rights:
+    view = s.view.view
+    if view.viewer_id is not None and view.stale:
+        try:
+            await view.refresh()
+        except NotFound:
+            return  # told at the end of the command
+    if not view.rights & Rights.READ:
+        s.bye(NOT_SHARED)
         raise NoPermission
+
+
+NOT_SHARED: Final = b"[NOPERM] The selected mailbox is no longer yours to read"

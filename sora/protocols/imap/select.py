@@ -8,6 +8,8 @@ from sora.errors import BadSyntax, NotFound, Unavailable
 from sora.protocols.imap.objectids import mailbox_id
 from sora.protocols.imap.places import place_of
 from sora.protocols.imap.replies import Reply
+from sora.protocols.imap.rights import CHANGES
+from sora.types import Rights
 
 if TYPE_CHECKING:
     from sora.protocols.imap.session import Session
@@ -34,7 +36,8 @@ async def select(s: Session, cmd: wire.Select) -> Reply:
     s.write(b"* OK [UIDVALIDITY %d] UIDs valid\r\n" % selection.uidvalidity)
     s.write(b"* OK [UIDNEXT %d] Predicted next UID\r\n" % told.uid_next)
     s.write(b"* OK [MAILBOXID %s] Its name for good\r\n" % mailbox_id(selection.view.mailbox_id))
-    return Reply(code=b"READ-ONLY" if cmd.read_only else b"READ-WRITE")
+    writable = not cmd.read_only and selection.view.rights & CHANGES
+    return Reply(code=b"READ-WRITE" if writable else b"READ-ONLY")
 
 
 async def noop(s: Session, _cmd: wire.Noop | wire.Check) -> None:
@@ -54,9 +57,9 @@ async def noop(s: Session, _cmd: wire.Noop | wire.Check) -> None:
 
 
 async def close(s: Session, _cmd: wire.Close) -> None:
-    """RFC 9051 §6.4.1: messages with \\Deleted go, silently; not in EXAMINE."""
+    """RFC 9051 §6.4.1: messages with \\Deleted go, silently; not in EXAMINE, nor without the right e (RFC 4314 §4)."""
     selection = s.view
-    if not selection.read_only:
+    if not selection.read_only and selection.view.rights & Rights.EXPUNGE:
         view = selection.view
         done = await s.node.store.messages.expunge(view.account_id, view.mailbox_id, None)
         if done.uids:

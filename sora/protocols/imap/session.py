@@ -30,6 +30,7 @@ from sora.protocols.imap import append
 from sora.protocols.imap.capability import capabilities
 from sora.protocols.imap.commands import COMMANDS
 from sora.protocols.imap.keywords import KeywordRegistry
+from sora.protocols.imap.places import NOT_SHARED, look_again
 from sora.protocols.imap.replies import (
     ANSWERED,
     BAD,
@@ -46,6 +47,7 @@ from sora.protocols.imap.results import Results
 from sora.protocols.imap.rows import RecentRows
 from sora.protocols.imap.state import AUTHENTICATED, LOGOUT, NOT_AUTHENTICATED, SELECTED
 from sora.protocols.imap.view import Views
+from sora.types import Rights
 
 if TYPE_CHECKING:
     from prometheus_client import Counter, Histogram
@@ -231,6 +233,9 @@ class Session(Connection):
                 _log.info("mailbox not refreshed", extra={"detail": str(error)})
         if selection.view.gone:
             self.bye(b"[UNAVAILABLE] The selected mailbox was deleted")
+            return
+        if not selection.view.rights & Rights.READ:
+            self.bye(NOT_SHARED)
             return
         contexts = self.results.contexts
         if contexts:
@@ -445,6 +450,8 @@ class Session(Connection):
     async def _execute(self, line: Line) -> Reply:
         row = self._row(line)
         arguments = row.parse(line.cursor)
+        if row.states is SELECTED:
+            await look_again(self)
         reply = await row.run(self, arguments)
         if reply is None or (not reply.text and reply is not ANSWERED):
             done = b"%s completed" % line.name

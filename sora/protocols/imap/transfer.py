@@ -10,6 +10,7 @@ from sora.errors import DatabaseDown, Expunged, NotFound, OutcomeUnknown
 from sora.protocols.imap.places import find
 from sora.protocols.imap.progress import working
 from sora.protocols.imap.replies import ReadOnly, Reply, TryCreate
+from sora.protocols.imap.rights import require
 from sora.types import Rights
 from sora.wire import imap_responses as responses
 
@@ -66,7 +67,14 @@ async def copy(s: Session, cmd: wire.Copy) -> Reply | None:
     try:
         with working(s, len(uids)):
             done = await known(
-                s.node.store.messages.copy(view.account_id, view.mailbox_id, uids, target.mailbox.mailbox_id)
+                s.node.store.messages.copy(
+                    view.account_id,
+                    view.mailbox_id,
+                    uids,
+                    target.mailbox.mailbox_id,
+                    s.account_id,
+                    target.mailbox.rights,
+                )
             )
     except NotFound:
         raise TryCreate from None
@@ -83,6 +91,7 @@ async def move(s: Session, cmd: wire.Move) -> None:
     view = selection.view
     if selection.read_only:
         raise ReadOnly
+    require(view.rights, Rights.DELETE_MESSAGES | Rights.EXPUNGE)
     target = await target_of(s, cmd.mailbox)
     uids = await _still_there(s, cmd)
     if not uids:
@@ -91,7 +100,14 @@ async def move(s: Session, cmd: wire.Move) -> None:
     try:
         with working(s, len(uids)):
             done = await known(
-                s.node.store.messages.move(view.account_id, view.mailbox_id, uids, target.mailbox.mailbox_id)
+                s.node.store.messages.move(
+                    view.account_id,
+                    view.mailbox_id,
+                    uids,
+                    target.mailbox.mailbox_id,
+                    s.account_id,
+                    target.mailbox.rights,
+                )
             )
     except NotFound:
         raise TryCreate from None
@@ -142,6 +158,7 @@ async def expunge(s: Session, cmd: wire.Expunge) -> None:
     view = selection.view
     if selection.read_only:
         raise ReadOnly
+    require(view.rights, Rights.EXPUNGE)
     uids = None if cmd.uids is None else s.uids(cmd.uids)
     if uids is not None and not uids:
         return

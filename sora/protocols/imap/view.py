@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 from sora._native.seqset import UidSet
 from sora._native.viewcols import Snapshot
 from sora.errors import NotFound, Unavailable
+from sora.protocols.imap.rights import permanent_flags
 from sora.protocols.imap.untagged import write_expunges
 from sora.types import ALL_RIGHTS, MAX_UID, SYSTEM_FLAGS, AccountId, MailboxId, ModSeq
 
@@ -482,6 +483,14 @@ class Views:
         if len(self._idle) > self._idle_limit:
             self._idle.popitem(last=False)
 
+    async def reread(self, account_id: AccountId, mailbox_id: MailboxId) -> None:
+        """Refresh the views of a mailbox, so that a change of rights holds for every session of this worker at once."""
+        views = [view for key, view in self._active.items() if key[:2] == (account_id, mailbox_id)]
+        done = await asyncio.gather(*(view.refresh() for view in views), return_exceptions=True)
+        for error in done:
+            if isinstance(error, BaseException) and not isinstance(error, NotFound | Unavailable):
+                raise error  # those two: the view is stale or gone, and looks again before it is used
+
     async def _claim_quietly(self, view: MailboxView) -> None:
         try:
             await self._mailboxes.claim_recent(view.account_id, view.mailbox_id, view.newest.uid_next - 1)
@@ -505,6 +514,7 @@ class Selection:
     __slots__ = (
         "_keywords_at",
         "_keywords_told",
+        "_rights_told",
         "_tell",
         "enabled",
         "read_only",
@@ -524,6 +534,7 @@ class Selection:
         self.enabled: AbstractSet[str] = frozenset()
         self.wake: Callable[[], None] | None = None
         self._keywords_told: frozenset[int] = frozenset()
+        self._rights_told = view.rights
         self._keywords_at: Snapshot = EMPTY
         self._tell: UidSet = NO_UIDS
 
@@ -533,6 +544,7 @@ class Selection:
         self.recent_after = recent_after
         self.told = self.view.newest
         self._keywords_told = frozenset(self.told.flag_numbers()) - SYSTEM_FLAGS.keys()
+        self._rights_told = self.view.rights
 
     @property
     def behind(self) -> bool:
@@ -600,25 +612,26 @@ class Selection:
         return bool(diff.arrived) and not self.read_only and self.view.viewer_id is None
 
     def _tell_keywords(self, write: Callable[[bytes], None]) -> None:
-        """RFC 9051 §7.3.5: FLAGS again when a keyword shows up that was not in it.
+        """RFC 9051 §7.3.5: FLAGS again when a keyword shows up that was not in it, or rights change (RFC 4314 §5.1).
 
         Looking costs time with the size of the mailbox, so a picture is looked at once and not at every command.
         """
-        if self._keywords_at is self.told:
+        rights = self.view.rights
+        if self._keywords_at is self.told and self._rights_told == rights:
             return
         self._keywords_at = self.told
         new = set(self.told.flag_numbers()) - SYSTEM_FLAGS.keys() - self._keywords_told
-        if not new:
+        if not new and self._rights_told == rights:
             return
         self._keywords_told |= new
+        self._rights_told = rights
         write(b"* FLAGS %s\r\n" % self.flags_list())
         write(self.permanent_flags())
 
     def permanent_flags(self) -> bytes:
-        r"""The PERMANENTFLAGS line (RFC 9051 §7.1): none in EXAMINE, else all, and \* for new keywords."""
-        if self.read_only:
-            return b"* OK [PERMANENTFLAGS ()] Read-only mailbox\r\n"
-        return b"* OK [PERMANENTFLAGS (%s \\*)] Flags permitted\r\n" % self.flags_list()[1:-1]
+        """The PERMANENTFLAGS line."""
+        flags = ((number, self.names[number]) for number in (*SYSTEM_FLAGS, *sorted(self._keywords_told)))
+        return permanent_flags(self.view.rights, flags, read_only=self.read_only)
 
 
 class FlagEdit:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from sora._native.imapscan import Command, NeedLiteral, Scanner
 from sora._native.seqset import SeqSet, UidSet
 from sora.errors import BadSyntax
+from sora.types import Rights
+from sora.wire import imap_acl, imap_contexts, imap_quota
 from sora.wire import imap_commands as wire
-from sora.wire import imap_contexts, imap_quota
 from sora.wire.imap_commands import PARSERS, AppendItem, QResync, StoreMode
 from sora.wire.imap_list import List, Lsub, Status
 
@@ -52,6 +53,7 @@ def test_commands_without_arguments(name: bytes) -> None:
         parse(name + b" x")
 
 
+DELETE = Rights.DELETE_MESSAGES | Rights.EXPUNGE
 WHEN = datetime(1996, 7, 17, 9, 44, 25, tzinfo=UTC)
 CASES: dict[bytes, object] = {
     b"AUTHENTICATE plain": wire.Authenticate("PLAIN"),
@@ -107,6 +109,14 @@ CASES: dict[bytes, object] = {
     b'GETQUOTA ""': imap_quota.GetQuota(b""),
     b"GETQUOTA {3+}\r\na b": imap_quota.GetQuota(b"a b"),
     b"GETQUOTAROOT inbox": imap_quota.GetQuotaRoot("INBOX"),
+    b"SETACL a b@c lrda": imap_acl.SetAcl("a", "b@c", False, "=", DELETE | Rights(1 + 2 + 1024)),
+    b"SETACL a -b@c +c": imap_acl.SetAcl("a", "b@c", True, "+", Rights.CREATE | Rights.DELETE_MAILBOX),
+    b"SETACL a {4+}\r\nb@\xc3\xa9 -lrswipkxtea": imap_acl.SetAcl("a", "b@é", False, "-", Rights(2047)),
+    b'SETACL a b@c ""': imap_acl.SetAcl("a", "b@c", False, "=", Rights(0)),
+    b"DELETEACL inbox -Anyone": imap_acl.DeleteAcl("INBOX", "Anyone", True),
+    b"GETACL inbox": imap_acl.GetAcl("INBOX"),
+    b"LISTRIGHTS a -b@c": imap_acl.ListRights("a", "b@c", True, "-b@c"),
+    b"MYRIGHTS &AOk-": imap_acl.MyRights("é"),
     b'SETQUOTA "" ()': imap_quota.SetQuota(b"", ()),
     b"SETQUOTA r (storage 9223372036854775807 MESSAGE 0)": imap_quota.SetQuota(
         b"r", (("STORAGE", 9223372036854775807), ("MESSAGE", 0))
@@ -200,6 +210,21 @@ REFUSED = [
     b"STATUS a ()",
     b"COMPRESS",
     b"COMPRESS DEFLATE x",
+    b"SETACL a b",
+    b"SETACL a b lR",
+    b"SETACL a b z",
+    b"SETACL a b 0",
+    b"SETACL a b +-l",
+    b"SETACL a - l",
+    b'SETACL a "" l',
+    b"SETACL a {2+}\r\n\xff\xfe l",
+    b"SETACL a b \xe9",
+    b"DELETEACL a",
+    b"DELETEACL a b c",
+    b"GETACL",
+    b"GETACL a b",
+    b"LISTRIGHTS a",
+    b"MYRIGHTS a b",
     b"GETQUOTA a b",
     b"GETQUOTAROOT",
     b"SETQUOTA a",

@@ -176,6 +176,12 @@ class LimitsTable(Table, frozen=True, kw_only=True):
     command_line: Annotated[Size, Meta(description="longest IMAP command without literals", extra=LIVE)] = 65536
     literal: Annotated[Size, Meta(description="largest IMAP literal outside APPEND", extra=LIVE)] = 1 << 20
     literal_before_login: Annotated[Size, Meta(description="the same before login", extra=LIVE)] = 8192
+    imap_messages: Annotated[
+        int, Meta(ge=1, description="messages that one IMAP command works on (MESSAGELIMIT)", extra=LIVE)
+    ] = 1_000_000
+    imap_saved_messages: Annotated[
+        int, Meta(ge=1, description="messages of one COPY or APPEND (SAVELIMIT)", extra=LIVE)
+    ] = 1_000_000
     recipients: Annotated[int, Meta(ge=1, description="recipients of one LMTP transaction", extra=LIVE)] = 1000
     search_contexts: Annotated[
         int, Meta(ge=1, description="search results kept up to date (UPDATE) in one IMAP session", extra=LIVE)

@@ -319,6 +319,12 @@ class Connection(asyncio.Protocol):
         self._deflate = Deflate()
         await self._drain()
 
+    async def stop_compression(self) -> None:
+        """Send what was gathered; everything after it is plain, both ways. The rest of the peer's stream is dropped."""
+        self._send()
+        self._deflate = None
+        await self._drain()
+
     # ------------------------------------------------------------------ what the transport calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

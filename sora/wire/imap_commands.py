@@ -72,6 +72,10 @@ class Idle(NoArguments, frozen=True):
     """IDLE (RFC 9051 §6.3.13); DONE comes as a line of its own."""
 
 
+class Unauthenticate(NoArguments, frozen=True):
+    """UNAUTHENTICATE (RFC 8437 §3)."""
+
+
 class Authenticate(Struct, frozen=True):
     """AUTHENTICATE (RFC 9051 §6.2.2).
 
@@ -256,6 +260,7 @@ parse_check: Final = _plain(Check())
 parse_close: Final = _plain(Close())
 parse_unselect: Final = _plain(Unselect())
 parse_idle: Final = _plain(Idle())
+parse_unauthenticate: Final = _plain(Unauthenticate())
 
 
 # --- before login ---
@@ -518,6 +523,7 @@ PARSERS: Final[dict[bytes, Callable[[Cursor], Any]]] = (
         b"CLOSE": parse_close,
         b"UNSELECT": parse_unselect,
         b"IDLE": parse_idle,
+        b"UNAUTHENTICATE": parse_unauthenticate,
     }
     | _BOTH
     | {b"UID " + name: parse for name, parse in _BOTH.items()}

@@ -7,12 +7,12 @@ list only neighbours that ascend by one become a range, so that expanding the ra
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias
 
 from msgspec import Struct
 
 from sora._native.seqset import NumSet
+from sora.wire import imap_partial
 from sora.wire.imap_responses import mailbox as mailbox_name
 from sora.wire.imap_syntax import quoted
 
@@ -97,12 +97,10 @@ def last(found: Results) -> int:
 
 def page(found: Results, partial: tuple[int, int]) -> Results:
     """Those at the positions of *partial*, both ends included; negative ones count from the end (RFC 9394 §3.1)."""
-    low, high = sorted(abs(position) for position in partial)
-    if partial[0] < 0:
-        count = len(found)
-        low, high = max(count - high + 1, 1), count - low + 1
-    numbers = islice(found, low - 1, max(high, low - 1))
-    return type(found).from_numbers(numbers) if isinstance(found, NumSet) else list(numbers)
+    if isinstance(found, NumSet):
+        return imap_partial.page(found, partial)
+    low, high = imap_partial.positions(partial, len(found))
+    return found[low - 1 : max(high, low - 1)]
 
 
 def set_text(found: Results) -> bytes:

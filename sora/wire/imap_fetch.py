@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct
 
 from sora.errors import BadSyntax
+from sora.wire.imap_partial import parse_range
 from sora.wire.imap_syntax import astring, parenthesised, whole
 
 if TYPE_CHECKING:
@@ -94,12 +95,14 @@ class Fetch(Struct, frozen=True):
         items: as asked for, each once; UID FETCH does not add UID here.
         changed_since: CHANGEDSINCE modseq, or None (RFC 7162 §3.1.4.1).
         vanished: VANISHED was asked for (RFC 7162 §3.2.6).
+        partial: only the messages at these positions of the set (RFC 9394 §3.3), or None.
     """
 
     messages: SeqSet | UidSet
     items: tuple[FetchItem, ...]
     changed_since: int | None = None
     vanished: bool = False
+    partial: tuple[int, int] | None = None
 
 
 # Items that are a section under another name (RFC 3501 §6.4.5).
@@ -124,10 +127,12 @@ def parse_fetch(cur: Cursor) -> Fetch:
     """`sequence-set SP (macro / fetch-att / "(" fetch-att *(SP fetch-att) ")") [SP fetch-modifiers]`."""
     messages = cur.sp().numset()
     items = _parse_items(cur.sp())
-    changed_since, vanished = _parse_modifiers(cur) if cur.skip(b" (") else (None, False)
+    changed_since, vanished, partial = _parse_modifiers(cur) if cur.skip(b" (") else (None, False, None)
     if vanished and (changed_since is None or not cur.uid):
         raise BadSyntax("VANISHED goes with UID FETCH and CHANGEDSINCE only")
-    return Fetch(messages, items, changed_since, vanished)
+    if partial is not None and not cur.uid:
+        raise BadSyntax("PARTIAL goes with UID FETCH only")
+    return Fetch(messages, items, changed_since, vanished, partial)
 
 
 def _parse_items(cur: Cursor) -> tuple[FetchItem, ...]:
@@ -213,18 +218,21 @@ def _write_origin(partial: tuple[int, int] | None) -> bytes:
     return b"" if partial is None else b"<%d>" % partial[0]
 
 
-def _parse_modifiers(cur: Cursor) -> tuple[int | None, bool]:
-    """`fetch-modifier *(SP fetch-modifier) ")"` behind its "(" (RFC 7162 §7)."""
+def _parse_modifiers(cur: Cursor) -> tuple[int | None, bool, tuple[int, int] | None]:
+    """`fetch-modifier *(SP fetch-modifier) ")"` behind its "(" (RFC 7162 §7, RFC 9394 §4)."""
     changed_since: int | None = None
     vanished = False
+    partial: tuple[int, int] | None = None
     while True:
         name = cur.keyword()
         if name == b"CHANGEDSINCE":
             changed_since = cur.sp().number64()
         elif name == b"VANISHED":
             vanished = True
+        elif name == b"PARTIAL" and partial is None:
+            partial = parse_range(cur.sp())
         else:
             raise BadSyntax("There is no such FETCH modifier")
         if cur.skip(b")"):
-            return changed_since, vanished
+            return changed_since, vanished, partial
         cur.sp()

@@ -39,6 +39,7 @@ def list_line(
     delimiter: str | None = "/",
     verb: bytes = b"LIST",
     child_info: Iterable[str] = (),
+    old_name: str | None = None,
     utf8: bool = False,
 ) -> bytes:
     """LIST or LSUB.
@@ -47,12 +48,16 @@ def list_line(
         attributes: such as rb"\\HasChildren".
         delimiter: None: the hierarchy is flat.
         child_info: selection options that match below this name (RFC 5258 §3.5).
+        old_name: by which the client knows the mailbox (RFC 9051 §6.3.9.7).
     """
     separator = b"NIL" if delimiter is None else quoted(delimiter.encode())
     # A name that asks for the delimiter alone is empty, and an empty astring is quoted.
     line = b"* %s %s %s %s" % (verb, flag_list(attributes), separator, mailbox(name, utf8=utf8))
     options = b" ".join(quoted(option.encode()) for option in child_info)
-    return line + (b' ("CHILDINFO" (%s))\r\n' % options if options else b"\r\n")
+    items = [b'"CHILDINFO" (%s)' % options] if options else []
+    if old_name is not None:
+        items.append(b'"OLDNAME" (%s)' % mailbox(old_name, utf8=utf8))
+    return line + (b" (%s)\r\n" % b" ".join(items) if items else b"\r\n")
 
 
 def status_line(name: str, items: Iterable[tuple[str, bytes]], *, utf8: bool = False) -> bytes:

@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
+from sora._native.seqset import UidSet
 from sora.errors import BadSyntax
+from sora.types import MAX_UID
+from sora.wire.imap_partial import parse_range
 from sora.wire.imap_syntax import parenthesised, whole
 
 if TYPE_CHECKING:
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from datetime import date
 
     from sora._native.imapscan import Cursor
-    from sora._native.seqset import SeqSet, UidSet
+    from sora._native.seqset import SeqSet
 
 MAX_DEPTH: Final = 50
 """Keys inside of keys."""
@@ -204,6 +207,7 @@ class Search(Struct, frozen=True):
             UPDATE RELEVANCY (`RETURN ()` is ALL).
         partial: the range of PARTIAL, negative numbers counting from the end (RFC 9394), or None.
         charset: as given, upper case; without CHARSET it is UTF-8.
+        charset_given: there was a CHARSET.
         charset_known: False: answer `NO [BADCHARSET (US-ASCII UTF-8)]`; the texts in *key* mean nothing.
         has_modseq: a MODSEQ key occurs, so the answer carries a MODSEQ.
         has_fuzzy: a FUZZY key occurs, so there are scores.
@@ -215,6 +219,7 @@ class Search(Struct, frozen=True):
     returns: frozenset[str] | None = None
     partial: tuple[int, int] | None = None
     charset: str = "UTF-8"
+    charset_given: bool = False
     charset_known: bool = True
     has_modseq: bool = False
     has_fuzzy: bool = False
@@ -247,7 +252,8 @@ def parse_search(cur: Cursor) -> Search:
     returns, partial = parse_returns(cur) if cur.skip(b" RETURN ") else (None, None)
     cur.sp()
     charset = "UTF-8"
-    if cur.skip(b"CHARSET "):
+    given = cur.skip(b"CHARSET ")
+    if given:
         charset = cur.astring().decode("ascii", "replace").upper()
         cur.sp()
     keys = _Keys(cur, charset)
@@ -255,7 +261,9 @@ def parse_search(cur: Cursor) -> Search:
     if returns is not None and "RELEVANCY" in returns and not (keys.has_fuzzy or keys.has_filter):
         raise BadSyntax("RELEVANCY goes with FUZZY only")
     known = keys.codec is not None
-    return Search(key, cur.uid, returns, partial, charset, known, keys.has_modseq, keys.has_fuzzy, keys.has_filter)
+    return Search(
+        key, cur.uid, returns, partial, charset, given, known, keys.has_modseq, keys.has_fuzzy, keys.has_filter
+    )
 
 
 def parse_returns(cur: Cursor) -> tuple[frozenset[str], tuple[int, int] | None]:
@@ -268,7 +276,7 @@ def parse_returns(cur: Cursor) -> tuple[frozenset[str], tuple[int, int] | None]:
         if name == "PARTIAL":
             if partial is not None:
                 raise BadSyntax("There may be one PARTIAL")
-            partial = _parse_range(cur.sp())
+            partial = parse_range(cur.sp())
         elif name not in _RETURNS:
             raise BadSyntax("There is no such RETURN option")
         return name
@@ -277,14 +285,6 @@ def parse_returns(cur: Cursor) -> tuple[frozenset[str], tuple[int, int] | None]:
     if {"ALL", "PARTIAL"} <= returns:
         raise BadSyntax("PARTIAL does not go with ALL")
     return returns or frozenset({"ALL"}), partial
-
-
-def _parse_range(cur: Cursor) -> tuple[int, int]:
-    """`nz-number ":" nz-number`, or both with "-" in front."""
-    sign = -1 if cur.skip(b"-") else 1
-    first = cur.nz_number()
-    cur.expect(b":-" if sign < 0 else b":")
-    return sign * first, sign * cur.nz_number()
 
 
 def _codec(charset: str) -> str | None:
@@ -406,6 +406,11 @@ _PLAIN: Final[dict[bytes, SearchKey]] = {
 }
 
 
+def _uids_between(first: int, last: int) -> UidSet:
+    """UIDAFTER and UIDBEFORE (RFC 9738 §3.2); unlike `n:*` nothing is found beyond the last message."""
+    return UidSet.from_ranges([(first, last)] if first <= last else ())
+
+
 def _by_date(field: DateField, relation: Relation) -> Callable[[_Keys], SearchKey]:
     return lambda keys: ByDate(field, relation, keys.cur.date())
 
@@ -426,6 +431,8 @@ _WITH_ARGUMENTS: Final[dict[bytes, Callable[[_Keys], SearchKey]]] = (
         b"OLDER": lambda keys: Within(keys.cur.nz_number(), older=True),
         b"YOUNGER": lambda keys: Within(keys.cur.nz_number(), older=False),
         b"UID": lambda keys: InUids(keys.cur.uidset()),
+        b"UIDAFTER": lambda keys: InUids(_uids_between(keys.cur.nz_number() + 1, MAX_UID)),
+        b"UIDBEFORE": lambda keys: InUids(_uids_between(1, keys.cur.nz_number() - 1)),
         b"MODSEQ": _Keys.modseq,
         b"EMAILID": lambda keys: ByObjectId(keys.cur.astring(), thread=False),
         b"THREADID": lambda keys: ByObjectId(keys.cur.astring(), thread=True),

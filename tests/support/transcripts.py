@@ -12,6 +12,7 @@ A transcript is a text file:
     S~ b OK .*                               one line that matches this regular expression as a whole
     C< raw \x00 octets\r\n                   octets with Python escapes, no CRLF added
     C! tls                                   the client begins TLS here, or with `deflate`: to compress
+    S< raw \xff octets                       exactly this line, with the same escapes
     S^                                       the server closes the connection
 
 `C2:`, `S2:` and so on are the same on a second connection. Lines that name no connection are the first one's.
@@ -47,7 +48,7 @@ class Step(Struct, frozen=True):
 
     Attributes:
         line: Line number in the file.
-        kind: `given`, `send`, `raw`, `switch`, `exact`, `until`, `match` or `close`.
+        kind: `given`, `send`, `raw`, `switch`, `exact`, `octets`, `until`, `match` or `close`.
         link: Number of the connection.
         text: What stands behind the mark.
     """
@@ -60,6 +61,7 @@ class Step(Struct, frozen=True):
 
 _KINDS: Final = {
     "C:": "send", "C<": "raw", "C!": "switch", "S:": "exact", "S*": "until", "S~": "match", "S^": "close",
+    "S<": "octets",
 }  # fmt: skip
 
 
@@ -365,6 +367,11 @@ class Player:
         expected = (await self._fill(text)).encode()  # of what is there once the server has spoken
         assert line == expected, f"expected {expected!r}, got {line!r}"
 
+    async def _octets(self, link: Link, text: str) -> None:
+        line = await link.read_line()
+        expected = _unescape(await self._fill(text))
+        assert line == expected, f"expected {expected!r}, got {line!r}"
+
     async def _until(self, link: Link, text: str) -> None:
         expected = (await self._fill(text)).encode()
         seen = []
@@ -391,6 +398,7 @@ class Player:
 
 _STEPS: Final[dict[str, Callable[[Player, Link, str], Awaitable[None]]]] = {
     "exact": Player._exact,
+    "octets": Player._octets,
     "until": Player._until,
     "match": Player._match,
     "close": Player._close,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from sora._native.seqset import UidSet
 from sora.errors import BadSyntax, InvalidName, LimitExceeded, NotFound, OverQuota, Refused, SoraError, TooBig
+from sora.protocols.imap.messagelimit import save_limit, too_many
 from sora.protocols.imap.places import Place, place_of
 from sora.protocols.imap.replies import Reply, TryCreate
 from sora.protocols.imap.rights import allowed_names, require
@@ -163,6 +164,8 @@ async def check_message(s: Session, line: Line, literal: NeedLiteral) -> Appendi
         SoraError: As `Appending.announce`.
     """
     limit = s.limits.message_size
+    if s.appending is not None and s.appending.line is line and s.appending.count >= (few := save_limit(s)):
+        raise too_many(few)
     if literal.size > limit:
         raise TooBig(f"A message may have {limit} octets")
     if s.appending is None or s.appending.line is not line:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from sora.protocols.imap.state import State
 
-REVISIONS: Final = ("IMAP4rev1",)
+REVISIONS: Final = ("IMAP4rev1", "IMAP4rev2")
 
 BEFORE_LOGIN: Final = ("LITERAL+", "SASL-IR", "ID", "ENABLE")
 """What a client may want to know of before it logs in; the rest is announced with the answer to the login."""
@@ -24,7 +24,7 @@ BEFORE_LOGIN: Final = ("LITERAL+", "SASL-IR", "ID", "ENABLE")
 AFTER_LOGIN: Final = (
     "LITERAL+", "CHILDREN", "LIST-EXTENDED", "LIST-STATUS", "STATUS=SIZE", "SPECIAL-USE", "CREATE-SPECIAL-USE",
     "MULTIAPPEND", "BINARY", "ESEARCH", "WITHIN", "QUOTA=RES-STORAGE", "QUOTA=RES-MESSAGE", "QUOTA=RES-MAILBOX",
-    "OBJECTID", "SAVEDATE", "PREVIEW", "RIGHTS=texk", "LIST-MYRIGHTS",
+    "OBJECTID", "UTF8=ACCEPT", "SAVEDATE", "PREVIEW", "RIGHTS=texk", "LIST-MYRIGHTS",
 )  # fmt: skip
 
 SEARCHING: Final = ("SEARCHRES", "INPROGRESS")
@@ -37,7 +37,15 @@ COMPRESS: Final = ("COMPRESS=DEFLATE",)
 
 
 def capabilities(
-    state: State, *, tls: bool, can_start_tls: bool, allow_cleartext: bool, append_limit: int, compressed: bool = False
+    state: State,
+    *,
+    tls: bool,
+    can_start_tls: bool,
+    allow_cleartext: bool,
+    append_limit: int,
+    message_limit: int,
+    save_limit: int,
+    compressed: bool = False,
 ) -> bytes:
     """The names for one state of a session, separated by spaces.
 
@@ -46,13 +54,16 @@ def capabilities(
         can_start_tls: The listener has a certificate.
         allow_cleartext: Passwords are taken without TLS.
         append_limit: Octets that a message may have (RFC 7889).
+        message_limit: Messages that a command works on (RFC 9738).
+        save_limit: Messages of one COPY or APPEND.
         compressed: The connection is compressed (RFC 4978); it cannot be twice.
     """
     if state is NOT_AUTHENTICATED:
         names = [*REVISIONS, *BEFORE_LOGIN, *_ways_in(tls, can_start_tls, allow_cleartext)]
     else:
         compress = () if compressed else COMPRESS
-        names = [*REVISIONS, *AFTER_LOGIN, *SEARCHING, f"APPENDLIMIT={append_limit}", *OF_COMMANDS, *compress]
+        limits = (f"APPENDLIMIT={append_limit}", f"MESSAGELIMIT={message_limit}", f"SAVELIMIT={save_limit}")
+        names = [*REVISIONS, *AFTER_LOGIN, *SEARCHING, *limits, *OF_COMMANDS, *compress]
     return " ".join(names).encode()
 
 

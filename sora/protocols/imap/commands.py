@@ -97,6 +97,7 @@ ROWS: Final = (
     Command("STARTTLS",     wire.parse_starttls,       login.starttls,        OUT),
     Command("AUTHENTICATE", wire.parse_authenticate,   login.authenticate,    OUT),
     Command("LOGIN",        wire.parse_login,          login.login,           OUT),
+    Command("UNAUTHENTICATE", wire.parse_unauthenticate, login.unauthenticate, IN, NONE,        "UNAUTHENTICATE"),
     Command("ENABLE",       wire.parse_enable,         enable.enable,         IN,  NONE,           "ENABLE"),
     Command("COMPRESS",     wire.parse_compress,       login.compress,        IN),
     Command("SELECT",       wire.parse_select,         select.select,         IN),

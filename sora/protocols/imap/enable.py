@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
+from sora.protocols.imap import modes
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -33,7 +35,10 @@ class Extension(Struct, frozen=True):
     implies: tuple[str, ...] = ()
 
 
-EXTENSIONS: Final[tuple[Extension, ...]] = ()
+EXTENSIONS: Final[tuple[Extension, ...]] = (
+    Extension(modes.REV2),
+    Extension(modes.UTF8),
+)
 """One row for each; a name without one is ignored (RFC 5161 §3.1)."""
 
 
@@ -59,3 +64,4 @@ async def enable(s: Session, cmd: wire.Enable) -> None:
 def switch_on(s: Session, *names: str) -> None:
     """The client has shown that it understands these extensions."""
     s.enabled.update(names)
+    modes.adapt(s)

@@ -53,6 +53,20 @@ async def logout(s: Session, _cmd: wire.Logout) -> None:
     s.bye(b"Logging out")
 
 
+async def unauthenticate(s: Session, _cmd: wire.Unauthenticate) -> Reply:
+    """RFC 8437 §3: everything but TLS is as it was before the login.
+
+    A mailbox is left without an expunge. Compression ends behind the answer, so nothing may have been sent already.
+    """
+    if s.compressed and s.scanner.buffered:
+        raise BadSyntax("Something follows UNAUTHENTICATE already")
+    s.log_out()
+    s.write(b"%s OK [CAPABILITY %s] Unauthenticated\r\n" % (s.tag, s.capabilities()))
+    if s.compressed:
+        await s.stop_compression()
+    return ANSWERED
+
+
 async def starttls(s: Session, _cmd: wire.StartTls) -> Reply:
     """RFC 9051 §6.2.1: the OK is the last octet in plaintext; what came after the command is thrown away.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec.structs import replace
 
 from sora.errors import BadSyntax, LimitExceeded, NotFound, Unavailable
+from sora.protocols.imap import modes
 from sora.protocols.imap.objectids import mailbox_id
 from sora.protocols.imap.patterns import INBOX, Pattern, parents
 from sora.protocols.imap.places import find, place_of, require_parent
@@ -44,6 +45,7 @@ async def create(s: Session, cmd: wire.Create) -> Reply:
     place = await place_of(s, cmd.mailbox)
     await require_parent(s, place)
     created = await s.node.store.mailboxes.create(place.owner_id, place.name, special_use)
+    modes.tell_normalised(s, cmd.mailbox)
     return Reply(code=b"MAILBOXID " + mailbox_id(created.mailbox_id))
 
 
@@ -55,6 +57,7 @@ async def delete(s: Session, cmd: wire.Delete) -> None:
         s.unselect()
     s.server.views.deleted(place.owner_id, mailbox_id)
     s.node.changes.publish(place.owner_id, mailbox_id, GONE)
+    modes.tell_normalised(s, cmd.mailbox, [rb"\NonExistent"])
 
 
 async def rename(s: Session, cmd: wire.Rename) -> None:
@@ -65,6 +68,7 @@ async def rename(s: Session, cmd: wire.Rename) -> None:
         raise Cannot("A mailbox stays with its owner")
     await require_parent(s, target)
     await boxes.rename(source.owner_id, source.name, target.name)
+    modes.tell_renamed(s, cmd.source, cmd.target)
     if source.name.upper() != INBOX:
         return
     try:
@@ -120,9 +124,9 @@ async def list_(s: Session, cmd: imap_list.List) -> None:
     counts = await _list_counts(s, list(chosen.values()), cmd.status or ())
     for name in sorted(chosen, key=str.encode):
         box = chosen[name]
-        s.write(_list_line(box, cmd, child_info=name in below))
+        s.write(_list_line(box, cmd, child_info=name in below, utf8=s.utf8))
         if "MYRIGHTS" in cmd.returns and box.exists:  # RFC 8440 §3
-            s.write(myrights_line(box.name, box.rights, utf8=s.scanner.utf8))
+            s.write(myrights_line(box.name, box.rights, utf8=s.utf8))
         found = counts.get(box.name) if box.rights & Rights.READ else None
         if cmd.status is not None and found is not None and _passes(box, cmd.select):
             s.write(_status_line(s, found.name, found, cmd.status))
@@ -158,7 +162,7 @@ def _no_mailbox(name: str) -> ListedMailbox:
     return ListedMailbox(name, False, False, False, False, None, UidValidity(0), None)
 
 
-def _list_line(box: ListedMailbox, cmd: imap_list.List, *, child_info: bool) -> bytes:
+def _list_line(box: ListedMailbox, cmd: imap_list.List, *, child_info: bool, utf8: bool) -> bytes:
     attributes = [rb"\HasChildren" if box.has_children else rb"\HasNoChildren"]
     if not (box.exists or box.leads):
         attributes.append(rb"\NonExistent")
@@ -169,7 +173,7 @@ def _list_line(box: ListedMailbox, cmd: imap_list.List, *, child_info: bool) -> 
     if box.subscribed and ("SUBSCRIBED" in cmd.returns or "SUBSCRIBED" in cmd.select):
         attributes.append(rb"\Subscribed")
     options = [option for option in ("SUBSCRIBED", "SPECIAL-USE") if child_info and option in cmd.select]
-    return responses.list_line(attributes, box.name, child_info=options)
+    return responses.list_line(attributes, box.name, child_info=options, utf8=utf8)
 
 
 async def _list_counts(
@@ -196,7 +200,7 @@ async def lsub(s: Session, cmd: imap_list.Lsub) -> None:
         above = {parent for name in subscribed if name not in names for parent in parents(name)}
         names = {parent: (rb"\Noselect",) for parent in above if pattern.matches(parent)} | names
     for name in sorted(names):
-        s.write(responses.list_line(names[name], name, verb=b"LSUB"))
+        s.write(responses.list_line(names[name], name, verb=b"LSUB", utf8=s.utf8))
 
 
 # ---------------------------------------------------------------------------------------------------- STATUS
@@ -251,4 +255,4 @@ def _extras(items: Iterable[str]) -> dict[str, bool]:
 def _status_line(s: Session, name: str, found: Status, items: Iterable[str]) -> bytes:
     limit = b"%d" % s.limits.message_size
     values = ((item, limit if item == "APPENDLIMIT" else STATUS_ITEMS[item](found)) for item in items)
-    return responses.status_line(name, values)
+    return responses.status_line(name, values, utf8=s.utf8)

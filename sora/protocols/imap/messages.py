@@ -19,7 +19,7 @@ from sora.errors import BadSyntax, BlobDown, Expunged, LimitExceeded, NoPermissi
 from sora.mime import message as mime
 from sora.mime.envelope import encoding, strip_extensions
 from sora.mime.text import decode_transfer
-from sora.protocols.imap import objectids
+from sora.protocols.imap import messagelimit, objectids
 from sora.protocols.imap.bodies import BODY_COLUMNS, Ahead, chunks_of
 from sora.protocols.imap.replies import ReadOnly, UnknownEncoding
 from sora.protocols.imap.rights import ALL_FLAGS, allowed, allowed_names
@@ -27,11 +27,13 @@ from sora.protocols.imap.view import NO_UIDS, FlagEdit
 from sora.types import SEEN, Rights
 from sora.wire.imap_commands import StoreMode
 from sora.wire.imap_fetch import Attribute, Binary, Preview, Section
+from sora.wire.imap_partial import page, range_size
 from sora.wire.imap_responses import nstring
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from sora.protocols.imap.replies import Reply
     from sora.protocols.imap.session import Session
     from sora.protocols.imap.view import Selection
     from sora.wire import imap_commands as wire
@@ -134,31 +136,44 @@ def _is_header(part: Section | Binary) -> bool:
     return isinstance(part, Section) and not part.path and part.text in HEADERS
 
 
-async def fetch(s: Session, cmd: Fetch) -> None:
-    """RFC 9051 §6.4.5.
+async def fetch(s: Session, cmd: Fetch) -> Reply | None:
+    """RFC 9051 §6.4.5, with the PARTIAL of RFC 9394 §3.3 and the limit of RFC 9738.
 
     Raises:
+        Coded: PARTIAL asks for more messages than one command may answer.
         BlobDown: Some bodies could not be had; everything else was answered.
         Expunged: Some messages are gone for good; everything else was answered.
     """
     plan = plan_of(cmd)
-    uids = s.uids(cmd.messages)
+    chosen = messagelimit.cut(s, _page_of(s, s.uids(cmd.messages), cmd.partial))
+    uids = chosen.uids
     if not uids:
-        return
+        return None
     if not plan.columns:
         await _from_view(s, uids, plan)
-        return
+        return chosen.reply
     marked = NO_UIDS
     if plan.sets_seen and not s.view.read_only and s.view.view.rights & Rights.SEEN:
         marked = await _mark_while_reading(s, uids, plan)
     answer = Answer(s.view, plan, marked)
     by_rows = not plan.parts or (plan.header_only and not marked)
     failed = await (_from_rows(s, uids, plan, answer) if by_rows else _with_bodies(s, uids, plan, answer))
+    if failed or answer.count < len(uids):
+        chosen.tell(s)
     if failed:
         await _unmark_seen(s, marked & UidSet.from_numbers(failed))
         raise BlobDown("Some message bodies are temporarily unavailable")
     if answer.count < len(uids):
         raise Expunged("Some of the messages no longer exist")
+    return chosen.reply
+
+
+def _page_of(s: Session, uids: UidSet, partial: tuple[int, int] | None) -> UidSet:
+    if partial is None:
+        return uids
+    if range_size(partial) > s.limits.imap_messages:
+        raise messagelimit.too_many(s.limits.imap_messages)
+    return page(uids, partial)
 
 
 async def _from_view(s: Session, uids: UidSet, plan: Plan) -> None:
@@ -380,8 +395,8 @@ async def _unmark_seen(s: Session, uids: UidSet) -> None:
         await _change_flags(s, uids, FlagEdit(clear=(SEEN,)), tell=True)
 
 
-async def store(s: Session, cmd: wire.Store) -> None:
-    """RFC 9051 §6.4.6.
+async def store(s: Session, cmd: wire.Store) -> Reply | None:
+    """RFC 9051 §6.4.6, with the limit of RFC 9738.
 
     Raises:
         ReadOnly: The mailbox was opened by EXAMINE.
@@ -391,15 +406,18 @@ async def store(s: Session, cmd: wire.Store) -> None:
     """
     if cmd.unchanged_since is not None:
         raise BadSyntax("CONDSTORE is not offered here")
-    uids = s.uids(cmd.messages)
+    chosen = messagelimit.cut(s, s.uids(cmd.messages))
+    uids = chosen.uids
     if s.view.read_only:
         raise ReadOnly
     edit = await _edit_of(s, cmd)
     if not uids:
-        return
+        return None
     left = await _change_flags(s, uids, edit, tell=not cmd.silent)
     if left < len(uids) and not isinstance(cmd.messages, UidSet):
+        chosen.tell(s)
         raise Expunged("Some of the messages no longer exist")
+    return chosen.reply
 
 
 async def _edit_of(s: Session, cmd: wire.Store) -> FlagEdit:

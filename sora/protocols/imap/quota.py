@@ -29,7 +29,7 @@ async def getquota(s: Session, cmd: wire.GetQuota) -> None:
 
 async def getquotaroot(s: Session, cmd: wire.GetQuotaRoot) -> None:
     """RFC 9208 §4.1.2: the mailbox need not exist, a client may ask before it creates one."""
-    s.write(wire.quotaroot_line(cmd.mailbox, [ROOT]))
+    s.write(wire.quotaroot_line(cmd.mailbox, [ROOT], utf8=s.utf8))
     await _write_quota(s)
 
 

@@ -38,6 +38,18 @@ ANSWERED: Final = Reply()
 """The handler has written the tagged response itself."""
 
 
+class Coded(errors.Refused):
+    """A refusal whose response code says more than the class does.
+
+    Attributes:
+        code: Without its brackets.
+    """
+
+    def __init__(self, code: bytes = b"", text: str = "") -> None:
+        super().__init__(text)
+        self.code = code
+
+
 class TryCreate(errors.NotFound):
     """The target mailbox does not exist, but could be created (RFC 9051 §7.1)."""
 
@@ -130,6 +142,7 @@ ERRORS: Final[Mapping[type[errors.SoraError], tuple[bytes, bytes]]] = {
     TooMany: (NO, b"TOOMANY"),
     UseAttribute: (NO, b"USEATTR"),
     UnknownEncoding: (NO, b"UNKNOWN-CTE"),
+    Coded: (NO, b""),
     errors.Refused: (NO, b""),
     errors.Unavailable: (NO, b"UNAVAILABLE"),
     errors.SoraError: (NO, b"SERVERBUG"),
@@ -144,7 +157,7 @@ SERVER_BUG: Final = Reply(NO, b"Internal error", b"SERVERBUG")
 def reply_to(error: errors.SoraError) -> Reply:
     """The response for an error: the row of its class, or of its nearest ancestor."""
     status, code = next(ERRORS[c] for c in type(error).__mro__ if c in ERRORS)
-    return Reply(status, printable(error.text), code)
+    return Reply(status, printable(error.text), error.code if isinstance(error, Coded) else code)
 
 
 def printable(text: str) -> bytes:

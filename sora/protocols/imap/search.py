@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sora._native.seqset import UidSet
 from sora.errors import BadSyntax
-from sora.protocols.imap import objectids, progress, results, searchtext
+from sora.protocols.imap import messagelimit, objectids, progress, results, searchtext
+from sora.protocols.imap.modes import UTF8, is_rev2
 from sora.protocols.imap.replies import BadCharset
 from sora.protocols.imap.view import NO_UIDS
 from sora.types import MAX_UID
@@ -20,6 +21,7 @@ from sora.wire import imap_search as keys
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 
+    from sora.protocols.imap.replies import Reply
     from sora.protocols.imap.session import Session
     from sora.wire.imap_search import Search, SearchKey
 
@@ -27,33 +29,50 @@ NUMBERS_PER_WRITE: Final = 2000
 RETURNED: Final = frozenset({"MIN", "MAX", "ALL", "COUNT", "SAVE", "PARTIAL", "CONTEXT", "UPDATE"})
 """Return options that are offered (RFC 4731, 5182, 5267, 9394)."""
 
+RESULT_OF_REV2: Final = frozenset({"ALL"})
+"""What SEARCH without RETURN is answered with in IMAP4rev2 (RFC 9051 §6.4.4)."""
+
 FREE, STATEMENT, TEXT = range(3)
 
 
-async def search(s: Session, cmd: Search) -> None:
+async def search(s: Session, cmd: Search) -> Reply | None:
     """Find and answer.
 
     Raises:
         BadCharset: The texts are in a charset that is not known.
         BadSyntax: A key or option of an extension that is not offered.
     """
+    if cmd.charset_given and UTF8 in s.enabled:
+        raise BadSyntax("No CHARSET after ENABLE UTF8=ACCEPT (RFC 9755 §3): everything is UTF-8")
     if cmd.returns is not None and not cmd.returns <= RETURNED:
         raise BadSyntax("These RETURN options are not offered here")
-    updated = cmd.returns is not None and "UPDATE" in cmd.returns
+    returns = RESULT_OF_REV2 if cmd.returns is None and is_rev2(s.enabled) else cmd.returns
+    updated = returns is not None and "UPDATE" in returns
     if updated:
         s.results.contexts.require_new(s.tag)
-    with results.saving(s, cmd.returns):
+    with results.saving(s, returns):
         if not cmd.charset_known:
             raise BadCharset
-        within = s.view.told.all_uids()
-        with progress.working(s, len(within)):
-            found = await matching(s, cmd.key, within)
-        if cmd.returns is not None:
-            results.answer(s, found, cmd.returns, uid=cmd.uid, partial=cmd.partial)
+        chosen = _looked_at(s, cmd.key)
+        with progress.working(s, len(chosen.uids)):
+            found = await matching(s, cmd.key, chosen.uids)
+        if returns is not None:
+            results.answer(s, found, returns, uid=cmd.uid, partial=cmd.partial)
             if updated:
                 s.results.contexts.begin(s, found, cmd.key, matching, uid=cmd.uid)
-            return
+            return chosen.reply
     await _write_numbers(s, found if cmd.uid else s.view.told.seqs(found))
+    return chosen.reply
+
+
+def _looked_at(s: Session, key: SearchKey) -> messagelimit.Cut:
+    """The messages that a search is about (RFC 9738 §3.1); numbers that must hold narrow it beforehand."""
+    scope = s.view.told.all_uids()
+    if len(scope) > s.limits.imap_messages:
+        for part in key.keys if isinstance(key, keys.And) else (key,):
+            if isinstance(part, keys.InSeqs | keys.InUids):
+                scope &= FREE_KEYS[type(part)](s, part)
+    return messagelimit.cut(s, scope)
 
 
 async def _write_numbers(s: Session, numbers: Iterable[int]) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sora.errors import BadSyntax, NotFound, Unavailable
+from sora.protocols.imap import modes
 from sora.protocols.imap.objectids import mailbox_id
 from sora.protocols.imap.places import place_of
 from sora.protocols.imap.replies import Reply
 from sora.protocols.imap.rights import CHANGES
+from sora.protocols.imap.untagged import write_count
 from sora.types import Rights
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ async def select(s: Session, cmd: wire.Select) -> Reply:
     """
     if cmd.condstore or cmd.qresync is not None:
         raise BadSyntax("CONDSTORE and QRESYNC are not offered here")
+    modes.tell_closed(s)
     s.unselect()
     place = await place_of(s, cmd.mailbox)
     selection = await s.server.views.select(place.owner_id, place.name, place.viewer_id, read_only=cmd.read_only)
@@ -30,12 +33,13 @@ async def select(s: Session, cmd: wire.Select) -> Reply:
     told = selection.told
     s.write(b"* FLAGS %s\r\n" % selection.flags_list())
     s.write(selection.permanent_flags())
-    s.write(b"* %d EXISTS\r\n* %d RECENT\r\n" % (len(told), selection.recent_count()))
-    if unseen := told.first_unseen():
+    write_count(s.write, len(told), selection.recent_count(), s.enabled)
+    if not modes.is_rev2(s.enabled) and (unseen := told.first_unseen()):
         s.write(b"* OK [UNSEEN %d] First unseen\r\n" % unseen)
     s.write(b"* OK [UIDVALIDITY %d] UIDs valid\r\n" % selection.uidvalidity)
     s.write(b"* OK [UIDNEXT %d] Predicted next UID\r\n" % told.uid_next)
     s.write(b"* OK [MAILBOXID %s] Its name for good\r\n" % mailbox_id(selection.view.mailbox_id))
+    modes.tell_selected(s, cmd.mailbox)
     writable = not cmd.read_only and selection.view.rights & CHANGES
     return Reply(code=b"READ-WRITE" if writable else b"READ-ONLY")
 

@@ -26,10 +26,11 @@ from sora.errors import (
     WireError,
 )
 from sora.net.connection import Connection
-from sora.protocols.imap import append
+from sora.protocols.imap import append, modes
 from sora.protocols.imap.capability import capabilities
 from sora.protocols.imap.commands import COMMANDS
 from sora.protocols.imap.keywords import KeywordRegistry
+from sora.protocols.imap.messagelimit import save_limit
 from sora.protocols.imap.places import NOT_SHARED, look_again
 from sora.protocols.imap.replies import (
     ANSWERED,
@@ -157,6 +158,11 @@ class Session(Connection):
         return self.identity.account_id
 
     @property
+    def utf8(self) -> bool:
+        """Names of mailboxes and quoted strings are UTF-8, both ways."""
+        return self.scanner.utf8
+
+    @property
     def view(self) -> Selection:
         """The selected mailbox; only for commands of the selected state."""
         assert self.selection is not None
@@ -170,6 +176,8 @@ class Session(Connection):
             can_start_tls=self.listener.tls is not None,
             allow_cleartext=self.node.config.auth.allow_cleartext,
             append_limit=self.limits.message_size,
+            message_limit=self.limits.imap_messages,
+            save_limit=save_limit(self),
             compressed=self.compressed,
         )
 
@@ -189,11 +197,25 @@ class Session(Connection):
         self.state = AUTHENTICATED
         log.bind(account_id=identity.account_id, login=identity.address)
 
+    def log_out(self) -> None:
+        """Enter the not authenticated state again (RFC 8437); nothing is left of who was here."""
+        self.unselect()
+        if self._account_slot is not None:
+            self._account_slot.release()
+            self._account_slot = None
+        self.identity = None
+        self.owner = None
+        self.enabled = set()
+        modes.adapt(self)
+        self.state = NOT_AUTHENTICATED
+        log.bind(account_id=None, login=None)
+
     def select(self, selection: Selection) -> None:
         """Enter the selected state."""
         selection.enabled = self.enabled
         self.selection = selection
         self.state = SELECTED
+        modes.adapt(self)
 
     def unselect(self) -> None:
         """Leave the selected state, if it is that."""

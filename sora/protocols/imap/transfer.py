@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, TypeVar
 from sora._native.seqset import UidSet
 from sora.crashpoints import crash_point
 from sora.errors import DatabaseDown, Expunged, NotFound, OutcomeUnknown
+from sora.protocols.imap import messagelimit
 from sora.protocols.imap.places import find
 from sora.protocols.imap.progress import working
 from sora.protocols.imap.replies import ReadOnly, Reply, TryCreate
 from sora.protocols.imap.rights import require
-from sora.types import Rights
+from sora.types import DELETED, Rights
 from sora.wire import imap_responses as responses
 
 if TYPE_CHECKING:
@@ -57,10 +58,15 @@ async def target_of(s: Session, name: str) -> Found:
 
 
 async def copy(s: Session, cmd: wire.Copy) -> Reply | None:
-    """RFC 9051 §6.4.7: all messages or none."""
+    """RFC 9051 §6.4.7: all messages or none.
+
+    Raises:
+        Coded: They are more than may be saved at a time (RFC 9738).
+    """
     view = s.view.view
     target = await target_of(s, cmd.mailbox)
     uids = await _still_there(s, cmd)
+    messagelimit.require_few(s, uids)
     if not uids:
         return None
     crash_point("copy.chosen")
@@ -85,7 +91,7 @@ async def copy(s: Session, cmd: wire.Copy) -> Reply | None:
     return Reply(code=_copyuid(done))
 
 
-async def move(s: Session, cmd: wire.Move) -> None:
+async def move(s: Session, cmd: wire.Move) -> Reply | None:
     """RFC 6851 §3.3: untagged COPYUID, then the expunges, then the tagged OK."""
     selection = s.view
     view = selection.view
@@ -93,9 +99,10 @@ async def move(s: Session, cmd: wire.Move) -> None:
         raise ReadOnly
     require(view.rights, Rights.DELETE_MESSAGES | Rights.EXPUNGE)
     target = await target_of(s, cmd.mailbox)
-    uids = await _still_there(s, cmd)
+    chosen = messagelimit.cut(s, await _still_there(s, cmd))
+    uids = chosen.uids
     if not uids:
-        return
+        return None
     crash_point("move.chosen")
     try:
         with working(s, len(uids)):
@@ -113,7 +120,7 @@ async def move(s: Session, cmd: wire.Move) -> None:
         raise TryCreate from None
     crash_point("move.committed")
     if not done.source_uids:
-        return
+        return None
     s.write(b"* OK [%s] Moved\r\n" % _copyuid(done))
     if (
         target.mailbox.mailbox_id != view.mailbox_id
@@ -121,6 +128,7 @@ async def move(s: Session, cmd: wire.Move) -> None:
         view.expunged(done.source_modseq, done.source_uids)
     s.node.changes.publish(view.account_id, view.mailbox_id, done.source_modseq)
     s.node.changes.publish(target.place.owner_id, target.mailbox.mailbox_id, done.target_modseq)
+    return chosen.reply
 
 
 async def _still_there(s: Session, cmd: wire.Copy | wire.Move) -> UidSet:
@@ -148,8 +156,10 @@ def _copyuid(done: CopyResult) -> bytes:
 # ---------------------------------------------------------------------------------------------------- EXPUNGE
 
 
-async def expunge(s: Session, cmd: wire.Expunge) -> None:
+async def expunge(s: Session, cmd: wire.Expunge) -> Reply | None:
     r"""RFC 9051 §6.4.3 and UID EXPUNGE (§6.4.9): messages with \Deleted, of the UIDs given or of all.
+
+    Of the UIDs given at most as many go as one command may work on (RFC 9738 §3.1).
 
     Raises:
         ReadOnly: The mailbox was opened by EXAMINE.
@@ -159,9 +169,10 @@ async def expunge(s: Session, cmd: wire.Expunge) -> None:
     if selection.read_only:
         raise ReadOnly
     require(view.rights, Rights.EXPUNGE)
-    uids = None if cmd.uids is None else s.uids(cmd.uids)
+    chosen = None if cmd.uids is None else _deleted(s, s.uids(cmd.uids))
+    uids = None if chosen is None else chosen.uids
     if uids is not None and not uids:
-        return
+        return None
     crash_point("expunge.chosen")
     with working(s):
         done = await s.node.store.messages.expunge(view.account_id, view.mailbox_id, uids)
@@ -169,3 +180,12 @@ async def expunge(s: Session, cmd: wire.Expunge) -> None:
     if done.uids:
         view.expunged(done.modseq, done.uids)
         s.node.changes.publish(view.account_id, view.mailbox_id, done.modseq)
+    return None if chosen is None else chosen.reply
+
+
+def _deleted(s: Session, uids: UidSet) -> messagelimit.Cut:
+    r"""What of a UID set may go: all of it, unless more than the limit is known to have \Deleted."""
+    if len(uids) <= s.limits.imap_messages:
+        return messagelimit.Cut(uids)
+    found = messagelimit.cut(s, uids & s.view.told.with_flag(DELETED, True))
+    return found if found.code else messagelimit.Cut(uids)

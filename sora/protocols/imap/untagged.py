@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from sora.protocols.imap.modes import is_rev2
 from sora.wire.imap_responses import vanished_line
 
 if TYPE_CHECKING:
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
 
 TELLS_UIDS: Final = frozenset({"QRESYNC", "UIDONLY"})
 """Who enabled one of these is told UIDs of what went, and never sees EXPUNGE (RFC 7162 §3.2.10, RFC 9586 §3.1)."""
+
+
+def write_count(write: Callable[[bytes], None], count: int, recent: int, enabled: AbstractSet[str]) -> None:
+    """EXISTS and, for IMAP4rev1, RECENT."""
+    write(b"* %d EXISTS\r\n" % count if is_rev2(enabled) else b"* %d EXISTS\r\n* %d RECENT\r\n" % (count, recent))
 
 
 def write_expunges(write: Callable[[bytes], None], diff: Diff, enabled: AbstractSet[str]) -> None:

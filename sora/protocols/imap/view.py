@@ -32,8 +32,9 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 from sora._native.seqset import UidSet
 from sora._native.viewcols import Snapshot
 from sora.errors import NotFound, Unavailable
+from sora.protocols.imap.modes import is_rev2
 from sora.protocols.imap.rights import permanent_flags
-from sora.protocols.imap.untagged import write_expunges
+from sora.protocols.imap.untagged import write_count, write_expunges
 from sora.types import ALL_RIGHTS, MAX_UID, SYSTEM_FLAGS, AccountId, MailboxId, ModSeq
 
 if TYPE_CHECKING:
@@ -603,10 +604,11 @@ class Selection:
         self.told = newest
         write_expunges(write, diff, self.enabled)
         if diff.arrived:
-            write(b"* %d EXISTS\r\n* %d RECENT\r\n" % (len(newest), self.recent_count()))
+            write_count(write, len(newest), self.recent_count(), self.enabled)
         self._tell_keywords(write)
         changed = newest.present(diff.changed | also)
         if changed:
+            with_uid = with_uid or is_rev2(self.enabled)  # RFC 9051 appendix E, 21
             for chunk in newest.write_fetch_flags(newest.seqs(changed), self.names, with_uid, self.recent_after):
                 write(chunk)
         return bool(diff.arrived) and not self.read_only and self.view.viewer_id is None

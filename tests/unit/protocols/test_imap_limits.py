@@ -142,6 +142,38 @@ async def test_nothing_may_follow_compress_before_its_answer(world: ImapWorld) -
     await link.hang_up()
 
 
+async def test_compression_ends_with_the_login(world: ImapWorld) -> None:
+    async with compressed(world) as client:
+        assert (await client.ask(b"UNAUTHENTICATE"))[-1].startswith(b"t OK [CAPABILITY ")
+        assert (await ask(client.link, "NOOP")) == [b"OK NOOP completed"]
+        assert not session_of(client.link).compressed
+        await ask(client.link, "LOGIN alice@example.com secret")
+        assert await ask(client.link, "COMPRESS DEFLATE") == [b"OK DEFLATE active"]
+        assert (await Zipped(client.link).ask(b"NOOP"))[-1] == b"t OK NOOP completed"
+
+
+async def test_nothing_may_follow_the_end_of_compression(world: ImapWorld) -> None:
+    async with compressed(world) as client:
+        await client.link.send(client.pack(b"t UNAUTHENTICATE\r\nu NOOP\r\n"))
+        assert await client.read_line() == b"t BAD Something follows UNAUTHENTICATE already"
+        assert await client.read_line() == b"u OK NOOP completed"
+
+
+async def test_a_login_that_ended_leaves_its_place(world: ImapWorld) -> None:
+    link = await world.connect(1)
+    session = session_of(link)
+    account_id = session.account_id
+    assert session.owner == account_id
+    await ask(link, "UNAUTHENTICATE")
+    assert (session.owner, session.identity, session.enabled) == (None, None, set())
+    limits = msgspec.structs.replace(world.node.config.limits, connections_per_account=1)
+    world.node.config = msgspec.structs.replace(world.node.config, limits=limits)
+    other = await world.connect(2)
+    assert await ask(other, "NOOP") == [b"OK NOOP completed"]
+    await link.hang_up()
+    await other.hang_up()
+
+
 async def test_input_that_is_no_stream_ends_the_session(world: ImapWorld) -> None:
     async with compressed(world) as client:
         await client.link.send(b"t NOOP\r\n" * 3)

@@ -112,7 +112,7 @@ def test_a_text_is_one_printable_line(text: str) -> None:
 def test_capabilities_fit_the_state() -> None:
     def names(state: Any, **facts: bool) -> set[bytes]:
         asked = {"tls": False, "can_start_tls": True, "allow_cleartext": False, **facts}
-        return set(capabilities(state, append_limit=5, **asked).split())
+        return set(capabilities(state, append_limit=5, message_limit=7, save_limit=6, **asked).split())
 
     plain_text = names(NOT_AUTHENTICATED)
     assert {b"STARTTLS", b"LOGINDISABLED", b"SASL-IR"} <= plain_text
@@ -124,9 +124,11 @@ def test_capabilities_fit_the_state() -> None:
     assert b"STARTTLS" not in names(NOT_AUTHENTICATED, can_start_tls=False)
     for state in (AUTHENTICATED, SELECTED):
         after = names(state)
-        assert {b"IDLE", b"MOVE", b"UIDPLUS", b"NAMESPACE", b"UNSELECT", b"APPENDLIMIT=5"} <= after
+        assert {b"IDLE", b"MOVE", b"UIDPLUS", b"NAMESPACE", b"UNSELECT", b"UNAUTHENTICATE"} <= after
+        assert {b"APPENDLIMIT=5", b"MESSAGELIMIT=7", b"SAVELIMIT=6"} <= after
+        assert {b"IMAP4rev1", b"IMAP4rev2"} <= after
         assert not {b"STARTTLS", b"LOGINDISABLED"} & after
-        assert not {b"CONDSTORE", b"QRESYNC", b"IMAP4rev2"} & after
+        assert not {b"CONDSTORE", b"QRESYNC"} & after
 
 
 def test_only_commands_with_numbers_hold_expunges() -> None:

@@ -41,6 +41,7 @@ PLAIN = {
     b"CLOSE": wire.Close,
     b"UNSELECT": wire.Unselect,
     b"IDLE": wire.Idle,
+    b"UNAUTHENTICATE": wire.Unauthenticate,
     b"EXPUNGE": wire.Expunge,
 }
 

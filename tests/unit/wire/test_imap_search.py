@@ -113,8 +113,9 @@ def test_returns(text: bytes) -> None:
 
 def test_charset() -> None:
     assert parse(b"CHARSET iso-8859-1 SUBJECT {1+}\r\n\xfc") == Search(
-        s.HeaderText("SUBJECT", "ü", shortcut=True), charset="ISO-8859-1"
+        s.HeaderText("SUBJECT", "ü", shortcut=True), charset="ISO-8859-1", charset_given=True
     )
+    assert not parse(b"SUBJECT x").charset_given
     assert parse(b"RETURN (ALL) CHARSET UTF-8 TEXT {2+}\r\n\xc3\xbc").key == s.BodyText("ü", headers=True)
     assert parse(b"TEXT {2+}\r\n\xc3\xbc").key == s.BodyText("ü", headers=True)
     assert parse(b"CHARSET Shift_JIS TEXT {2+}\r\n\x83\x41").key == s.BodyText("ア", headers=True)

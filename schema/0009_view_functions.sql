@@ -154,9 +154,9 @@ SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS
 BEGIN
   RETURN (
     SELECT string_agg(substr(int8send(m.uid), 5) || int8send(m.content_id)
-             || int8send(extract(epoch FROM m.internal_date)::bigint)
-             || int8send(coalesce(extract(epoch FROM c.sent_at)::bigint, -9223372036854775808))
-             || int8send(extract(epoch FROM m.saved_at)::bigint) || int8send(m.size), ''::bytea ORDER BY m.uid)
+             || int8send(floor(extract(epoch FROM m.internal_date))::bigint)
+             || int8send(coalesce(floor(extract(epoch FROM c.sent_at))::bigint, -9223372036854775808))
+             || int8send(floor(extract(epoch FROM m.saved_at))::bigint) || int8send(m.size), ''::bytea ORDER BY m.uid)
     FROM messages m CROSS JOIN LATERAL (
       SELECT i.sent_at FROM message_contents i
       WHERE i.account_id = p_account_id AND i.content_id = m.content_id OFFSET 0) c

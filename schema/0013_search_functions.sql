@@ -99,3 +99,36 @@ BEGIN
   GET DIAGNOSTICS v_moved = ROW_COUNT;
   RETURN v_moved;
 END $$;
+
+-- Texts of messages for SORT and THREAD without a row each: [uint4 uid][uint4 length][text] by uid. What they are is said by
+-- the name of a column, or 'references': the message id, and on a line of its own what the message refers to.
+CREATE FUNCTION message_texts(p_account_id bigint, p_mailbox_id bigint, p_lo bigint[], p_hi bigint[], p_what text)
+RETURNS bytea LANGUAGE plpgsql STABLE
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+BEGIN
+  IF p_what = 'envelope' THEN
+    RETURN (
+      SELECT string_agg(substr(int8send(m.uid), 5) || int4send(length(c.envelope)) || c.envelope, ''::bytea ORDER BY m.uid)
+      FROM unnest(p_lo, p_hi) r (l, h) CROSS JOIN LATERAL (
+        SELECT i.uid, i.content_id FROM messages i
+        WHERE i.account_id = p_account_id AND i.mailbox_id = p_mailbox_id AND i.uid BETWEEN r.l AND r.h
+          AND i.expunged_at IS NULL OFFSET 0) m
+      CROSS JOIN LATERAL (
+        SELECT i.envelope FROM message_contents i
+        WHERE i.account_id = p_account_id AND i.content_id = m.content_id OFFSET 0) c);
+  END IF;
+  RETURN (
+    SELECT string_agg(substr(int8send(m.uid), 5) || int4send(octet_length(c.t)) || convert_to(c.t, 'UTF8'), ''::bytea
+             ORDER BY m.uid)
+    FROM unnest(p_lo, p_hi) r (l, h) CROSS JOIN LATERAL (
+      SELECT i.uid, i.content_id FROM messages i
+      WHERE i.account_id = p_account_id AND i.mailbox_id = p_mailbox_id AND i.uid BETWEEN r.l AND r.h
+        AND i.expunged_at IS NULL OFFSET 0) m
+    CROSS JOIN LATERAL (
+      SELECT coalesce(CASE p_what WHEN 'base_subject' THEN i.base_subject WHEN 'subject' THEN i.subject
+          WHEN 'display_from' THEN i.display_from WHEN 'display_to' THEN i.display_to
+          WHEN 'references' THEN
+            coalesce(i.message_id, '') || E'\n' || coalesce(nullif(i.reference_ids, ''), i.in_reply_to, '') END, '') AS t
+      FROM message_contents i WHERE i.account_id = p_account_id AND i.content_id = m.content_id OFFSET 0) c);
+END $$;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from benchmarks.native import durable, imapscan, mime, ring, seqset, viewcols
+from benchmarks.native import columns, durable, imapscan, mime, ring, seqset, threads, viewcols
 
 if TYPE_CHECKING:
     from benchmarks.cases import Case
@@ -12,4 +12,5 @@ if TYPE_CHECKING:
 
 def all_cases(messages: int) -> list[Case]:
     """All pairs, on a mailbox of so many messages where one is needed."""
-    return [case for module in (durable, imapscan, mime, ring, seqset, viewcols) for case in module.cases(messages)]
+    modules = (columns, durable, imapscan, mime, ring, seqset, threads, viewcols)
+    return [case for module in modules for case in module.cases(messages)]

@@ -334,11 +334,19 @@ WHERE m.account_id = {acc} AND m.mailbox_id = {mb} AND m.expunged_at IS NULL
 -- ours
 SELECT message_columns({box}, 1, 1000)
 -- plain
-SELECT string_agg(substr(int8send(m.uid), 5) || int8send(m.content_id) || int8send(extract(epoch FROM
-m.internal_date)::bigint) || int8send(extract(epoch FROM c.sent_at)::bigint) || int8send(extract(epoch FROM
-m.saved_at)::bigint) || int8send(m.size), '' ORDER BY m.uid) FROM plain.messages m JOIN plain.contents c USING
+SELECT string_agg(substr(int8send(m.uid), 5) || int8send(m.content_id) || int8send(floor(extract(epoch
+FROM m.internal_date))::bigint) || int8send(floor(extract(epoch FROM c.sent_at))::bigint) || int8send(floor(extract(epoch
+FROM m.saved_at))::bigint) || int8send(m.size), '' ORDER BY m.uid) FROM plain.messages m JOIN plain.contents c USING
 (account_id, content_id) WHERE m.account_id = {acc} AND m.mailbox_id = {mb} AND m.expunged_at IS NULL AND m.uid <=
 1000
+
+-- ── message_texts of 1,000
+-- ours
+SELECT message_texts({box}, ARRAY[1::bigint], ARRAY[1000::bigint], 'subject')
+-- plain
+SELECT string_agg(substr(int8send(m.uid), 5) || int4send(octet_length(c.subject)) || convert_to(c.subject, 'UTF8'), ''
+ORDER BY m.uid) FROM plain.messages m JOIN plain.contents c USING (account_id, content_id) WHERE m.account_id = {acc} AND
+m.mailbox_id = {mb} AND m.expunged_at IS NULL AND m.uid <= 1000
 
 -- ── expunged_since
 -- untimed

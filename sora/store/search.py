@@ -16,7 +16,7 @@ from msgspec import Struct
 from sora._native.seqset import UidSet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncGenerator, Iterator
     from datetime import datetime
 
     from sora.store.db import Database
@@ -30,9 +30,14 @@ MANY: Final = 500
 """Messages whose headers are read one by one sooner than the index is asked."""
 FACTS_UIDS: Final = 100_000
 """Messages of one statement in `facts`: 4.4 MB."""
+COLUMN_UIDS: Final = 20_000
+TEXT_UIDS: Final = 10_000
+"""Messages of one statement in `columns` and `texts`: what is unpacked at a time holds up other sessions."""
 
 
 Column: TypeAlias = Literal["size", "internal_date", "saved_at", "sent_at"]
+What: TypeAlias = Literal["base_subject", "subject", "envelope", "display_from", "display_to", "references"]
+"""Texts of `message_texts()`."""
 
 
 class Hits(Struct, frozen=True):
@@ -128,7 +133,7 @@ class Search:
     async def facts(self, account_id: AccountId, mailbox_id: MailboxId, uids: UidSet) -> list[Facts]:
         """Dates and sizes of messages, ascending by UID: SINCE, SENTBEFORE, LARGER and the keys of SORT."""
         found: list[Facts] = []
-        for low, high in _spans(uids):
+        for low, high in _spans(uids, FACTS_UIDS):
             packed: bytes | None = await self._db.fetchval(
                 "SELECT message_columns($1, $2, $3, $4)", account_id, mailbox_id, low, high
             )
@@ -136,6 +141,27 @@ class Search:
                 if uid in uids:
                     found.append(Facts(uid, content_id, internal, None if sent == _NO_DATE else sent, saved, size))
         return found
+
+    async def columns(self, account_id: AccountId, mailbox_id: MailboxId, uids: UidSet) -> AsyncGenerator[bytes, None]:
+        """Packed facts for `columns.Columns`, chunk by chunk, also of messages between those that are asked for."""
+        for low, high in _spans(uids, COLUMN_UIDS):
+            packed: bytes | None = await self._db.fetchval(
+                "SELECT message_columns($1, $2, $3, $4)", account_id, mailbox_id, low, high
+            )
+            if packed:
+                yield packed
+
+    async def texts(
+        self, account_id: AccountId, mailbox_id: MailboxId, uids: UidSet, what: What
+    ) -> AsyncGenerator[bytes, None]:
+        """Packed texts for `columns.Texts`, chunk by chunk, ascending; of messages in between too, if they are many."""
+        for low, high in _spans(uids, TEXT_UIDS):
+            among = uids & UidSet.from_ranges([(low, high)])
+            packed: bytes | None = await self._db.fetchval(
+                "SELECT message_texts($1, $2, $3, $4, $5)", account_id, mailbox_id, *among.bounds(), what
+            )
+            if packed:
+                yield packed
 
 
 def _between_sql(column: str, kind: str) -> str:
@@ -195,16 +221,16 @@ _HEADER_OF_SET: Final = _header_sql(_OF_SET)
 _HEADER_OF_INDEX: Final = _header_sql(_OF_INDEX)
 
 
-def _spans(uids: UidSet) -> Iterator[tuple[int, int]]:
-    """From the first to the last UID of a set, in spans of at most `FACTS_UIDS` numbers that are not all empty."""
+def _spans(uids: UidSet, most: int) -> Iterator[tuple[int, int]]:
+    """From the first to the last UID of a set, in spans of at most *most* numbers that are not all empty."""
     low = high = 0
     for first, last in uids.ranges():
         while first <= last:
-            if low and first - low >= FACTS_UIDS:
+            if low and first - low >= most:
                 yield low, high
                 low = 0
             low = low or first
-            high = min(last, low + FACTS_UIDS - 1)
+            high = min(last, low + most - 1)
             first = high + 1
     if low:
         yield low, high

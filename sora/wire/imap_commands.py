@@ -19,6 +19,7 @@ from sora.wire.imap_fetch import parse_fetch
 from sora.wire.imap_list import parse_list, parse_lsub, parse_status
 from sora.wire.imap_quota import parse_getquota, parse_getquotaroot, parse_setquota
 from sora.wire.imap_search import parse_search
+from sora.wire.imap_sort import parse_sort, parse_thread
 from sora.wire.imap_syntax import parenthesised, whole
 
 if TYPE_CHECKING:
@@ -480,6 +481,8 @@ def parse_move(cur: Cursor) -> Move:
 _BOTH: Final[dict[bytes, Callable[[Cursor], Any]]] = {
     b"EXPUNGE": parse_expunge,
     b"SEARCH": parse_search,
+    b"SORT": parse_sort,
+    b"THREAD": parse_thread,
     b"FETCH": parse_fetch,
     b"STORE": parse_store,
     b"COPY": parse_copy,

@@ -251,11 +251,22 @@ def parse_search(cur: Cursor) -> Search:
     """`[SP "RETURN" SP "(" ... ")"] SP ["CHARSET" SP charset SP] search-key *(SP search-key)`."""
     returns, partial = parse_returns(cur) if cur.skip(b" RETURN ") else (None, None)
     cur.sp()
-    charset = "UTF-8"
-    given = cur.skip(b"CHARSET ")
-    if given:
+    charset = None
+    if cur.skip(b"CHARSET "):
         charset = cur.astring().decode("ascii", "replace").upper()
         cur.sp()
+    return parse_criteria(cur, charset, returns, partial)
+
+
+def parse_criteria(
+    cur: Cursor, charset: str | None, returns: frozenset[str] | None = None, partial: tuple[int, int] | None = None
+) -> Search:
+    """`search-key *(SP search-key)`, the end of SEARCH, SORT and THREAD alike.
+
+    Args:
+        charset: Of the texts, in upper case; None: not given, so it is UTF-8.
+    """
+    given, charset = charset is not None, charset or "UTF-8"
     keys = _Keys(cur, charset)
     key = keys.parse_program()
     if returns is not None and "RELEVANCY" in returns and not (keys.has_fuzzy or keys.has_filter):

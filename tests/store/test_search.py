@@ -188,6 +188,5 @@ async def test_between(store: Store, ann: AccountId, inbox: MailboxId) -> None:
         ([(8, 12), (17, 19)], [(8, 17), (18, 19)]),
     ],
 )
-def test_spans(monkeypatch: pytest.MonkeyPatch, ranges: list[tuple[int, int]], spans: list[tuple[int, int]]) -> None:
-    monkeypatch.setattr(store_search, "FACTS_UIDS", 10)
-    assert list(_spans(UidSet.from_ranges(ranges))) == spans
+def test_spans(ranges: list[tuple[int, int]], spans: list[tuple[int, int]]) -> None:
+    assert list(_spans(UidSet.from_ranges(ranges), 10)) == spans

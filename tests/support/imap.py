@@ -31,6 +31,7 @@ from sora.protocols.imap import connection_factory
 from sora.services import passwords
 from sora.services.auth import Identity
 from sora.services.delivery import AppendItem
+from tests.support import findings
 from tests.support.certificates import write_certificate
 from tests.support.transcripts import Link, SocketLink
 
@@ -79,6 +80,7 @@ SAMPLES: Final[dict[str, bytes]] = {
     "headless": b"\r\nno header at all\r\n",
     "bare": b"Subject: bare\n\nline feed only\n",
     "big": b"Subject: big\r\n\r\n" + b"0123456789abcdef" * 20000,
+    **findings.SAMPLES,
 }
 
 _CONTENT: Final = " FROM messages JOIN message_contents USING (account_id, content_id) WHERE account_id = $1"

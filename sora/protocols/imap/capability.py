@@ -27,7 +27,10 @@ AFTER_LOGIN: Final = (
     "OBJECTID", "UTF8=ACCEPT", "SAVEDATE", "PREVIEW", "RIGHTS=texk", "LIST-MYRIGHTS",
 )  # fmt: skip
 
-SEARCHING: Final = ("SEARCHRES", "INPROGRESS")
+SEARCHING: Final = (
+    "SEARCHRES", "INPROGRESS",
+    "SORT=DISPLAY", "I18NLEVEL=1", "THREAD=ORDEREDSUBJECT", "THREAD=REFERENCES", "THREAD=REFS",
+)  # fmt: skip
 """Of searching and of what takes long; `AFTER_LOGIN` has ESEARCH and WITHIN."""
 
 OF_COMMANDS: Final = tuple(row.capability for row in ROWS if row.capability and SELECTED in row.states)

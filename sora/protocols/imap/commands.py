@@ -24,10 +24,12 @@ from sora.protocols.imap import (
     quota,
     search,
     select,
+    sort,
+    thread,
     transfer,
 )
 from sora.protocols.imap.state import ANY, AUTHENTICATED, NOT_AUTHENTICATED, SELECTED, State
-from sora.wire import imap_acl, imap_contexts, imap_fetch, imap_list, imap_quota, imap_search
+from sora.wire import imap_acl, imap_contexts, imap_fetch, imap_list, imap_quota, imap_search, imap_sort
 from sora.wire import imap_commands as wire
 
 if TYPE_CHECKING:
@@ -128,6 +130,8 @@ ROWS: Final = (
     Command("SEARCH",       imap_search.parse_search,  search.search,         SEL, USES_SEQS,      uid=True),
     Command("CANCELUPDATE", imap_contexts.parse_cancelupdate, contexts.cancelupdate, SEL, NONE, "CONTEXT=SEARCH"),
     Command("UIDBATCHES",   imap_contexts.parse_uidbatches, batches.uidbatches, SEL, NONE, "UIDBATCHES"),
+    Command("SORT",         imap_sort.parse_sort,      sort.sort,             SEL, USES_SEQS,      "SORT", uid=True),
+    Command("THREAD",       imap_sort.parse_thread,    thread.thread,         SEL, USES_SEQS,      uid=True),
     Command("FETCH",        imap_fetch.parse_fetch,    messages.fetch,        SEL, USES_SEQS,      uid=True),
     Command("STORE",        wire.parse_store,          messages.store,        SEL, USES_SEQS,      uid=True),
     Command("COPY",         wire.parse_copy,           transfer.copy,         SEL, USES_AND_BREAKS, uid=True),

@@ -9,23 +9,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from sora._native.columns import expand
 from sora._native.seqset import UidSet
 from sora.errors import BadSyntax
 from sora.protocols.imap import messagelimit, objectids, progress, results, searchtext
 from sora.protocols.imap.modes import UTF8, is_rev2
+from sora.protocols.imap.numbers import write_numbers
 from sora.protocols.imap.replies import BadCharset
 from sora.protocols.imap.view import NO_UIDS
 from sora.types import MAX_UID
 from sora.wire import imap_search as keys
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from sora.protocols.imap.replies import Reply
     from sora.protocols.imap.session import Session
     from sora.wire.imap_search import Search, SearchKey
 
-NUMBERS_PER_WRITE: Final = 2000
 RETURNED: Final = frozenset({"MIN", "MAX", "ALL", "COUNT", "SAVE", "PARTIAL", "CONTEXT", "UPDATE"})
 """Return options that are offered (RFC 4731, 5182, 5267, 9394)."""
 
@@ -53,7 +54,7 @@ async def search(s: Session, cmd: Search) -> Reply | None:
     with results.saving(s, returns):
         if not cmd.charset_known:
             raise BadCharset
-        chosen = _looked_at(s, cmd.key)
+        chosen = looked_at(s, cmd.key)
         with progress.working(s, len(chosen.uids)):
             found = await matching(s, cmd.key, chosen.uids)
         if returns is not None:
@@ -61,11 +62,11 @@ async def search(s: Session, cmd: Search) -> Reply | None:
             if updated:
                 s.results.contexts.begin(s, found, cmd.key, matching, uid=cmd.uid)
             return chosen.reply
-    await _write_numbers(s, found if cmd.uid else s.view.told.seqs(found))
+    await write_numbers(s, b"* SEARCH", expand(found if cmd.uid else s.view.told.seqs(found)))
     return chosen.reply
 
 
-def _looked_at(s: Session, key: SearchKey) -> messagelimit.Cut:
+def looked_at(s: Session, key: SearchKey) -> messagelimit.Cut:
     """The messages that a search is about (RFC 9738 §3.1); numbers that must hold narrow it beforehand."""
     scope = s.view.told.all_uids()
     if len(scope) > s.limits.imap_messages:
@@ -73,26 +74,6 @@ def _looked_at(s: Session, key: SearchKey) -> messagelimit.Cut:
             if isinstance(part, keys.InSeqs | keys.InUids):
                 scope &= FREE_KEYS[type(part)](s, part)
     return messagelimit.cut(s, scope)
-
-
-async def _write_numbers(s: Session, numbers: Iterable[int]) -> None:
-    """`* SEARCH 1 2 3`, however long; a client takes what a cut answer lacks for gone."""
-    s.write(b"* SEARCH")
-    for chunk in _chunks(numbers):
-        s.write(b" " + b" ".join([b"%d" % number for number in chunk]))
-        await s.breathe()
-    s.write(b"\r\n")
-
-
-def _chunks(numbers: Iterable[int]) -> Iterator[list[int]]:
-    chunk = []
-    for number in numbers:
-        chunk.append(number)
-        if len(chunk) == NUMBERS_PER_WRITE:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
 
 
 # ---------------------------------------------------------------------------------------------------- keys

@@ -11,6 +11,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from email.utils import parsedate
 from typing import TYPE_CHECKING, Final
 
+from sora._native import columns as native
 from sora._native.seqset import UidSet
 from sora.errors import BlobDown
 from sora.mime.digest import searchable
@@ -19,6 +20,8 @@ from sora.protocols.imap.bodies import BODY_COLUMNS, Ahead, chunks_of
 from sora.wire.imap_search import BodyText, ByDate, BySize, DateField, HeaderText, Relation, Within
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sora.protocols.imap.session import Session
     from sora.store.search import Column
 
@@ -31,6 +34,15 @@ FIRST: Final = datetime.min.replace(tzinfo=UTC)
 LAST: Final = datetime.max.replace(tzinfo=UTC)
 INLINE_BYTES: Final = 64 * 1024
 """Larger bodies are taken apart in a thread."""
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+SECOND: Final = timedelta(seconds=1)
+COLUMNS: Final[Mapping[Column, int]] = {
+    "size": native.SIZE,
+    "internal_date": native.INTERNAL_DATE,
+    "saved_at": native.SAVED_DATE,
+    "sent_at": native.SENT_DATE,
+}
 
 _ENVELOPE_DATE = re.compile(rb'\("((?:[^"\\]|\\.)*)"')
 
@@ -171,6 +183,18 @@ def _holds_text(body: bytes, pattern: str) -> bool:
 async def _between(
     s: Session, within: UidSet, column: Column, low: datetime | int | None, high: datetime | int | None
 ) -> UidSet:
-    """Messages with *low* <= column < *high*."""
-    view = s.view.view
-    return await s.node.store.search.between(view.account_id, view.mailbox_id, within, column, low, high)
+    """Messages with *low* <= column < *high*: from the columns of the worker, or by a statement."""
+    cache, view = s.server.columns, s.view.view
+    columns = cache.at_hand(s.view, within)
+    if columns is None:
+        if not cache.worth_reading(s.view, within):
+            return await s.node.store.search.between(view.account_id, view.mailbox_id, within, column, low, high)
+        columns = await cache.get(s, within)
+    return columns.between(within, COLUMNS[column], _rounded(low, up=False), _rounded(high, up=True))
+
+
+def _rounded(bound: datetime | int | None, *, up: bool) -> int | None:
+    """Columns hold whole seconds, rounded down; a bound within a second takes in all of that second."""
+    if not isinstance(bound, datetime):
+        return bound
+    return -((EPOCH - bound) // SECOND) if up else (bound - EPOCH) // SECOND

@@ -28,6 +28,7 @@ from sora.errors import (
 from sora.net.connection import Connection
 from sora.protocols.imap import append, modes
 from sora.protocols.imap.capability import capabilities
+from sora.protocols.imap.columns import ColumnCache
 from sora.protocols.imap.commands import COMMANDS
 from sora.protocols.imap.keywords import KeywordRegistry
 from sora.protocols.imap.messagelimit import save_limit
@@ -87,6 +88,7 @@ class ImapServer:
 
     Attributes:
         rows: Of messages that were fetched lately.
+        columns: Dates and sizes of messages that were searched or sorted lately.
         views: Selected mailboxes.
         clock: Calls back when a command takes long; None: the event loop.
     """
@@ -96,6 +98,7 @@ class ImapServer:
         self.clock: Clock | None = None
         self.keywords = KeywordRegistry(node.store.mailboxes)
         self.rows = RecentRows(node.store.messages)
+        self.columns = ColumnCache(node.store.search)
         self.views = Views(node.store.messages, node.store.mailboxes, node.changes, self.keywords)
 
 

@@ -1,0 +1,111 @@
+"""SORT (RFC 5256) and SORT=DISPLAY (RFC 5957).
+
+Every criterion becomes one number a message: dates and sizes come from the columns that the worker keeps, of a text its
+rank among the texts of the others. Texts are compared as i;unicode-casemap says (RFC 5255 §4.3: I18NLEVEL=1), which
+after folding is the order of their octets. Ties are in the order of the mailbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from sora._native import columns as native
+from sora._native.columns import Texts
+from sora.mime.text import fold
+from sora.protocols.imap import progress
+from sora.protocols.imap.numbers import numbers_for, write_numbers
+from sora.protocols.imap.replies import BadCharset
+from sora.protocols.imap.search import looked_at, matching
+from sora.wire.imap_sort import SortKey
+
+if TYPE_CHECKING:
+    from array import array
+    from collections.abc import Mapping, Sequence
+
+    from sora._native.seqset import UidSet
+    from sora.protocols.imap.replies import Reply
+    from sora.protocols.imap.session import Session
+    from sora.store.search import What
+    from sora.wire.imap_search import SearchKey
+    from sora.wire.imap_sort import Criterion, Sort
+
+IN_THREAD: Final = 20_000
+"""More messages than this are ranked and sorted in a thread: some milliseconds in which the others go on."""
+
+COLUMNS: Final[Mapping[SortKey, int]] = {
+    SortKey.ARRIVAL: native.INTERNAL_DATE,
+    SortKey.DATE: native.SORT_DATE,
+    SortKey.SIZE: native.SIZE,
+}
+TEXTS: Final[Mapping[SortKey, tuple[What, int | None]]] = {
+    SortKey.SUBJECT: ("base_subject", None),
+    SortKey.FROM: ("envelope", native.FROM_FIELD),
+    SortKey.TO: ("envelope", native.TO_FIELD),
+    SortKey.CC: ("envelope", native.CC_FIELD),
+    SortKey.DISPLAYFROM: ("display_from", None),
+    SortKey.DISPLAYTO: ("display_to", None),
+}
+"""Where the text of a criterion comes from, and which field of the envelope it is."""
+
+
+async def sort(s: Session, cmd: Sort) -> Reply | None:
+    """Find, sort and answer.
+
+    Raises:
+        BadCharset: The texts are in a charset that is not known.
+    """
+    if not cmd.search.charset_known:
+        raise BadCharset
+    chosen = looked_at(s, cmd.search.key)
+    with progress.working(s, len(chosen.uids)):
+        found = await in_order(s, await matching(s, cmd.search.key, chosen.uids), cmd.criteria)
+    await write_numbers(s, b"* SORT", numbers_for(s, found, uid=cmd.search.uid))
+    return chosen.reply
+
+
+async def sorted_uids(s: Session, key: SearchKey, criteria: Sequence[Criterion]) -> list[int]:
+    """UIDs of the messages for which a key holds, in the order of the criteria."""
+    return list(await in_order(s, await matching(s, key, s.view.told.all_uids()), criteria))
+
+
+async def in_order(s: Session, uids: UidSet, criteria: Sequence[Criterion]) -> array[int]:
+    """UIDs in the order of the criteria; messages that are gone, though the client was not told, have no place."""
+    if not uids:
+        return native.expand(uids)
+    columns = await s.server.columns.get(s, uids)
+    uids = columns.present(uids)
+    keys = []
+    for criterion in unique(criteria):
+        if criterion.key in COLUMNS:
+            values = columns.values(uids, COLUMNS[criterion.key])
+        else:
+            values = await ranks(s, uids, *TEXTS[criterion.key])
+        keys.append((values, criterion.reverse))
+        await s.breathe()
+    if len(uids) <= IN_THREAD:
+        return native.sort_numbers(uids, keys)
+    return await asyncio.to_thread(native.sort_numbers, uids, keys)
+
+
+def unique(criteria: Sequence[Criterion]) -> list[Criterion]:
+    """A key that comes again decides nothing."""
+    first: dict[SortKey, Criterion] = {}
+    for criterion in criteria:
+        first.setdefault(criterion.key, criterion)
+    return list(first.values())
+
+
+async def ranks(s: Session, uids: UidSet, what: What, field: int | None = None) -> array[int]:
+    """For each message the place of its text among the different ones; 0: there is none."""
+    texts = Texts()
+    view = s.view.view
+    async for packed in s.node.store.search.texts(view.account_id, view.mailbox_id, uids, what):
+        if field is None:
+            texts.add(packed, fold)
+        else:
+            texts.add_envelopes(packed, field, fold)
+        await s.breathe()
+    if len(uids) <= IN_THREAD:
+        return texts.ranks(uids)
+    return await asyncio.to_thread(texts.ranks, uids)

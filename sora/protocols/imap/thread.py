@@ -1,0 +1,107 @@
+"""THREAD (RFC 5256 §3): ORDEREDSUBJECT, REFERENCES, and REFS (draft-ietf-morg-inthread §3).
+
+REFS is REFERENCES without its fifth step: no subject joins what References do not, and the threads are in the order in
+which their latest messages arrived.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from sora._native import columns as native
+from sora._native.columns import INTERNAL_DATE, SORT_DATE
+from sora._native.seqset import UidSet
+from sora._native.threads import Threads, ordered_subject
+from sora.mime.thread import is_reply
+from sora.protocols.imap import progress
+from sora.protocols.imap.bodies import chunks_of
+from sora.protocols.imap.numbers import numbers_for
+from sora.protocols.imap.replies import BadCharset
+from sora.protocols.imap.search import looked_at, matching
+from sora.protocols.imap.sort import ranks
+from sora.wire.imap_sort import Algorithm
+
+if TYPE_CHECKING:
+    from array import array
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from sora._native.columns import Columns
+    from sora.protocols.imap.replies import Reply
+    from sora.protocols.imap.session import Session
+    from sora.wire.imap_sort import Thread
+
+BYTES_PER_WRITE: Final = 65_536
+
+
+async def thread(s: Session, cmd: Thread) -> Reply | None:
+    """Find, thread and answer.
+
+    Raises:
+        BadCharset: The texts are in a charset that is not known.
+    """
+    if not cmd.search.charset_known:
+        raise BadCharset
+    chosen = looked_at(s, cmd.search.key)
+    with progress.working(s, len(chosen.uids)):
+        uids = await matching(s, cmd.search.key, chosen.uids)
+        text = await threads_of(s, cmd.algorithm, uids, uid=cmd.search.uid) if uids else b""
+    s.write(b"* THREAD " if text else b"* THREAD")
+    for first in range(0, len(text), BYTES_PER_WRITE):
+        s.write(text[first : first + BYTES_PER_WRITE])
+        await s.breathe()
+    s.write(b"\r\n")
+    return chosen.reply
+
+
+async def threads_of(s: Session, algorithm: Algorithm, uids: UidSet, *, uid: bool) -> bytes:
+    """The threads of messages, as they are written; messages that are gone are in none."""
+    columns = await s.server.columns.get(s, uids)
+    uids = columns.present(uids)
+    numbers = numbers_for(s, native.expand(uids), uid=uid)
+    return await _THREADERS[algorithm](s, uids, columns, numbers)
+
+
+async def _ordered_subject(s: Session, uids: UidSet, columns: Columns, numbers: array[int]) -> bytes:
+    subjects = await ranks(s, uids, "base_subject")
+    return await asyncio.to_thread(ordered_subject, columns.values(uids, SORT_DATE), subjects, numbers)
+
+
+async def _references(s: Session, uids: UidSet, columns: Columns, numbers: array[int]) -> bytes:
+    threads = await _linked(s, uids)
+    subjects = await ranks(s, uids, "base_subject")
+    sent = columns.values(uids, SORT_DATE)
+    replies = await _replies(s, threads.doubtful(sent, subjects))
+    return await asyncio.to_thread(threads.references, sent, subjects, replies, numbers)
+
+
+async def _refs(s: Session, uids: UidSet, columns: Columns, numbers: array[int]) -> bytes:
+    threads = await _linked(s, uids)
+    sent, arrived = columns.values(uids, SORT_DATE), columns.values(uids, INTERNAL_DATE)
+    return await asyncio.to_thread(threads.refs, sent, arrived, numbers)
+
+
+_THREADERS: Final[Mapping[Algorithm, Callable[[Session, UidSet, Columns, array[int]], Awaitable[bytes]]]] = {
+    Algorithm.ORDEREDSUBJECT: _ordered_subject,
+    Algorithm.REFERENCES: _references,
+    Algorithm.REFS: _refs,
+}
+
+
+async def _linked(s: Session, uids: UidSet) -> Threads:
+    threads = Threads(uids)
+    view = s.view.view
+    async for packed in s.node.store.search.texts(view.account_id, view.mailbox_id, uids, "references"):
+        await asyncio.to_thread(threads.add, packed)
+        await s.breathe()
+    return threads
+
+
+async def _replies(s: Session, uids: UidSet) -> UidSet:
+    """Those whose subject says that they are a reply or a forward."""
+    found = []
+    async with chunks_of(s, uids, ["subject"]) as chunks:
+        async for rows in chunks:
+            found += [row["uid"] for row in rows if is_reply(row["subject"] or "")]
+            await s.breathe()
+    return UidSet.from_numbers(found)

@@ -108,6 +108,8 @@ CREATE TABLE account_changes (
   PRIMARY KEY (account_id, seq)
 );
 
+-- The notice is the database's own, so that no writer can forget it, and goes out with the commit: these changes are rare,
+-- unlike deliveries, which would wait for the lock that every NOTIFY takes (see services/changes.py for its form).
 CREATE FUNCTION note_account_change(p_account_id bigint, p_kind text, p_mailbox_id bigint, p_name text,
   p_old_name text DEFAULT NULL)
 RETURNS bigint LANGUAGE plpgsql SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
@@ -116,5 +118,6 @@ BEGIN
   UPDATE accounts SET change_seq = change_seq + 1 WHERE account_id = p_account_id RETURNING change_seq INTO v_seq;
   INSERT INTO account_changes (account_id, seq, kind, mailbox_id, name, old_name)
   VALUES (p_account_id, v_seq, p_kind, p_mailbox_id, p_name, p_old_name);
+  PERFORM pg_notify('sora_' || p_account_id % 16, format('%s.0.%s', to_hex(p_account_id), to_hex(v_seq)));
   RETURN v_seq;
 END $$;

@@ -247,6 +247,19 @@ BEGIN
   WHERE t.highest_modseq IS DISTINCT FROM i.known;
 END $$;
 
+-- The same for the trees of accounts: names, subscriptions, rights, annotations. A purged account has nothing to tell.
+CREATE FUNCTION poll_trees(p_account_id bigint[], p_seq bigint[])
+RETURNS TABLE (account_id bigint, change_seq bigint) LANGUAGE plpgsql STABLE
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
+  SELECT a.account_id, a.change_seq FROM unnest(p_account_id, p_seq) i (a, known)
+  CROSS JOIN LATERAL (SELECT x.account_id, x.change_seq FROM accounts x WHERE x.account_id = i.a OFFSET 0) a
+  WHERE a.change_seq > i.known;
+END $$;
+
+-- What happened to an account's tree, in order. A gap behind p_seq: somebody has been away for longer than it is kept.
 CREATE FUNCTION poll_accounts(p_account_id bigint[], p_seq bigint[])
 RETURNS TABLE (account_id bigint, seq bigint, kind text, mailbox_id bigint, name text, old_name text) LANGUAGE plpgsql STABLE
 SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$

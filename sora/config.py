@@ -191,6 +191,9 @@ class LimitsTable(Table, frozen=True, kw_only=True):
     ] = 500
     bad_commands: Annotated[int, Meta(ge=1, description="bad commands in a row before the end", extra=LIVE)] = 10
     imap_idle_timeout: Annotated[Duration, Meta(description="silence of an IMAP client", extra=LIVE)] = 1800.0
+    notify_mailboxes: Annotated[
+        int, Meta(ge=0, description="mailboxes that an IMAP session may watch by NOTIFY", extra=LIVE)
+    ] = 10000
     imap_keepalive: Annotated[Duration, Meta(description="pause between lines sent in IDLE", extra=LIVE)] = 120.0
     pop3_idle_timeout: Annotated[Duration, Meta(description="silence of a POP3 client", extra=LIVE)] = 600.0
     pop3_login_delay: Annotated[

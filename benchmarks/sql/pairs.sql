@@ -287,6 +287,14 @@ SELECT count(*) FROM (SELECT * FROM plain.mailboxes ORDER BY mailbox_id LIMIT 50
 coalesce(max(m.modseq), 0) AS top FROM plain.messages m WHERE m.account_id = b.account_id AND m.mailbox_id =
 b.mailbox_id) t WHERE t.top <> 1000000
 
+-- ── poll_trees of 100
+-- ours
+SELECT count(*) FROM poll_trees(ARRAY(SELECT account_id FROM accounts ORDER BY 1 LIMIT 100), array_fill(-1::bigint,
+'{100}'))
+-- plain
+SELECT count(*) FROM accounts WHERE account_id IN (SELECT account_id FROM accounts ORDER BY 1 LIMIT 100)
+AND change_seq > -1
+
 -- ── poll_accounts of 100
 -- ours
 SELECT count(*) FROM poll_accounts(ARRAY(SELECT account_id FROM accounts ORDER BY 1 LIMIT 100), array_fill(0::bigint,

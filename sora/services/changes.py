@@ -1,6 +1,9 @@
 """Who must hear that a mailbox changed: sessions of this process at once, other processes a few milliseconds later.
 
-A change is (account, mailbox, modseq). It says only "look": whoever hears it reads what is new from the database.
+A change is (account, mailbox, modseq). It says only "look": whoever hears it reads what is new from the database. The
+mailbox `TREE` stands for what else an account has (names, subscriptions, rights, annotations), and the modseq is then
+the last seq in `account_changes`. Those changes are rare, so the database itself announces them as they are committed
+(`note_account_change`): no writer can forget to.
 
 - `publish` wakes the watchers of this process directly.
 - For the others, changes gather for `FLUSH_S` and go out as few NOTIFYs on a connection of their own, without waiting
@@ -11,6 +14,8 @@ A change is (account, mailbox, modseq). It says only "look": whoever hears it re
 - Notices may get lost, with a connection or with a crash. So the watched mailboxes are asked for, all in one query,
   after each connect and every `POLL_S` or so. This runs on the connection that listens: one that is dead without saying
   so is found.
+
+A mailbox is watched by `watch`; `watch_account` hears of all mailboxes of an account, and of its tree.
 
 There are 16 channels, an account has one of them. Each process listens to all: it watches many accounts, and a LISTEN
 for each first watcher would be a window in which a change is missed.
@@ -25,18 +30,20 @@ from typing import TYPE_CHECKING, Any, Final
 import asyncpg
 
 from sora import log, metrics
-from sora.types import ModSeq
+from sora.types import MailboxId, ModSeq
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from sora.types import AccountId, MailboxId
+    from sora.types import AccountId
 
     Mailbox = tuple[AccountId, MailboxId]
     Callback = Callable[[AccountId, MailboxId, ModSeq], None]
 
 _log = log.get(__name__)
 
+TREE: Final = MailboxId(0)
+"""No mailbox has this number: it stands for the names, subscriptions, rights and annotations of an account."""
 BUCKETS: Final = 16
 MAX_PAYLOAD: Final = 7999
 """PostgreSQL wants less than 8,000 bytes."""
@@ -47,7 +54,11 @@ TIMEOUT_S: Final = 10.0
 FIRST_PAUSE_S: Final = 0.1
 LAST_PAUSE_S: Final = 5.0
 _NOTIFY: Final = "SELECT pg_notify(channel, payload) FROM unnest($1::text[], $2::text[]) AS t(channel, payload)"
-_POLL: Final = "SELECT account_id, mailbox_id, highest_modseq FROM sora.poll_mailboxes($1, $2, $3)"
+_POLL: Final = """
+    SELECT account_id, mailbox_id, highest_modseq FROM sora.poll_mailboxes($1, $2, $3)
+    UNION ALL
+    SELECT account_id, 0, change_seq FROM sora.poll_trees($4, $5)
+"""
 _BROKEN: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """The last is what asyncpg says of a connection that broke in the middle of something and has not noticed yet."""
 
@@ -60,6 +71,16 @@ class _Watch:
     def __init__(self) -> None:
         self.callbacks: dict[object, Callback] = {}
         self.modseq = 0
+
+
+class _AccountWatch:
+    """Watchers of a whole account, and what they were told of each mailbox of it."""
+
+    __slots__ = ("callbacks", "told")
+
+    def __init__(self) -> None:
+        self.callbacks: dict[object, Callback] = {}
+        self.told: dict[MailboxId, ModSeq] = {}
 
 
 class Changes:
@@ -76,6 +97,7 @@ class Changes:
         self._flush_s = flush_s
         self._poll_s = poll_s
         self._watched: dict[Mailbox, _Watch] = {}
+        self._accounts: dict[AccountId, _AccountWatch] = {}
         self._outgoing: dict[Mailbox, ModSeq] = {}
         self._due = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -135,6 +157,36 @@ class Changes:
 
         return unwatch
 
+    def watch_account(self, account_id: AccountId, callback: Callback) -> Callable[[], None]:
+        """Call `callback(account_id, mailbox_id, modseq)` for every change of a mailbox of an account, and of its tree.
+
+        Watch first, then read the account, then say by `learn` what was read: a poll asks for no more than what is
+        known.
+
+        Returns:
+            A function that ends it; calling it again does nothing.
+        """
+        token = object()
+        watch = self._accounts.setdefault(account_id, _AccountWatch())
+        watch.callbacks[token] = callback
+
+        def unwatch() -> None:
+            watch.callbacks.pop(token, None)
+            if not watch.callbacks and self._accounts.get(account_id) is watch:
+                del self._accounts[account_id]
+
+        return unwatch
+
+    def learn(self, account_id: AccountId, known: Mapping[MailboxId, ModSeq]) -> None:
+        """What a watcher of the account has read: polls ask for later changes of these mailboxes, `TREE` among them.
+
+        Of a mailbox that is known here the older modseq holds: another watcher may have heard more than this one has.
+        """
+        watch = self._accounts.get(account_id)
+        if watch is not None:
+            for mailbox_id, modseq in known.items():
+                watch.told[mailbox_id] = min(modseq, watch.told.get(mailbox_id, modseq))
+
     # ------------------------------------------------------------------ inside
 
     def _queue(self, mailbox: Mailbox, modseq: ModSeq) -> None:
@@ -145,10 +197,16 @@ class Changes:
     def _tell(self, mailbox: Mailbox, modseq: ModSeq) -> None:
         """Wake the watchers here, unless this is no news to them."""
         watch = self._watched.get(mailbox)
-        if watch is None or modseq <= watch.modseq:
-            return
-        watch.modseq = modseq
-        for callback in tuple(watch.callbacks.values()):
+        if watch is not None and modseq > watch.modseq:
+            watch.modseq = modseq
+            self._call(watch.callbacks, mailbox, modseq)
+        account = self._accounts.get(mailbox[0])
+        if account is not None and modseq > account.told.get(mailbox[1], 0):
+            account.told[mailbox[1]] = modseq
+            self._call(account.callbacks, mailbox, modseq)
+
+    def _call(self, callbacks: Mapping[object, Callback], mailbox: Mailbox, modseq: ModSeq) -> None:
+        for callback in tuple(callbacks.values()):
             try:
                 callback(*mailbox, modseq)
             except Exception:
@@ -224,19 +282,40 @@ class Changes:
         self._further[channel][0](str(payload))
 
     async def _poll(self, connection: asyncpg.Connection) -> None:
-        """Ask for the watched mailboxes that have changed, in one query."""
-        if not self._watched:
-            # Still a round trip: it is how a dead connection is found.
-            await connection.execute("SELECT 1")
-            return
-        known = [(*mailbox, watch.modseq) for mailbox, watch in self._watched.items()]
-        for row in await connection.fetch(_POLL, *zip(*known, strict=True)):
-            mailbox = row["account_id"], row["mailbox_id"]
-            modseq = row["highest_modseq"]
-            watch = self._watched.get(mailbox)
-            if watch is not None:
-                # No modseq: the mailbox is gone, one more thing that happened to it. Who looks will find out.
-                self._tell(mailbox, ModSeq(watch.modseq + 1) if modseq is None else modseq)
+        """Ask for what is watched and has changed, in one query; even if it is nothing: it finds a dead connection."""
+        mailboxes, trees = self._known()
+        columns = *_columns(mailboxes, 3), *_columns(trees, 2)
+        for account_id, mailbox_id, modseq in await connection.fetch(_POLL, *columns):
+            if modseq is not None:
+                self._tell((account_id, mailbox_id), modseq)
+            else:
+                self._gone((account_id, mailbox_id))
+
+    def _known(self) -> tuple[list[tuple[int, int, int]], list[tuple[int, int]]]:
+        """What is watched with the modseq that all its watchers were told; mailboxes and trees."""
+        known = {mailbox: watch.modseq for mailbox, watch in self._watched.items()}
+        for account_id, account in self._accounts.items():
+            for mailbox_id, modseq in account.told.items():
+                mailbox = account_id, mailbox_id
+                known[mailbox] = min(modseq, known.get(mailbox, modseq))
+        trees: list[tuple[int, int]] = [
+            (account_id, seq) for (account_id, mailbox_id), seq in known.items() if mailbox_id == TREE
+        ]
+        return [(*mailbox, modseq) for mailbox, modseq in known.items() if mailbox[1] != TREE], trees
+
+    def _gone(self, mailbox: Mailbox) -> None:
+        """A mailbox is gone, one more thing that happened to it. Who looks will find out."""
+        account = self._accounts.get(mailbox[0])
+        if account is not None:
+            account.told.pop(mailbox[1], None)
+        watch = self._watched.get(mailbox)
+        if watch is not None:
+            watch.modseq += 1
+            self._call(watch.callbacks, mailbox, ModSeq(watch.modseq))
+
+
+def _columns(rows: Iterable[tuple[int, ...]], width: int) -> Iterable[tuple[int, ...]]:
+    return zip(*rows, strict=True) if rows else ((),) * width
 
 
 def pack(changes: Mapping[Mailbox, ModSeq]) -> Iterator[tuple[str, str]]:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from sora.store.messages import Delivered, Messages
     from sora.store.sealing import Sealer
     from sora.store.staging import Staging
-    from sora.types import AccountId, MailboxId, Uid, UidValidity
+    from sora.types import AccountId, MailboxId, ModSeq, Uid, UidValidity
 
 __all__ = ["AppendItem", "AppendResult", "Delivery", "Doorbell", "MailEnvelope", "MailLoop"]
 
@@ -56,10 +56,15 @@ class MailLoop(Refused):
 
 
 class AppendResult(Struct, frozen=True):
-    """APPENDUID (RFC 4315 §3): the UIDs in the order of the items."""
+    """APPENDUID (RFC 4315 §3): the UIDs in the order of the items.
+
+    Attributes:
+        modseq: of the commit that brought them, others' messages perhaps among them.
+    """
 
     uidvalidity: UidValidity
     uids: tuple[Uid, ...]
+    modseq: ModSeq
 
 
 class Delivery:
@@ -198,7 +203,7 @@ class Delivery:
         result = await unit.done
         if isinstance(result, SoraError):
             raise result
-        return AppendResult(result[0].uidvalidity, tuple(row.uid for row in result))
+        return AppendResult(result[0].uidvalidity, tuple(row.uid for row in result), result[-1].modseq)
 
 
 async def _compute(inline: bool, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:

@@ -12,6 +12,7 @@ from sora.store.mailboxes import Mailboxes
 from sora.store.messages import Messages
 from sora.store.objectids import ObjectIds
 from sora.store.search import Search
+from sora.store.trees import Trees
 
 if TYPE_CHECKING:
     from sora.store.db import Database
@@ -24,7 +25,7 @@ class Store:
         db: for what has no repository of its own.
     """
 
-    __slots__ = ("accounts", "acl", "db", "domains", "leases", "mailboxes", "messages", "object_ids", "search")
+    __slots__ = ("accounts", "acl", "db", "domains", "leases", "mailboxes", "messages", "object_ids", "search", "trees")
 
     def __init__(self, db: Database) -> None:
         self.db = db
@@ -36,3 +37,4 @@ class Store:
         self.messages = Messages(db)
         self.object_ids = ObjectIds(db)
         self.search = Search(db)
+        self.trees = Trees(db)

@@ -143,6 +143,14 @@ def _parse_items(cur: Cursor) -> tuple[FetchItem, ...]:
     return _MACROS.get(name) or (_parse_item(cur, name),)
 
 
+def parse_item_list(cur: Cursor) -> tuple[FetchItem, ...]:
+    """`fetch-att *(SP fetch-att) ")"` behind its "(", each once."""
+    items = {_parse_item(cur, cur.name()): None}
+    while not cur.skip(b")"):
+        items[_parse_item(cur.sp(), cur.name())] = None
+    return tuple(items)
+
+
 def _parse_item(cur: Cursor, name: bytes) -> FetchItem:
     if name in (b"BODY", b"BODY.PEEK") and cur.peek() == ord("["):
         return _parse_section(cur, peek=name == b"BODY.PEEK")

@@ -48,7 +48,7 @@ def list_line(
         attributes: such as rb"\\HasChildren".
         delimiter: None: the hierarchy is flat.
         child_info: selection options that match below this name (RFC 5258 §3.5).
-        old_name: by which the client knows the mailbox (RFC 9051 §6.3.9.7).
+        old_name: by which the client knows the mailbox (RFC 9051 §6.3.9.7, RFC 5465 §5.4).
     """
     separator = b"NIL" if delimiter is None else quoted(delimiter.encode())
     # A name that asks for the delimiter alone is empty, and an empty astring is quoted.

@@ -358,6 +358,75 @@ class TestLostConnections:
         await Changes(fleet.dsn).close()
 
 
+class TestAccounts:
+    async def test_all_mailboxes_of_the_account_are_heard(self, fleet: Fleet) -> None:
+        here, there = await fleet.add(), await fleet.add()
+        watcher = Watcher()
+        there.watch_account(17, watcher)  # type: ignore[arg-type]
+        publish(here, 17, 5, 10)
+        await watcher.until(1)
+        publish(here, 18, 6, 10)
+        publish(here, 17, 6, 3)
+        assert await watcher.until(2) == [(17, 5, 10), (17, 6, 3)]
+
+    async def test_what_is_no_news_is_not_told(self, fleet: Fleet) -> None:
+        changes, watcher = Changes(fleet.dsn), Watcher()
+        unwatch = changes.watch_account(1, watcher)  # type: ignore[arg-type]
+        changes.learn(1, {5: 10})  # type: ignore[arg-type, dict-item]
+        for modseq in (9, 10, 11, 11, 8, 12):
+            publish(changes, 1, 5, modseq)
+        unwatch()
+        unwatch()
+        publish(changes, 1, 5, 13)
+        assert [modseq for _, _, modseq in watcher.heard] == [11, 12]
+
+    async def test_names_are_announced_with_their_commit(self, fleet: Fleet, store: Store) -> None:
+        account_id = await store.accounts.create("alice@example.com")
+        here, watcher = await fleet.add(poll_s=3600.0), Watcher()
+        here.watch_account(account_id, watcher)
+        async with store.db.transaction() as transaction:
+            await transaction.execute("SELECT subscribe($1, 'Lists')", account_id)
+            await transaction.execute("SELECT unsubscribe($1, 'Sent')", account_id)
+            assert watcher.heard == []
+        assert await watcher.until(2) == [(account_id, module.TREE, 1), (account_id, module.TREE, 2)]
+
+    async def test_lost_notices_are_made_good_for_all_that_is_known(self, fleet: Fleet, store: Store) -> None:
+        """The listener dies, things happen, it comes back: mailboxes and names are asked for."""
+        account_id = await store.accounts.create("alice@example.com")
+        inbox = (await store.mailboxes.get(account_id, "INBOX")).mailbox_id
+        here, watcher = await fleet.add(poll_s=3600.0), Watcher()
+        here.watch_account(account_id, watcher)
+        here.learn(account_id, {module.TREE: 0, inbox: 1})  # type: ignore[dict-item]
+        await fleet.kill_connections()
+        await store.db.execute("UPDATE mailbox_stats SET highest_modseq = 9 WHERE mailbox_id = $1", inbox)
+        await store.db.execute("UPDATE accounts SET change_seq = 4 WHERE account_id = $1", account_id)
+        assert sorted(await watcher.until(2)) == [(account_id, module.TREE, 4), (account_id, inbox, 9)]
+
+    async def test_who_knows_less_hears_it_from_the_next_poll(self, fleet: Fleet, store: Store) -> None:
+        account_id = await store.accounts.create("alice@example.com")
+        here, one, two = await fleet.add(poll_s=0.05), Watcher(), Watcher()
+        here.watch_account(account_id, one)
+        here.learn(account_id, {module.TREE: 0})  # type: ignore[dict-item]
+        await store.mailboxes.subscribe(account_id, "Lists")
+        await one.until(1)
+        here.watch_account(account_id, two)
+        here.learn(account_id, {module.TREE: 0})  # type: ignore[dict-item]
+        assert await two.until(1) == [(account_id, module.TREE, 1)]
+
+    async def test_a_mailbox_that_is_gone_is_not_asked_for_again(self, fleet: Fleet, store: Store) -> None:
+        account_id = await store.accounts.create("alice@example.com")
+        box = await store.mailboxes.create(account_id, "lists")
+        here, watcher = await fleet.add(poll_s=0.05), Watcher()
+        here.watch_account(account_id, watcher)
+        here.learn(account_id, {module.TREE: 1, box.mailbox_id: 1})  # type: ignore[dict-item]
+        await store.mailboxes.delete(account_id, "lists")
+        assert await watcher.until(1) == [(account_id, module.TREE, 2)]
+        await store.mailboxes.subscribe(account_id, "marker")
+        await watcher.until(2)
+        while any(mailbox_id == box.mailbox_id for _, mailbox_id, _ in here._known()[0]):
+            await asyncio.sleep(0)
+
+
 class TestPayload:
     @given(
         st.dictionaries(

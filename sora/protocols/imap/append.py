@@ -222,6 +222,8 @@ async def _store(s: Session, cmd: wire.Append, appending: Appending) -> Reply:
         )
     except NotFound:
         raise TryCreate from None
+    if s.notifying is not None:
+        s.notifying.wrote(appending.target.mailbox.mailbox_id, result.modseq, result.uids)
     return Reply(code=responses.appenduid(result.uidvalidity, UidSet.from_numbers(result.uids)))
 
 

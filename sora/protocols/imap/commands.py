@@ -21,6 +21,7 @@ from sora.protocols.imap import (
     login,
     mailboxes,
     messages,
+    notify,
     quota,
     search,
     select,
@@ -29,7 +30,7 @@ from sora.protocols.imap import (
     transfer,
 )
 from sora.protocols.imap.state import ANY, AUTHENTICATED, NOT_AUTHENTICATED, SELECTED, State
-from sora.wire import imap_acl, imap_contexts, imap_fetch, imap_list, imap_quota, imap_search, imap_sort
+from sora.wire import imap_acl, imap_contexts, imap_fetch, imap_list, imap_notify, imap_quota, imap_search, imap_sort
 from sora.wire import imap_commands as wire
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ ROWS: Final = (
     Command("MYRIGHTS",     imap_acl.parse_myrights,   acl.myrights,          IN),
     Command("APPEND",       wire.parse_append,         append.append,         IN),
     Command("IDLE",         wire.parse_idle,           idle.idle,             IN,  BREAKS_SEQS,    "IDLE"),
+    Command("NOTIFY",       imap_notify.parse_notify,  notify.notify,         IN,  BREAKS_SEQS,    "NOTIFY"),
     Command("CHECK",        wire.parse_check,          select.noop,           SEL, BREAKS_SEQS),
     Command("CLOSE",        wire.parse_close,          select.close,          SEL),
     Command("UNSELECT",     wire.parse_unselect,       select.unselect,       SEL, NONE,           "UNSELECT"),

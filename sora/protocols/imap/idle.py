@@ -25,7 +25,7 @@ async def idle(s: Session, _cmd: wire.Idle) -> Reply | None:
     try:
         line = await _until_line(s)
     finally:
-        if selection is not None:
+        if selection is not None and not (s.notifying is not None and s.notifying.pushes):
             selection.wake = None
     if line is None:
         return Reply(text=b"IDLE ended by the server")
@@ -39,8 +39,7 @@ async def _until_line(s: Session) -> bytes | None:
     limits = s.limits
     end_mono = time.monotonic() + limits.imap_idle_timeout
     while True:
-        if s.selection is not None:
-            await s.bring_up_to_date()
+        await s.tell_news()
         if s.state is LOGOUT:  # the mailbox is gone, and the client has been told
             return None
         if (line := s.scanner.take_line(MAX_LINE)) is not None:

@@ -46,6 +46,7 @@ async def create(s: Session, cmd: wire.Create) -> Reply:
     await require_parent(s, place)
     created = await s.node.store.mailboxes.create(place.owner_id, place.name, special_use)
     modes.tell_normalised(s, cmd.mailbox)
+    s.did(place.owner_id, "create", place.name)
     return Reply(code=b"MAILBOXID " + mailbox_id(created.mailbox_id))
 
 
@@ -53,10 +54,11 @@ async def delete(s: Session, cmd: wire.Delete) -> None:
     """RFC 9051 §6.3.5. Sessions that have it selected end with BYE (RFC 2180 §3.3); this one just leaves it."""
     place = (await find(s, cmd.mailbox, Rights.DELETE_MAILBOX)).place
     mailbox_id = await s.node.store.mailboxes.delete(place.owner_id, place.name)
+    s.did(place.owner_id, "delete", place.name)
     if s.selection is not None and s.view.view.mailbox_id == mailbox_id:
         s.unselect()
     s.server.views.deleted(place.owner_id, mailbox_id)
-    s.node.changes.publish(place.owner_id, mailbox_id, GONE)
+    s.publish(place.owner_id, mailbox_id, GONE)
     modes.tell_normalised(s, cmd.mailbox, [rb"\NonExistent"])
 
 
@@ -69,6 +71,7 @@ async def rename(s: Session, cmd: wire.Rename) -> None:
     await require_parent(s, target)
     await boxes.rename(source.owner_id, source.name, target.name)
     modes.tell_renamed(s, cmd.source, cmd.target)
+    s.did(target.owner_id, "rename", target.name)
     if source.name.upper() != INBOX:
         return
     try:
@@ -76,7 +79,7 @@ async def rename(s: Session, cmd: wire.Rename) -> None:
     except Unavailable:
         return  # it is done; the others find out by their polls
     if inbox is not None:
-        s.node.changes.publish(source.owner_id, inbox.mailbox_id, inbox.highest_modseq)
+        s.publish(source.owner_id, inbox.mailbox_id, inbox.highest_modseq)
 
 
 async def subscribe(s: Session, cmd: wire.Subscribe) -> None:
@@ -89,11 +92,13 @@ async def subscribe(s: Session, cmd: wire.Subscribe) -> None:
     """
     await find(s, cmd.mailbox)
     await s.node.store.mailboxes.subscribe(s.account_id, cmd.mailbox)
+    s.did(s.account_id, "subscribe", cmd.mailbox)
 
 
 async def unsubscribe(s: Session, cmd: wire.Unsubscribe) -> None:
     """RFC 9051 §6.3.8."""
     await s.node.store.mailboxes.unsubscribe(s.account_id, cmd.mailbox)
+    s.did(s.account_id, "unsubscribe", cmd.mailbox)
 
 
 async def namespace(s: Session, _cmd: wire.Namespace) -> None:

@@ -452,5 +452,5 @@ async def _change_flags(s: Session, uids: UidSet, edit: FlagEdit, *, tell: bool)
         view.account_id, view.mailbox_id, uids, edit.set, edit.clear, edit.replace, viewer_id=view.viewer_id
     )
     selection.changed(change, edit, uids if tell else NO_UIDS)
-    s.node.changes.publish(view.account_id, view.mailbox_id, change.modseq)
+    s.publish(view.account_id, view.mailbox_id, change.modseq)
     return sum(int.from_bytes(applied).bit_count() for _, applied, _, _ in change.blocks)

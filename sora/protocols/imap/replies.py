@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct
 
 from sora import errors
+from sora.wire.imap_notify import EVENTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -110,6 +111,18 @@ class UseAttribute(errors.Refused):
     default_text = "Special use not supported"
 
 
+class BadEvent(errors.Refused):
+    """NOTIFY for an event that is not supported (RFC 5465 §3.1)."""
+
+    default_text = "Event not supported"
+
+
+class NotificationOverflow(errors.Refused):
+    """NOTIFY for more mailboxes than a session may watch (RFC 5465 §3.1)."""
+
+    default_text = "Too many mailboxes to watch"
+
+
 class UnknownEncoding(errors.Refused):
     """BINARY of a part whose Content-Transfer-Encoding is not known (RFC 3516 §4.3)."""
 
@@ -141,6 +154,8 @@ ERRORS: Final[Mapping[type[errors.SoraError], tuple[bytes, bytes]]] = {
     TooFew: (NO, b"TOOFEW"),
     TooMany: (NO, b"TOOMANY"),
     UseAttribute: (NO, b"USEATTR"),
+    BadEvent: (NO, b"BADEVENT (%s)" % " ".join(EVENTS).encode()),
+    NotificationOverflow: (NO, b"NOTIFICATIONOVERFLOW"),
     UnknownEncoding: (NO, b"UNKNOWN-CTE"),
     Coded: (NO, b""),
     errors.Refused: (NO, b""),

@@ -67,7 +67,7 @@ async def close(s: Session, _cmd: wire.Close) -> None:
         view = selection.view
         done = await s.node.store.messages.expunge(view.account_id, view.mailbox_id, None)
         if done.uids:
-            s.node.changes.publish(view.account_id, view.mailbox_id, done.modseq)
+            s.publish(view.account_id, view.mailbox_id, done.modseq)
     s.unselect()
 
 

@@ -26,7 +26,7 @@ from sora.errors import (
     WireError,
 )
 from sora.net.connection import Connection
-from sora.protocols.imap import append, modes
+from sora.protocols.imap import append, modes, notify
 from sora.protocols.imap.capability import capabilities
 from sora.protocols.imap.columns import ColumnCache
 from sora.protocols.imap.commands import COMMANDS
@@ -48,10 +48,13 @@ from sora.protocols.imap.replies import (
 from sora.protocols.imap.results import Results
 from sora.protocols.imap.rows import RecentRows
 from sora.protocols.imap.state import AUTHENTICATED, LOGOUT, NOT_AUTHENTICATED, SELECTED
+from sora.protocols.imap.tree import Trees
 from sora.protocols.imap.view import Views
 from sora.types import Rights
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from prometheus_client import Counter, Histogram
 
     from sora._native.seqset import SeqSet
@@ -64,7 +67,7 @@ if TYPE_CHECKING:
     from sora.services.auth import Identity
     from sora.services.limits import Slot
     from sora.services.node import Node
-    from sora.types import AccountId
+    from sora.types import AccountId, MailboxId, ModSeq
 
 _log = log.get(__name__)
 
@@ -89,6 +92,7 @@ class ImapServer:
     Attributes:
         rows: Of messages that were fetched lately.
         columns: Dates and sizes of messages that were searched or sorted lately.
+        trees: Mailboxes of accounts with NOTIFY sessions.
         views: Selected mailboxes.
         clock: Calls back when a command takes long; None: the event loop.
     """
@@ -99,6 +103,7 @@ class ImapServer:
         self.keywords = KeywordRegistry(node.store.mailboxes)
         self.rows = RecentRows(node.store.messages)
         self.columns = ColumnCache(node.store.search)
+        self.trees = Trees(node.store.mailboxes, node.store.trees, node.changes)
         self.views = Views(node.store.messages, node.store.mailboxes, node.changes, self.keywords)
 
 
@@ -111,6 +116,7 @@ class Session(Connection):
         selection: The selected mailbox as the client knows it.
         results: What is remembered of the searches in it.
         progress: How far the command in hand is, while it computes; else None.
+        notifying: What the client wants to hear between commands; None: it never said NOTIFY.
         enabled: Extensions that the client has shown to understand (see `enable`).
         tag: Of the command in hand.
         appending: The APPEND whose literals are being read.
@@ -119,7 +125,7 @@ class Session(Connection):
     protocol: ClassVar[str] = "imap"
     __slots__ = (
         "_account_slot", "_bad_in_a_row", "_commands", "_failed", "_heard_mono", "_stalled_s",
-        "appending", "enabled", "identity", "progress", "results",
+        "appending", "enabled", "identity", "notifying", "progress", "results",
         "scanner", "selection", "server", "state", "tag",
     )  # fmt: skip
 
@@ -132,6 +138,7 @@ class Session(Connection):
         self.selection: Selection | None = None
         self.results = Results()
         self.progress: Progress | None = None
+        self.notifying: notify.Interest | None = None
         self.enabled: set[str] = set()
         self.tag = b"*"
         self.appending: append.Appending | None = None
@@ -203,6 +210,9 @@ class Session(Connection):
     def log_out(self) -> None:
         """Enter the not authenticated state again (RFC 8437); nothing is left of who was here."""
         self.unselect()
+        if self.notifying is not None:
+            self.notifying.close()
+            self.notifying = None
         if self._account_slot is not None:
             self._account_slot.release()
             self._account_slot = None
@@ -219,6 +229,8 @@ class Session(Connection):
         self.selection = selection
         self.state = SELECTED
         modes.adapt(self)
+        if self.notifying is not None:
+            self.notifying.apply_to_selection()
 
     def unselect(self) -> None:
         """Leave the selected state, if it is that."""
@@ -264,11 +276,41 @@ class Session(Connection):
             return
         contexts = self.results.contexts
         if contexts:
-            contexts.before(self, hold=hold)
+            contexts.before(self, hold=hold or not selection.tells_counts)
+        first_new = selection.told.uid_next
         if selection.sync(self.write, hold=hold, with_uid=with_uid):
             self.server.views.claim_later(selection.view)
-        if contexts:
+        if self.notifying is not None and selection.told.uid_next > first_new:
+            await self.notifying.tell_arrived(first_new)
+        if contexts:  # RFC 5465 §5.1, §7: the FETCH comes before the ESEARCH
             await contexts.after(self)
+
+    async def tell_news(self, *, hold: bool = False, with_uid: bool = False) -> None:
+        """Tell the client what it wants to hear: of its mailbox, and of others if it has asked for that (NOTIFY)."""
+        if self.selection is not None:
+            await self.bring_up_to_date(hold=hold, with_uid=with_uid)
+        if self.notifying is not None and self.state is not LOGOUT:
+            await self.notifying.tell()
+
+    def publish(self, owner_id: AccountId, mailbox_id: MailboxId, modseq: ModSeq, uids: Iterable[int] = ()) -> None:
+        """Tell everybody of a change that this session has made; its own client knows (NOTIFY).
+
+        Args:
+            uids: Of messages that are new by it.
+        """
+        if self.notifying is not None:
+            self.notifying.wrote(mailbox_id, modseq, uids)
+        self.node.changes.publish(owner_id, mailbox_id, modseq)
+
+    def did(self, owner_id: AccountId, kind: str, name: str) -> None:
+        """This session has changed a name, as `account_changes` says it; its own client knows (NOTIFY)."""
+        if self.notifying is not None:
+            self.notifying.did(owner_id, kind, name)
+
+    @property
+    def octets_in(self) -> int:
+        """What the client has sent so far."""
+        return self._bytes_in
 
     async def read_line(self, max_line: int) -> bytes:
         """A line that is no command: the response to a challenge.
@@ -346,6 +388,8 @@ class Session(Connection):
             self.write(b"* BYE [LIMIT] %s\r\n" % printable(error.text))
         finally:
             self.unselect()
+            if self.notifying is not None:
+                self.notifying.close()
             self._forget_append()
             if self._account_slot is not None:
                 self._account_slot.release()
@@ -377,8 +421,10 @@ class Session(Connection):
             elif self.stopping:
                 self.bye(GOING_DOWN)
                 return None
+            elif self.state is LOGOUT:  # the selected mailbox is gone, and the client has been told
+                return None
             else:
-                await self.wait(self._patience())
+                await (self.wait(self._patience()) if self.notifying is None else notify.listen(self))
                 self.scanner.max_line = self.limits.command_line  # a reload may have changed it
 
     def _patience(self) -> float:
@@ -465,9 +511,9 @@ class Session(Connection):
         except Exception:
             _log.exception("command failed", extra={"command": label})
             reply = SERVER_BUG
-        if reply.status is not BAD and self.selection is not None:
+        if reply.status is not BAD:
             row = COMMANDS[line.name]
-            await self.bring_up_to_date(hold=row.holds_expunges(line.uid), with_uid=line.uid)
+            await self.tell_news(hold=row.holds_expunges(line.uid), with_uid=line.uid)
         self._finish(label, line.tag, reply)
         elapsed = time.monotonic() - started_mono - self._stalled_s
         _seconds(label).observe(max(0.0, elapsed))

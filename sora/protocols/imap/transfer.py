@@ -87,7 +87,7 @@ async def copy(s: Session, cmd: wire.Copy) -> Reply | None:
     crash_point("copy.committed")
     if not done.source_uids:
         return None
-    s.node.changes.publish(target.place.owner_id, target.mailbox.mailbox_id, done.target_modseq)
+    s.publish(target.place.owner_id, target.mailbox.mailbox_id, done.target_modseq, done.target_uids)
     return Reply(code=_copyuid(done))
 
 
@@ -125,9 +125,9 @@ async def move(s: Session, cmd: wire.Move) -> Reply | None:
     if (
         target.mailbox.mailbox_id != view.mailbox_id
     ):  # else the same modseq brings the copies: only the database has it all
-        view.expunged(done.source_modseq, done.source_uids)
-    s.node.changes.publish(view.account_id, view.mailbox_id, done.source_modseq)
-    s.node.changes.publish(target.place.owner_id, target.mailbox.mailbox_id, done.target_modseq)
+        selection.expunged(done.source_modseq, done.source_uids)
+    s.publish(view.account_id, view.mailbox_id, done.source_modseq)
+    s.publish(target.place.owner_id, target.mailbox.mailbox_id, done.target_modseq, done.target_uids)
     return chosen.reply
 
 
@@ -178,8 +178,8 @@ async def expunge(s: Session, cmd: wire.Expunge) -> Reply | None:
         done = await s.node.store.messages.expunge(view.account_id, view.mailbox_id, uids)
     crash_point("expunge.committed")
     if done.uids:
-        view.expunged(done.modseq, done.uids)
-        s.node.changes.publish(view.account_id, view.mailbox_id, done.modseq)
+        selection.expunged(done.modseq, done.uids)
+        s.publish(view.account_id, view.mailbox_id, done.modseq)
     return None if chosen is None else chosen.reply
 
 

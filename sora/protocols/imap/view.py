@@ -509,10 +509,15 @@ class Selection:
         uidvalidity: Of the mailbox.
         recent_after: Messages with a higher UID are \\Recent in this session.
         enabled: What the session has enabled: in which words it is told.
-        wake: Called when the view moves, while the session is in IDLE.
+        wake: Called when the view moves, while the session is in IDLE or pushes (NOTIFY).
+        tells_counts: The client wants to hear of messages that come and go; else its picture stays as it is, but for
+            what it does itself (NOTIFY).
+        tells_flags: The client wants to hear of flags.
+        tells_uids: Flags carry the UID, whatever the command (RFC 5465 §5.1).
     """
 
     __slots__ = (
+        "_gone",
         "_keywords_at",
         "_keywords_told",
         "_rights_told",
@@ -520,6 +525,9 @@ class Selection:
         "enabled",
         "read_only",
         "recent_after",
+        "tells_counts",
+        "tells_flags",
+        "tells_uids",
         "told",
         "uidvalidity",
         "view",
@@ -534,6 +542,9 @@ class Selection:
         self.told: Snapshot = EMPTY
         self.enabled: AbstractSet[str] = frozenset()
         self.wake: Callable[[], None] | None = None
+        self.tells_counts = self.tells_flags = True
+        self.tells_uids = False
+        self._gone: UidSet = NO_UIDS
         self._keywords_told: frozenset[int] = frozenset()
         self._rights_told = view.rights
         self._keywords_at: Snapshot = EMPTY
@@ -582,6 +593,12 @@ class Selection:
             self.told = edit.patch(self.told, self.told.highest_modseq, change.blocks)
         self._tell = self._tell | tell
 
+    def expunged(self, modseq: int, uids: Iterable[int]) -> None:
+        """This session has expunged messages: the shared picture learns it; the client is told at the next `sync`."""
+        self.view.expunged(modseq, uids)
+        if not self.tells_counts:
+            self._gone = self._gone | UidSet.from_numbers(uids)
+
     def sync(self, write: Callable[[bytes], None], *, hold: bool, with_uid: bool = False) -> bool:
         """Tell the client what changed, and remember that it was told.
 
@@ -593,6 +610,10 @@ class Selection:
             True if there were new messages that a read-write session now knows as recent.
         """
         also, self._tell = self._tell, NO_UIDS
+        with_uid = with_uid or self.tells_uids
+        if not self.tells_counts:
+            self._sync_own(write, also, with_uid)
+            return False
         if self.told is self.view.newest and not also:
             self._tell_keywords(write)
             return False
@@ -606,12 +627,22 @@ class Selection:
         if diff.arrived:
             write_count(write, len(newest), self.recent_count(), self.enabled)
         self._tell_keywords(write)
-        changed = newest.present(diff.changed | also)
+        changed = newest.present(diff.changed | also if self.tells_flags else also)
         if changed:
             with_uid = with_uid or is_rev2(self.enabled)  # RFC 9051 appendix E, 21
             for chunk in newest.write_fetch_flags(newest.seqs(changed), self.names, with_uid, self.recent_after):
                 write(chunk)
         return bool(diff.arrived) and not self.read_only and self.view.viewer_id is None
+
+    def _sync_own(self, write: Callable[[bytes], None], also: UidSet, with_uid: bool) -> None:
+        """Tell only what the client has done itself; the picture of everything else stays (RFC 5465 §5: a snapshot)."""
+        gone, self._gone = self._gone, NO_UIDS
+        before = self.told
+        self.told = before.patch_expunge(before.highest_modseq, gone) if gone else before
+        write_expunges(write, before.diff(self.told), self.enabled)
+        if changed := self.told.present(also):
+            for chunk in self.told.write_fetch_flags(self.told.seqs(changed), self.names, with_uid, self.recent_after):
+                write(chunk)
 
     def _tell_keywords(self, write: Callable[[bytes], None]) -> None:
         """RFC 9051 §7.3.5: FLAGS again when a keyword shows up that was not in it, or rights change (RFC 4314 §5.1).

@@ -569,6 +569,15 @@ async def test_a_poll_returns_what_moved_and_what_went(conn: Connection, account
     assert {row["mailbox_id"]: row["highest_modseq"] for row in rows} == {inbox: 2, trash: None}
 
 
+async def test_a_poll_of_trees_returns_what_moved(conn: Connection, account: Account) -> None:
+    still = await Account.create(conn, "still@example.com")
+    await conn.execute("SELECT subscribe($1, 'Lists')", account.id)
+    await conn.execute("SELECT unsubscribe($1, 'Lists')", account.id)
+    rows = await conn.fetch("SELECT * FROM poll_trees($1, $2)", [account.id, still.id, 999], [1, 0, 0])
+    assert [tuple(row) for row in rows] == [(account.id, 2)]
+    assert await account.changes(1) == [("unsubscribe", "Lists")]
+
+
 async def test_ranges_beyond_the_last_uid_are_harmless(conn: Connection, account: Account) -> None:
     await account.deliver(1)
     row = await conn.fetchrow(

@@ -208,7 +208,7 @@ MUTATIONS: Final[dict[str, tuple[Mutation, ...]]] = {
     "SORT": (bare("SORT"),),
     "SORT=DISPLAY": (bare("SORT"),),
     "ESORT": (without("SORT", returns=None),),
-    "I18NLEVEL=1": (bare("SEARCH"), bare("SORT")),
+    "I18NLEVEL=1": (bare("SORT"), bare("THREAD")),
     "THREAD=ORDEREDSUBJECT": (bare("THREAD"),),
     "THREAD=REFERENCES": (bare("THREAD"),),
     "THREAD=REFS": (bare("THREAD"),),

@@ -17,6 +17,7 @@ from sora.wire.imap_acl import parse_deleteacl, parse_getacl, parse_listrights, 
 from sora.wire.imap_contexts import parse_cancelupdate, parse_uidbatches
 from sora.wire.imap_fetch import parse_fetch
 from sora.wire.imap_list import parse_list, parse_lsub, parse_status
+from sora.wire.imap_multisearch import parse_esearch
 from sora.wire.imap_quota import parse_getquota, parse_getquotaroot, parse_setquota
 from sora.wire.imap_search import parse_search
 from sora.wire.imap_sort import parse_sort, parse_thread
@@ -520,6 +521,7 @@ PARSERS: Final[dict[bytes, Callable[[Cursor], Any]]] = (
         b"NAMESPACE": parse_namespace,
         b"STATUS": parse_status,
         b"APPEND": parse_append,
+        b"ESEARCH": parse_esearch,
         b"CANCELUPDATE": parse_cancelupdate,
         b"UIDBATCHES": parse_uidbatches,
         b"CHECK": parse_check,

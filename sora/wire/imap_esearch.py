@@ -66,7 +66,9 @@ def esearch_line(
     return b" ".join(words) + b"\r\n"
 
 
-def update_line(tag: bytes, what: bytes, changes: Iterable[tuple[int, Results]], *, uid: bool) -> bytes:
+def update_line(
+    tag: bytes, what: bytes, changes: Iterable[tuple[int, Results]], *, uid: bool, place: Place | None = None
+) -> bytes:
     """ADDTO or REMOVEFROM (RFC 5267 §4.3.3, §4.3.4).
 
     Args:
@@ -75,7 +77,7 @@ def update_line(tag: bytes, what: bytes, changes: Iterable[tuple[int, Results]],
             mailbox order puts them.
     """
     pairs = b" ".join([b"%d %s" % (position, set_text(numbers)) for position, numbers in changes])
-    return b"%s %s (%s)\r\n" % (_head(tag, uid, None, False), what, pairs)
+    return b"%s %s (%s)\r\n" % (_head(tag, uid, place, False), what, pairs)
 
 
 def _head(tag: bytes, uid: bool, place: Place | None, utf8: bool) -> bytes:

@@ -21,6 +21,7 @@ from sora.protocols.imap import (
     login,
     mailboxes,
     messages,
+    multisearch,
     notify,
     quota,
     search,
@@ -30,7 +31,17 @@ from sora.protocols.imap import (
     transfer,
 )
 from sora.protocols.imap.state import ANY, AUTHENTICATED, NOT_AUTHENTICATED, SELECTED, State
-from sora.wire import imap_acl, imap_contexts, imap_fetch, imap_list, imap_notify, imap_quota, imap_search, imap_sort
+from sora.wire import (
+    imap_acl,
+    imap_contexts,
+    imap_fetch,
+    imap_list,
+    imap_multisearch,
+    imap_notify,
+    imap_quota,
+    imap_search,
+    imap_sort,
+)
 from sora.wire import imap_commands as wire
 
 if TYPE_CHECKING:
@@ -130,6 +141,7 @@ ROWS: Final = (
     Command("UNSELECT",     wire.parse_unselect,       select.unselect,       SEL, NONE,           "UNSELECT"),
     Command("EXPUNGE",      wire.parse_expunge,        transfer.expunge,      SEL, BREAKS_SEQS,    "UIDPLUS", uid=True),
     Command("SEARCH",       imap_search.parse_search,  search.search,         SEL, USES_SEQS,      uid=True),
+    Command("ESEARCH",      imap_multisearch.parse_esearch, multisearch.esearch, IN, USES_SEQS, "MULTISEARCH"),
     Command("CANCELUPDATE", imap_contexts.parse_cancelupdate, contexts.cancelupdate, SEL, NONE, "CONTEXT=SEARCH"),
     Command("UIDBATCHES",   imap_contexts.parse_uidbatches, batches.uidbatches, SEL, NONE, "UIDBATCHES"),
     Command("SORT",         imap_sort.parse_sort,      sort.sort,             SEL, USES_SEQS,      "SORT", uid=True),

@@ -52,12 +52,21 @@ class Context:
         found: What the client takes for the result; UIDs, as a set for SEARCH, in their order for SORT.
     """
 
-    __slots__ = ("_checked_mono", "_key", "_match", "_order", "aged", "found", "tag", "uid")
+    __slots__ = ("_checked_mono", "_key", "_match", "_order", "_place", "aged", "found", "tag", "uid")
 
     def __init__(
-        self, tag: bytes, found: UidSet | Sequence[int], key: SearchKey, match: Match, order: Order | None, *, uid: bool
+        self,
+        tag: bytes,
+        found: UidSet | Sequence[int],
+        key: SearchKey,
+        match: Match,
+        order: Order | None,
+        *,
+        uid: bool,
+        place: wire.Place | None = None,
     ) -> None:
         self.tag = tag
+        self._place = place
         self.uid = uid
         self.found = found
         self.aged = any(isinstance(part, keys.Within | keys.ByModSeq) for part in parts_of(key))
@@ -121,7 +130,7 @@ class Context:
     def _tell(self, s: Session, what: bytes, changes: Sequence[tuple[int, UidSet | Sequence[int]]]) -> None:
         if changes:
             said = [(place, uids if self.uid else numbers_of(s, uids)) for place, uids in changes]
-            s.write(wire.update_line(self.tag, what, said, uid=self.uid))
+            s.write(wire.update_line(self.tag, what, said, uid=self.uid, place=self._place))
 
 
 class Contexts:
@@ -159,6 +168,7 @@ class Contexts:
         order: Order | None = None,
         *,
         uid: bool,
+        place: wire.Place | None = None,
     ) -> None:
         """Keep a result up to date, or say that it will not be (RFC 5267 §4.3.1).
 
@@ -169,11 +179,11 @@ class Contexts:
         limit = s.limits.search_contexts
         sorted_ones = sum(context.ordered for context in self._open.values())
         if len(self._open) >= limit or (order is not None and sorted_ones >= (limit + 1) // 2):
-            s.write(b"* NO [NOUPDATE %s] Too many contexts\r\n" % quoted(s.tag))
+            refuse(s, b"Too many contexts")
             return
         if not self._open:
             self.at = s.view.told
-        self._open[s.tag] = Context(s.tag, found, settled(s, key), match, order, uid=uid)
+        self._open[s.tag] = Context(s.tag, found, settled(s, key), match, order, uid=uid, place=place)
 
     def cancel(self, tags: Sequence[bytes]) -> None:
         """Stop.
@@ -212,6 +222,11 @@ class Contexts:
             _log.info("search results not updated", extra={"detail": str(error)})
         else:
             self._doubtful = NO_UIDS
+
+
+def refuse(s: Session, why: bytes) -> None:
+    """The result will not be kept up to date (RFC 5267 §4.3.1)."""
+    s.write(b"* NO [NOUPDATE %s] %s\r\n" % (quoted(s.tag), why))
 
 
 async def cancelupdate(s: Session, cmd: CancelUpdate) -> None:

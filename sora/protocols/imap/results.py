@@ -61,18 +61,25 @@ def answer(
     uid: bool,
     partial: tuple[int, int] | None = None,
     modseq: int | None = None,
+    place: wire.Place | None = None,
 ) -> None:
     """Write the ESEARCH response, and remember what SAVE asks for.
 
     Args:
         found: UIDs, as a set for SEARCH, in their order for SORT.
+        place: The mailbox, where the response must name it.
     """
-    if "SAVE" in returns:
-        s.results.saved = to_save(found, returns, partial)
+    save(s, found, returns, partial)
     if returns == {"SAVE"}:  # RFC 5182 §1: nothing else was asked, so nothing is said
         return
     numbers = found if uid else numbers_of(s, found)
-    s.write(wire.esearch_line(s.tag, numbers, returns, uid=uid, partial=partial, modseq=modseq))
+    s.write(wire.esearch_line(s.tag, numbers, returns, uid=uid, partial=partial, modseq=modseq, place=place))
+
+
+def save(s: Session, found: UidSet | Sequence[int], returns: Collection[str], partial: tuple[int, int] | None) -> None:
+    """Remember what SAVE asks for."""
+    if "SAVE" in returns:
+        s.results.saved = to_save(found, returns, partial)
 
 
 def to_save(found: UidSet | Sequence[int], returns: Collection[str], partial: tuple[int, int] | None) -> UidSet:

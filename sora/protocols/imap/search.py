@@ -43,14 +43,8 @@ async def search(s: Session, cmd: Search) -> Reply | None:
         BadCharset: The texts are in a charset that is not known.
         BadSyntax: A key or option of an extension that is not offered.
     """
-    if cmd.charset_given and UTF8 in s.enabled:
-        raise BadSyntax("No CHARSET after ENABLE UTF8=ACCEPT (RFC 9755 §3): everything is UTF-8")
-    if cmd.returns is not None and not cmd.returns <= RETURNED:
-        raise BadSyntax("These RETURN options are not offered here")
+    require_offered(s, cmd, cmd.returns or frozenset())
     returns = RESULT_OF_REV2 if cmd.returns is None and is_rev2(s.enabled) else cmd.returns
-    updated = returns is not None and "UPDATE" in returns
-    if updated:
-        s.results.contexts.require_new(s.tag)
     with results.saving(s, returns):
         if not cmd.charset_known:
             raise BadCharset
@@ -59,11 +53,25 @@ async def search(s: Session, cmd: Search) -> Reply | None:
             found = await matching(s, cmd.key, chosen.uids)
         if returns is not None:
             results.answer(s, found, returns, uid=cmd.uid, partial=cmd.partial)
-            if updated:
+            if "UPDATE" in returns:
                 s.results.contexts.begin(s, found, cmd.key, matching, uid=cmd.uid)
             return chosen.reply
     await write_numbers(s, b"* SEARCH", expand(found if cmd.uid else s.view.told.seqs(found)))
     return chosen.reply
+
+
+def require_offered(s: Session, cmd: Search, returns: frozenset[str]) -> None:
+    """Look at charset and RETURN options before anything is done.
+
+    Raises:
+        BadSyntax: An option is not offered, or updates under this tag are sent already; or CHARSET is no more.
+    """
+    if cmd.charset_given and UTF8 in s.enabled:
+        raise BadSyntax("No CHARSET after ENABLE UTF8=ACCEPT (RFC 9755 §3): everything is UTF-8")
+    if not returns <= RETURNED:
+        raise BadSyntax("These RETURN options are not offered here")
+    if "UPDATE" in returns:
+        s.results.contexts.require_new(s.tag)
 
 
 def looked_at(s: Session, key: SearchKey) -> messagelimit.Cut:

@@ -17,6 +17,8 @@ from sora.wire import imap_acl, imap_contexts, imap_quota
 from sora.wire import imap_commands as wire
 from sora.wire.imap_commands import PARSERS, AppendItem, QResync, StoreMode
 from sora.wire.imap_list import List, Lsub, Status
+from sora.wire.imap_multisearch import MultiSearch, Scope, Source
+from sora.wire.imap_search import All, InSeqs, Search
 
 
 def parse(line: bytes) -> object:
@@ -56,6 +58,7 @@ def test_commands_without_arguments(name: bytes) -> None:
 
 DELETE = Rights.DELETE_MESSAGES | Rights.EXPUNGE
 WHEN = datetime(1996, 7, 17, 9, 44, 25, tzinfo=UTC)
+ALL = frozenset({"ALL"})
 CASES: dict[bytes, object] = {
     b"AUTHENTICATE plain": wire.Authenticate("PLAIN"),
     b"AUTHENTICATE PLAIN =": wire.Authenticate("PLAIN", b""),
@@ -146,6 +149,11 @@ CASES: dict[bytes, object] = {
     b"MOVE 2 a": wire.Move(SeqSet.parse(b"2"), "a"),
     b"UID MOVE 2 a": wire.Move(UidSet.parse(b"2"), "a"),
     b'CANCELUPDATE "B01" "a b"': imap_contexts.CancelUpdate((b"B01", b"a b")),
+    b"ESEARCH 1:9": MultiSearch((Source(Scope.SELECTED),), Search(InSeqs(SeqSet.parse(b"1:9")), True, ALL)),
+    b"ESEARCH IN (mailboxes a subtree-one (b c) personal) RETURN (MIN) ALL": MultiSearch(
+        (Source(Scope.MAILBOXES, ("a",)), Source(Scope.SUBTREE_ONE, ("b", "c")), Source(Scope.PERSONAL)),
+        Search(All(), True, frozenset({"MIN"})),
+    ),
     b"UIDBATCHES 2000": imap_contexts.UidBatches(2000),
     b"UIDBATCHES 2000 10:20": imap_contexts.UidBatches(2000, (10, 20)),
 }
@@ -260,6 +268,15 @@ REFUSED = [
     b"COPY 0 a",
     b"COPY 1 a b",
     b"MOVE 1",
+    b"ESEARCH",
+    b"ESEARCH IN (selected)",
+    b"ESEARCH IN () ALL",
+    b"ESEARCH IN (selected-delayed) ALL",
+    b"ESEARCH IN (mailboxes) ALL",
+    b"ESEARCH IN (mailboxes ()) ALL",
+    b"ESEARCH IN (inboxes (option)) ALL",
+    b"ESEARCH IN inboxes ALL",
+    b"ESEARCH IN (mailboxes (" + b"a " * 1000 + b"a)) ALL",
     b"CANCELUPDATE",
     b"CANCELUPDATE B01",
     b'CANCELUPDATE "B01"  "B02"',

@@ -129,8 +129,8 @@ class Gate:
 @pytest.mark.parametrize(
     ("command", "owner", "method", "done"),
     [
-        (b"SEARCH LARGER 1", "search", "between", b"0 3"),
-        (b"UID SEARCH RETURN (COUNT) LARGER 1", "search", "between", b"0 3"),
+        (b"SEARCH SUBJECT message", "search", "header", b"0 3"),
+        (b"UID SEARCH RETURN (COUNT) SUBJECT message", "search", "header", b"0 3"),
         (b"COPY 1:2 Other", "messages", "copy", b"0 2"),
         (b"UID MOVE 1:2 Other", "messages", "move", b"0 2"),
         (b"EXPUNGE", "messages", "expunge", b"0 NIL"),
@@ -160,8 +160,8 @@ async def test_a_long_command_says_that_it_goes_on(
 async def test_a_command_that_fails_says_nothing_more(world: ImapWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     async with selected(world) as (link, session, clock):
         gate = Gate(None, DatabaseDown())
-        monkeypatch.setattr(world.node.store.search, "between", gate)
-        await link.send(b"a SEARCH LARGER 1\r\n")
+        monkeypatch.setattr(world.node.store.search, "header", gate)
+        await link.send(b"a SEARCH SUBJECT message\r\n")
         await gate.reached.wait()
         gate.opened.set()
         assert (await link.read_line()).startswith(b"a NO")
@@ -184,7 +184,7 @@ async def test_who_reads_bodies_tells_how_many(world: ImapWorld, monkeypatch: py
 
 async def test_a_quick_command_says_nothing(world: ImapWorld) -> None:
     async with selected(world) as (link, _, clock):
-        await link.send(b"a SEARCH LARGER 1\r\n")
+        await link.send(b"a SEARCH SUBJECT message\r\n")
         assert await link.read_line() == b"* SEARCH 1 2 3"
         assert (await link.read_line()).startswith(b"a OK")
         assert clock.waiting == 0

@@ -239,11 +239,11 @@ async def test_a_database_that_is_away_empties_what_should_be_saved(
 
     await client.ask("SEARCH RETURN (SAVE) 2")
     with monkeypatch.context() as patch:
-        patch.setattr(shared_node.store.search, "between", away)
-        await client.link.send(b"a SEARCH LARGER 1\r\n")
+        patch.setattr(shared_node.store.search, "header", away)
+        await client.link.send(b"a SEARCH SUBJECT message\r\n")
         assert (await client.link.read_line()).startswith(b"a NO [UNAVAILABLE]")
         assert await client.ask("SEARCH $") == ["* SEARCH 2"]
-        await client.link.send(b"b SEARCH RETURN (SAVE) LARGER 1\r\n")
+        await client.link.send(b"b SEARCH RETURN (SAVE) SUBJECT message\r\n")
         assert (await client.link.read_line()).startswith(b"b NO [UNAVAILABLE]")
     assert await client.ask("SEARCH $") == ["* SEARCH"]
 
@@ -254,10 +254,10 @@ async def test_what_cannot_be_found_out_now_is_told_later(
     async def away(*_: object) -> UidSet:
         raise DatabaseDown
 
-    client.contexts["t2"] = "FLAGGED LARGER 1", True, set()
-    await client.ask("UID SEARCH RETURN (UPDATE) FLAGGED LARGER 1")
+    client.contexts["t2"] = "FLAGGED SUBJECT message", True, set()
+    await client.ask("UID SEARCH RETURN (UPDATE) FLAGGED SUBJECT message")
     with monkeypatch.context() as patch:
-        patch.setattr(shared_node.store.search, "between", away)
+        patch.setattr(shared_node.store.search, "header", away)
         assert await client.ask(r"STORE 2 +FLAGS.SILENT (\Flagged)") == []
     assert await client.ask("NOOP") == ['* ESEARCH (TAG "t2") UID ADDTO (0 2)']
     assert await client.ask("NOOP") == []

@@ -25,6 +25,7 @@ from sora.services.guesses import Guesses
 from sora.services.limits import Limits, LocalCounts
 from sora.services.peers import Peers
 from sora.services.recipients import Recipients
+from sora.services.transfers import Transfers
 from sora.services.warmup import Warmup
 from sora.store.account_keys import CHANNEL as KEY_CHANNEL
 from sora.store.account_keys import open_sealers
@@ -66,6 +67,7 @@ class Node:
         staging: Bodies on their way to the object store.
         bodies: Reads a body from wherever it is.
         delivery: LMTP and APPEND.
+        transfers: COPY and MOVE.
         recipients: Whom LMTP delivers to.
         auth: Logins.
         changes: What happened to a mailbox, from and to the other processes.
@@ -83,6 +85,7 @@ class Node:
     staging: Staging
     bodies: Bodies
     delivery: Delivery
+    transfers: Transfers
     recipients: Recipients
     auth: Auth
     changes: Changes
@@ -160,6 +163,16 @@ class Node:
                 staging=staging,
                 bodies=bodies,
                 delivery=delivery,
+                transfers=Transfers(
+                    store,
+                    staging,
+                    sealers,
+                    bodies,
+                    doorbell,
+                    instance_id=instance_id,
+                    copies=config.uploader.durability == "database",
+                    fenced=fenced,
+                ),
                 recipients=Recipients(store, config.auth.default_domain),
                 auth=auth,
                 changes=changes,

@@ -12,6 +12,7 @@ from sora.store.mailboxes import Mailboxes
 from sora.store.messages import Messages
 from sora.store.objectids import ObjectIds
 from sora.store.search import Search
+from sora.store.transfers import Transfers
 from sora.store.trees import Trees
 
 if TYPE_CHECKING:
@@ -25,7 +26,19 @@ class Store:
         db: for what has no repository of its own.
     """
 
-    __slots__ = ("accounts", "acl", "db", "domains", "leases", "mailboxes", "messages", "object_ids", "search", "trees")
+    __slots__ = (
+        "accounts",
+        "acl",
+        "db",
+        "domains",
+        "leases",
+        "mailboxes",
+        "messages",
+        "object_ids",
+        "search",
+        "transfers",
+        "trees",
+    )
 
     def __init__(self, db: Database) -> None:
         self.db = db
@@ -38,3 +51,4 @@ class Store:
         self.object_ids = ObjectIds(db)
         self.search = Search(db)
         self.trees = Trees(db)
+        self.transfers = Transfers(db)

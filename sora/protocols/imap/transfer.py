@@ -12,6 +12,7 @@ from sora.protocols.imap.places import find
 from sora.protocols.imap.progress import working
 from sora.protocols.imap.replies import ReadOnly, Reply, TryCreate
 from sora.protocols.imap.rights import require
+from sora.store.transfers import Transfer
 from sora.types import DELETED, Rights
 from sora.wire import imap_responses as responses
 
@@ -63,7 +64,6 @@ async def copy(s: Session, cmd: wire.Copy) -> Reply | None:
     Raises:
         Coded: They are more than may be saved at a time (RFC 9738).
     """
-    view = s.view.view
     target = await target_of(s, cmd.mailbox)
     uids = await _still_there(s, cmd)
     messagelimit.require_few(s, uids)
@@ -72,16 +72,7 @@ async def copy(s: Session, cmd: wire.Copy) -> Reply | None:
     crash_point("copy.chosen")
     try:
         with working(s, len(uids)):
-            done = await known(
-                s.node.store.messages.copy(
-                    view.account_id,
-                    view.mailbox_id,
-                    uids,
-                    target.mailbox.mailbox_id,
-                    s.account_id,
-                    target.mailbox.rights,
-                )
-            )
+            done = await known(s.node.transfers.transfer(_between(s, target), uids))
     except NotFound:
         raise TryCreate from None
     crash_point("copy.committed")
@@ -106,29 +97,33 @@ async def move(s: Session, cmd: wire.Move) -> Reply | None:
     crash_point("move.chosen")
     try:
         with working(s, len(uids)):
-            done = await known(
-                s.node.store.messages.move(
-                    view.account_id,
-                    view.mailbox_id,
-                    uids,
-                    target.mailbox.mailbox_id,
-                    s.account_id,
-                    target.mailbox.rights,
-                )
-            )
+            done = await known(s.node.transfers.transfer(_between(s, target, move=True), uids))
     except NotFound:
         raise TryCreate from None
     crash_point("move.committed")
     if not done.source_uids:
         return None
     s.write(b"* OK [%s] Moved\r\n" % _copyuid(done))
-    if (
-        target.mailbox.mailbox_id != view.mailbox_id
-    ):  # else the same modseq brings the copies: only the database has it all
+    # in one mailbox the same modseq brings the copies: only the database has it all
+    if target.mailbox.mailbox_id != view.mailbox_id:
         selection.expunged(done.source_modseq, done.source_uids)
     s.publish(view.account_id, view.mailbox_id, done.source_modseq)
     s.publish(target.place.owner_id, target.mailbox.mailbox_id, done.target_modseq, done.target_uids)
     return chosen.reply
+
+
+def _between(s: Session, target: Found, *, move: bool = False) -> Transfer:
+    """From the selected mailbox to another one."""
+    view = s.view.view
+    return Transfer(
+        account_id=view.account_id,
+        mailbox_id=view.mailbox_id,
+        to_account_id=target.place.owner_id,
+        to_mailbox_id=target.mailbox.mailbox_id,
+        actor_id=s.account_id,
+        rights=target.mailbox.rights,
+        move=move,
+    )
 
 
 async def _still_there(s: Session, cmd: wire.Copy | wire.Move) -> UidSet:

@@ -163,16 +163,7 @@ class Node:
                 staging=staging,
                 bodies=bodies,
                 delivery=delivery,
-                transfers=Transfers(
-                    store,
-                    staging,
-                    sealers,
-                    bodies,
-                    doorbell,
-                    instance_id=instance_id,
-                    copies=config.uploader.durability == "database",
-                    fenced=fenced,
-                ),
+                transfers=_transfers(config, store, staging, sealers, bodies, doorbell, instance_id, fenced),
                 recipients=Recipients(store, config.auth.default_domain),
                 auth=auth,
                 changes=changes,
@@ -293,6 +284,28 @@ def _delivery(
         sealers=sealers,
         lanes=config.database.delivery_connections,
         body_limit=config.search.body_limit if config.search.index_bodies else 0,
+        copies=config.uploader.durability == "database",
+        fenced=fenced,
+    )
+
+
+def _transfers(
+    config: Config,
+    store: Store,
+    staging: Staging,
+    sealers: Sealers,
+    bodies: Bodies,
+    doorbell: Doorbell,
+    instance_id: str,
+    fenced: Callable[[], bool],
+) -> Transfers:
+    return Transfers(
+        store,
+        staging,
+        sealers,
+        bodies,
+        doorbell,
+        instance_id=instance_id,
         copies=config.uploader.durability == "database",
         fenced=fenced,
     )

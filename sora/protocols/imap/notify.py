@@ -18,9 +18,11 @@ from sora._native.seqset import UidSet
 from sora.errors import Refused, SoraError, Unavailable
 from sora.protocols.imap import messages
 from sora.protocols.imap.mailboxes import STATUS_ITEMS
+from sora.protocols.imap.places import is_shared
 from sora.protocols.imap.replies import BadEvent, NotificationOverflow
 from sora.protocols.imap.state import LOGOUT
 from sora.store.mailboxes import canonical_name
+from sora.types import Rights
 from sora.wire import imap_responses as responses
 from sora.wire.imap_fetch import Binary, Fetch, Section
 from sora.wire.imap_notify import COUNTS, MESSAGE_EVENTS, SELECTED, UNSUPPORTED, Event, Filter
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from sora.protocols.imap.session import Session
-    from sora.protocols.imap.tree import Tree
+    from sora.protocols.imap.tree import Happening, Tree
     from sora.store.mailboxes import ListedMailbox, Status
     from sora.store.trees import TreeChange
     from sora.types import AccountId, MailboxId
@@ -149,7 +151,9 @@ class Interest:
             raise NotificationOverflow
         self._cursor, self._version = self._tree.ending, self._tree.version
         for box, events in watched:
-            if box.status is not None:
+            if not box.rights & Rights.READ:  # RFC 5465 §3.1
+                s.write(_list_line(box.name, box, (rb"\NoAccess",), utf8=s.utf8))
+            elif box.status is not None:
                 self._told[box.status.mailbox_id] = box.status
                 if status and box.status.mailbox_id != self._selected_id():
                     self._write_status(box.status, self._first_items(events))
@@ -204,13 +208,13 @@ class Interest:
         except Unavailable as error:
             _log.info("mailboxes not refreshed", extra={"detail": str(error)})
             return
-        changes = tree.since(self._cursor)
-        if changes is None:
+        happenings = tree.since(self._cursor)
+        if happenings is None:
             self._overflow()
             return
         self._cursor = tree.ending
-        for change in self._foreign(changes):
-            self._tell_change(change)
+        for happening in self._foreign(happenings):
+            self._tell_happening(happening)
             await self._session.breathe()
         if self._tree is tree and self._version != tree.version:
             self._version = tree.version
@@ -244,16 +248,16 @@ class Interest:
         if self._session.selection is not None:
             self.apply_to_selection()
 
-    def _foreign(self, changes: Iterable[TreeChange]) -> Iterator[TreeChange]:
+    def _foreign(self, happenings: Iterable[Happening]) -> Iterator[Happening]:
         """Without the client's own, and without the children of what was renamed (RFC 5465 §5.4)."""
-        renamed: TreeChange | None = None
-        for change in changes:
-            if change.kind == "rename":
-                if renamed is not None and (change.old_name or "").startswith(f"{renamed.old_name}/"):
+        renamed: Happening | None = None
+        for happening in happenings:
+            if happening.change.kind == "rename":
+                if renamed is not None and (happening.old_name or "").startswith(f"{renamed.old_name}/"):
                     continue
-                renamed = change
-            if not self._is_own_change(change):
-                yield change
+                renamed = happening
+            if not self._is_own_change(happening.change):
+                yield happening
 
     def _is_own_change(self, change: TreeChange) -> bool:
         """This client has made it, or it came with what this client made: the names above a new one."""
@@ -264,24 +268,27 @@ class Interest:
             for owner_id, kind, name in self._own_names
         )
 
-    def _tell_change(self, change: TreeChange) -> None:
+    def _tell_happening(self, happening: Happening) -> None:
         assert self._tree is not None
-        if change.kind in ("metadata", "acl") or change.name is None:
+        kind = happening.change.kind
+        if kind == "metadata":
             return
-        box = self._tree.boxes.get(change.name)
-        event = Event.SUBSCRIPTION_CHANGE if change.kind in SUBSCRIPTIONS else Event.MAILBOX_NAME
-        events = self._events_of(change.name, box)
-        if change.old_name is not None:
-            events |= self._events_of(change.old_name, None)
+        box = self._tree.boxes.get(happening.name)
+        event = Event.SUBSCRIPTION_CHANGE if kind in SUBSCRIPTIONS else Event.MAILBOX_NAME
+        events = self._events_of(happening.name, box)
+        if happening.old_name is not None:
+            events |= self._events_of(happening.old_name, None)
         if events & event:
-            self._session.write(_list_line(change.name, box, change.old_name, utf8=self._session.utf8))
+            lost = (rb"\NoAccess",) if happening.lost else ()
+            utf8 = self._session.utf8
+            self._session.write(_list_line(happening.name, box, lost, old_name=happening.old_name, utf8=utf8))
 
     async def _tell_counters(self) -> None:
         """STATUS of each watched mailbox that is not what the client was told."""
         selected_id = self._selected_id()
         for box, events in self._watched():
             new = box.status
-            if new is None or not events & MESSAGE_EVENTS:
+            if new is None or not events & MESSAGE_EVENTS or not box.rights & Rights.READ:
                 continue
             old = self._told.get(new.mailbox_id)
             if old is new:
@@ -377,13 +384,22 @@ def _events_of(group: Group, name: str, box: ListedMailbox | None) -> Event:
         covered = name in group.names
     elif group.filter is Filter.SUBTREE:
         covered = any(not root or name == root or name.startswith(f"{root}/") for root in group.names)
+    elif group.filter is not Filter.SUBSCRIBED:
+        covered = not is_shared(name)
     return group.events if covered else Event.NONE
 
 
-def _list_line(name: str, box: ListedMailbox | None, old_name: str | None, *, utf8: bool) -> bytes:
-    attributes = []
+def _list_line(
+    name: str,
+    box: ListedMailbox | None,
+    more: Iterable[bytes] = (),
+    *,
+    old_name: str | None = None,
+    utf8: bool,
+) -> bytes:
+    attributes = list(more)
     if box is None or not box.exists:
-        attributes.append(rb"\NonExistent")
+        attributes += [] if attributes else [rb"\NonExistent"]
     else:
         attributes.append(rb"\HasChildren" if box.has_children else rb"\HasNoChildren")
         attributes += [rb"\Noselect"] if box.noselect else []

@@ -48,7 +48,7 @@ from sora.protocols.imap.replies import (
 from sora.protocols.imap.results import Results
 from sora.protocols.imap.rows import RecentRows
 from sora.protocols.imap.state import AUTHENTICATED, LOGOUT, NOT_AUTHENTICATED, SELECTED
-from sora.protocols.imap.tree import Trees
+from sora.protocols.imap.tree import Sources, Trees
 from sora.protocols.imap.view import Views
 from sora.types import Rights
 
@@ -103,7 +103,7 @@ class ImapServer:
         self.keywords = KeywordRegistry(node.store.mailboxes)
         self.rows = RecentRows(node.store.messages)
         self.columns = ColumnCache(node.store.search)
-        self.trees = Trees(node.store.mailboxes, node.store.trees, node.changes)
+        self.trees = Trees(Sources(node.store.mailboxes, node.store.acl, node.store.trees, node.changes))
         self.views = Views(node.store.messages, node.store.mailboxes, node.changes, self.keywords)
 
 

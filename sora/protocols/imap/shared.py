@@ -26,10 +26,10 @@ async def tree_of(s: Session, *, unseen: bool = False) -> list[ListedMailbox]:
     """
     own = await s.node.store.mailboxes.list(s.account_id)
     shared = await s.node.store.acl.list_shared(s.account_id, unseen=unseen)
-    return _joined(own, shared) if shared else own
+    return joined(own, shared) if shared else own
 
 
-def _joined(own: Sequence[ListedMailbox], shared: Iterable[SharedMailbox]) -> list[ListedMailbox]:
+def joined(own: Sequence[ListedMailbox], shared: Iterable[SharedMailbox]) -> list[ListedMailbox]:
     """A subscription to a shared mailbox becomes that mailbox; names that only lead to one are there too."""
     tree = {box.name: box for box in own}
     listed = {prefix_of(box.owner) + box.name: box for box in shared}

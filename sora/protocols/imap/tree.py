@@ -16,14 +16,18 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Final, Protocol
 
+from msgspec import Struct
 from msgspec.structs import replace
 
+from sora.protocols.imap.places import prefix_of
+from sora.protocols.imap.shared import joined, own_name
 from sora.services.changes import TREE
 from sora.types import ModSeq
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from sora.store.acl import SharedMailbox
     from sora.store.mailboxes import ListedMailbox, Status
     from sora.store.trees import TreeChange
     from sora.types import AccountId, MailboxId
@@ -35,8 +39,16 @@ MAX_LOG: Final = 1000
 class Mailboxes(Protocol):
     """The part of the mailbox repository which is needed here."""
 
-    async def list(self, account_id: AccountId, /) -> Sequence[ListedMailbox]: ...
-    async def status(self, account_id: AccountId, names: Sequence[str], /) -> Mapping[str, Status | None]: ...
+    async def list(self, account_id: AccountId, /) -> list[ListedMailbox]: ...
+    async def status(
+        self, account_id: AccountId, names: Sequence[str], actor_id: AccountId, /
+    ) -> Mapping[str, Status | None]: ...
+
+
+class Acl(Protocol):
+    """The part of the repository of rights which is needed here."""
+
+    async def list_shared(self, viewer_id: AccountId, /, *, unseen: bool) -> list[SharedMailbox]: ...
 
 
 class TreeChanges(Protocol):
@@ -55,35 +67,60 @@ class Feed(Protocol):
     def learn(self, account_id: AccountId, known: Mapping[MailboxId, ModSeq], /) -> None: ...
 
 
+class Sources(Struct, frozen=True):
+    """Where a tree has its knowledge from."""
+
+    mailboxes: Mailboxes
+    acl: Acl
+    changes: TreeChanges
+    feed: Feed
+
+
+class Happening(Struct, frozen=True):
+    """What happened to a name, as the account sees it.
+
+    Attributes:
+        change: As it was noted, with its owner's names.
+        name: The name now.
+        old_name: Of a rename: the name before, if the account could see it.
+        lost: The account may not see it any more.
+    """
+
+    change: TreeChange
+    name: str
+    old_name: str | None = None
+    lost: bool = False
+
+
 class Tree:
-    """The mailboxes of one account.
+    """The mailboxes that one account can see, its own and those that others share with it.
 
     Attributes:
         boxes: By name; subscriptions without a mailbox are among them.
         version: Counts the times that `boxes` changed.
-        ending: Number of changes of names so far: where the cursor of a session that knows them all stands.
+        ending: Number of happenings so far: where the cursor of a session that knows them all stands.
     """
 
     __slots__ = (
-        "_changes", "_dirty", "_feed", "_flight", "_followers", "_log", "_mailboxes", "_names", "_seq", "_unwatch",
+        "_dirty", "_flight", "_followers", "_log", "_names", "_prefixes", "_seqs", "_sources", "_unwatch",
         "account_id", "boxes", "ending", "version",
     )  # fmt: skip
 
-    def __init__(self, account_id: AccountId, mailboxes: Mailboxes, changes: TreeChanges, feed: Feed) -> None:
+    def __init__(self, account_id: AccountId, sources: Sources) -> None:
         self.account_id = account_id
         self.boxes: dict[str, ListedMailbox] = {}
         self.version = 0
         self.ending = 0
-        self._mailboxes = mailboxes
-        self._changes = changes
-        self._feed = feed
+        self._sources = sources
         self._names: dict[MailboxId, str] = {}
-        self._log: deque[TreeChange] = deque(maxlen=MAX_LOG)
-        self._seq: ModSeq | None = None
+        self._log: deque[Happening] = deque(maxlen=MAX_LOG)
         self._dirty: set[MailboxId] = {TREE}
         self._followers: dict[object, Callable[[], None]] = {}
         self._flight: asyncio.Task[None] | None = None
-        self._unwatch = feed.watch_account(account_id, self._heard)
+        self._seqs: dict[AccountId, ModSeq] = {}
+        self._prefixes: dict[AccountId, str] = {account_id: ""}
+        self._unwatch: dict[AccountId, Callable[[], None]] = {}
+        self._watch([account_id])
 
     @property
     def behind(self) -> bool:
@@ -107,7 +144,8 @@ class Tree:
 
     def close(self) -> None:
         """Stop listening."""
-        self._unwatch()
+        for unwatch in self._unwatch.values():
+            unwatch()
 
     async def refresh(self) -> None:
         """Read what was heard before this call; callers share statements.
@@ -122,8 +160,8 @@ class Tree:
                 self._flight.add_done_callback(lambda task: task.cancelled() or task.exception())
             await asyncio.shield(self._flight)
 
-    def since(self, cursor: int) -> Iterator[TreeChange] | None:
-        """Changes of names from a cursor on; None: some of them are not known any more."""
+    def since(self, cursor: int) -> Iterator[Happening] | None:
+        """What happened to names from a cursor on; None: some of it is not known any more."""
         missing = self.ending - cursor
         if missing > len(self._log):
             return None
@@ -131,19 +169,22 @@ class Tree:
 
     # ------------------------------------------------------------------ inside
 
-    def _heard(self, _account_id: AccountId, mailbox_id: MailboxId, modseq: ModSeq) -> None:
-        if modseq <= self._modseq_of(mailbox_id):
-            return
-        self._dirty.add(mailbox_id)
-        for wake in tuple(self._followers.values()):
-            wake()
+    def _watch(self, owner_ids: Iterable[AccountId]) -> None:
+        for owner_id in owner_ids:
+            if owner_id not in self._unwatch:
+                self._unwatch[owner_id] = self._sources.feed.watch_account(owner_id, self._heard)
 
-    def _modseq_of(self, mailbox_id: MailboxId) -> int:
-        """What was read already; -1: nothing."""
+    def _heard(self, owner_id: AccountId, mailbox_id: MailboxId, modseq: ModSeq) -> None:
         if mailbox_id == TREE:
-            return -1 if self._seq is None else self._seq
-        box = self.boxes.get(self._names.get(mailbox_id, ""))
-        return -1 if box is None or box.status is None else box.status.highest_modseq
+            news = modseq > self._seqs.get(owner_id, -1)
+        else:
+            box = self.boxes.get(self._names.get(mailbox_id, ""))
+            # Of another owner's mailbox that is not known here nothing needs to be known.
+            news = owner_id == self.account_id if box is None else modseq > _modseq(box)
+        if news:
+            self._dirty.add(mailbox_id)
+            for wake in tuple(self._followers.values()):
+                wake()
 
     async def _read(self) -> None:
         dirty, self._dirty = self._dirty, set()
@@ -151,73 +192,120 @@ class Tree:
             if TREE in dirty or not dirty <= self._names.keys():
                 await self._read_names()
             else:
-                await self._read_counters([self._names[mailbox_id] for mailbox_id in dirty])
+                await self._read_counters([self.boxes[self._names[mailbox_id]] for mailbox_id in dirty])
         except BaseException:
             self._dirty |= dirty
             raise
         finally:
             self._flight = None
 
-    async def _read_counters(self, names: Sequence[str]) -> None:
-        for name, status in (await self._mailboxes.status(self.account_id, names)).items():
-            box = self.boxes.get(name)
-            if status is None or box is None:
-                self._dirty.add(TREE)  # the name means something else by now
-            elif _later(status, box.status):
-                self.boxes[name] = replace(box, status=status)
+    async def _read_counters(self, boxes: Iterable[ListedMailbox]) -> None:
+        """One statement for each owner."""
+        by_owner: dict[AccountId, dict[str, ListedMailbox]] = {}
+        for box in boxes:
+            by_owner.setdefault(box.owner_id or self.account_id, {})[own_name(box)] = box
+        for owner_id, asked in by_owner.items():
+            found = await self._sources.mailboxes.status(owner_id, list(asked), self.account_id)
+            for name, box in asked.items():
+                self._learn_counters(box, found.get(name))
         self.version += 1
+
+    def _learn_counters(self, box: ListedMailbox, status: Status | None) -> None:
+        if status is None or status.mailbox_id != _id(box):
+            self._dirty.add(TREE)  # the name means something else by now
+        elif status.highest_modseq > _modseq(box):
+            self.boxes[box.name] = replace(box, status=replace(status, name=box.name))
 
     async def _read_names(self) -> None:
         """The changes first: the list is then not older than they are."""
-        changes: Sequence[TreeChange] = ()
-        seq = self._seq
-        if seq is None:
-            seq = await self._changes.seq(self.account_id)
-        else:
-            changes = await self._changes.changes({self.account_id: seq})
-        boxes = {box.name: box for box in await self._mailboxes.list(self.account_id)}
-        for name, box in boxes.items():
-            old = self.boxes.get(name)
-            if old is not None and old.status is not None and not _later(box.status, old.status):
-                boxes[name] = replace(box, status=old.status)
-        self._append(seq, changes)
+        sources, before = self._sources, self.boxes
+        changes = await sources.changes.changes(self._seqs) if self._seqs else []
+        own = await sources.mailboxes.list(self.account_id)
+        shared = await sources.acl.list_shared(self.account_id, unseen=True)
+        boxes = {box.name: _newest(box, before.get(box.name)) for box in joined(own, shared)}
+        self._prefixes |= {box.owner_id: prefix_of(box.owner) for box in shared}
+        new = {self.account_id, *(box.owner_id for box in shared)} - self._seqs.keys()
+        self._watch(new)
+        seqs = {owner_id: await sources.changes.seq(owner_id) for owner_id in new}
+        self._append(changes, before, boxes)
         self.boxes = boxes
         self._names = {box.status.mailbox_id: box.name for box in boxes.values() if box.status is not None}
-        known = {box.status.mailbox_id: box.status.highest_modseq for box in boxes.values() if box.status is not None}
-        self._feed.learn(self.account_id, known | {TREE: self._seq or ModSeq(0)})
+        self._seqs |= seqs
+        for owner_id in self._seqs:
+            known = {_id(box): _modseq(box) for box in boxes.values() if (box.owner_id or self.account_id) == owner_id}
+            self._sources.feed.learn(owner_id, known | {TREE: self._seqs[owner_id]})
+        if new - {self.account_id}:
+            self._dirty.add(TREE)  # what they did before they were watched; there is nobody new the next time
         self.version += 1
 
-    def _append(self, seq: ModSeq, changes: Sequence[TreeChange]) -> None:
+    def _append(
+        self, changes: Sequence[TreeChange], before: Mapping[str, ListedMailbox], after: Mapping[str, ListedMailbox]
+    ) -> None:
         """Add to the log; a gap means that nobody's cursor leads anywhere any more."""
-        if changes and changes[0].seq != seq + 1:
-            self._log.clear()
-            self.ending += 1
-        self._log.extend(changes)
-        self.ending += len(changes)
-        self._seq = changes[-1].seq if changes else seq
+        names = {_id(box): name for name, box in before.items()}, {_id(box): name for name, box in after.items()}
+        looked_at: set[MailboxId | None] = set()  # rights are noted twice: of the owner and of who gets them
+        for change in changes:
+            if change.seq != self._seqs[change.account_id] + 1:
+                self._log.clear()
+                self.ending += 1
+            self._seqs[change.account_id] = change.seq
+            if change.kind == "acl":
+                happening = None
+                if change.mailbox_id not in looked_at:
+                    happening = _of_rights(change, *(of.get(change.mailbox_id or TREE) for of in names))
+                looked_at.add(change.mailbox_id)
+            else:
+                happening = self._of_name(change, before, after)
+            if happening is not None:
+                self._log.append(happening)
+                self.ending += 1
+
+    def _of_name(
+        self, change: TreeChange, before: Mapping[str, ListedMailbox], after: Mapping[str, ListedMailbox]
+    ) -> Happening | None:
+        """What others do to names shows where the account could see the mailbox before, or can now."""
+        prefix = self._prefixes[change.account_id]
+        name = prefix + (change.name or "")
+        old_name = None if change.old_name is None else prefix + change.old_name
+        if prefix and name not in before and name not in after:
+            return None
+        return Happening(change, name, old_name)
 
 
-def _later(status: Status | None, known: Status | None) -> bool:
-    """`status` is not older than what is known of the same mailbox."""
-    if status is None or known is None or status.mailbox_id != known.mailbox_id:
-        return True
-    return status.highest_modseq > known.highest_modseq
+def _of_rights(change: TreeChange, old: str | None, new: str | None) -> Happening | None:
+    """To gain `l` is as if the mailbox were created, to lose it as if it were deleted (RFC 5465 §5.4, §5.9)."""
+    if (old is None) == (new is None):
+        return None
+    return Happening(change, new or old or "", lost=new is None)
+
+
+def _id(box: ListedMailbox) -> MailboxId:
+    return TREE if box.status is None else box.status.mailbox_id
+
+
+def _modseq(box: ListedMailbox) -> ModSeq:
+    return ModSeq(-1) if box.status is None else box.status.highest_modseq
+
+
+def _newest(box: ListedMailbox, known: ListedMailbox | None) -> ListedMailbox:
+    """Counters that are not newer than what is known of the same mailbox are old news."""
+    if known is None or known.status is None or _id(box) != _id(known) or _modseq(box) > _modseq(known):
+        return box
+    return replace(box, status=known.status)
 
 
 class Trees:
     """The trees of a worker: one for each account with a NOTIFY session."""
 
-    def __init__(self, mailboxes: Mailboxes, changes: TreeChanges, feed: Feed) -> None:
-        self._mailboxes = mailboxes
-        self._changes = changes
-        self._feed = feed
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
         self._trees: dict[AccountId, Tree] = {}
 
     def follow(self, account_id: AccountId, wake: Callable[[], None]) -> tuple[Tree, Callable[[], None]]:
         """The tree of an account, and what ends the interest in it."""
         tree = self._trees.get(account_id)
         if tree is None:
-            tree = self._trees[account_id] = Tree(account_id, self._mailboxes, self._changes, self._feed)
+            tree = self._trees[account_id] = Tree(account_id, self._sources)
         leave = tree.follow(wake)
 
         def end() -> None:

@@ -591,6 +591,20 @@ SELECT uid FROM search_messages({box}, '{1}', '{4294967295}', true, false, 'need
 SELECT m.uid FROM plain.messages m JOIN plain.contents c USING (account_id, content_id) WHERE m.account_id = {acc} AND
 m.mailbox_id = {mb} AND m.expunged_at IS NULL AND c.headers ILIKE '%needle%' ORDER BY 1
 
+-- ── search_field of the whole mailbox
+-- ours
+SELECT u FROM unnest(search_field({box}, '{1}', '{4294967295}', 'subject', 'needle', true)) u ORDER BY 1
+-- plain
+SELECT m.uid FROM plain.messages m JOIN plain.contents c USING (account_id, content_id) WHERE m.account_id = {acc} AND
+m.mailbox_id = {mb} AND m.expunged_at IS NULL AND c.headers ILIKE '%subject: %needle%' ORDER BY 1
+
+-- ── is_most_of_account
+-- ours
+SELECT is_most_of_account({box}, '{1}', '{4294967295}')
+-- plain
+SELECT 3 * count(*) FILTER (WHERE m.mailbox_id = {mb}) >= count(*) FROM plain.messages m WHERE m.account_id = {acc} AND
+m.expunged_at IS NULL
+
 -- ── search_messages, bodies of 100
 -- ours
 SELECT uid FROM search_messages({box}, ARRAY[{mid}::bigint], ARRAY[{mid}::bigint + 99], false, true, 'haystack') ORDER

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 _FACTS: Final = struct.Struct(">Iqqqqq")
 _NO_DATE: Final = -(2**63)
-TRIGRAM: Final = 3
-"""Characters that a pattern needs before the index can help."""
 MANY: Final = 500
 """Messages whose headers are read one by one sooner than the index is asked."""
 FACTS_UIDS: Final = 100_000
@@ -103,11 +101,11 @@ class Search:
         """
         if not uids:
             return uids
-        many = len(uids) > MANY and len(pattern) >= TRIGRAM
-        rows = await self._db.fetch(
-            _HEADER_OF_INDEX if many else _HEADER_OF_SET, account_id, mailbox_id, *uids.bounds(), f"{field}: ", pattern
-        )
-        return UidSet.from_numbers(row["uid"] for row in rows)
+        found: list[int] | None = await self._db.fetchval(
+            "SELECT search_field($1, $2, $3, $4, $5, $6, $7)",
+            account_id, mailbox_id, *uids.bounds(), field, pattern, len(uids) > MANY,
+        )  # fmt: skip
+        return UidSet.from_numbers(found or ())
 
     async def between(
         self,
@@ -191,34 +189,6 @@ _BETWEEN: Final = {
       AND ($5::timestamptz IS NULL OR c.sent_at >= $5) AND ($6::timestamptz IS NULL OR c.sent_at < $6)
     """,
 }
-# The text of the headers has one line for each field, `NAME: VALUE`; name and value are decided on the line. The
-# messages to look at are those of the set, or, where it is large, those of the index which have the value in any field.
-_OF_SET: Final = """
-    SELECT m.uid, m.content_id FROM unnest($3::bigint[], $4::bigint[]) r(lo, hi) CROSS JOIN LATERAL (
-      SELECT i.uid, i.content_id FROM messages i
-      WHERE i.account_id = $1 AND i.mailbox_id = $2 AND i.uid BETWEEN r.lo AND r.hi AND i.expunged_at IS NULL
-      OFFSET 0) m
-"""
-_OF_INDEX: Final = """
-    SELECT f.uid, m.content_id FROM search_messages($1, $2, $3, $4, true, false, $6) f CROSS JOIN LATERAL (
-      SELECT i.content_id FROM messages i
-      WHERE i.account_id = $1 AND i.mailbox_id = $2 AND i.uid = f.uid
-      OFFSET 0) m
-"""
-
-
-def _header_sql(candidates: str) -> str:
-    return f"""
-    SELECT c.uid FROM ({candidates}) c CROSS JOIN LATERAL (
-      SELECT i.headers FROM search_texts i WHERE i.account_id = $1 AND i.content_id = c.content_id OFFSET 0) t
-    WHERE strpos(t.headers, $6) > 0 AND EXISTS (
-      SELECT 1 FROM string_to_table(t.headers, E'\n') line
-      WHERE starts_with(line, $5) AND strpos(substr(line, length($5) + 1), $6) > 0)
-    """
-
-
-_HEADER_OF_SET: Final = _header_sql(_OF_SET)
-_HEADER_OF_INDEX: Final = _header_sql(_OF_INDEX)
 
 
 def _spans(uids: UidSet, most: int) -> Iterator[tuple[int, int]]:

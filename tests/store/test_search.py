@@ -136,6 +136,42 @@ async def test_header(store: Store, ann: AccountId, inbox: MailboxId, monkeypatc
             assert (field, pattern, list(uids)) == (field, pattern, found)
 
 
+async def test_a_field_that_comes_again(store: Store, ann: AccountId, inbox: MailboxId) -> None:
+    """Every line of the name counts, and only lines of that name."""
+    headers = ("X-A: one\r\nX-B: two\r\nX-A: three\r\n", "X-B: three\r\nX-A: x-a: four\r\n", "X-AA: three\r\n")
+    for text_of in headers:
+        await store.messages.deliver([new_message(ann, letter("s", headers=text_of))], NODE)
+    expected = {
+        ("x-a", "one"): [1],
+        ("x-a", "three"): [1],
+        ("x-b", "three"): [2],
+        ("x-a", ": four"): [2],
+        ("x", "a"): [],
+    }
+    for indexed in (False, True):
+        for (field, pattern), found in expected.items():
+            for within in (ALL, UidSet.from_ranges([(1, 1000)])):  # message by message, and by the index
+                uids = await store.search.header(ann, inbox, within, fold(field), fold(pattern))
+                assert (field, pattern, list(uids)) == (field, pattern, found)
+        if not indexed:
+            await store.db.fetchval("SELECT index_batch()")
+
+
+async def test_most_of_an_account_and_little_of_it_say_the_same(store: Store, ann: AccountId, inbox: MailboxId) -> None:
+    sent = (await store.mailboxes.get(ann, "Sent")).mailbox_id
+    letters = [letter("needle"), letter("x", "needle"), letter("needle", "needle"), letter("x", "x")]
+    await store.messages.deliver([new_message(ann, data) for data in letters], NODE)
+    await store.db.fetchval("SELECT index_batch()")
+    for others in (0, 40):
+        await store.messages.deliver([new_message(ann, letter("needle"), sent) for _ in range(others)], NODE)
+        most = await store.db.fetchval("SELECT is_most_of_account($1, $2, $3, $4)", ann, inbox, *ALL.bounds())
+        assert most == (others == 0)
+        assert await text(store, ann, inbox, "needle", headers=True, body=True) == [1, 2, 3]
+        assert await text(store, ann, inbox, "needle", body=True) == [2, 3]
+        assert await text(store, ann, inbox, "ee", headers=True, body=True) == [1, 2, 3]
+        assert await text(store, ann, inbox, "ee", headers=True) == [1, 3]
+
+
 async def test_facts(store: Store, ann: AccountId, inbox: MailboxId, monkeypatch: pytest.MonkeyPatch) -> None:
     no_date = b"Subject: x\r\n\r\nx\r\n"
     done = await store.messages.deliver([new_message(ann), new_message(ann, no_date), new_message(ann)], NODE)

@@ -134,13 +134,40 @@ BEGIN
   ) q GROUP BY 1;
 END $$;
 
--- The same packed into one row for FETCH (MODSEQ) of a whole mailbox: [uint4 uid][int8 modseq] by uid.
-CREATE FUNCTION modseqs(p_account_id bigint, p_mailbox_id bigint, p_since bigint DEFAULT 0) RETURNS bytea
-LANGUAGE plpgsql STABLE SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
+-- From what sora._native.modseqs makes the modseq of every message at every version: creations after p_since as
+-- [uint4 uid][int8 modseq] by uid, of expunged messages too, because a session may not know yet that they are; and the
+-- journal after p_since as [int8 modseq][int4 block_no][int4 1024][128 bytes] by modseq. NULL where there is nothing.
+CREATE FUNCTION modseqs(p_account_id bigint, p_mailbox_id bigint, p_since bigint DEFAULT 0)
+RETURNS TABLE (highest_modseq bigint, created bytea, changes bytea) LANGUAGE plpgsql STABLE ROWS 1
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+#variable_conflict use_column
 BEGIN
-  RETURN (
-    SELECT string_agg(substr(int8send(c.uid), 5) || int8send(c.modseq), ''::bytea ORDER BY c.uid)
-    FROM changed_since(p_account_id, p_mailbox_id, p_since) c);
+  SELECT t.highest_modseq INTO highest_modseq FROM mailbox_stats t JOIN mailboxes m USING (account_id, mailbox_id)
+  WHERE t.account_id = p_account_id AND t.mailbox_id = p_mailbox_id AND m.deleted_at IS NULL;
+  IF NOT FOUND THEN
+    RETURN;
+  END IF;
+  -- In the order of the index: a sort inside string_agg would cost a third more.
+  IF p_since = 0 THEN
+    SELECT string_agg(substr(int8send(q.uid), 5) || int8send(q.created_modseq), ''::bytea) INTO created FROM (
+      SELECT m.uid, m.created_modseq FROM messages m
+      WHERE m.account_id = p_account_id AND m.mailbox_id = p_mailbox_id ORDER BY m.uid) q;
+  ELSE
+    SELECT string_agg(substr(int8send(q.uid), 5) || int8send(q.created_modseq), ''::bytea) INTO created FROM (
+      SELECT m.uid, m.created_modseq FROM message_sequences s
+      CROSS JOIN LATERAL (
+        SELECT i.uid, i.created_modseq FROM messages i
+        WHERE i.account_id = p_account_id AND i.mailbox_id = p_mailbox_id
+          AND i.uid BETWEEN s.block_no::bigint << 10 AND (s.block_no::bigint << 10) + 1023
+          AND i.created_modseq > p_since OFFSET 0) m
+      WHERE s.account_id = p_account_id AND s.mailbox_id = p_mailbox_id AND s.max_modseq > p_since ORDER BY m.uid) q;
+  END IF;
+  SELECT string_agg(int8send(q.modseq) || int4send(q.block_no) || bit_send(q.bits), ''::bytea) INTO changes FROM (
+    SELECT j.modseq, j.block_no, j.bits FROM message_flag_changes j
+    WHERE j.account_id = p_account_id AND j.mailbox_id = p_mailbox_id AND j.modseq > p_since
+    ORDER BY j.modseq, j.block_no) q;
+  RETURN NEXT;
 END $$;
 
 -- Immutable columns of the live messages for SEARCH and SORT without a row each:

@@ -333,10 +333,19 @@ m.modseq > {modseq}
 
 -- ── modseqs
 -- ours
-SELECT length(modseqs({box}))
+SELECT length(created) FROM modseqs({box})
 -- plain
 SELECT length(string_agg(substr(int8send(m.uid), 5) || int8send(m.modseq), '' ORDER BY m.uid)) FROM plain.messages m
-WHERE m.account_id = {acc} AND m.mailbox_id = {mb} AND m.expunged_at IS NULL
+WHERE m.account_id = {acc} AND m.mailbox_id = {mb}
+
+-- ── modseqs, one change
+-- untimed
+SELECT store_flags({box}, ARRAY[{mid}::bigint], ARRAY[{mid}::bigint], '{4}', '{}'); SELECT plain.store({box}, {mid},
+{mid}, 4::int2)
+-- ours
+SELECT bit_count(substr(changes, 17)) FROM modseqs({box}, {modseq})
+-- plain
+SELECT count(*) FROM plain.messages m WHERE m.account_id = {acc} AND m.mailbox_id = {mb} AND m.modseq > {modseq}
 
 -- ── message_columns of 1,000
 -- ours

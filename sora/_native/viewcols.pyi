@@ -139,14 +139,21 @@ class Snapshot:
         with_uid: bool,
         recent_after: int = ...,
         chunk: int = 1000,
+        *,
+        modseqs: bytes | None = None,
+        with_flags: bool = True,
+        uid_only: bool = False,
     ) -> Iterator[bytes]:
-        """`* n FETCH (UID u FLAGS (...))` lines, *chunk* messages to a bytes object.
+        """`* n FETCH (UID u FLAGS (...) MODSEQ (m))` lines, *chunk* messages to a bytes object.
 
         Args:
             messages: a SeqSet or a UidSet; absent messages are skipped.
             names: keyword numbers to names; system flags have theirs.
             with_uid: write `UID u` too.
             recent_after: messages with a UID above it are \\Recent; NO_RECENT for none.
+            modseqs: one for each of *messages*, as `ModSeqs.of` gives them; None: without MODSEQ.
+            with_flags: write FLAGS.
+            uid_only: `* u UIDFETCH (...)` (RFC 9586 §3.3).
         """
 
 UID_ITEM: int
@@ -163,7 +170,7 @@ class RowWriter:
     Args:
         items: kind, label with its space, and what the value comes from: a key of the row (NUMBER_ITEM, DATE_ITEM with
             an aware datetime, TEXT_ITEM with bytes) or a function that makes the bytes out of the row (MADE_ITEM).
-        names, recent_after: as `write_fetch_flags`.
+        names, recent_after, uid_only: as `write_fetch_flags`.
     """
 
     def __init__(
@@ -172,6 +179,7 @@ class RowWriter:
         items: Iterable[tuple[int, bytes, str | Callable[[Mapping[str, Any]], bytes] | None]],
         names: Mapping[int, bytes],
         recent_after: int = ...,
+        uid_only: bool = False,
     ) -> None: ...
     def write(self, rows: Iterable[Mapping[str, Any]]) -> bytes:
         """The lines of rows, each with its `uid`. Raises KeyError for a message that is not in the view."""

@@ -784,9 +784,9 @@ cdef class Snapshot:
         texts += [names[flag] for flag in flags if flag >= SYSTEM and flag in names]
         return b"(" + b" ".join(texts) + b")"
 
-    def write_fetch_flags(self, NumSet messages not None, names, bint with_uid,
-                          recent_after=NO_RECENT, Py_ssize_t chunk=1000):
-        return FlagWriter(self, messages, names, with_uid, recent_after, chunk)
+    def write_fetch_flags(self, NumSet messages not None, names, bint with_uid, recent_after=NO_RECENT,
+                          Py_ssize_t chunk=1000, *, bytes modseqs=None, bint with_flags=True, bint uid_only=False):
+        return FlagWriter(self, messages, names, with_uid, recent_after, chunk, modseqs, with_flags, uid_only)
 
 
 cdef int check_flag(flag) except -1:
@@ -955,13 +955,17 @@ cdef list SYSTEM_TEXTS = list(map(_system_text, range(64)))
 
 @cython.final
 cdef class FlagWriter:
-    """Iterator over chunks of `* n FETCH (UID u FLAGS (...))` lines; keeps its snapshot."""
+    """Iterator over chunks of `* n FETCH (UID u FLAGS (...) MODSEQ (m))` lines; keeps its snapshot."""
 
     cdef Snapshot view
     cdef NumSet numbers
     cdef dict names             # flag number -> bytes
     cdef bint by_uid
     cdef bint with_uid
+    cdef bint with_flags
+    cdef bint uid_only
+    cdef bytes modseqs          # one for each message, in order; None: they are not asked for
+    cdef Py_ssize_t written     # messages so far
     cdef int64_t recent_after
     cdef Py_ssize_t chunk
     cdef Py_ssize_t block       # where we are: block, range, and what is left of the block
@@ -974,14 +978,20 @@ cdef class FlagWriter:
     cdef size_t room
     cdef size_t keyword_room    # the longest list of keywords of a message in this block
 
-    def __cinit__(self, Snapshot view, NumSet messages, names, bint with_uid, recent_after, Py_ssize_t chunk):
+    def __cinit__(self, Snapshot view, NumSet messages, names, bint with_uid, recent_after, Py_ssize_t chunk,
+                  bytes modseqs, bint with_flags, bint uid_only):
         if chunk < 1:
             raise ValueError("a chunk holds one message at least")
+        if modseqs is None and not with_uid and not with_flags:
+            raise ValueError("nothing to write")
         self.view = view
         self.by_uid = not isinstance(messages, SeqSet)
         self.numbers = view.resolved(messages)
         self.names = {flag: name for flag, name in dict(names).items() if flag >= SYSTEM}
         self.with_uid = with_uid
+        self.with_flags = with_flags
+        self.uid_only = uid_only
+        self.modseqs = modseqs
         self.recent_after = recent_after
         self.chunk = chunk
 
@@ -1067,32 +1077,66 @@ cdef class FlagWriter:
         self.block += 1
         return left
 
-    # 140 bytes hold everything but keywords: numbers 20, the words 30, all system flags 52.
+    # 180 bytes hold everything but keywords: numbers 40, the words 50, all system flags 52.
     cdef int write_message(self, uint32_t seq, uint32_t uid, int system, bint keywords, int position) except -1:
         cdef char *out
-        cdef bytes text = <bytes>SYSTEM_TEXTS[system]
-        self.reserve(140 + self.keyword_room)
+        self.reserve(180 + self.keyword_room)
         out = self.buffer + self.used
         out[0] = c'*'
         out[1] = c' '
         out += 2
-        out += write_u32(out, seq)
-        if self.with_uid:
-            memcpy(out, b" FETCH (UID ", 12)
-            out += 12
+        if self.uid_only:
             out += write_u32(out, uid)
-            memcpy(out, b" FLAGS (", 8)
-            out += 8
+            memcpy(out, b" UIDFETCH (", 11)
+            out += 11
         else:
-            memcpy(out, b" FETCH (FLAGS (", 15)
-            out += 15
+            out += write_u32(out, seq)
+            memcpy(out, b" FETCH (", 8)
+            out += 8
+        if self.with_uid:
+            memcpy(out, b"UID ", 4)
+            out += 4
+            out += write_u32(out, uid)
+            out[0] = c' '
+            out += 1
+        if self.with_flags:
+            out = self.write_flags(out, system, keywords, position)
+        if self.modseqs is not None:
+            out = self.write_modseq(out)
+        memcpy(out - 1, b")\r\n", 3)        # over the space behind the last item
+        self.used = out + 2 - self.buffer
+        self.written += 1
+        return 0
+
+    cdef char *write_flags(self, char *out, int system, bint keywords, int position) except NULL:
+        cdef bytes text = <bytes>SYSTEM_TEXTS[system]
+        memcpy(out, b"FLAGS (", 7)
+        out += 7
         memcpy(out, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
         out += PyBytes_GET_SIZE(text)
         if keywords:
             out = self.write_keywords(out, position, system != 0)
-        memcpy(out, b"))\r\n", 4)
-        self.used = out + 4 - self.buffer
-        return 0
+        out[0] = c')'
+        out[1] = c' '
+        return out + 2
+
+    cdef char *write_modseq(self, char *out) except NULL:
+        cdef int64_t modseq
+        cdef bytes text
+        if (self.written + 1) * <Py_ssize_t>sizeof(int64_t) > PyBytes_GET_SIZE(self.modseqs):
+            raise ValueError("a message without a modseq")
+        memcpy(&modseq, PyBytes_AS_STRING(self.modseqs) + self.written * sizeof(int64_t), sizeof(int64_t))
+        memcpy(out, b"MODSEQ (", 8)
+        out += 8
+        if 0 <= modseq <= NO_RECENT:
+            out += write_u32(out, <uint32_t>modseq)
+        else:
+            text = b"%d" % modseq
+            memcpy(out, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
+            out += PyBytes_GET_SIZE(text)
+        out[0] = c')'
+        out[1] = c' '
+        return out + 2
 
     cdef char *write_keywords(self, char *out, int position, bint space):
         cdef const block_t *b = self.view.blocks[self.block]
@@ -1146,11 +1190,13 @@ cdef class RowWriter:
     cdef list items             # (kind, label with its space, key of the row or what makes the text)
     cdef dict names
     cdef int64_t recent_after
+    cdef bint uid_only
     cdef char *buffer
     cdef size_t used
     cdef size_t room
 
-    def __cinit__(self, Snapshot view not None, items, names, recent_after=NO_RECENT):
+    def __cinit__(self, Snapshot view not None, items, names, recent_after=NO_RECENT, bint uid_only=False):
+        self.uid_only = uid_only
         self.view = view
         self.items = list(items)
         self.names = {flag: name for flag, name in dict(names).items() if flag >= SYSTEM}
@@ -1212,9 +1258,15 @@ cdef class RowWriter:
         self.reserve(LINE_ROOM)
         out = self.buffer + self.used
         memcpy(out, b"* ", 2)
-        out = out + 2 + write_u32(out + 2, self.view.before[at] + rank_bit(b.live, uid & (BLOCK - 1)) + 1)
-        memcpy(out, b" FETCH (", 8)
-        self.used = out + 8 - self.buffer
+        if self.uid_only:
+            out = out + 2 + write_u32(out + 2, uid)
+            memcpy(out, b" UIDFETCH (", 11)
+            out += 11
+        else:
+            out = out + 2 + write_u32(out + 2, self.view.before[at] + rank_bit(b.live, uid & (BLOCK - 1)) + 1)
+            memcpy(out, b" FETCH (", 8)
+            out += 8
+        self.used = out - self.buffer
         for i in range(len(self.items)):
             if i:
                 self.put_char(c' ')

@@ -60,6 +60,29 @@ class MailboxState(Struct, frozen=True):
     rights: Rights = ALL_RIGHTS
 
 
+class ModSeqState(Struct, frozen=True):
+    """What `_native.modseqs.ModSeqs` is made of, in one database snapshot.
+
+    Attributes:
+        created, changes: in the formats of the function; None: there are none.
+    """
+
+    highest_modseq: ModSeq
+    created: bytes | None
+    changes: bytes | None
+
+
+class ExpungeLog(Struct, frozen=True):
+    """What went from a mailbox after some modseq.
+
+    Attributes:
+        complete: False: the log does not reach back so far, and more went than `uids`.
+    """
+
+    complete: bool
+    uids: list[Uid]
+
+
 class NewMessage(Struct, frozen=True, kw_only=True):
     """One message for one mailbox.
 
@@ -179,6 +202,28 @@ class Messages:
                 "SELECT * FROM mailbox_delta($1, $2, $3, $4)", account_id, mailbox_id, since, viewer_id
             )
         )
+
+    async def modseqs(self, account_id: AccountId, mailbox_id: MailboxId, since: int) -> ModSeqState:
+        """Creations and flag changes after modseq *since*; 0: of all messages.
+
+        Raises:
+            NotFound: the mailbox is gone.
+        """
+        row = await self._db.fetchrow("SELECT * FROM modseqs($1, $2, $3)", account_id, mailbox_id, since)
+        if row is None:
+            raise NotFound("No such mailbox")
+        return ModSeqState(**row)
+
+    async def expunged_since(self, account_id: AccountId, mailbox_id: MailboxId, since: int) -> ExpungeLog:
+        """UIDs that were expunged after modseq *since* (RFC 7162 §3.2.5), ascending.
+
+        Raises:
+            NotFound: the mailbox is gone.
+        """
+        row = await self._db.fetchrow("SELECT * FROM expunged_since($1, $2, $3)", account_id, mailbox_id, since)
+        if row is None:
+            raise NotFound("No such mailbox")
+        return ExpungeLog(**row)
 
     # ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 

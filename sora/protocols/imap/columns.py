@@ -15,8 +15,8 @@ from sora._native.columns import Columns
 
 if TYPE_CHECKING:
     from sora._native.seqset import UidSet
+    from sora.protocols.imap.selection import Selection
     from sora.protocols.imap.session import Session
-    from sora.protocols.imap.view import Selection
     from sora.store.search import Search
     from sora.types import AccountId, MailboxId
 

@@ -17,6 +17,7 @@ from sora.protocols.imap import (
     batches,
     contexts,
     enable,
+    flagging,
     idle,
     login,
     mailboxes,
@@ -91,6 +92,10 @@ class Command(Struct, frozen=True):
     capability: str = ""
     uid: bool = False
 
+    def speaks_of_seqs(self, by_uid: bool) -> bool:
+        """Its arguments or responses hold sequence numbers, and need not: it has a UID variant."""
+        return self.uid and not by_uid and bool(self.effect & USES_SEQS)
+
     def holds_expunges(self, by_uid: bool) -> bool:
         """Messages may not be renumbered at the end of this command."""
         return not by_uid and self.effect & (USES_SEQS | BREAKS_SEQS) == USES_SEQS
@@ -147,7 +152,7 @@ ROWS: Final = (
     Command("SORT",         imap_sort.parse_sort,      sort.sort,             SEL, USES_SEQS,      "SORT", uid=True),
     Command("THREAD",       imap_sort.parse_thread,    thread.thread,         SEL, USES_SEQS,      uid=True),
     Command("FETCH",        imap_fetch.parse_fetch,    messages.fetch,        SEL, USES_SEQS,      uid=True),
-    Command("STORE",        wire.parse_store,          messages.store,        SEL, USES_SEQS,      uid=True),
+    Command("STORE",        wire.parse_store,          flagging.store,        SEL, USES_SEQS,      uid=True),
     Command("COPY",         wire.parse_copy,           transfer.copy,         SEL, USES_AND_BREAKS, uid=True),
     Command("MOVE",         wire.parse_move,           transfer.move,         SEL, USES_AND_BREAKS, "MOVE", uid=True),
 )

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from sora import log
 from sora._native.seqset import UidSet
 from sora.errors import BadSyntax, Unavailable
-from sora.protocols.imap.view import NO_UIDS
+from sora.protocols.imap.selection import NO_UIDS
 from sora.types import MAX_UID
 from sora.wire import imap_esearch as wire
 from sora.wire import imap_search as keys

@@ -38,6 +38,9 @@ class Extension(Struct, frozen=True):
 EXTENSIONS: Final[tuple[Extension, ...]] = (
     Extension(modes.REV2),
     Extension(modes.UTF8),
+    Extension(CONDSTORE),
+    Extension(QRESYNC, implies=(CONDSTORE,)),
+    Extension(UIDONLY),
 )
 """One row for each; a name without one is ignored (RFC 5161 §3.1)."""
 
@@ -62,6 +65,12 @@ async def enable(s: Session, cmd: wire.Enable) -> None:
 
 
 def switch_on(s: Session, *names: str) -> None:
-    """The client has shown that it understands these extensions."""
+    """The client has shown that it understands these extensions.
+
+    Whoever learns of modseqs with a mailbox open must be told where it stands (RFC 7162 §3.1.2.1).
+    """
+    had_modseqs = CONDSTORE in s.enabled
     s.enabled.update(names)
     modes.adapt(s)
+    if CONDSTORE in s.enabled and not had_modseqs and s.selection is not None:
+        s.write(b"* OK [HIGHESTMODSEQ %d] Highest\r\n" % s.view.told.highest_modseq)

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from sora.errors import BadSyntax, LimitExceeded, NotFound, Unavailable
 from sora.protocols.imap import modes
+from sora.protocols.imap.enable import CONDSTORE, switch_on
 from sora.protocols.imap.objectids import mailbox_id
 from sora.protocols.imap.patterns import INBOX, Pattern, parents
 from sora.protocols.imap.places import find, place_of, require_parent
@@ -220,7 +221,6 @@ STATUS_ITEMS: Final[Mapping[str, Callable[[Status], bytes]]] = {
     "DELETED": lambda found: b"%d" % found.deleted,
     "DELETED-STORAGE": lambda found: b"%d" % (found.deleted_size or 0),
     "SIZE": lambda found: b"%d" % found.size,
-    "HIGHESTMODSEQ": lambda found: b"%d" % found.highest_modseq,
     "MAILBOXID": lambda found: mailbox_id(found.mailbox_id),
 }
 
@@ -250,6 +250,8 @@ def _require_offered(s: Session, items: Iterable[str]) -> None:
     for item in items:
         if item in EXTENSION_ITEMS and not s.offers(EXTENSION_ITEMS[item]):
             raise BadSyntax(f"{item} is not offered here")
+        if item == "HIGHESTMODSEQ":
+            switch_on(s, CONDSTORE)  # RFC 7162 §3.1.7
 
 
 def _extras(items: Iterable[str]) -> dict[str, bool]:
@@ -258,6 +260,16 @@ def _extras(items: Iterable[str]) -> dict[str, bool]:
 
 
 def _status_line(s: Session, name: str, found: Status, items: Iterable[str]) -> bytes:
-    limit = b"%d" % s.limits.message_size
-    values = ((item, limit if item == "APPENDLIMIT" else STATUS_ITEMS[item](found)) for item in items)
+    own = {
+        "APPENDLIMIT": lambda _found: b"%d" % s.limits.message_size,
+        "HIGHESTMODSEQ": lambda found: b"%d" % _highest_modseq(s, found),
+    }
+    values = ((item, (own.get(item) or STATUS_ITEMS[item])(found)) for item in items)
     return responses.status_line(name, values, utf8=s.utf8)
+
+
+def _highest_modseq(s: Session, found: Status) -> int:
+    """Of the selected mailbox no more than the client has been told of: it would take that for the state it has."""
+    if s.selection is not None and s.view.view.mailbox_id == found.mailbox_id:
+        return min(found.highest_modseq, s.view.told.highest_modseq)
+    return found.highest_modseq

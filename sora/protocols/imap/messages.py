@@ -1,4 +1,4 @@
-r"""FETCH and STORE.
+r"""FETCH.
 
 FETCH works out a plan once: which columns of the rows it needs, whether it needs bodies, whether it sets \Seen. What is
 in the view alone (UID, FLAGS) is answered without a statement. Rows come in chunks by UID; bodies are fetched a few
@@ -15,28 +15,29 @@ from msgspec import Struct
 
 from sora._native.seqset import UidSet
 from sora._native.viewcols import DATE_ITEM, FLAGS_ITEM, MADE_ITEM, NUMBER_ITEM, TEXT_ITEM, UID_ITEM, RowWriter
-from sora.errors import BadSyntax, BlobDown, Expunged, LimitExceeded, NoPermission
+from sora.errors import BadSyntax, BlobDown, Expunged
 from sora.mime import message as mime
 from sora.mime.envelope import encoding, strip_extensions
 from sora.mime.text import decode_transfer
 from sora.protocols.imap import messagelimit, objectids
 from sora.protocols.imap.bodies import BODY_COLUMNS, Ahead, chunks_of
-from sora.protocols.imap.replies import ReadOnly, UnknownEncoding
-from sora.protocols.imap.rights import ALL_FLAGS, allowed, allowed_names
-from sora.protocols.imap.view import NO_UIDS, FlagEdit
+from sora.protocols.imap.enable import CONDSTORE, UIDONLY, switch_on
+from sora.protocols.imap.flagging import change_flags
+from sora.protocols.imap.replies import UnknownEncoding
+from sora.protocols.imap.resync import changed_since
+from sora.protocols.imap.selection import NO_UIDS, FlagEdit
 from sora.types import SEEN, Rights
-from sora.wire.imap_commands import StoreMode
 from sora.wire.imap_fetch import Attribute, Binary, Preview, Section
 from sora.wire.imap_partial import page, range_size
 from sora.wire.imap_responses import nstring
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from sora.protocols.imap.replies import Reply
+    from sora.protocols.imap.selection import Selection
     from sora.protocols.imap.session import Session
-    from sora.protocols.imap.view import Selection
-    from sora.wire import imap_commands as wire
     from sora.wire.imap_fetch import Fetch, FetchItem
 
 WRITE_SLICE: Final = 131072
@@ -47,8 +48,6 @@ FEW_PARTS: Final = 4
 """Parts of the header that are cut out of all those rows in one step; more are written one by one."""
 PIECES_AT_A_TIME: Final = 64
 """Of one message; a command may name thousands of sections."""
-MAX_KEYWORDS: Final = 64
-"""Keywords of one message: each costs its block another plane of bits."""
 
 
 class Row(Struct, frozen=True):
@@ -87,7 +86,7 @@ HEADERS: Final = frozenset({b"HEADER", b"HEADER.FIELDS", b"HEADER.FIELDS.NOT"})
 Octets = TypeVar("Octets", bytes, memoryview)
 CODED: Final = frozenset({b"base64", b"quoted-printable"})
 IDENTITY: Final = frozenset({b"7bit", b"8bit", b"binary"})
-VIEW_ITEMS: Final = frozenset({Attribute.UID, Attribute.FLAGS})
+VIEW_ITEMS: Final = frozenset({Attribute.UID, Attribute.FLAGS, Attribute.MODSEQ})
 
 
 class Plan(Struct, frozen=True):
@@ -108,17 +107,19 @@ class Plan(Struct, frozen=True):
     sets_seen: bool
 
 
-def plan_of(cmd: Fetch) -> Plan:
+def plan_of(cmd: Fetch, enabled: AbstractSet[str] = frozenset()) -> Plan:
     """Work out what a FETCH needs.
+
+    With CONDSTORE, flags come with their modseq (RFC 7162 §3.1.2.1).
 
     Raises:
         BadSyntax: An item of an extension that is not offered.
     """
-    if cmd.changed_since is not None or cmd.vanished:
-        raise BadSyntax("CONDSTORE and QRESYNC are not offered here")
     items = dict.fromkeys(cmd.items)
-    if isinstance(cmd.messages, UidSet):
+    if isinstance(cmd.messages, UidSet) and UIDONLY not in enabled:
         items = {Attribute.UID: None, **items}
+    if cmd.changed_since is not None or (CONDSTORE in enabled and Attribute.FLAGS in items):
+        items[Attribute.MODSEQ] = None
     columns: dict[str, None] = {}
     parts = tuple(item for item in items if isinstance(item, Section | Binary))
     for item in items:
@@ -144,18 +145,21 @@ async def fetch(s: Session, cmd: Fetch) -> Reply | None:
         BlobDown: Some bodies could not be had; everything else was answered.
         Expunged: Some messages are gone for good; everything else was answered.
     """
-    plan = plan_of(cmd)
-    chosen = messagelimit.cut(s, _page_of(s, s.uids(cmd.messages), cmd.partial))
+    if cmd.changed_since is not None or Attribute.MODSEQ in cmd.items:
+        switch_on(s, CONDSTORE)
+    plan = plan_of(cmd, s.enabled)
+    changed = await changed_since(s, cmd, s.uids(cmd.messages))
+    chosen = messagelimit.cut(s, _page_of(s, changed, cmd.partial))
     uids = chosen.uids
     if not uids:
         return None
     if not plan.columns:
         await _from_view(s, uids, plan)
         return chosen.reply
-    marked = NO_UIDS
+    marked, before = NO_UIDS, s.view.told.highest_modseq
     if plan.sets_seen and not s.view.read_only and s.view.view.rights & Rights.SEEN:
         marked = await _mark_while_reading(s, uids, plan)
-    answer = Answer(s.view, plan, marked)
+    answer = Answer(s.view, plan, marked, await _stamps(s, uids, marked, plan, before), s.enabled)
     by_rows = not plan.parts or (plan.header_only and not marked)
     failed = await (_from_rows(s, uids, plan, answer) if by_rows else _with_bodies(s, uids, plan, answer))
     if failed or answer.count < len(uids):
@@ -176,27 +180,32 @@ def _page_of(s: Session, uids: UidSet, partial: tuple[int, int] | None) -> UidSe
     return page(uids, partial)
 
 
-async def _from_view(s: Session, uids: UidSet, plan: Plan) -> None:
-    """UID and FLAGS: no statement at all."""
+async def _stamps(s: Session, uids: UidSet, marked: UidSet, plan: Plan, before: int) -> Mapping[int, int]:
+    """Modseqs of all messages, if they are asked for, or of those that were marked after `before`."""
+    asked = Attribute.MODSEQ in plan.items
+    wanted = uids if asked else marked
+    if not wanted or CONDSTORE not in s.enabled:
+        return {}
     selection = s.view
-    if Attribute.FLAGS in plan.items:
-        with_uid = Attribute.UID in plan.items
-        chunks = selection.told.write_fetch_flags(uids, selection.names, with_uid, selection.recent_after)
-    else:
-        chunks = _uid_lines(selection, uids)
+    known = await selection.view.modseqs.reach(0 if asked else before, selection.told.highest_modseq)
+    selection.heard_modseqs(wanted)
+    return dict(zip(wanted, memoryview(selection.modseqs_of(known, wanted)).cast("q"), strict=True))
+
+
+async def _from_view(s: Session, uids: UidSet, plan: Plan) -> None:
+    """UID, FLAGS and MODSEQ: no statement at all, but for modseqs that nobody has asked for before."""
+    selection = s.view
+    modseqs = None
+    if Attribute.MODSEQ in plan.items:
+        known = await selection.view.modseqs.reach(0, selection.told.highest_modseq)
+        modseqs = selection.modseqs_of(known, uids)
+    chunks = selection.told.write_fetch_flags(
+        uids, selection.names, Attribute.UID in plan.items, selection.recent_after,
+        modseqs=modseqs, with_flags=Attribute.FLAGS in plan.items, uid_only=UIDONLY in s.enabled,
+    )  # fmt: skip
     for chunk in chunks:
         s.write(chunk)
         await s.breathe()
-
-
-def _uid_lines(selection: Selection, uids: UidSet, chunk: int = 1000) -> Iterator[bytes]:
-    lines = []
-    for uid in uids:
-        lines.append(b"* %d FETCH (UID %d)\r\n" % (selection.told.seq(uid), uid))
-        if len(lines) == chunk:
-            yield b"".join(lines)
-            lines.clear()
-    yield b"".join(lines)
 
 
 class Answer:
@@ -206,14 +215,25 @@ class Answer:
         count: Messages answered.
     """
 
-    def __init__(self, selection: Selection, plan: Plan, marked: UidSet) -> None:
+    def __init__(
+        self,
+        selection: Selection,
+        plan: Plan,
+        marked: UidSet,
+        stamps: Mapping[int, int],
+        enabled: AbstractSet[str],
+    ) -> None:
         self._told = selection.told
         self._names = selection.names
         self._recent_after = selection.recent_after
         self._plan = plan
         self._marked = marked
         self._scans = any(isinstance(item, Binary) or item.path or item.text for item in plan.parts)
-        self._writer = RowWriter(self._told, map(_row_item, plan.items), self._names, self._recent_after)
+        self._stamps = stamps
+        self._uid_only = UIDONLY in enabled
+        self._writer = RowWriter(
+            self._told, map(self._row_item, plan.items), self._names, self._recent_after, self._uid_only
+        )
         self.count = 0
 
     def lines(self, rows: Sequence[Mapping[str, Any]]) -> bytes:
@@ -235,7 +255,7 @@ class Answer:
         for part in self._plan.parts:
             if isinstance(part, Binary) and message is not None:
                 require_known_encoding(part, message)
-        yield b"* %d FETCH (" % self._told.seq(uid)
+        yield b"* %d UIDFETCH (" % uid if self._uid_only else b"* %d FETCH (" % self._told.seq(uid)
         for place, item in enumerate(self._plan.items):
             if place:
                 yield b" "
@@ -246,18 +266,21 @@ class Answer:
         if uid in self._marked and Attribute.FLAGS not in self._plan.items:
             # RFC 9051 §6.4.5: the change that the fetch itself made
             yield b" FLAGS " + self._told.flags_text(uid, self._names, uid > self._recent_after)
+            if self._stamps and Attribute.MODSEQ not in self._plan.items:
+                yield b" MODSEQ (%d)" % self._stamps[uid]
         yield b")\r\n"
         self.count += 1
 
-
-def _row_item(item: FetchItem) -> tuple[int, bytes, str | Callable[[Mapping[str, Any]], bytes] | None]:
-    """An item as `RowWriter` takes it."""
-    if isinstance(item, Section | Binary):
-        return MADE_ITEM, b"", lambda row: b"".join(_part_pieces(item, row["header"], mime.parse(row["header"])))
-    if item in VIEW_ITEMS:
-        return (UID_ITEM if item is Attribute.UID else FLAGS_ITEM), item.label + b" ", None
-    row = ROW_ITEMS[item]
-    return row.kind, item.label + b" ", row.made or row.column
+    def _row_item(self, item: FetchItem) -> tuple[int, bytes, str | Callable[[Mapping[str, Any]], bytes] | None]:
+        """An item as `RowWriter` takes it."""
+        if isinstance(item, Section | Binary):
+            return MADE_ITEM, b"", lambda row: b"".join(_part_pieces(item, row["header"], mime.parse(row["header"])))
+        if item is Attribute.MODSEQ:
+            return MADE_ITEM, b"MODSEQ ", lambda row: b"(%d)" % self._stamps[row["uid"]]
+        if item in VIEW_ITEMS:
+            return (UID_ITEM if item is Attribute.UID else FLAGS_ITEM), item.label + b" ", None
+        row = ROW_ITEMS[item]
+        return row.kind, item.label + b" ", row.made or row.column
 
 
 def _part_pieces(item: Section | Binary, body: bytes, message: mime.Message | None) -> Iterator[bytes]:
@@ -368,7 +391,7 @@ async def _mark_seen(s: Session, uids: UidSet) -> UidSet:
     r"""Set \Seen where it is missing, before the answer, which says so; returns the messages that were changed."""
     unseen = s.view.told.among(uids, SEEN, False)
     if unseen:
-        await _change_flags(s, unseen, FlagEdit((SEEN,)), tell=False)
+        await change_flags(s, unseen, FlagEdit((SEEN,)), tell=False)
     return unseen
 
 
@@ -392,65 +415,4 @@ async def _mark_while_reading(s: Session, uids: UidSet, plan: Plan) -> UidSet:
 async def _unmark_seen(s: Session, uids: UidSet) -> None:
     r"""A message that was not delivered to the client was not seen."""
     if uids:
-        await _change_flags(s, uids, FlagEdit(clear=(SEEN,)), tell=True)
-
-
-async def store(s: Session, cmd: wire.Store) -> Reply | None:
-    """RFC 9051 §6.4.6, with the limit of RFC 9738.
-
-    Raises:
-        ReadOnly: The mailbox was opened by EXAMINE.
-        NoPermission: None of the flags is the session's to change; if some are, they are changed (RFC 4314 §4).
-        Expunged: Some of the numbers stand for messages that are gone; the others were changed.
-        LimitExceeded: Too many keywords.
-    """
-    if cmd.unchanged_since is not None:
-        raise BadSyntax("CONDSTORE is not offered here")
-    chosen = messagelimit.cut(s, s.uids(cmd.messages))
-    uids = chosen.uids
-    if s.view.read_only:
-        raise ReadOnly
-    edit = await _edit_of(s, cmd)
-    if not uids:
-        return None
-    left = await _change_flags(s, uids, edit, tell=not cmd.silent)
-    if left < len(uids) and not isinstance(cmd.messages, UidSet):
-        chosen.tell(s)
-        raise Expunged("Some of the messages no longer exist")
-    return chosen.reply
-
-
-async def _edit_of(s: Session, cmd: wire.Store) -> FlagEdit:
-    """Flag names to numbers; keywords that are new are registered, but not by taking them away."""
-    keywords, rights = s.view.view.keywords, s.view.view.rights
-    flags = allowed_names(rights, cmd.flags, keywords)
-    replaced = allowed(rights, keywords.names) if cmd.mode is StoreMode.REPLACE else ()
-    if not flags and not replaced and (cmd.flags or cmd.mode is StoreMode.REPLACE):
-        raise NoPermission
-    if cmd.mode is StoreMode.REMOVE:
-        return FlagEdit(clear=keywords.known(flags))
-    if sum(not flag.startswith(b"\\") for flag in flags) > MAX_KEYWORDS:
-        raise LimitExceeded(f"A message may have {MAX_KEYWORDS} keywords")
-    numbers = await keywords.numbers(flags)
-    if rights & ALL_FLAGS == ALL_FLAGS:
-        return FlagEdit(numbers, replace=cmd.mode is StoreMode.REPLACE)
-    return FlagEdit(numbers, sorted(set(replaced) - set(numbers)))  # the others stay as they are
-
-
-async def _change_flags(s: Session, uids: UidSet, edit: FlagEdit, *, tell: bool) -> int:
-    """Change flags in the database, in the shared picture and in the client's.
-
-    Args:
-        tell: The client hears the flags of all of `uids` at the end of the command; else it knows them by itself.
-
-    Returns:
-        Messages that were still there.
-    """
-    selection = s.view
-    view = selection.view
-    change = await s.node.store.messages.store_flags(
-        view.account_id, view.mailbox_id, uids, edit.set, edit.clear, edit.replace, viewer_id=view.viewer_id
-    )
-    selection.changed(change, edit, uids if tell else NO_UIDS)
-    s.publish(view.account_id, view.mailbox_id, change.modseq)
-    return sum(int.from_bytes(applied).bit_count() for _, applied, _, _ in change.blocks)
+        await change_flags(s, uids, FlagEdit(clear=(SEEN,)), tell=True)

@@ -22,8 +22,8 @@ from sora.wire.imap_multisearch import Scope
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from sora.protocols.imap.selection import Selection
     from sora.protocols.imap.session import Session
-    from sora.protocols.imap.view import Selection
     from sora.store.mailboxes import ListedMailbox
     from sora.wire.imap_multisearch import MultiSearch, Source
     from sora.wire.imap_search import Search

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 NUMBERS_PER_WRITE: Final = 10_000
 
 
-async def write_numbers(s: Session, name: bytes, numbers: array[int]) -> None:
-    """`* SEARCH 1 2 3`, however long; a client takes what a cut answer lacks for gone."""
+async def write_numbers(s: Session, name: bytes, numbers: array[int], *, modseq: int | None = None) -> None:
+    """`* SEARCH 1 2 3 (MODSEQ 4)`, however long; a client takes what a cut answer lacks for gone."""
     s.write(name)
     for first in range(0, len(numbers), NUMBERS_PER_WRITE):
         s.write(native.write_numbers(numbers, first, first + NUMBERS_PER_WRITE))
         await s.breathe()
-    s.write(b"\r\n")
+    s.write(b"\r\n" if modseq is None else b" (MODSEQ %d)\r\n" % modseq)
 
 
 def numbers_for(s: Session, uids: array[int], *, uid: bool) -> array[int]:

@@ -63,6 +63,12 @@ class ReadOnly(errors.Refused):
     default_text = "Mailbox is read-only"
 
 
+class UidRequired(errors.BadSyntax):
+    """A message number from a client that has enabled UIDONLY (RFC 9586 §3.1)."""
+
+    default_text = "Message numbers are not allowed once UIDONLY is enabled"
+
+
 class PrivacyRequired(errors.Refused):
     """Passwords are not taken in cleartext (RFC 5530 §3)."""
 
@@ -132,6 +138,7 @@ class UnknownEncoding(errors.Refused):
 ERRORS: Final[Mapping[type[errors.SoraError], tuple[bytes, bytes]]] = {
     errors.BadSyntax: (BAD, b""),
     ClientBug: (BAD, b"CLIENTBUG"),
+    UidRequired: (BAD, b"UIDREQUIRED"),
     errors.LineTooLong: (BAD, b"TOOBIG"),
     errors.LiteralTooBig: (BAD, b"TOOBIG"),
     errors.WireError: (BAD, b""),

@@ -14,7 +14,7 @@ from sora._native.seqset import UidSet
 from sora.errors import SoraError
 from sora.protocols.imap.contexts import Contexts, as_set, numbers_of
 from sora.protocols.imap.replies import BAD, reply_to
-from sora.protocols.imap.view import NO_UIDS
+from sora.protocols.imap.selection import NO_UIDS
 from sora.wire import imap_esearch as wire
 
 if TYPE_CHECKING:

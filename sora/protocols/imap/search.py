@@ -13,10 +13,12 @@ from sora._native.columns import expand
 from sora._native.seqset import UidSet
 from sora.errors import BadSyntax
 from sora.protocols.imap import messagelimit, objectids, progress, results, searchtext
+from sora.protocols.imap.enable import UIDONLY
 from sora.protocols.imap.modes import UTF8, is_rev2
 from sora.protocols.imap.numbers import write_numbers
 from sora.protocols.imap.replies import BadCharset
-from sora.protocols.imap.view import NO_UIDS
+from sora.protocols.imap.searchmodseq import by_modseq, highest_found
+from sora.protocols.imap.selection import NO_UIDS
 from sora.types import MAX_UID
 from sora.wire import imap_search as keys
 
@@ -51,12 +53,14 @@ async def search(s: Session, cmd: Search) -> Reply | None:
         chosen = looked_at(s, cmd.key)
         with progress.working(s, len(chosen.uids)):
             found = await matching(s, cmd.key, chosen.uids)
+        modseq = await highest_found(s, cmd, found)
         if returns is not None:
-            results.answer(s, found, returns, uid=cmd.uid, partial=cmd.partial)
+            results.answer(s, found, returns, uid=cmd.uid, partial=cmd.partial, modseq=modseq)
             if "UPDATE" in returns:
                 s.results.contexts.begin(s, found, cmd.key, matching, uid=cmd.uid)
             return chosen.reply
-    await write_numbers(s, b"* SEARCH", expand(found if cmd.uid else s.view.told.seqs(found)))
+    numbers = expand(found if cmd.uid else s.view.told.seqs(found))
+    await write_numbers(s, b"* SEARCH", numbers, modseq=modseq)
     return chosen.reply
 
 
@@ -132,7 +136,9 @@ def _all(s: Session, _key: keys.All | keys.SaveDateSupported) -> UidSet:
 
 def _in_seqs(s: Session, key: keys.InSeqs) -> UidSet:
     """A number beyond the last message is on no message: it asks for nothing (RFC 9051 §6.4.4), it fetches nothing."""
-    return s.uids(key.messages) if key.messages.is_saved else s.view.told.uids(key.messages)
+    if key.messages.is_saved or UIDONLY in s.enabled:
+        return s.uids(key.messages)
+    return s.view.told.uids(key.messages)
 
 
 def _in_uids(s: Session, key: keys.InUids) -> UidSet:
@@ -168,6 +174,7 @@ ASKED_KEYS: Final[Mapping[type, tuple[int, Callable[[Session, Any, UidSet], Awai
     keys.ByDate: (STATEMENT, searchtext.by_date),
     keys.Within: (STATEMENT, searchtext.by_age),
     keys.ByObjectId: (STATEMENT, objectids.by_object_id),
+    keys.ByModSeq: (STATEMENT, by_modseq),
     keys.HeaderText: (TEXT, searchtext.by_header),
     keys.BodyText: (TEXT, searchtext.by_text),
 }

@@ -30,8 +30,10 @@ from sora.protocols.imap import append, modes, notify
 from sora.protocols.imap.capability import capabilities
 from sora.protocols.imap.columns import ColumnCache
 from sora.protocols.imap.commands import COMMANDS
+from sora.protocols.imap.enable import UIDONLY
 from sora.protocols.imap.keywords import KeywordRegistry
 from sora.protocols.imap.messagelimit import save_limit
+from sora.protocols.imap.modseqs import modseqs_for
 from sora.protocols.imap.places import NOT_SHARED, look_again
 from sora.protocols.imap.replies import (
     ANSWERED,
@@ -42,6 +44,7 @@ from sora.protocols.imap.replies import (
     OUTCOME_UNKNOWN,
     SERVER_BUG,
     Reply,
+    UidRequired,
     printable,
     reply_to,
 )
@@ -62,8 +65,8 @@ if TYPE_CHECKING:
     from sora.net.listener import Listener
     from sora.protocols.imap.commands import Command
     from sora.protocols.imap.progress import Clock, Progress
+    from sora.protocols.imap.selection import Selection
     from sora.protocols.imap.state import State
-    from sora.protocols.imap.view import Selection
     from sora.services.auth import Identity
     from sora.services.limits import Slot
     from sora.services.node import Node
@@ -251,6 +254,8 @@ class Session(Connection):
             return told.present(self.results.saved)
         if isinstance(messages, UidSet):
             return told.present(messages)
+        if UIDONLY in self.enabled:
+            raise UidRequired
         if not messages.has_star and messages.last > len(told):
             raise BadSyntax("No message has that sequence number")
         return told.uids(messages)
@@ -274,11 +279,18 @@ class Session(Connection):
         if not selection.view.rights & Rights.READ:
             self.bye(NOT_SHARED)
             return
+        try:
+            known = await modseqs_for(selection)
+        except NotFound:
+            return  # the next command finds out that it is gone
+        except Unavailable as error:
+            _log.info("modseqs not read", extra={"detail": str(error)})
+            return
         contexts = self.results.contexts
         if contexts:
             contexts.before(self, hold=hold or not selection.tells_counts)
         first_new = selection.told.uid_next
-        if selection.sync(self.write, hold=hold, with_uid=with_uid):
+        if selection.sync(self.write, hold=hold, with_uid=with_uid, modseqs=known):
             self.server.views.claim_later(selection.view)
         if self.notifying is not None and selection.told.uid_next > first_new:
             await self.notifying.tell_arrived(first_new)
@@ -520,6 +532,8 @@ class Session(Connection):
 
     async def _execute(self, line: Line) -> Reply:
         row = self._row(line)
+        if UIDONLY in self.enabled and row.speaks_of_seqs(line.uid):
+            raise UidRequired
         arguments = row.parse(line.cursor)
         if row.states is SELECTED:
             await look_again(self)

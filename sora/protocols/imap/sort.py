@@ -17,6 +17,7 @@ from sora.protocols.imap import progress
 from sora.protocols.imap.numbers import numbers_for, write_numbers
 from sora.protocols.imap.replies import BadCharset
 from sora.protocols.imap.search import looked_at, matching
+from sora.protocols.imap.searchmodseq import highest_found
 from sora.wire.imap_sort import SortKey
 
 if TYPE_CHECKING:
@@ -59,8 +60,10 @@ async def sort(s: Session, cmd: Sort) -> Reply | None:
         raise BadCharset
     chosen = looked_at(s, cmd.search.key)
     with progress.working(s, len(chosen.uids)):
-        found = await in_order(s, await matching(s, cmd.search.key, chosen.uids), cmd.criteria)
-    await write_numbers(s, b"* SORT", numbers_for(s, found, uid=cmd.search.uid))
+        uids = await matching(s, cmd.search.key, chosen.uids)
+        found = await in_order(s, uids, cmd.criteria)
+    modseq = await highest_found(s, cmd.search, uids)  # RFC 7162 §3.1.5
+    await write_numbers(s, b"* SORT", numbers_for(s, found, uid=cmd.search.uid), modseq=modseq)
     return chosen.reply
 
 

@@ -8,6 +8,7 @@ from sora._native.seqset import UidSet
 from sora.crashpoints import crash_point
 from sora.errors import DatabaseDown, Expunged, NotFound, OutcomeUnknown
 from sora.protocols.imap import messagelimit
+from sora.protocols.imap.enable import CONDSTORE
 from sora.protocols.imap.places import find
 from sora.protocols.imap.progress import working
 from sora.protocols.imap.replies import ReadOnly, Reply, TryCreate
@@ -109,7 +110,27 @@ async def move(s: Session, cmd: wire.Move) -> Reply | None:
         selection.expunged(done.source_modseq, done.source_uids)
     s.publish(view.account_id, view.mailbox_id, done.source_modseq)
     s.publish(target.place.owner_id, target.mailbox.mailbox_id, done.target_modseq, done.target_uids)
-    return chosen.reply
+    return await _standing(s, chosen.reply, with_uid=isinstance(cmd.messages, UidSet))
+
+
+async def _standing(s: Session, reply: Reply | None, *, with_uid: bool) -> Reply | None:
+    """After messages went: with CONDSTORE the tagged OK says where the client stands (RFC 7162 §3.2.7).
+
+    It is told what went before that, and of nothing beyond.
+
+    Args:
+        reply: What there is to say else; its code is in the tagged OK then.
+    """
+    if CONDSTORE not in s.enabled:
+        return reply
+    await s.bring_up_to_date(with_uid=with_uid)
+    if s.selection is None:
+        return reply
+    code = b"HIGHESTMODSEQ %d" % s.view.told.highest_modseq
+    if reply is None:
+        return Reply(code=code)
+    s.write(b"* OK [%s] Highest\r\n" % code)
+    return reply
 
 
 def _between(s: Session, target: Found, *, move: bool = False) -> Transfer:
@@ -172,10 +193,12 @@ async def expunge(s: Session, cmd: wire.Expunge) -> Reply | None:
     with working(s):
         done = await s.node.store.messages.expunge(view.account_id, view.mailbox_id, uids)
     crash_point("expunge.committed")
-    if done.uids:
-        selection.expunged(done.modseq, done.uids)
-        s.publish(view.account_id, view.mailbox_id, done.modseq)
-    return None if chosen is None else chosen.reply
+    reply = None if chosen is None else chosen.reply
+    if not done.uids:
+        return reply
+    selection.expunged(done.modseq, done.uids)
+    s.publish(view.account_id, view.mailbox_id, done.modseq)
+    return await _standing(s, reply, with_uid=uids is not None)
 
 
 def _deleted(s: Session, uids: UidSet) -> messagelimit.Cut:

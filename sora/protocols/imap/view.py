@@ -29,19 +29,18 @@ from collections import OrderedDict
 from time import monotonic
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
-from sora._native.seqset import UidSet
-from sora._native.viewcols import Snapshot
 from sora.errors import NotFound, Unavailable
-from sora.protocols.imap.modes import is_rev2
-from sora.protocols.imap.rights import permanent_flags
-from sora.protocols.imap.untagged import write_count, write_expunges
-from sora.types import ALL_RIGHTS, MAX_UID, SYSTEM_FLAGS, AccountId, MailboxId, ModSeq
+from sora.protocols.imap import modseqs
+from sora.protocols.imap.modseqs import ModSeqColumn
+from sora.protocols.imap.selection import EMPTY, Selection
+from sora.types import ALL_RIGHTS, MAX_UID, AccountId, MailboxId, ModSeq
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-    from collections.abc import Set as AbstractSet
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
 
+    from sora._native.viewcols import Snapshot
     from sora.protocols.imap.keywords import KeywordRegistry, Keywords
+    from sora.protocols.imap.selection import FlagEdit
     from sora.types import Rights
 
 log = logging.getLogger(__name__)
@@ -57,9 +56,6 @@ FRESH_S: Final = 0.01
 
 GONE: Final = ModSeq(1 << 62)
 """Published when a mailbox is deleted: a modseq that none reaches, so all who watch it look, and find it gone."""
-
-NO_UIDS: Final = UidSet.empty()
-
 Key: TypeAlias = tuple[AccountId, MailboxId, AccountId | None]
 """Owner, mailbox, and the viewer if it is not the owner."""
 
@@ -107,7 +103,7 @@ class FlagChange(Protocol):
     def blocks(self) -> Sequence[tuple[int, bytes, bytes, bytes]]: ...
 
 
-class Messages(Protocol):
+class Messages(modseqs.Messages, Protocol):
     """The part of the message repository which a view needs."""
 
     async def state(self, account_id: AccountId, mailbox_id: MailboxId, viewer_id: AccountId | None, /) -> State: ...
@@ -148,6 +144,7 @@ class MailboxView:
         viewer_id: Whose \\Seen and rights these are, if not the owner's (shared mailboxes).
         newest: The picture.
         rights: What the viewer may do, as of the newest picture: a change of rights raises the modseq.
+        modseqs: When its messages changed last; read only if somebody asks.
         keywords: Keyword names of the mailbox's account.
         gone: The mailbox was deleted under its sessions.
     """
@@ -165,6 +162,7 @@ class MailboxView:
         "gone",
         "keywords",
         "mailbox_id",
+        "modseqs",
         "newest",
         "rights",
         "viewer_id",
@@ -175,6 +173,7 @@ class MailboxView:
         self.rights = ALL_RIGHTS
         self.keywords = keywords
         self.newest: Snapshot = EMPTY
+        self.modseqs = ModSeqColumn(messages, self.account_id, self.mailbox_id)
         self.gone = False
         self._messages = messages
         self._signalled = 0
@@ -230,6 +229,7 @@ class MailboxView:
         If nothing lies between `newest` and that change, `newest` is patched; else it is stale until the next refresh.
         """
         if modseq == self.newest.highest_modseq + 1:
+            self.modseqs.expunged(modseq)
             self._patched(self.newest.patch_expunge(modseq, uids))
         else:
             self._signalled = max(self._signalled, modseq)
@@ -240,6 +240,8 @@ class MailboxView:
         A STORE that changed nothing gives the modseq which somebody else's change has brought: that is no patch.
         """
         really = any(any(changed) for _, _, changed, _ in change.blocks)
+        if really:
+            self.modseqs.flagged(change.modseq, change.blocks)
         if really and change.modseq == self.newest.highest_modseq + 1:
             self._patched(edit.patch(self.newest, change.modseq, change.blocks))
         else:
@@ -279,6 +281,7 @@ class MailboxView:
         if self._unwatch is not None:
             self._unwatch()
             self._unwatch = None
+        self.modseqs.forget()  # up to 12 octets a message, and views stay here for a while
 
     def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -362,10 +365,6 @@ class MailboxView:
             pass  # `gone` is set, and the idlers are awake to see it
         except Unavailable as e:
             log.warning("mailbox not refreshed: %s", e, extra={"mailbox_id": self.mailbox_id})
-
-
-EMPTY: Final = Snapshot.load(None, 1, 0)
-"""The picture of a mailbox that was not loaded yet, and of one without messages."""
 
 
 class Views:
@@ -498,192 +497,3 @@ class Views:
         except (NotFound, Unavailable) as e:
             # A message is then recent for one more session, which RFC 3501 §2.3.2 allows.
             log.info("recent messages not claimed: %s", e, extra={"mailbox_id": view.mailbox_id})
-
-
-class Selection:
-    """What one client has been told of the mailbox it selected.
-
-    Attributes:
-        told: The picture the client has.
-        read_only: EXAMINE.
-        uidvalidity: Of the mailbox.
-        recent_after: Messages with a higher UID are \\Recent in this session.
-        enabled: What the session has enabled: in which words it is told.
-        wake: Called when the view moves, while the session is in IDLE or pushes (NOTIFY).
-        tells_counts: The client wants to hear of messages that come and go; else its picture stays as it is, but for
-            what it does itself (NOTIFY).
-        tells_flags: The client wants to hear of flags.
-        tells_uids: Flags carry the UID, whatever the command (RFC 5465 §5.1).
-    """
-
-    __slots__ = (
-        "_gone",
-        "_keywords_at",
-        "_keywords_told",
-        "_rights_told",
-        "_tell",
-        "enabled",
-        "read_only",
-        "recent_after",
-        "tells_counts",
-        "tells_flags",
-        "tells_uids",
-        "told",
-        "uidvalidity",
-        "view",
-        "wake",
-    )
-
-    def __init__(self, view: MailboxView, *, read_only: bool) -> None:
-        self.view = view
-        self.read_only = read_only
-        self.uidvalidity = 0
-        self.recent_after = MAX_UID
-        self.told: Snapshot = EMPTY
-        self.enabled: AbstractSet[str] = frozenset()
-        self.wake: Callable[[], None] | None = None
-        self.tells_counts = self.tells_flags = True
-        self.tells_uids = False
-        self._gone: UidSet = NO_UIDS
-        self._keywords_told: frozenset[int] = frozenset()
-        self._rights_told = view.rights
-        self._keywords_at: Snapshot = EMPTY
-        self._tell: UidSet = NO_UIDS
-
-    def start(self, uidvalidity: int, recent_after: int) -> None:
-        """The answer to SELECT tells the newest picture."""
-        self.uidvalidity = uidvalidity
-        self.recent_after = recent_after
-        self.told = self.view.newest
-        self._keywords_told = frozenset(self.told.flag_numbers()) - SYSTEM_FLAGS.keys()
-        self._rights_told = self.view.rights
-
-    @property
-    def behind(self) -> bool:
-        """There is something to tell."""
-        return self.told is not self.view.newest
-
-    @property
-    def names(self) -> Mapping[int, bytes]:
-        """Names of all flags that may occur."""
-        return self.view.keywords.names
-
-    def recent_count(self) -> int:
-        """Messages that are \\Recent in this session."""
-        if self.recent_after >= self.told.uid_next - 1:
-            return 0
-        return len(self.told.present(UidSet.from_ranges([(self.recent_after + 1, MAX_UID)])))
-
-    def flags_list(self) -> bytes:
-        """The parenthesised list of FLAGS: the system flags and the keywords that occur in the mailbox."""
-        keywords = (self.names[number] for number in sorted(self._keywords_told))
-        return b"(%s)" % b" ".join((*SYSTEM_FLAGS.values(), *keywords))
-
-    def changed(self, change: FlagChange, edit: FlagEdit, tell: UidSet) -> None:
-        """This session has changed flags: the shared picture learns it, and the client knows it.
-
-        Args:
-            tell: Messages whose flags the client still wants to be told at the next `sync` (STORE without .SILENT).
-        """
-        in_step = self.told is self.view.newest
-        self.view.flagged(change, edit)
-        if in_step and self.view.newest.highest_modseq == change.modseq:
-            self.told = self.view.newest
-        else:
-            self.told = edit.patch(self.told, self.told.highest_modseq, change.blocks)
-        self._tell = self._tell | tell
-
-    def expunged(self, modseq: int, uids: Iterable[int]) -> None:
-        """This session has expunged messages: the shared picture learns it; the client is told at the next `sync`."""
-        self.view.expunged(modseq, uids)
-        if not self.tells_counts:
-            self._gone = self._gone | UidSet.from_numbers(uids)
-
-    def sync(self, write: Callable[[bytes], None], *, hold: bool, with_uid: bool = False) -> bool:
-        """Tell the client what changed, and remember that it was told.
-
-        Args:
-            hold: Messages may not be renumbered now: expunges (and then arrivals) wait.
-            with_uid: The command speaks of UIDs, so the flags carry them.
-
-        Returns:
-            True if there were new messages that a read-write session now knows as recent.
-        """
-        also, self._tell = self._tell, NO_UIDS
-        with_uid = with_uid or self.tells_uids
-        if not self.tells_counts:
-            self._sync_own(write, also, with_uid)
-            return False
-        if self.told is self.view.newest and not also:
-            self._tell_keywords(write)
-            return False
-        before, newest = self.told, self.view.newest
-        diff = before.diff(newest)
-        if hold and diff.expunged_seqs:
-            newest = before.hold_expunges(newest)
-            diff = before.diff(newest)
-        self.told = newest
-        write_expunges(write, diff, self.enabled)
-        if diff.arrived:
-            write_count(write, len(newest), self.recent_count(), self.enabled)
-        self._tell_keywords(write)
-        changed = newest.present(diff.changed | also if self.tells_flags else also)
-        if changed:
-            with_uid = with_uid or is_rev2(self.enabled)  # RFC 9051 appendix E, 21
-            for chunk in newest.write_fetch_flags(newest.seqs(changed), self.names, with_uid, self.recent_after):
-                write(chunk)
-        return bool(diff.arrived) and not self.read_only and self.view.viewer_id is None
-
-    def _sync_own(self, write: Callable[[bytes], None], also: UidSet, with_uid: bool) -> None:
-        """Tell only what the client has done itself; the picture of everything else stays (RFC 5465 §5: a snapshot)."""
-        gone, self._gone = self._gone, NO_UIDS
-        before = self.told
-        self.told = before.patch_expunge(before.highest_modseq, gone) if gone else before
-        write_expunges(write, before.diff(self.told), self.enabled)
-        if changed := self.told.present(also):
-            for chunk in self.told.write_fetch_flags(self.told.seqs(changed), self.names, with_uid, self.recent_after):
-                write(chunk)
-
-    def _tell_keywords(self, write: Callable[[bytes], None]) -> None:
-        """RFC 9051 §7.3.5: FLAGS again when a keyword shows up that was not in it, or rights change (RFC 4314 §5.1).
-
-        Looking costs time with the size of the mailbox, so a picture is looked at once and not at every command.
-        """
-        rights = self.view.rights
-        if self._keywords_at is self.told and self._rights_told == rights:
-            return
-        self._keywords_at = self.told
-        new = set(self.told.flag_numbers()) - SYSTEM_FLAGS.keys() - self._keywords_told
-        if not new and self._rights_told == rights:
-            return
-        self._keywords_told |= new
-        self._rights_told = rights
-        write(b"* FLAGS %s\r\n" % self.flags_list())
-        write(self.permanent_flags())
-
-    def permanent_flags(self) -> bytes:
-        """The PERMANENTFLAGS line."""
-        flags = ((number, self.names[number]) for number in (*SYSTEM_FLAGS, *sorted(self._keywords_told)))
-        return permanent_flags(self.view.rights, flags, read_only=self.read_only)
-
-
-class FlagEdit:
-    """A flag change as STORE means it.
-
-    Attributes:
-        set: Flag numbers to set.
-        clear: Flag numbers to clear.
-        replace: Every flag that is not in `set` is cleared.
-    """
-
-    __slots__ = ("clear", "replace", "set")
-
-    def __init__(self, set_: Sequence[int] = (), clear: Sequence[int] = (), *, replace: bool = False) -> None:
-        self.set = tuple(set_)
-        self.clear = tuple(clear)
-        self.replace = replace
-
-    def patch(self, picture: Snapshot, modseq: int, blocks: Iterable[tuple[int, bytes, bytes, bytes]]) -> Snapshot:
-        """The picture after this change; `blocks` as in `FlagChange`."""
-        masks = [(block_no, applied) for block_no, applied, _, _ in blocks]
-        return picture.patch_flags(modseq, masks, self.set, self.clear, self.replace)

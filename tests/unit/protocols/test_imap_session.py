@@ -128,7 +128,7 @@ def test_capabilities_fit_the_state() -> None:
         assert {b"APPENDLIMIT=5", b"MESSAGELIMIT=7", b"SAVELIMIT=6"} <= after
         assert {b"IMAP4rev1", b"IMAP4rev2"} <= after
         assert not {b"STARTTLS", b"LOGINDISABLED"} & after
-        assert not {b"CONDSTORE", b"QRESYNC"} & after
+        assert {b"CONDSTORE", b"QRESYNC", b"UIDONLY"} <= after
 
 
 def test_only_commands_with_numbers_hold_expunges() -> None:
@@ -247,13 +247,13 @@ async def test_a_fetch_that_fails_leaves_no_change_of_flags_under_way(
     store, reading = node.store.messages.store_flags, asyncio.Event()
     running = 0
 
-    async def slow(*args: Any) -> Any:
+    async def slow(*args: Any, **rest: Any) -> Any:
         nonlocal running
         running += 1
         await reading.wait()
         for _ in range(10):
             await asyncio.sleep(0)
-        change = await store(*args)
+        change = await store(*args, **rest)
         running -= 1
         return change
 

@@ -236,7 +236,8 @@ def _is_attachment(part: Part) -> bool:
 
 # ------------------------------------------------------------------------------------------------------------- threads
 
-_MESSAGE_ID: Final = re.compile(rb"<([^<>\x00-\x20]{1,998})>")
+_MESSAGE_ID: Final = re.compile(rb"<([^<>@\x00-\x20]{1,998}@[^<>\x00-\x20]{1,998})>")
+"""RFC 5322 §3.6.4; a quoted word in front of an id, as in `"your <x>" <a@b>`, is none."""
 _QUOTED_PAIR: Final = re.compile(r"\\(.)")
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
+from tests.oracle.made import made
 from tests.oracle.mangle import mangled
 
 if TYPE_CHECKING:
@@ -53,9 +54,10 @@ class Sample(Struct, frozen=True):
 
 
 def collect() -> list[Sample]:
-    """Every message, first the found ones in a fixed order, then the mangled; no two have the same octets."""
+    """Every message, the found ones in a fixed order, the mangled, the made; no two have the same octets."""
     found = list(_distinct(_found()))[:MOST]
-    return [*found, *_distinct((Sample("mangled", name, data) for name, data in mangled(_named(found))), found)]
+    broken = list(_distinct((Sample("mangled", name, data) for name, data in mangled(_named(found))), found))
+    return [*found, *broken, *_distinct((Sample("made", name, data) for name, data in made()), [*found, *broken])]
 
 
 def counts(samples: Iterable[Sample]) -> Counter[str]:

@@ -58,21 +58,23 @@ class Comparison:
     Attributes:
         compared: Number of comparisons by kind.
         differences: All that differ.
+        clients: Sora's and Dovecot's.
+        samples: The messages.
     """
 
     def __init__(self, ours: Client, theirs: Client, samples: Sequence[Sample]) -> None:
         self.compared: Counter[str] = Counter()
         self.differences: list[Difference] = []
-        self._clients = (ours, theirs)
-        self._samples = samples
+        self.clients = (ours, theirs)
+        self.samples = samples
 
     def run(self) -> None:
         """Append, fetch, search."""
-        for client in self._clients:
-            fill(client, self._samples)
-        whole = [_by_message(_ask_items(client, [ROOT_ITEMS] * len(self._samples))) for client in self._clients]
+        for client in self.clients:
+            fill(client, self.samples)
+        whole = [_by_message(_ask_items(client, [ROOT_ITEMS] * len(self.samples))) for client in self.clients]
         paths = []
-        for sample, ours, theirs in zip(self._samples, *whole, strict=True):
+        for sample, ours, theirs in zip(self.samples, *whole, strict=True):
             self._roots(sample, ours, theirs)
             paths.append(sorted(_paths(ours[b"BODYSTRUCTURE"]) | _paths(theirs[b"BODYSTRUCTURE"])))
         self._searches()  # before a server that hangs up over a part makes its messages old
@@ -105,12 +107,12 @@ class Comparison:
         """Every part of either tree: its octets, its header, pieces, what its encoding hides."""
         questions = [
             (sample, number, item)
-            for number, (sample, own) in enumerate(zip(self._samples, paths, strict=True), 1)
+            for number, (sample, own) in enumerate(zip(self.samples, paths, strict=True), 1)
             for path in own
             for item in _section_items(path)
         ]
         commands = [b"FETCH %d %b" % (number, item) for _, number, item in questions]
-        answers = [client.ask(commands) for client in self._clients]
+        answers = [client.ask(commands) for client in self.clients]
         items = [_by_number(both) for both in answers]
         for (sample, number, item), *both in zip(questions, *answers, strict=True):
             ours, theirs = (_section(a, i.get(number, {}), item) for a, i in zip(both, items, strict=True))
@@ -118,15 +120,20 @@ class Comparison:
 
     def _searches(self) -> None:
         """Each criterion; a difference is noted once for each message that only one of them finds."""
-        answers = [[client.ask([criterion])[0] for criterion in CRITERIA] for client in self._clients]
-        for criterion, ours, theirs in zip(CRITERIA, *answers, strict=True):
+        answers = [[client.ask([criterion])[0] for criterion in CRITERIA] for client in self.clients]
+        for criterion, *both in zip(CRITERIA, *answers, strict=True):
             self.compared["SEARCH"] += 1
-            found = [_found(answer) for answer in (ours, theirs)]
+            key = criterion.decode("utf-8", "backslashreplace")
+            if any(answer.status != b"OK" for answer in both):
+                statuses = [answer.status.decode() for answer in both]
+                self.differences += [Difference(self.samples[0], "SEARCH", key, *statuses)] * (
+                    statuses[0] != statuses[1]
+                )
+                continue
+            found = [_found(answer) for answer in both]
             for number in sorted(found[0] ^ found[1]):
-                sample = self._samples[number - 1] if number > 0 else self._samples[0]
                 mine, their = (number in numbers for numbers in found)
-                key = criterion.decode("utf-8", "backslashreplace")
-                self.differences.append(Difference(sample, "SEARCH", key, mine, their))
+                self.differences.append(Difference(self.samples[number - 1], "SEARCH", key, mine, their))
 
 
 def fill(client: Client, samples: Sequence[Sample]) -> None:
@@ -186,9 +193,7 @@ def _section(answer: Answer, items: dict[bytes, Any], item: bytes) -> object:
 
 
 def _found(answer: Answer) -> set[int]:
-    """Numbers of the SEARCH response; -1 for a refusal."""
-    if answer.status != b"OK":
-        return {-1}
+    """Numbers of the SEARCH response."""
     return {int(word) for line in answer.untagged if line.startswith(b"* SEARCH") for word in line.split()[2:]}
 
 

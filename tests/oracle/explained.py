@@ -7,6 +7,7 @@ for another reason stays unexplained. The first class that holds is taken.
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
@@ -51,7 +52,7 @@ def explain(difference: Difference) -> Explained | None:
 
 _TOKEN: Final = rb"[!#$%&'*+.0-9A-Z^_`a-z{|}~-]+"
 _QUOTED: Final = rb'"(?:[^"\\\r\n]|\\.)*"'
-_C: Final = rb"(?:[ \t]|\([^()\\]*\))*"
+_C: Final = rb"(?:[ \t]|\([^()\\]*\))*+"
 _PARAMETERS: Final = rb"(?:" + _C + rb";" + _C + _TOKEN + _C + rb"=" + _C + rb"(?:" + _TOKEN + rb"|" + _QUOTED + rb"))*"
 CONTENT_TYPE: Final = re.compile(_C + _TOKEN + _C + rb"/" + _C + _TOKEN + _PARAMETERS + _C)
 """RFC 2045 §5.1."""
@@ -59,7 +60,7 @@ DISPOSITION: Final = re.compile(_C + _TOKEN + _PARAMETERS + _C)
 """RFC 2183 §2."""
 ENCODING: Final = re.compile(_C + _TOKEN + _C)
 """RFC 2045 §6.1."""
-_ATOM: Final = rb"[!#$%&'*+/=?0-9A-Z^_`a-z{|}~\x80-\xff-]+"
+_ATOM: Final = rb"[!#$%&'*+/=?0-9A-Z^_`a-z{|}~\x80-\xff-]++"
 _DOT_ATOM: Final = _ATOM + rb"(?:\." + _ATOM + rb")*"
 _DOMAIN: Final = rb"(?:" + _DOT_ATOM + rb"|\[[^\[\]\\]*\])"
 _ADDR_SPEC: Final = rb"(?:" + _DOT_ATOM + rb"|" + _QUOTED + rb")@" + _DOMAIN
@@ -82,16 +83,12 @@ DATE: Final = re.compile(
 # --------------------------------------------------------------------------------------------------- what it is about
 
 _NUMBERS: Final = re.compile(r"[\d.]+")
-_RECENT: dict[int, Message] = {}
+_parsed = cache(parse)
 
 
 def _message(difference: Difference) -> Message:
     """The message, taken apart once for all the differences it has."""
-    key = id(difference.sample)
-    if key not in _RECENT:
-        _RECENT.clear()
-        _RECENT[key] = parse(difference.sample.data)
-    return _RECENT[key]
+    return _parsed(difference.sample.data)
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -112,6 +109,8 @@ def _section_part(difference: Difference) -> Part | None:
 def _structure_part(difference: Difference) -> tuple[Part | None, str]:
     """The part that a difference of structures is about, and the name of what differs."""
     label, _, name = difference.field.rpartition(":")
+    if not _is_structure(difference):
+        return None, name
     message = _message(difference)
     if difference.kind == "ENVELOPE" or label == "0":
         return message.root, name
@@ -270,6 +269,17 @@ def _white_space(d: Difference) -> bool:
     return _is_structure(d) and folded and _spaced(d.ours) == _spaced(d.theirs)
 
 
+def _white_space_runs(d: Difference) -> bool:
+    """A subject with a tab, two spaces or a space at its end, which stands in our answer as it was sent."""
+    value = _message(d).root.last(b"subject") or b""
+    if b" ".join(value.split()) == value:
+        return False
+    if d.kind == "ENVELOPE":
+        return d.field == "subject" and d.ours == value and _spaced(d.ours) == _spaced(d.theirs)
+    match = re.fullmatch(r'SEARCH SUBJECT "([^"]*)"', _key(d))
+    return match is not None and (match[1].upper().encode() in value.upper()) is d.ours
+
+
 def _spaced(value: Any) -> Any:
     if isinstance(value, bytes):
         return b" ".join(value.split())
@@ -286,7 +296,7 @@ def _addresses(d: Difference) -> list[bytes] | None:
 
 def _bad_addresses(d: Difference) -> bool:
     values = _addresses(d)
-    return bool(values) and any(len(v) > 5000 or ADDRESSES.fullmatch(v.rstrip()) is None for v in values or ())
+    return values is not None and not all(map(_is_address_list, values))
 
 
 def _lone_cr(d: Difference) -> bool:
@@ -335,26 +345,35 @@ def _search_address(d: Difference) -> bool:
     return (match[2].lower().encode() in values) is d.ours
 
 
+_TEXT_KEY: Final = re.compile(r'(?:BODY|TEXT) (?:"([^"]*)"|\{\d+\+\}\r\n(\w+)|([^\s()"{]+))')
+
+
+def _body_words(d: Difference) -> list[str]:
+    """What is looked for in bodies, in upper case."""
+    return ["".join(found).upper() for found in _TEXT_KEY.findall(_key(d))]
+
+
+def _combined(d: Difference) -> bool:
+    """Of several keys, or negated: either answer may be the one that such a text gives."""
+    return re.search(r"\b(?:NOT|OR)\b", _key(d)) is not None
+
+
 def _search_markup(d: Difference) -> bool:
     """A text that stands within a tag, a comment or a style sheet of a part in HTML, and nowhere else."""
-    match = re.fullmatch(r'SEARCH BODY "?(<?[A-Za-z]+)"?', _key(d))
-    if match is None or d.ours or b"html" not in d.sample.data.lower():
+    if b"html" not in d.sample.data.lower() or (d.ours and not _combined(d)):
         return False
-    return match[1].upper() not in searchable(d.sample.data)[1]
+    return any(word not in searchable(d.sample.data)[1] for word in _body_words(d))
 
 
 def _search_inner(d: Difference) -> bool:
     """A text in the body that stands in a message inside it, or in a report."""
-    match = re.search(r'(NOT )?(?:BODY|TEXT) "?([A-Za-z]+)', _key(d))
-    return (
-        match is not None
-        and d.ours is (match[1] is None)
-        and any(
-            match[2].lower().encode() in d.sample.data[part.header_end : part.body_end].lower()
-            for part in _all_parts(_message(d).root)
-            if part.type.lower() == b"message" or part.kind == MESSAGE
-        )
-    )
+    inside = [
+        d.sample.data[part.header_end : part.body_end].upper()
+        for part in _all_parts(_message(d).root)
+        if part.type.lower() == b"message" or part.kind == MESSAGE
+    ]
+    found = any(word.encode() in text for word in _body_words(d) for text in inside)
+    return found and (d.ours or _combined(d))
 
 
 def _all_parts(root: Part) -> list[Part]:
@@ -368,7 +387,7 @@ def _search_bad_type(d: Difference) -> bool:
     """What is found stands in a part whose Content-Type cannot be read: it is text."""
     types = [part.first(b"content-type") for part in _all_parts(_message(d).root)]
     bad = any(value is not None and CONTENT_TYPE.fullmatch(value.rstrip()) is None for value in types)
-    return "BODY" in _key(d) and d.ours and bad
+    return "BODY" in _key(d) and (d.ours or _combined(d)) and bad
 
 
 def _search_broken_base64(d: Difference) -> bool:
@@ -377,14 +396,107 @@ def _search_broken_base64(d: Difference) -> bool:
 
 def _search_charset(d: Difference) -> bool:
     """Octets above 127 that the message declares in no charset that is known."""
-    if not ("CHARSET" in _key(d) or "TEXT" in _key(d)):
+    if not (re.search("CHARSET|TEXT|SORT", _key(d))):
         return False
     raw = re.search(rb"[\x80-\xff]", d.sample.data) is not None
     return raw or re.search(rb"(?i)=\?(?:unknown[^?]*|x-[^?]*)\?", d.sample.data) is not None
 
 
+def _search_size(d: Difference) -> bool:
+    """Sizes follow from line ends, which Dovecot changes."""
+    return (
+        re.search("LARGER|SMALLER", _key(d)) is not None and re.search(rb"(?<!\r)\n|\r\r\n", d.sample.data) is not None
+    )
+
+
+def _search_split_character(d: Difference) -> bool:
+    """A character whose octets stand in two encoded words."""
+    return (
+        "CHARSET" in _key(d) and d.ours is True and re.search(rb"=E2=82\?= =\?utf-8\?q\?=AC", d.sample.data) is not None
+    )
+
+
+def _search_mislabelled(d: Difference) -> bool:
+    return _key(d).startswith("SEARCH CHARSET US-ASCII SUBJECT {2+}") and (d.ours, d.theirs) == ("BAD", "OK")
+
+
 def _search_envelope_line(d: Difference) -> bool:
     return "TEXT" in _key(d) and d.sample.data.startswith(b"From ")
+
+
+# ----------------------------------------------------------------------------------------------------------------- SORT
+
+_SORT_FIELDS: Final = {
+    "DATE": b"date", "SUBJECT": b"subject", "FROM": b"from", "TO": b"to", "CC": b"cc", "DISPLAYFROM": b"from",
+    "DISPLAYTO": b"to",
+}  # fmt: skip
+
+
+def _sort_keys(d: Difference) -> set[str]:
+    match = re.search(r"SORT \(([A-Z ]*)\)", d.field)
+    return set(match[1].split()) if d.kind == "SORT" and match is not None else set()
+
+
+def _sorted_by(d: Difference, *keys: str) -> list[bytes]:
+    """Values of the fields that those of the keys look at which were asked for."""
+    return [v for key in _sort_keys(d).intersection(keys) for v in _message(d).root.every(_SORT_FIELDS[key])]
+
+
+def _sort_size(d: Difference) -> bool:
+    return "SIZE" in _sort_keys(d) and re.search(rb"(?<!\r)\n|\r\r\n", d.sample.data) is not None
+
+
+def _sort_date(d: Difference) -> bool:
+    return any(DATE.fullmatch(value.strip()) is None for value in _sorted_by(d, "DATE"))
+
+
+def _sort_repeated(d: Difference) -> bool:
+    """Fields that a message has once are there twice."""
+    asked = _sort_keys(d).intersection(_SORT_FIELDS)
+    return any(len(_message(d).root.every(_SORT_FIELDS[key])) > 1 for key in asked)
+
+
+def _sort_octets(d: Difference) -> bool:
+    """Octets above 127 in a field, or words in a charset that nobody knows."""
+    values = _sorted_by(d, "SUBJECT", "DISPLAYFROM", "DISPLAYTO", "FROM", "TO", "CC")
+    return any(re.search(rb"[\x80-\xff]|(?i:=\?(?:unknown|x-)[^?]*\?)", value) is not None for value in values)
+
+
+def _sort_addresses(d: Difference) -> bool:
+    return not all(map(_is_address_list, _sorted_by(d, "FROM", "TO", "CC", "DISPLAYFROM", "DISPLAYTO")))
+
+
+@cache
+def _is_address_list(value: bytes) -> bool:
+    """A long one is taken for none: that pattern is slow."""
+    return len(value) <= 5000 and ADDRESSES.fullmatch(value.rstrip()) is not None
+
+
+# --------------------------------------------------------------------------------------------------------------- THREAD
+
+
+def _thread_date(d: Difference) -> bool:
+    return d.kind.startswith("THREAD") and any(DATE.fullmatch(value.strip()) is None for value in _dates(d))
+
+
+def _thread_repeated(d: Difference) -> bool:
+    fields = (b"subject", b"message-id", b"references", b"in-reply-to", b"date")
+    return d.kind.startswith("THREAD") and any(len(_message(d).root.every(field)) > 1 for field in fields)
+
+
+def _thread_octets(d: Difference) -> bool:
+    """Octets above 127 in the subject, or words in a charset that nobody knows."""
+    pattern = rb"[\x80-\xff]|(?i:=\?(?:unknown|x-)[^?]*\?)"
+    return d.kind.startswith("THREAD") and any(re.search(pattern, v) for v in _message(d).root.every(b"subject"))
+
+
+def _thread_duplicate(d: Difference) -> bool:
+    return d.kind == "THREAD REFS" and d.field == "parent, an id of two" and d.theirs == ""
+
+
+def _refs_order(d: Difference) -> bool:
+    """Ours are the days on which the last message of each thread arrived, in order."""
+    return d.kind == "THREAD REFS" and d.field == "order of threads" and d.ours == sorted(d.ours)
 
 
 EXPLAINED: Final = (
@@ -447,6 +559,10 @@ EXPLAINED: Final = (
         "RFC 5322 §3.2.2 (runs mean a single space)", _white_space,
     ),
     Explained(
+        "white space runs", "in an unfolded subject as they were sent", "one space, none at the end",
+        "RFC 5322 §2.2.3 (unfolding removes CRLF only), RFC 3501 §6.4.4", _white_space_runs,
+    ),
+    Explained(
         "address list outside the grammar", "every address that can be read, with what stands before it as its name",
         "SYNTAX_ERROR, MISSING_MAILBOX, MISSING_DOMAIN or the first address only", "RFC 5322 §3.4, §4.4",
         _bad_addresses,
@@ -493,6 +609,58 @@ EXPLAINED: Final = (
     Explained(
         "text without a known charset", "UTF-8 if it can be, else windows-1252", "dropped or as octets",
         "RFC 3501 §6.4.4 (CHARSET), RFC 2047 §6.2", _search_charset,
+    ),
+    Explained(
+        "sizes of other line ends", "the octets that were appended", "its own with CRLF",
+        "RFC 3501 §6.4.4 (LARGER, SMALLER), §4.3", _search_size,
+    ),
+    Explained(
+        "character in two encoded words", "put together before they are decoded", "lost",
+        "RFC 2047 §5 (what must not be done), §6.2", _search_split_character,
+    ),
+    Explained(
+        "octets that the charset has not", "BAD", "taken for UTF-8", "RFC 3501 §6.4.4 (CHARSET labels the strings)",
+        _search_mislabelled,
+    ),
+    Explained(
+        "SORT by sizes of other line ends", "the octets that were appended", "its own with CRLF",
+        "RFC 5256 §3 (SIZE), RFC 3501 §4.3", _sort_size,
+    ),
+    Explained(
+        "SORT by a Date outside the grammar", "reads what can be read", "takes the internal date, or 1970",
+        "RFC 5256 §2.2", _sort_date,
+    ),
+    Explained(
+        "SORT by a field that is there twice", "the one that ENVELOPE shows", "the first",
+        "RFC 5322 §3.6 (at most one)", _sort_repeated,
+    ),
+    Explained(
+        "SORT by octets without a charset", "UTF-8 if they can be, else windows-1252", "as octets, or none",
+        "RFC 5256 §3 (only what RFC 2047 encodes), RFC 2047 §6.2", _sort_octets,
+    ),
+    Explained(
+        "SORT by an address outside the grammar", "the first address that can be read", "SYNTAX_ERROR or another one",
+        "RFC 5322 §3.4, RFC 5957 §3", _sort_addresses,
+    ),
+    Explained(
+        "THREAD by a Date outside the grammar", "reads what can be read", "takes the internal date, or 1970",
+        "RFC 5256 §2.2, §3", _thread_date,
+    ),
+    Explained(
+        "THREAD by a field that is there twice", "the one that ENVELOPE shows", "the first",
+        "RFC 5322 §3.6 (at most one)", _thread_repeated,
+    ),
+    Explained(
+        "THREAD by octets without a charset", "UTF-8 if they can be, else windows-1252", "as octets, or none",
+        "RFC 5256 §2.1 step 1 (what RFC 2047 encodes), RFC 2047 §6.2", _thread_octets,
+    ),
+    Explained(
+        "THREAD of an id that two messages have", "both answer what they refer to", "in a part of the mailbox, one",
+        "RFC 5256 §3 (REFERENCES step 1)", _thread_duplicate,
+    ),
+    Explained(
+        "REFS, order of threads", "by the latest arrival in each", "by the latest Date in each",
+        "draft-ietf-morg-inthread-01 §4 (most recent INTERNALDATE)", _refs_order,
     ),
     Explained(
         "mbox line", "no field, so no text", "text of the header", "RFC 5322 §2.2", _search_envelope_line,

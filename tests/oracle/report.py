@@ -11,9 +11,11 @@ from tests.oracle import dovecot
 from tests.oracle.client import Client
 from tests.oracle.collect import counts
 from tests.oracle.compare import Comparison
-from tests.oracle.criteria import CRITERIA
+from tests.oracle.criteria import CRITERIA, SORTS
 from tests.oracle.dovecot import Dovecot
 from tests.oracle.explained import EXPLAINED, explain
+from tests.oracle.made import THREADS
+from tests.oracle.ordered import compare_orders, compare_threads
 from tests.support import demo
 
 if TYPE_CHECKING:
@@ -53,6 +55,8 @@ def run(directory: Path, samples: Sequence[Sample]) -> Result:
     ):
         comparison = Comparison(ours, theirs, samples)
         comparison.run()
+        compare_orders(comparison)
+        compare_threads(comparison)
     return _classified(comparison, samples)
 
 
@@ -85,9 +89,11 @@ def write(result: Result) -> str:
             "",
             f"`python -m tests.oracle --fetch` made this table: {len(result.samples)} messages ({sources}), "
             f"{compared.total()} comparisons with Dovecot {dovecot.version()}, {len(CRITERIA)} search criteria "
-            f"over all messages, {result.differing.total()} differences, {len(result.unexplained)} unexplained.",
+            f"and {len(SORTS)} SORT commands over all messages, THREAD over them and {len(THREADS)} made mailboxes, "
+            f"{result.differing.total()} differences, {len(result.unexplained)} unexplained.",
             "",
-            "A difference of SEARCH is counted once for each message that only one of the two finds.",
+            "A difference of SEARCH is counted once for each message that only one of the two finds, "
+            "one of SORT and THREAD once for each message that stands elsewhere.",
             "",
             "| Asked | Compared | Different |",
             "|---|---:|---:|",

@@ -301,6 +301,7 @@ def test_parse_date_takes_everything(value: str) -> None:
 def test_message_ids() -> None:
     assert message_ids(None) == []
     assert message_ids(b"<a@b>,<c@d> e <f g> <> <h") == ["<a@b>", "<c@d>"]
+    assert message_ids(b'"your <x>" <a@b> <c@> <@d> <e@f>') == ["<a@b>", "<e@f>"]
     assert message_ids(rb'<"a\"b"@c>') == message_ids(rb'<"a\"b"@c>')
     assert message_ids(b'<"01KF"@x>') == message_ids(b"<01KF@x>")
     assert message_ids(b"<\xe4@x>") == ["<ä@x>"]

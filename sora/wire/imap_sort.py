@@ -1,4 +1,4 @@
-"""SORT and THREAD: their grammar (RFC 5256 §5, RFC 5957 §5)."""
+"""SORT and THREAD: their grammar (RFC 5256 §5, RFC 5267 §5, RFC 5957 §5)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct
 
 from sora.errors import BadSyntax
-from sora.wire.imap_search import Search, parse_criteria
+from sora.wire.imap_search import Search, parse_criteria, parse_returns
 from sora.wire.imap_syntax import parenthesised, whole
 
 if TYPE_CHECKING:
@@ -68,11 +68,12 @@ class Thread(Struct, frozen=True):
 
 @whole
 def parse_sort(cur: Cursor) -> Sort:
-    """`SP sort-criteria SP charset 1*(SP search-key)`."""
+    """`[SP "RETURN" SP "(" ... ")"] SP sort-criteria SP charset 1*(SP search-key)` (RFC 5267 §5)."""
+    returns, partial = parse_returns(cur) if cur.skip(b" RETURN ") else (None, None)
     criteria = tuple(parenthesised(cur.sp(), _parse_criterion))
     if len(criteria) > MAX_CRITERIA:
         raise BadSyntax("These are more sort criteria than there are")
-    return Sort(criteria, _parse_search(cur))
+    return Sort(criteria, _parse_search(cur, returns, partial))
 
 
 @whole
@@ -95,8 +96,8 @@ def _parse_criterion(cur: Cursor) -> Criterion:
     return Criterion(SortKey[name], reverse)
 
 
-def _parse_search(cur: Cursor) -> Search:
+def _parse_search(cur: Cursor, returns: frozenset[str] | None = None, partial: tuple[int, int] | None = None) -> Search:
     """The charset is not optional here."""
     charset = cur.sp().astring().decode("ascii", "replace").upper()
     cur.sp()
-    return parse_criteria(cur, charset)
+    return parse_criteria(cur, charset, returns, partial)

@@ -198,11 +198,9 @@ class Contexts:
 
     def before(self, s: Session, *, hold: bool) -> None:
         """The client is about to be told what has happened; with *hold*, not of expunges."""
-        told, newest = s.view.told, s.view.view.newest
-        if hold or told is newest:
+        if hold or not s.view.behind:
             return
-        gone = told.diff(newest).vanished
-        if gone:
+        if gone := s.view.leaving():
             for context in self._open.values():
                 context.leave(s, gone)
 

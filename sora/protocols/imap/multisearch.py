@@ -15,6 +15,7 @@ from sora.protocols.imap import contexts, progress, results, search
 from sora.protocols.imap.patterns import DELIMITER, INBOX
 from sora.protocols.imap.places import is_shared, place_of
 from sora.protocols.imap.replies import BadCharset
+from sora.protocols.imap.searchmodseq import highest_found
 from sora.protocols.imap.shared import tree_of
 from sora.wire.imap_esearch import Place
 from sora.wire.imap_multisearch import Scope
@@ -95,7 +96,8 @@ async def _answer(s: Session, name: str, wanted: Search, returns: frozenset[str]
     found = await search.matching(s, wanted.key, s.view.told.all_uids())
     place = Place(name, s.view.uidvalidity)
     if found:
-        results.answer(s, found, returns, uid=True, partial=wanted.partial, place=place)
+        modseq = await highest_found(s, wanted, found)
+        results.answer(s, found, returns, uid=True, partial=wanted.partial, modseq=modseq, place=place)
     else:  # RFC 7377 §2.1: not a word, also where COUNT was asked for
         results.save(s, found, returns, wanted.partial)
     if "UPDATE" in returns:

@@ -164,6 +164,10 @@ class Selection:
             return 0
         return self.told.highest_modseq if changed or (behind and self._later_modseqs) else None
 
+    def leaving(self) -> UidSet:
+        """Messages that the next `sync` without *hold* will say are gone."""
+        return self.told.diff(self.view.newest).vanished if self.tells_counts else self.told.present(self._gone)
+
     def sync(
         self,
         write: Callable[[bytes], None],

@@ -288,7 +288,7 @@ class Session(Connection):
             return
         contexts = self.results.contexts
         if contexts:
-            contexts.before(self, hold=hold or not selection.tells_counts)
+            contexts.before(self, hold=hold)
         first_new = selection.told.uid_next
         if selection.sync(self.write, hold=hold, with_uid=with_uid, modseqs=known):
             self.server.views.claim_later(selection.view)

@@ -1,4 +1,4 @@
-"""SORT (RFC 5256) and SORT=DISPLAY (RFC 5957).
+"""SORT (RFC 5256), SORT=DISPLAY (RFC 5957) and ESORT (RFC 5267).
 
 Every criterion becomes one number a message: dates and sizes come from the columns that the worker keeps, of a text its
 rank among the texts of the others. Texts are compared as i;unicode-casemap says (RFC 5255 §4.3: I18NLEVEL=1), which
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Final
 from sora._native import columns as native
 from sora._native.columns import Texts
 from sora.mime.text import fold
-from sora.protocols.imap import progress
+from sora.protocols.imap import progress, results
 from sora.protocols.imap.numbers import numbers_for, write_numbers
 from sora.protocols.imap.replies import BadCharset
-from sora.protocols.imap.search import looked_at, matching
+from sora.protocols.imap.search import looked_at, matching, require_offered
 from sora.protocols.imap.searchmodseq import highest_found
 from sora.wire.imap_sort import SortKey
 
@@ -55,16 +55,36 @@ async def sort(s: Session, cmd: Sort) -> Reply | None:
 
     Raises:
         BadCharset: The texts are in a charset that is not known.
+        BadSyntax: A RETURN option that is not offered.
     """
-    if not cmd.search.charset_known:
-        raise BadCharset
-    chosen = looked_at(s, cmd.search.key)
-    with progress.working(s, len(chosen.uids)):
-        uids = await matching(s, cmd.search.key, chosen.uids)
-        found = await in_order(s, uids, cmd.criteria)
-    modseq = await highest_found(s, cmd.search, uids)  # RFC 7162 §3.1.5
-    await write_numbers(s, b"* SORT", numbers_for(s, found, uid=cmd.search.uid), modseq=modseq)
+    wanted, returns = cmd.search, cmd.search.returns
+    require_offered(s, wanted, returns or frozenset())
+    with results.saving(s, returns):
+        if not wanted.charset_known:
+            raise BadCharset
+        chosen = looked_at(s, wanted.key)
+        with progress.working(s, len(chosen.uids)):
+            found = await in_order(s, await matching(s, wanted.key, chosen.uids), cmd.criteria)
+        named = results.to_save(found, returns or frozenset(), wanted.partial)
+        modseq = await highest_found(s, wanted, named)  # RFC 7162 §3.1.5
+        if returns is not None:
+            _answer(s, cmd, list(found), returns, modseq)
+            return chosen.reply
+    await write_numbers(s, b"* SORT", numbers_for(s, found, uid=wanted.uid), modseq=modseq)
     return chosen.reply
+
+
+def _answer(s: Session, cmd: Sort, found: list[int], returns: frozenset[str], modseq: int | None) -> None:
+    """ESORT and CONTEXT=SORT (RFC 5267 §3.1, §4)."""
+    wanted = cmd.search
+    results.answer(s, found, returns, uid=wanted.uid, partial=wanted.partial, modseq=modseq)
+    if "UPDATE" not in returns:
+        return
+
+    async def order(s: Session, uids: UidSet) -> list[int]:
+        return list(await in_order(s, uids, cmd.criteria))
+
+    s.results.contexts.begin(s, found, wanted.key, matching, order, uid=wanted.uid)
 
 
 async def sorted_uids(s: Session, key: SearchKey, criteria: Sequence[Criterion]) -> list[int]:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 HOLDS: Final = frozenset({b"FETCH", b"STORE", b"SEARCH", b"SORT", b"THREAD"})
 """While these are answered no message is renumbered; `UID FETCH` is another command (RFC 9051 §7.5.1)."""
 QUIET: Final = re.compile(
-    rb"\* (OK|NO|BAD|CAPABILITY|ENABLED|LIST|LSUB|STATUS|NAMESPACE|ID|SORT|THREAD|QUOTA|QUOTAROOT) ?", re.IGNORECASE
+    rb"\* (OK|NO|BAD|CAPABILITY|ENABLED|LIST|LSUB|STATUS|NAMESPACE|ID|SORT|THREAD|QUOTA|QUOTAROOT"
+    rb"|ACL|LISTRIGHTS|MYRIGHTS|METADATA|UIDBATCHES) ?",
+    re.IGNORECASE,
 )
 """Responses that say nothing about the list of messages."""
 _COUNT: Final = re.compile(rb"\* (\d+) (EXISTS|RECENT|EXPUNGE)")
@@ -196,7 +198,8 @@ class Picture:
         if b"FLAGS" in items:
             flags = items[b"FLAGS"]
             assert isinstance(flags, list)
-            message.flags = frozenset(flag for flag in flags if flag.lower() != rb"\recent")
+            names = (b"NIL" if flag is None else flag for flag in flags)  # an atom like others here
+            message.flags = frozenset(name for name in names if name.lower() != rb"\recent")
             if self.enabled & {"CONDSTORE", "QRESYNC"} and not self.command.endswith(b"FETCH"):
                 # RFC 7162 §3.1, §3.2.4: whatever caused it
                 self._require(b"MODSEQ" in items, "flags changed without a MODSEQ")

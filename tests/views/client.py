@@ -264,12 +264,9 @@ class Client:
                 told.add(int(match[1]))
         kept = {m.uid: m for m in messages if m.uid not in vanished}
         self.picture.messages = [kept.get(uid) or Message(uid) for uid in sorted(kept.keys() | told) if messages]
+        # Of messages that are not among the known UIDs nothing is told but that they EXIST: they stand at the end.
         for line in lines:
-            if match := re.match(rb"\* (\d+) EXISTS", line):
-                count = int(match[1])
-                if messages and count != len(self.picture):
-                    raise Wrong(f"{count} EXISTS, but {len(self.picture)} are known after QRESYNC")
-            if not line.startswith(b"* VANISHED"):
+            if not line.startswith(b"* VANISHED (EARLIER)"):
                 self.picture.take(line)
 
     def remember(self) -> None:

@@ -58,6 +58,7 @@ class Picture:
         highest: The last HIGHESTMODSEQ that was told.
         highest_seen: The greatest MODSEQ of a FETCH.
         answered: UIDs, or sequence numbers of messages without one, that FETCH named since `begin`.
+        told: UIDs whose flags it told since then.
         numbers: What the last SEARCH has found.
     """
 
@@ -67,6 +68,7 @@ class Picture:
     highest: int = 0
     highest_seen: int = 0
     answered: set[int] = field(default_factory=set)
+    told: set[int] = field(default_factory=set)
     numbers: list[int] | None = None
     command: bytes = b""
 
@@ -95,7 +97,7 @@ class Picture:
     def begin(self, command: bytes) -> None:
         """A command is sent; what comes from now on is said while it is in progress. b"": none is."""
         self.command = command
-        self.answered = set()
+        self.answered, self.told = set(), set()
         self.numbers = None
 
     def take(self, line: bytes) -> None:
@@ -198,6 +200,7 @@ class Picture:
         if b"FLAGS" in items:
             flags = items[b"FLAGS"]
             assert isinstance(flags, list)
+            self.told.add(message.uid)
             names = (b"NIL" if flag is None else flag for flag in flags)  # an atom like others here
             message.flags = frozenset(name for name in names if name.lower() != rb"\recent")
             if self.enabled & {"CONDSTORE", "QRESYNC"} and not self.command.endswith(b"FETCH"):

@@ -342,7 +342,7 @@ async def store(run: Run, client: Client) -> None:
 def believe(client: Client, uids: list[int], sign: bytes, flags: frozenset[bytes], *, sure: bool) -> None:
     """A silent STORE is no news for who said it, but for what it was told of the same messages meanwhile."""
     for message in client.picture.messages:
-        if message.uid not in uids or message.uid in client.picture.answered:
+        if message.uid not in uids or message.uid in client.picture.told:
             continue
         message.flags = changed(message.flags, sign, flags) if sure and message.flags is not None else None
 

@@ -90,6 +90,9 @@ BEGIN
   IF v_old = 'INBOX' THEN
     SELECT c.mailbox_id INTO v_target FROM create_mailbox(p_account_id, v_new) c;
     PERFORM move_all(p_account_id, v_id, v_target);
+    INSERT INTO metadata (account_id, mailbox_id, viewer_id, entry, value)   -- INBOX keeps its own (RFC 5464 §4.1)
+    SELECT d.account_id, v_target, d.viewer_id, d.entry, d.value FROM metadata d
+    WHERE d.account_id = p_account_id AND d.mailbox_id = v_id;
   ELSE
     IF starts_with(v_new, v_old || '/') THEN
       PERFORM fail('SR005', 'A mailbox cannot become its own child', v_new);

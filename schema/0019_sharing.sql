@@ -141,3 +141,83 @@ BEGIN
   WHERE f.rights & 1 = 1
   ORDER BY o.address, m.name;
 END $$;
+
+-- ── METADATA (RFC 5464) ─────────────────────────────────────────────────────────────────────────────────────────────
+-- Annotations of mailboxes, and of the server (mailbox_id 0). viewer_id: whose private entry it is; 0: shared. Entries of the
+-- server that are shared belong to account 0, and only administrators write them; private ones belong to their account.
+-- Names are in lower case.
+CREATE TABLE metadata (
+  account_id bigint NOT NULL,
+  mailbox_id bigint NOT NULL,
+  viewer_id bigint NOT NULL,
+  entry text COLLATE "C" NOT NULL CHECK (entry = fold(entry)),
+  value bytea NOT NULL,
+  PRIMARY KEY (account_id, mailbox_id, viewer_id, entry)
+);
+CREATE INDEX metadata_viewer ON metadata (viewer_id) WHERE viewer_id > 0;
+
+-- They go with their mailbox, and with whose they are.
+CREATE FUNCTION metadata_orphaned() RETURNS trigger LANGUAGE plpgsql SET search_path = sora, public AS $$
+BEGIN
+  IF TG_TABLE_NAME = 'mailboxes' THEN
+    DELETE FROM metadata WHERE account_id = OLD.account_id AND mailbox_id = OLD.mailbox_id;
+  ELSE
+    DELETE FROM metadata WHERE viewer_id = OLD.account_id;
+  END IF;
+  RETURN NULL;
+END $$;
+CREATE TRIGGER metadata_orphaned AFTER DELETE ON mailboxes FOR EACH ROW EXECUTE FUNCTION metadata_orphaned();
+CREATE TRIGGER metadata_orphaned AFTER DELETE ON accounts FOR EACH ROW EXECUTE FUNCTION metadata_orphaned();
+
+-- Sets entries (value NULL: removes them), all or none. False: nothing was done, because somebody would have more than
+-- p_max entries here, or more than p_max_bytes in them. mailbox 0: the server.
+CREATE FUNCTION set_metadata(p_account_id bigint, p_mailbox_id bigint, p_viewer_id bigint[], p_entry text[], p_value bytea[],
+  p_max int, p_max_bytes bigint)
+RETURNS boolean LANGUAGE plpgsql
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET lock_timeout = '10s' AS $$
+DECLARE
+  v_name text;
+  v_viewer bigint;
+BEGIN
+  PERFORM lock_accounts(ARRAY[p_account_id] || p_viewer_id);
+  IF p_mailbox_id <> 0 THEN
+    SELECT m.name INTO v_name FROM mailboxes m JOIN accounts a USING (account_id)
+    WHERE m.account_id = p_account_id AND m.mailbox_id = p_mailbox_id AND m.deleted_at IS NULL AND a.deleted_at IS NULL;
+    IF NOT FOUND THEN
+      PERFORM fail('P0002', 'No such mailbox', p_account_id || '/' || p_mailbox_id);
+    END IF;
+  END IF;
+  -- what there would be: the entries that are not named here, and those that get a value
+  IF EXISTS (
+    SELECT 1 FROM (
+      SELECT o.viewer_id AS viewer, o.value FROM metadata o
+      WHERE o.account_id = p_account_id AND o.mailbox_id = p_mailbox_id AND o.viewer_id = ANY (p_viewer_id)
+        AND NOT EXISTS (SELECT 1 FROM unnest(p_viewer_id, p_entry) g (viewer, entry)
+                        WHERE g.viewer = o.viewer_id AND g.entry = o.entry)
+      UNION ALL
+      SELECT n.viewer, n.value FROM unnest(p_viewer_id, p_value) n (viewer, value) WHERE n.value IS NOT NULL
+    ) q GROUP BY q.viewer HAVING count(*) > p_max OR sum(octet_length(q.value)) > p_max_bytes)
+    -- but whoever only takes away, or puts less in its place, may
+    AND (SELECT coalesce(sum(octet_length(n.value) + 1), 0) FROM unnest(p_value) n (value)) > (
+      SELECT coalesce(sum(octet_length(o.value) + 1), 0) FROM metadata o
+      JOIN unnest(p_viewer_id, p_entry) g (viewer, entry) ON g.viewer = o.viewer_id AND g.entry = o.entry
+      WHERE o.account_id = p_account_id AND o.mailbox_id = p_mailbox_id) THEN
+    RETURN false;
+  END IF;
+  DELETE FROM metadata o USING unnest(p_viewer_id, p_entry, p_value) g (viewer, entry, value)
+  WHERE o.account_id = p_account_id AND o.mailbox_id = p_mailbox_id AND o.viewer_id = g.viewer AND o.entry = g.entry
+    AND g.value IS NULL;
+  INSERT INTO metadata (account_id, mailbox_id, viewer_id, entry, value)
+  SELECT p_account_id, p_mailbox_id, g.viewer, g.entry, g.value
+  FROM unnest(p_viewer_id, p_entry, p_value) g (viewer, entry, value) WHERE g.value IS NOT NULL
+  ON CONFLICT (account_id, mailbox_id, viewer_id, entry) DO UPDATE SET value = EXCLUDED.value;
+  -- Who hears of it: of a shared entry the owner, of a private one whose it is. Shared entries of the server are nobody's.
+  FOREACH v_viewer IN ARRAY ARRAY(SELECT DISTINCT coalesce(nullif(v, 0), p_account_id) FROM unnest(p_viewer_id) v) LOOP
+    IF v_viewer > 0 THEN
+      PERFORM note_account_change(v_viewer, 'metadata', nullif(p_mailbox_id, 0), coalesce(v_name, ''), (
+        SELECT string_agg(g.entry, ' ' ORDER BY g.entry) FROM unnest(p_viewer_id, p_entry) g (viewer, entry)
+        WHERE coalesce(nullif(g.viewer, 0), p_account_id) = v_viewer));
+    END IF;
+  END LOOP;
+  RETURN true;
+END $$;

@@ -1123,3 +1123,19 @@ DELETE FROM mailbox_acl WHERE grantee_id = 987654321
 SELECT allowed_flags('{3,4,16}', true, 8)
 -- plain
 SELECT array_agg(f) FROM unnest('{3,4,16}'::int2[]) f WHERE f <> 3
+
+-- ── set_metadata
+-- ours
+SELECT set_metadata({box}, '{0}', '{/shared/comment}', '{abc}', 200, 1000000)
+-- plain
+INSERT INTO metadata VALUES ({box}, 0, '/shared/comment', 'abc') RETURNING true
+
+-- ── metadata_orphaned
+-- untimed
+INSERT INTO mailboxes (account_id, mailbox_id, name) VALUES ({acc}, 987654321, 'Orphan');
+INSERT INTO metadata VALUES ({acc}, 987654321, 0, '/shared/comment', 'abc')
+-- uncompared
+-- ours
+DELETE FROM mailboxes WHERE account_id = {acc} AND mailbox_id = 987654321
+-- plain
+DELETE FROM metadata WHERE account_id = {acc} AND mailbox_id = 987654321

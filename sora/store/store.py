@@ -10,6 +10,7 @@ from sora.store.domains import Domains
 from sora.store.leases import Leases
 from sora.store.mailboxes import Mailboxes
 from sora.store.messages import Messages
+from sora.store.metadata import Metadata
 from sora.store.objectids import ObjectIds
 from sora.store.search import Search
 from sora.store.transfers import Transfers
@@ -34,6 +35,7 @@ class Store:
         "leases",
         "mailboxes",
         "messages",
+        "metadata",
         "object_ids",
         "search",
         "transfers",
@@ -48,6 +50,7 @@ class Store:
         self.leases = Leases(db)
         self.mailboxes = Mailboxes(db)
         self.messages = Messages(db)
+        self.metadata = Metadata(db)
         self.object_ids = ObjectIds(db)
         self.search = Search(db)
         self.trees = Trees(db)

@@ -17,6 +17,7 @@ from sora.wire.imap_acl import parse_deleteacl, parse_getacl, parse_listrights, 
 from sora.wire.imap_contexts import parse_cancelupdate, parse_uidbatches
 from sora.wire.imap_fetch import parse_fetch
 from sora.wire.imap_list import parse_list, parse_lsub, parse_status
+from sora.wire.imap_metadata import parse_getmetadata, parse_setmetadata
 from sora.wire.imap_multisearch import parse_esearch
 from sora.wire.imap_quota import parse_getquota, parse_getquotaroot, parse_setquota
 from sora.wire.imap_search import parse_search
@@ -504,6 +505,8 @@ PARSERS: Final[dict[bytes, Callable[[Cursor], Any]]] = (
         b"GETQUOTA": parse_getquota,
         b"GETQUOTAROOT": parse_getquotaroot,
         b"SETQUOTA": parse_setquota,
+        b"GETMETADATA": parse_getmetadata,
+        b"SETMETADATA": parse_setmetadata,
         b"SETACL": parse_setacl,
         b"DELETEACL": parse_deleteacl,
         b"GETACL": parse_getacl,

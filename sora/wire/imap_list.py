@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct
 
 from sora.errors import BadSyntax
+from sora.wire.imap_metadata import Asked, parse_asked
 from sora.wire.imap_syntax import parenthesised, whole
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class List(Struct, frozen=True):
         select: of SUBSCRIBED REMOTE RECURSIVEMATCH SPECIAL-USE.
         returns: of SUBSCRIBED CHILDREN SPECIAL-USE MYRIGHTS.
         status: items of RETURN (STATUS (...)), or None.
+        metadata: entries of RETURN (METADATA (...)), or None (RFC 9590).
         extended: selection options, several patterns or RETURN were given.
     """
 
@@ -36,6 +38,7 @@ class List(Struct, frozen=True):
     returns: frozenset[str] = frozenset()
     status: tuple[str, ...] | None = None
     extended: bool = False
+    metadata: Asked | None = None
 
 
 class Lsub(Struct, frozen=True):
@@ -58,7 +61,7 @@ class Status(Struct, frozen=True):
 
 
 _SELECT_OPTIONS: Final = frozenset({"SUBSCRIBED", "REMOTE", "RECURSIVEMATCH", "SPECIAL-USE"})
-_RETURN_OPTIONS: Final = frozenset({"SUBSCRIBED", "CHILDREN", "SPECIAL-USE", "MYRIGHTS", "STATUS"})
+_RETURN_OPTIONS: Final = frozenset({"SUBSCRIBED", "CHILDREN", "SPECIAL-USE", "MYRIGHTS", "STATUS", "METADATA"})
 _STATUS_ITEMS: Final = frozenset(
     (
         "MESSAGES RECENT UIDNEXT UIDVALIDITY UNSEEN DELETED DELETED-STORAGE SIZE HIGHESTMODSEQ MAILBOXID APPENDLIMIT"
@@ -98,27 +101,28 @@ def parse_list(cur: Cursor) -> List:
         patterns = tuple(parenthesised(cur, lambda cur: cur.list_mailbox()))
     else:
         patterns = (cur.list_mailbox(),)
-    returns: frozenset[str] = frozenset()
-    status: tuple[str, ...] | None = None
-    if cur.skip(b" RETURN "):
-        extended = True
-        returns, status = _parse_list_returns(cur)
-    return List(reference, patterns, select, returns, status, extended)
+    if not cur.skip(b" RETURN "):
+        return List(reference, patterns, select, extended=extended)
+    returns, status, metadata = _parse_list_returns(cur)
+    return List(reference, patterns, select, returns, status, extended=True, metadata=metadata)
 
 
-def _parse_list_returns(cur: Cursor) -> tuple[frozenset[str], tuple[str, ...] | None]:
-    """`"(" [return-option *(SP return-option)] ")"`, STATUS having a list of its own (RFC 5819)."""
+def _parse_list_returns(cur: Cursor) -> tuple[frozenset[str], tuple[str, ...] | None, Asked | None]:
+    """`"(" [return-option *(SP return-option)] ")"`, with lists of STATUS (RFC 5819) and METADATA (RFC 9590)."""
     status: tuple[str, ...] | None = None
+    metadata: Asked | None = None
 
     def parse_one(cur: Cursor) -> str:
-        nonlocal status
+        nonlocal status, metadata
         name = _parse_return_option(cur)
         if name == "STATUS":
             status = _parse_status_items(cur.sp())
+        elif name == "METADATA":
+            metadata = parse_asked(cur)
         return name
 
     names = frozenset(parenthesised(cur, parse_one, empty=True))
-    return names - {"STATUS"}, status
+    return names - {"STATUS", "METADATA"}, status, metadata
 
 
 @whole

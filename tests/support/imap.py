@@ -4,6 +4,7 @@
     given alice: Mixed=multipart,latin    or with these of `SAMPLES`
     given bob                             an account; connections log in as the one that was named first
     given link 2: bob                     whom that connection logs in as
+    given server: /shared/comment=Hello   an annotation of the server
     given nobody                          connections are not logged in
     given cleartext: no                   passwords need TLS
     given tls: offered                    there is a certificate; or `active`: connections begin with TLS
@@ -31,6 +32,7 @@ from sora.protocols.imap import connection_factory
 from sora.services import passwords
 from sora.services.auth import Identity
 from sora.services.delivery import AppendItem
+from sora.store import metadata
 from tests.support import findings
 from tests.support.certificates import write_certificate
 from tests.support.transcripts import Link, SocketLink
@@ -122,6 +124,9 @@ class ImapWorld:
         subject, _, rest = text.partition(":")
         if subject == "nobody":
             self._nobody = True
+        elif subject == "server":
+            entry, _, value = rest.strip().partition("=")
+            await self.node.store.metadata.set(metadata.SERVER, metadata.SERVER.account_id, {entry: value.encode()})
         elif subject.startswith("link "):
             self._links[int(subject[5:])] = rest.strip()
         elif subject == "cleartext":

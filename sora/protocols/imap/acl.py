@@ -47,7 +47,7 @@ async def getacl(s: Session, cmd: wire.GetAcl) -> None:
     found = await find(s, cmd.mailbox, Rights.ADMINISTER)
     entries = await s.node.store.acl.entries(found.place.owner_id, found.mailbox.mailbox_id)
     named = [("-" * entry.negative + entry.identifier, entry.rights) for entry in entries]
-    s.write(wire.acl_line(cmd.mailbox, named, utf8=s.scanner.utf8))
+    s.write(wire.acl_line(cmd.mailbox, named, utf8=s.utf8))
 
 
 async def listrights(s: Session, cmd: wire.ListRights) -> None:
@@ -56,10 +56,10 @@ async def listrights(s: Session, cmd: wire.ListRights) -> None:
     grantee_id = await s.node.store.acl.find_grantee(cmd.identifier)
     keeps = grantee_id == found.place.owner_id and not cmd.negative
     always = Rights.LOOKUP | Rights.ADMINISTER if keeps else NO_RIGHTS
-    s.write(wire.listrights_line(cmd.mailbox, cmd.spelled, always, utf8=s.scanner.utf8))
+    s.write(wire.listrights_line(cmd.mailbox, cmd.spelled, always, utf8=s.utf8))
 
 
 async def myrights(s: Session, cmd: wire.MyRights) -> None:
     """RFC 4314 §3.5."""
     found = await find(s, cmd.mailbox)
-    s.write(wire.myrights_line(cmd.mailbox, found.mailbox.rights, utf8=s.scanner.utf8))
+    s.write(wire.myrights_line(cmd.mailbox, found.mailbox.rights, utf8=s.utf8))

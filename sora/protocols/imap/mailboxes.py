@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec.structs import replace
 
 from sora.errors import BadSyntax, LimitExceeded, NotFound, Unavailable
-from sora.protocols.imap import modes
+from sora.protocols.imap import metadata, modes
 from sora.protocols.imap.enable import CONDSTORE, switch_on
 from sora.protocols.imap.objectids import mailbox_id
 from sora.protocols.imap.patterns import INBOX, Pattern, parents
@@ -128,6 +128,7 @@ async def list_(s: Session, cmd: imap_list.List) -> None:
     below = _chosen_below(tree, listed, patterns, cmd.select) if "RECURSIVEMATCH" in cmd.select else {}
     chosen = {box.name: box for box in listed if _passes(box, cmd.select)} | below
     counts = await _list_counts(s, list(chosen.values()), cmd.status or ())
+    annotations = await metadata.lines_of(s, list(chosen.values()), cmd.metadata) if cmd.metadata is not None else {}
     for name in sorted(chosen, key=str.encode):
         box = chosen[name]
         s.write(_list_line(box, cmd, child_info=name in below, utf8=s.utf8))
@@ -136,6 +137,7 @@ async def list_(s: Session, cmd: imap_list.List) -> None:
         found = counts.get(box.name) if box.rights & Rights.READ else None
         if cmd.status is not None and found is not None and _passes(box, cmd.select):
             s.write(_status_line(s, found.name, found, cmd.status))
+        s.write(annotations.get(name, b""))
         await s.breathe()
 
 

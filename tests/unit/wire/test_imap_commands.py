@@ -13,10 +13,11 @@ from sora._native.imapscan import Command, NeedLiteral, Scanner
 from sora._native.seqset import SeqSet, UidSet
 from sora.errors import BadSyntax
 from sora.types import Rights
-from sora.wire import imap_acl, imap_contexts, imap_quota
+from sora.wire import imap_acl, imap_contexts, imap_metadata, imap_quota
 from sora.wire import imap_commands as wire
 from sora.wire.imap_commands import PARSERS, AppendItem, QResync, StoreMode
 from sora.wire.imap_list import List, Lsub, Status
+from sora.wire.imap_metadata import Asked
 from sora.wire.imap_multisearch import MultiSearch, Scope, Source
 from sora.wire.imap_search import All, InSeqs, Search
 
@@ -113,6 +114,22 @@ CASES: dict[bytes, object] = {
     b'GETQUOTA ""': imap_quota.GetQuota(b""),
     b"GETQUOTA {3+}\r\na b": imap_quota.GetQuota(b"a b"),
     b"GETQUOTAROOT inbox": imap_quota.GetQuotaRoot("INBOX"),
+    b"GETMETADATA inbox /Private/a": imap_metadata.GetMetadata("INBOX", Asked(("/Private/a",))),
+    b'GETMETADATA "" (/shared/a "/shared/b" /shared/a)': imap_metadata.GetMetadata(
+        "", Asked(("/shared/a", "/shared/b"))
+    ),
+    b"GETMETADATA (maxsize 5 DEPTH infinity) a /shared": imap_metadata.GetMetadata("a", Asked(("/shared",), 2, 5)),
+    b"GETMETADATA a (DEPTH 1) (/shared/b)": imap_metadata.GetMetadata("a", Asked(("/shared/b",), 1)),
+    b"GETMETADATA a ({9+}\r\n/shared/b)": imap_metadata.GetMetadata("a", Asked(("/shared/b",))),
+    b'SETMETADATA a (/Shared/B NIL /private/c "x")': imap_metadata.SetMetadata(
+        "a", {"/shared/b": None, "/private/c": b"x"}
+    ),
+    b"SETMETADATA a (/private/d {1+}\r\ny /private/e ~{1+}\r\n\0)": imap_metadata.SetMetadata(
+        "a", {"/private/d": b"y", "/private/e": b"\0"}
+    ),
+    b'LIST "" * RETURN (METADATA (DEPTH 1) /shared/a CHILDREN)': List(
+        "", ("*",), returns=frozenset({"CHILDREN"}), extended=True, metadata=Asked(("/shared/a",), 1)
+    ),
     b"SETACL a b@c lrda": imap_acl.SetAcl("a", "b@c", False, "=", DELETE | Rights(1 + 2 + 1024)),
     b"SETACL a -b@c +c": imap_acl.SetAcl("a", "b@c", True, "+", Rights.CREATE | Rights.DELETE_MAILBOX),
     b"SETACL a {4+}\r\nb@\xc3\xa9 -lrswipkxtea": imap_acl.SetAcl("a", "b@é", False, "-", Rights(2047)),
@@ -219,6 +236,30 @@ REFUSED = [
     b"STATUS a ()",
     b"COMPRESS",
     b"COMPRESS DEFLATE x",
+    b"GETMETADATA a",
+    b"GETMETADATA /private/a",
+    b"GETMETADATA a private/a",
+    b"GETMETADATA a /privates/a",
+    b"GETMETADATA a /private/a/",
+    b"GETMETADATA a /private//a",
+    b"GETMETADATA a /private/a%",
+    b"GETMETADATA a /private/a*",
+    b"GETMETADATA a {10+}\r\n/private/\x01",
+    b"GETMETADATA a {10+}\r\n/private/\xe9",
+    b"GETMETADATA a /private/" + b"a" * 1000,
+    b"GETMETADATA a ()",
+    b"GETMETADATA (MAXSIZE -1) a /private/a",
+    b"GETMETADATA (DEPTH 2) a /private/a",
+    b"GETMETADATA (FOO 2) a /private/a",
+    b"GETMETADATA () a /private/a",
+    b"GETMETADATA (DEPTH 1) a (DEPTH 1) /private/a",
+    b"SETMETADATA a",
+    b"SETMETADATA a ()",
+    b"SETMETADATA a (/private/a)",
+    b"SETMETADATA a (/private/a b)",
+    b"SETMETADATA a (/private NIL)",
+    b"SETMETADATA a (/private/vendor/b NIL)",
+    b"SETMETADATA a /private/b NIL",
     b"SETACL a b",
     b"SETACL a b lR",
     b"SETACL a b z",

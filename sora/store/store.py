@@ -13,6 +13,7 @@ from sora.store.messages import Messages
 from sora.store.metadata import Metadata
 from sora.store.objectids import ObjectIds
 from sora.store.search import Search
+from sora.store.similar import Similar
 from sora.store.transfers import Transfers
 from sora.store.trees import Trees
 
@@ -38,6 +39,7 @@ class Store:
         "metadata",
         "object_ids",
         "search",
+        "similar",
         "transfers",
         "trees",
     )
@@ -53,5 +55,6 @@ class Store:
         self.metadata = Metadata(db)
         self.object_ids = ObjectIds(db)
         self.search = Search(db)
+        self.similar = Similar(db)
         self.trees = Trees(db)
         self.transfers = Transfers(db)

@@ -27,6 +27,7 @@ class SortKey(enum.Enum):
     DISPLAYFROM = "displayfrom"
     DISPLAYTO = "displayto"
     FROM = "from"
+    RELEVANCY = "relevancy"
     SIZE = "size"
     SUBJECT = "subject"
     TO = "to"
@@ -73,7 +74,11 @@ def parse_sort(cur: Cursor) -> Sort:
     criteria = tuple(parenthesised(cur.sp(), _parse_criterion))
     if len(criteria) > MAX_CRITERIA:
         raise BadSyntax("These are more sort criteria than there are")
-    return Sort(criteria, _parse_search(cur, returns, partial))
+    search = _parse_search(cur, returns, partial)
+    scored = search.has_fuzzy or search.has_filter
+    if not scored and any(criterion.key is SortKey.RELEVANCY for criterion in criteria):
+        raise BadSyntax("RELEVANCY goes with FUZZY only")
+    return Sort(criteria, search)
 
 
 @whole

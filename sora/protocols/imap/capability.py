@@ -29,7 +29,7 @@ AFTER_LOGIN: Final = (
 )  # fmt: skip
 
 SEARCHING: Final = (
-    "SEARCHRES", "PARTIAL", "INPROGRESS", "ESORT", "CONTEXT=SORT",
+    "SEARCHRES", "PARTIAL", "INPROGRESS", "ESORT", "CONTEXT=SORT", "SEARCH=FUZZY",
     "SORT=DISPLAY", "I18NLEVEL=1", "THREAD=ORDEREDSUBJECT", "THREAD=REFERENCES", "THREAD=REFS",
 )  # fmt: skip
 """Of searching and of what takes long; `AFTER_LOGIN` has ESEARCH and WITHIN."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from sora._native.seqset import UidSet
 from sora.errors import SoraError
 from sora.protocols.imap.contexts import Contexts, as_set, numbers_of
+from sora.protocols.imap.fuzzy import Scores
 from sora.protocols.imap.replies import BAD, reply_to
 from sora.protocols.imap.selection import NO_UIDS
 from sora.wire import imap_esearch as wire
@@ -32,13 +33,15 @@ class Results:
     Attributes:
         saved: `$`; messages that are gone may still be in it.
         contexts: Results that are kept up to date.
+        scores: Relevancy of what the search in hand has found.
     """
 
-    __slots__ = ("contexts", "saved")
+    __slots__ = ("contexts", "saved", "scores")
 
     def __init__(self) -> None:
         self.saved: UidSet = NO_UIDS
         self.contexts = Contexts()
+        self.scores = Scores()
 
 
 @contextmanager
@@ -73,7 +76,12 @@ def answer(
     if returns == {"SAVE"}:  # RFC 5182 §1: nothing else was asked, so nothing is said
         return
     numbers = found if uid else numbers_of(s, found)
-    s.write(wire.esearch_line(s.tag, numbers, returns, uid=uid, partial=partial, modseq=modseq, place=place))
+    scores = None
+    if "RELEVANCY" in returns:
+        scores = s.results.scores.of(found if partial is None else wire.page(found, partial))
+    s.write(
+        wire.esearch_line(s.tag, numbers, returns, uid=uid, partial=partial, modseq=modseq, scores=scores, place=place)
+    )
 
 
 def save(s: Session, found: UidSet | Sequence[int], returns: Collection[str], partial: tuple[int, int] | None) -> None:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 from sora._native.columns import expand
 from sora._native.seqset import UidSet
 from sora.errors import BadSyntax
-from sora.protocols.imap import messagelimit, objectids, progress, results, searchtext
+from sora.protocols.imap import fuzzy, messagelimit, objectids, progress, results, searchtext
 from sora.protocols.imap.enable import UIDONLY
+from sora.protocols.imap.fuzzy import Scores
 from sora.protocols.imap.modes import UTF8, is_rev2
 from sora.protocols.imap.numbers import write_numbers
 from sora.protocols.imap.replies import BadCharset
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from sora.protocols.imap.session import Session
     from sora.wire.imap_search import Search, SearchKey
 
-RETURNED: Final = frozenset({"MIN", "MAX", "ALL", "COUNT", "SAVE", "PARTIAL", "CONTEXT", "UPDATE"})
-"""Return options that are offered (RFC 4731, 5182, 5267, 9394)."""
+RETURNED: Final = frozenset({"MIN", "MAX", "ALL", "COUNT", "SAVE", "PARTIAL", "CONTEXT", "UPDATE", "RELEVANCY"})
+"""Return options that are offered (RFC 4731, 5182, 5267, 6203, 9394)."""
 
 RESULT_OF_REV2: Final = frozenset({"ALL"})
 """What SEARCH without RETURN is answered with in IMAP4rev2 (RFC 9051 §6.4.4)."""
@@ -65,7 +66,7 @@ async def search(s: Session, cmd: Search) -> Reply | None:
 
 
 def require_offered(s: Session, cmd: Search, returns: frozenset[str]) -> None:
-    """Look at charset and RETURN options before anything is done.
+    """Look at charset and RETURN options before anything is done; what came before gives no scores.
 
     Raises:
         BadSyntax: An option is not offered, or updates under this tag are sent already; or CHARSET is no more.
@@ -76,6 +77,7 @@ def require_offered(s: Session, cmd: Search, returns: frozenset[str]) -> None:
         raise BadSyntax("These RETURN options are not offered here")
     if "UPDATE" in returns:
         s.results.contexts.require_new(s.tag)
+    s.results.scores = Scores()
 
 
 def looked_at(s: Session, key: SearchKey) -> messagelimit.Cut:
@@ -101,6 +103,8 @@ async def matching(s: Session, key: SearchKey, within: UidSet) -> UidSet:
         return within
     await s.breathe()
     match key:
+        case keys.Fuzzy():
+            return await fuzzy.find(s, key.key, within, matching)
         case keys.Not():
             return within - await matching(s, key.key, within)
         case keys.Or():
@@ -120,7 +124,7 @@ async def matching(s: Session, key: SearchKey, within: UidSet) -> UidSet:
 def cost(key: SearchKey) -> int:
     """How dear a key is: its dearest part."""
     match key:
-        case keys.Not():
+        case keys.Not() | keys.Fuzzy():
             return cost(key.key)
         case keys.Or():
             return max(cost(key.left), cost(key.right))

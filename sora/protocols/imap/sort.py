@@ -8,12 +8,13 @@ after folding is the order of their octets. Ties are in the order of the mailbox
 from __future__ import annotations
 
 import asyncio
+from array import array
 from typing import TYPE_CHECKING, Final
 
 from sora._native import columns as native
 from sora._native.columns import Texts
 from sora.mime.text import fold
-from sora.protocols.imap import progress, results
+from sora.protocols.imap import contexts, progress, results
 from sora.protocols.imap.numbers import numbers_for, write_numbers
 from sora.protocols.imap.replies import BadCharset
 from sora.protocols.imap.search import looked_at, matching, require_offered
@@ -21,7 +22,6 @@ from sora.protocols.imap.searchmodseq import highest_found
 from sora.wire.imap_sort import SortKey
 
 if TYPE_CHECKING:
-    from array import array
     from collections.abc import Mapping, Sequence
 
     from sora._native.seqset import UidSet
@@ -80,6 +80,9 @@ def _answer(s: Session, cmd: Sort, found: list[int], returns: frozenset[str], mo
     results.answer(s, found, returns, uid=wanted.uid, partial=wanted.partial, modseq=modseq)
     if "UPDATE" not in returns:
         return
+    if any(criterion.key is SortKey.RELEVANCY for criterion in cmd.criteria):
+        contexts.refuse(s, b"Scores are of the moment")
+        return
 
     async def order(s: Session, uids: UidSet) -> list[int]:
         return list(await in_order(s, uids, cmd.criteria))
@@ -102,6 +105,8 @@ async def in_order(s: Session, uids: UidSet, criteria: Sequence[Criterion]) -> a
     for criterion in unique(criteria):
         if criterion.key in COLUMNS:
             values = columns.values(uids, COLUMNS[criterion.key])
+        elif criterion.key is SortKey.RELEVANCY:  # the highest comes first (RFC 6203 §6)
+            values = array("q", [-score for score in s.results.scores.of(uids)])
         else:
             values = await ranks(s, uids, *TEXTS[criterion.key])
         keys.append((values, criterion.reverse))

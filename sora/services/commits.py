@@ -107,6 +107,7 @@ class Commits:
         self._instance_id = instance_id
         self._copies = copies
         self._fenced = fenced
+        self._alone: set[asyncio.Task[None]] = set()
         self._lanes = Lanes(self._commit, lanes)
         self._patience: Patience[MailboxId, Unit] = Patience(
             self._wait_for_lock, PATIENT_LANES, TURN_S, self._look_again
@@ -116,14 +117,30 @@ class Commits:
         """Queue a unit; its `done` has the answer."""
         self._lanes.submit(unit)
 
+    def submit_alone(self, unit: Unit) -> None:
+        """The same for a unit that locks more than the mailbox it goes to, so that nobody waits with it."""
+        task = asyncio.create_task(self._commit_alone(unit))
+        self._alone.add(task)
+        task.add_done_callback(self._alone.discard)
+
     async def drained(self) -> None:
         """Until every unit has its answer."""
+        if self._alone:
+            await asyncio.wait(self._alone)
         await self._lanes.drained()
         await self._patience.drained()
 
     # ------------------------------------------------------------------------------------------------ batches
 
-    async def _commit(self, batch: list[Unit]) -> None:
+    async def _commit_alone(self, unit: Unit) -> None:
+        try:
+            await self._commit([unit], _PATIENT)
+        except Exception:
+            _log.exception("delivery that replaces a message failed")
+        finally:
+            unit.answer(Unavailable(detail="delivery ended without an answer"))
+
+    async def _commit(self, batch: list[Unit], attempt: _Attempt = _FIRST) -> None:
         """Stage and store a batch; every unit has its answer afterwards."""
         if self._fenced():
             self._refuse(batch, Unavailable(detail=FENCED))
@@ -144,7 +161,7 @@ class Commits:
             crash_point("lmtp.staged")
         if "append" in paths:
             crash_point("append.staged")
-        await self._save(batch)
+        await self._save(batch, attempt)
 
     async def _stage(self, batch: list[Unit]) -> None:
         letters = {(a.row.account_id, a.row.content_hash): a for unit in batch for a in unit.letters}
@@ -156,7 +173,10 @@ class Commits:
         rows = [letter.row for letter in letters]
         try:
             bodies = [letter.pieces for letter in letters] if self._copies else None
-            delivered = await self._messages.deliver(rows, self._instance_id, bodies, patient=attempt.patient)
+            if (replaced := units[0].replaced) is not None:  # it is alone
+                delivered = await self._messages.replace(replaced, rows, self._instance_id, bodies)
+            else:
+                delivered = await self._messages.deliver(rows, self._instance_id, bodies, patient=attempt.patient)
         except DatabaseDown as error:
             if not error.maybe_done:
                 self._refuse(units, error)

@@ -18,6 +18,7 @@ from sora.services.commits import Commits, Doorbell
 from sora.services.lanes import Unit
 from sora.services.letters import AppendItem, Letters, MailEnvelope, box_of
 from sora.store.account_keys import NoKeys
+from sora.types import ModSeq
 from sora.wire import lmtp
 
 if TYPE_CHECKING:
@@ -28,9 +29,10 @@ if TYPE_CHECKING:
     from sora.store.account_keys import Sealers
     from sora.store.diskfile import Octets
     from sora.store.messages import Delivered, Messages
+    from sora.store.replacing import Replaced
     from sora.store.sealing import Sealer
     from sora.store.staging import Staging
-    from sora.types import AccountId, MailboxId, ModSeq, Uid, UidValidity
+    from sora.types import AccountId, MailboxId, Uid, UidValidity
 
 __all__ = ["AppendItem", "AppendResult", "Delivery", "Doorbell", "MailEnvelope", "MailLoop"]
 
@@ -60,11 +62,13 @@ class AppendResult(Struct, frozen=True):
 
     Attributes:
         modseq: of the commit that brought them, others' messages perhaps among them.
+        replaced_modseq: Of the mailbox from which a message was taken away; 0: none was, or it is not known.
     """
 
     uidvalidity: UidValidity
     uids: tuple[Uid, ...]
     modseq: ModSeq
+    replaced_modseq: ModSeq = ModSeq(0)
 
 
 class Delivery:
@@ -184,26 +188,33 @@ class Delivery:
         mailbox_id: MailboxId,
         items: Sequence[AppendItem],
         actor_id: AccountId | None = None,
+        replaced: Replaced | None = None,
     ) -> AppendResult:
         """Store messages in one mailbox, all in one transaction or none (RFC 3502 §4).
 
         Args:
             actor_id: Who does it, if not the owner: \\Seen is then that one's.
+            replaced: A message that is expunged in the same transaction (RFC 8508).
 
         Raises:
             NotFound: The mailbox is gone.
+            Expunged: The message to replace is.
             OverQuota: They do not fit.
             Unavailable: Try again; if the connection to PostgreSQL broke, they may be there.
         """
         sealer = self._sealers.peek(account_id) or await self._sealers.get(account_id)
         inline = _is_quick([item.data for item in items])
         letters = await _compute(inline, self._letters.of_append, account_id, mailbox_id, items, sealer, actor_id)
-        unit = Unit("append", letters)
-        self._commits.submit(unit)
+        unit = Unit("append", letters, replaced)
+        if replaced is None:
+            self._commits.submit(unit)
+        else:
+            self._commits.submit_alone(unit)
         result = await unit.done
         if isinstance(result, SoraError):
             raise result
-        return AppendResult(result[0].uidvalidity, tuple(row.uid for row in result), result[-1].modseq)
+        uids = tuple(row.uid for row in result)
+        return AppendResult(result[0].uidvalidity, uids, result[-1].modseq, result[0].replaced_modseq)
 
 
 async def _compute(inline: bool, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:

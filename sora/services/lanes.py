@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from sora.services.letters import Box, Letter
     from sora.store.messages import Delivered
+    from sora.store.replacing import Replaced
 
 _log = log.get(__name__)
 
@@ -38,13 +39,18 @@ MAX_BATCH_BYTES: Final = 32 * 1024 * 1024
 
 
 class Unit:
-    """What is committed together or not at all: an LMTP message for one mailbox, or all messages of an APPEND."""
+    """What is committed together or not at all: an LMTP message for one mailbox, or all messages of an APPEND.
 
-    __slots__ = ("aside_since", "done", "letters", "path", "result", "size")
+    Attributes:
+        replaced: A message that goes as they come; such a unit is committed alone.
+    """
 
-    def __init__(self, path: str, letters: Sequence[Letter]) -> None:
+    __slots__ = ("aside_since", "done", "letters", "path", "replaced", "result", "size")
+
+    def __init__(self, path: str, letters: Sequence[Letter], replaced: Replaced | None = None) -> None:
         self.path = path
         self.letters = letters
+        self.replaced = replaced
         self.size = sum(letter.size for letter in letters)
         self.done: asyncio.Future[list[Delivered] | SoraError] = asyncio.get_running_loop().create_future()
         self.result: list[Delivered] | SoraError | None = None

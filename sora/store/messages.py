@@ -17,6 +17,7 @@ from msgspec import Struct
 from sora.errors import NotFound
 from sora.store.copies import INLINE_BYTES, add_parts
 from sora.store.flags import FlagChange, FlagEdit, FlagLanes
+from sora.store.replacing import take_away
 from sora.types import ALL_RIGHTS, MAX_UID, AccountId, ContentId, MailboxId, ModSeq, Rights, Uid, UidValidity
 
 if TYPE_CHECKING:
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
     from sora._native.seqset import UidSet
     from sora.mime.digest import Digest
     from sora.store.copies import Pieces
-    from sora.store.db import Database
+    from sora.store.db import Connection, Database
     from sora.store.leases import Lease
+    from sora.store.replacing import Replaced
 
 CHUNK_ROWS: Final = 500
 """Rows of one statement in `rows`: about a megabyte of envelopes and structures."""
@@ -118,6 +120,7 @@ class Delivered(Struct, frozen=True):
         modseq: of the message, and of the mailbox after it.
         duplicate: nothing was stored; the fields tell of the message that was there.
         locked: nothing was stored and there is no UID: somebody else holds the lock of the mailbox or of its quota.
+        replaced_modseq: of the mailbox that has lost a message to it; 0: none has, or it is not known any more.
     """
 
     account_id: AccountId
@@ -128,6 +131,7 @@ class Delivered(Struct, frozen=True):
     content_id: ContentId
     duplicate: bool = False
     locked: bool = False
+    replaced_modseq: ModSeq = ModSeq(0)
 
 
 class Expunged(Struct, frozen=True):
@@ -293,6 +297,7 @@ class Messages:
             patient: wait for mailboxes that somebody else has locked; else their messages come back as `locked`, and
                 only the others are stored. Messages of one mailbox have the same lot.
 
+
         Returns:
             One entry for each message, in order.
 
@@ -301,50 +306,62 @@ class Messages:
             OverQuota: one of the messages does not fit; nothing was stored.
             DatabaseDown: with `maybe_done`, ask `find_witnesses`.
         """
-        digests, numbers = _share(batch)
-        actors = [message.actor_id for message in batch]
-        arguments = (*_message_arrays(batch, numbers), *_digest_arrays(digests), instance_id, patient, actors)
+        arguments = _arguments(batch, instance_id, patient=patient)
         if bodies is None:
             rows = await self._db.fetch(_DELIVER, *arguments)
         else:
             rows = await self._deliver_copied(batch, arguments, bodies)
-        return [
-            Delivered(
-                account_id=AccountId(row["account_id"]),
-                mailbox_id=MailboxId(row["mailbox_id"]),
-                uid=Uid(row["uid"] or 0),
-                modseq=ModSeq(row["modseq"] or 0),
-                uidvalidity=UidValidity(row["uidvalidity"]),
-                content_id=ContentId(row["content_id"] or 0),
-                duplicate=row["duplicate"],
-                locked=row["locked"],
-            )
-            for row in rows
-        ]
+        return [_delivered(row) for row in rows]
+
+    async def replace(
+        self,
+        replaced: Replaced,
+        batch: Sequence[NewMessage],
+        instance_id: str,
+        bodies: Sequence[Pieces] | None = None,
+    ) -> list[Delivered]:
+        """Store messages and expunge another one, all in one transaction or none (RFC 8508 §3); waits for locks.
+
+        Raises:
+            errors.Expunged: *replaced* is gone already; nothing was stored.
+            SoraError: as `deliver`.
+        """
+        accounts, mailboxes = [m.account_id for m in batch], [m.mailbox_id for m in batch]
+        async with self._db.transaction() as conn:
+            modseq = await take_away(conn, replaced, accounts, mailboxes)
+            rows = await self._deliver_on(conn, batch, _arguments(batch, instance_id, patient=True), bodies)
+        return [_delivered(row, modseq) for row in rows]
 
     async def _deliver_copied(
         self, batch: Sequence[NewMessage], arguments: Sequence[Any], bodies: Sequence[Pieces]
     ) -> list[Record]:
         """With a copy of each different body: small ones in the call, large ones part by part behind it."""
-        first = {(m.account_id, m.content_hash): i for i, m in reversed(list(enumerate(batch)))}
-        large = {i for i in first.values() if sum(map(len, bodies[i])) > INLINE_BYTES}
-        small = set(first.values()) - large
-        inline = [b"".join(pieces) if i in small else None for i, pieces in enumerate(bodies)]
+        large, inline = _copies(batch, bodies)
         if not large:
             return await self._db.fetch(_DELIVER_COPIED, *arguments, inline)
         async with self._db.transaction() as conn:
-            rows: list[Record] = await conn.fetch(_DELIVER_COPIED, *arguments, inline)
-            # Of the first message with a body nothing may be known, and of a second one, for another mailbox, all.
-            contents = {
-                (m.account_id, m.content_hash): ContentId(row["content_id"])
-                for m, row in zip(batch, rows, strict=True)
-                if row["content_id"] is not None  # None: locked, or a retry of what is expunged and purged
-            }
-            for i in sorted(large):
-                content_id = contents.get((batch[i].account_id, batch[i].content_hash))
-                if content_id is not None:
-                    await add_parts(conn, batch[i].account_id, content_id, bodies[i])
-            return rows
+            return await self._deliver_on(conn, batch, arguments, bodies)
+
+    async def _deliver_on(
+        self, conn: Connection, batch: Sequence[NewMessage], arguments: Sequence[Any], bodies: Sequence[Pieces] | None
+    ) -> list[Record]:
+        """Inside a transaction, with copies if there are bodies."""
+        if bodies is None:
+            plain: list[Record] = await conn.fetch(_DELIVER, *arguments)
+            return plain
+        large, inline = _copies(batch, bodies)
+        rows: list[Record] = await conn.fetch(_DELIVER_COPIED, *arguments, inline)
+        # Of the first message with a body nothing may be known, and of a second one, for another mailbox, all.
+        contents = {
+            (m.account_id, m.content_hash): ContentId(row["content_id"])
+            for m, row in zip(batch, rows, strict=True)
+            if row["content_id"] is not None  # None: locked, or a retry of what is expunged and purged
+        }
+        for i in sorted(large):
+            content_id = contents.get((batch[i].account_id, batch[i].content_hash))
+            if content_id is not None:
+                await add_parts(conn, batch[i].account_id, content_id, bodies[i])
+        return rows
 
     async def find_witnesses(self, batch: Sequence[NewMessage]) -> list[Delivered | None]:
         """Which messages of a lost `deliver` are stored: the answer is final.
@@ -497,6 +514,35 @@ _FIND_APPENDS: Final = """
     SELECT f.*, $1 AS account_id, m.content_id, m.created_modseq AS modseq FROM find_appends($1, $2, $3) f
     LEFT JOIN messages m ON m.account_id = $1 AND m.mailbox_id = f.mailbox_id AND m.uid = f.uid
 """
+
+
+def _arguments(batch: Sequence[NewMessage], instance_id: str, *, patient: bool) -> tuple[Any, ...]:
+    """Of `deliver()`, but for the bodies."""
+    digests, numbers = _share(batch)
+    actors = [message.actor_id for message in batch]
+    return (*_message_arrays(batch, numbers), *_digest_arrays(digests), instance_id, patient, actors)
+
+
+def _delivered(row: Record, replaced_modseq: ModSeq = ModSeq(0)) -> Delivered:  # noqa: B008 — an int
+    return Delivered(
+        account_id=AccountId(row["account_id"]),
+        mailbox_id=MailboxId(row["mailbox_id"]),
+        uid=Uid(row["uid"] or 0),
+        modseq=ModSeq(row["modseq"] or 0),
+        uidvalidity=UidValidity(row["uidvalidity"]),
+        content_id=ContentId(row["content_id"] or 0),
+        duplicate=row["duplicate"],
+        locked=row["locked"],
+        replaced_modseq=replaced_modseq,
+    )
+
+
+def _copies(batch: Sequence[NewMessage], bodies: Sequence[Pieces]) -> tuple[set[int], list[bytes | None]]:
+    """Places of the large bodies, and the others as they go into the call; each different one once."""
+    first = {(m.account_id, m.content_hash): i for i, m in reversed(list(enumerate(batch)))}
+    large = {i for i in first.values() if sum(map(len, bodies[i])) > INLINE_BYTES}
+    small = set(first.values()) - large
+    return large, [b"".join(pieces) if i in small else None for i, pieces in enumerate(bodies)]
 
 
 def _share(batch: Sequence[NewMessage]) -> tuple[list[Digest], list[int]]:

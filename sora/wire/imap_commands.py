@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from sora.errors import BadSyntax
 from sora.wire.imap_acl import parse_deleteacl, parse_getacl, parse_listrights, parse_myrights, parse_setacl
+from sora.wire.imap_append import parse_append, parse_replace
 from sora.wire.imap_contexts import parse_cancelupdate, parse_uidbatches
 from sora.wire.imap_fetch import parse_fetch
 from sora.wire.imap_list import parse_list, parse_lsub, parse_status
@@ -26,7 +27,6 @@ from sora.wire.imap_syntax import parenthesised, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime
 
     from sora._native.imapscan import Cursor
     from sora._native.seqset import SeqSet, UidSet
@@ -179,32 +179,6 @@ class Unsubscribe(Struct, frozen=True):
     """UNSUBSCRIBE (RFC 9051 §6.3.8)."""
 
     mailbox: str
-
-
-class AppendItem(Struct, frozen=True):
-    """One message of APPEND.
-
-    Attributes:
-        internal_date: aware, or None for now.
-        size: octets announced.
-        binary: sent as literal8 (RFC 3516): NUL allowed.
-        utf8: sent as `UTF8 (~{n}...)` (RFC 6855 §4).
-        data: None if the literal is streamed or not read yet.
-    """
-
-    flags: tuple[bytes, ...]
-    internal_date: datetime | None
-    size: int
-    binary: bool = False
-    utf8: bool = False
-    data: bytes | None = None
-
-
-class Append(Struct, frozen=True):
-    """APPEND (RFC 9051 §6.3.12), one message or several (RFC 3502)."""
-
-    mailbox: str
-    items: tuple[AppendItem, ...]
 
 
 class Expunge(Struct, frozen=True):
@@ -417,37 +391,6 @@ def parse_unsubscribe(cur: Cursor) -> Unsubscribe:
 
 
 @whole
-def parse_append(cur: Cursor) -> Append:
-    """`SP mailbox 1*append-message` (RFC 3502 §5).
-
-    Also reads a command that is not whole yet (`Scanner.partial()`): the message announced is then the last item.
-    """
-    mailbox = cur.sp().mailbox()
-    items = [_parse_append_item(cur)]
-    while cur.peek() == ord(" "):
-        items.append(_parse_append_item(cur))
-    return Append(mailbox, tuple(items))
-
-
-def _parse_append_item(cur: Cursor) -> AppendItem:
-    """`[SP flag-list] [SP date-time] SP (literal / literal8 / "UTF8" SP "(" literal8 ")")`."""
-    flags: tuple[bytes, ...] = ()
-    internal_date: datetime | None = None
-    if cur.sp().peek() == ord("("):
-        flags = cur.flags()
-        cur.sp()
-    if cur.peek() == ord('"'):
-        internal_date = cur.date_time()
-        cur.sp()
-    utf8 = cur.skip(b"UTF8 (")
-    pending = cur.at_pending()
-    message = cur.literal()
-    if utf8 and not pending:
-        cur.expect(b")")
-    return AppendItem(flags, internal_date, message.size, message.binary, utf8, message.data)
-
-
-@whole
 def parse_expunge(cur: Cursor) -> Expunge:
     """Nothing; after UID: `SP sequence-set`."""
     return Expunge(cur.sp().uidset()) if cur.uid else Expunge()
@@ -489,6 +432,7 @@ _BOTH: Final[dict[bytes, Callable[[Cursor], Any]]] = {
     b"STORE": parse_store,
     b"COPY": parse_copy,
     b"MOVE": parse_move,
+    b"REPLACE": parse_replace,
 }
 
 PARSERS: Final[dict[bytes, Callable[[Cursor], Any]]] = (

@@ -70,6 +70,13 @@ SAMPLES: Final[dict[str, bytes]] = {
         b"Content-Type: application/octet-stream\r\nContent-Transfer-Encoding: base64\r\n\r\nAAEC\r\n--b--\r\n"
     ),
     "uuencoded": b"Subject: odd\r\nContent-Transfer-Encoding: x-uuencode\r\n\r\nabcd",
+    "attached": (
+        b"From: alice@example.com\r\nSubject: attached\r\nMIME-Version: 1.0\r\n"
+        b'Content-Type: multipart/mixed;\r\n boundary="------------030308070208000400050907"\r\n\r\n'
+        b"--------------030308070208000400050907\r\nContent-Type: text/plain\r\n\r\nthe letter\r\n"
+        b"--------------030308070208000400050907\r\nContent-Type: application/zip\r\n\r\n012345678901234567890\r\n"
+        b"--------------030308070208000400050907--\r\n"
+    ),
     "reply": (
         b"Subject: Re: question\r\n\r\nI agree.\r\n\r\nOn Thursday, Bob wrote:\r\n> Do you agree?\r\n\r\n"
         b"-- \r\nAlice\r\n"

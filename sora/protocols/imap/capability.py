@@ -28,6 +28,9 @@ AFTER_LOGIN: Final = (
     "CONDSTORE", "QRESYNC", "UIDONLY",
 )  # fmt: skip
 
+SAVING: Final = ("CATENATE", "URL-PARTIAL")
+"""What APPEND and REPLACE take beside literals."""
+
 SEARCHING: Final = (
     "SEARCHRES", "PARTIAL", "INPROGRESS", "ESORT", "CONTEXT=SORT", "SEARCH=FUZZY",
     "SORT=DISPLAY", "I18NLEVEL=1", "THREAD=ORDEREDSUBJECT", "THREAD=REFERENCES", "THREAD=REFS",
@@ -67,7 +70,7 @@ def capabilities(
     else:
         compress = () if compressed else COMPRESS
         limits = (f"APPENDLIMIT={append_limit}", f"MESSAGELIMIT={message_limit}", f"SAVELIMIT={save_limit}")
-        names = [*REVISIONS, *AFTER_LOGIN, *SEARCHING, *limits, *OF_COMMANDS, *compress]
+        names = [*REVISIONS, *AFTER_LOGIN, *SAVING, *SEARCHING, *limits, *OF_COMMANDS, *compress]
     return " ".join(names).encode()
 
 

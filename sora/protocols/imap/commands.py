@@ -35,6 +35,7 @@ from sora.protocols.imap import (
 from sora.protocols.imap.state import ANY, AUTHENTICATED, NOT_AUTHENTICATED, SELECTED, State
 from sora.wire import (
     imap_acl,
+    imap_append,
     imap_contexts,
     imap_fetch,
     imap_list,
@@ -84,6 +85,7 @@ class Command(Struct, frozen=True):
         effect: See `Effect`.
         capability: Advertised once this row is here, in the states in which the command is allowed; or empty.
         uid: There is a UID variant, run by the same two functions.
+        takes_messages: Its literals are messages, which are received as they come.
     """
 
     name: str
@@ -93,6 +95,7 @@ class Command(Struct, frozen=True):
     effect: Effect = NONE
     capability: str = ""
     uid: bool = False
+    takes_messages: bool = False
 
     def speaks_of_seqs(self, by_uid: bool) -> bool:
         """Its arguments or responses hold sequence numbers, and need not: it has a UID variant."""
@@ -142,7 +145,7 @@ ROWS: Final = (
     Command("MYRIGHTS",     imap_acl.parse_myrights,   acl.myrights,          IN),
     Command("GETMETADATA",  imap_metadata.parse_getmetadata, metadata.getmetadata, IN, NONE,       "METADATA"),
     Command("SETMETADATA",  imap_metadata.parse_setmetadata, metadata.setmetadata, IN),
-    Command("APPEND",       wire.parse_append,         append.append,         IN),
+    Command("APPEND",       imap_append.parse_append,  append.append,         IN,  NONE,           takes_messages=True),
     Command("IDLE",         wire.parse_idle,           idle.idle,             IN,  BREAKS_SEQS,    "IDLE"),
     Command("NOTIFY",       imap_notify.parse_notify,  notify.notify,         IN,  BREAKS_SEQS,    "NOTIFY"),
     Command("CHECK",        wire.parse_check,          select.noop,           SEL, BREAKS_SEQS),
@@ -159,6 +162,8 @@ ROWS: Final = (
     Command("STORE",        wire.parse_store,          flagging.store,        SEL, USES_SEQS,      uid=True),
     Command("COPY",         wire.parse_copy,           transfer.copy,         SEL, USES_AND_BREAKS, uid=True),
     Command("MOVE",         wire.parse_move,           transfer.move,         SEL, USES_AND_BREAKS, "MOVE", uid=True),
+    Command("REPLACE",      imap_append.parse_replace, append.replace,        SEL, USES_AND_BREAKS, "REPLACE", uid=True,
+            takes_messages=True),
 )
 # fmt: on
 

@@ -426,6 +426,8 @@ class Session(Connection):
         while True:
             step = self.scanner.next()
             if isinstance(step, Line):
+                if self.appending is not None and self.appending.reader is not None:
+                    self.appending.reader.rewind()
                 return step
             if isinstance(step, NeedLiteral):
                 if not await self._decide_literal(step):
@@ -453,9 +455,9 @@ class Session(Connection):
         appending: append.Appending | None = None
         try:
             row = self._row(line)
-            if row.name == "APPEND" and append.is_message(line):
-                appending = await append.check_message(self, line, literal)
-            else:
+            if row.takes_messages:
+                appending = await append.decide(self, line, literal)
+            if appending is None:
                 self._check_size(literal)
         except PeerGone:
             raise

@@ -136,7 +136,7 @@ def test_only_commands_with_numbers_hold_expunges() -> None:
     assert held == {"FETCH", "STORE", "SEARCH"}
     assert not any(row.holds_expunges(by_uid=True) for row in ROWS)
     assert {name for name in COMMANDS if name.startswith(b"UID ")} == {
-        b"UID FETCH", b"UID STORE", b"UID SEARCH", b"UID COPY", b"UID MOVE", b"UID EXPUNGE",
+        b"UID FETCH", b"UID STORE", b"UID SEARCH", b"UID COPY", b"UID MOVE", b"UID EXPUNGE", b"UID REPLACE",
     }  # fmt: skip
 
 

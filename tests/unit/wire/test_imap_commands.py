@@ -15,7 +15,8 @@ from sora.errors import BadSyntax
 from sora.types import Rights
 from sora.wire import imap_acl, imap_contexts, imap_metadata, imap_quota
 from sora.wire import imap_commands as wire
-from sora.wire.imap_commands import PARSERS, AppendItem, QResync, StoreMode
+from sora.wire.imap_append import Append, AppendItem, Replace, Text, Url, parse_append
+from sora.wire.imap_commands import PARSERS, QResync, StoreMode
 from sora.wire.imap_list import List, Lsub, Status
 from sora.wire.imap_metadata import Asked
 from sora.wire.imap_multisearch import MultiSearch, Scope, Source
@@ -146,12 +147,23 @@ CASES: dict[bytes, object] = {
     b"STATUS a (RECENT UIDVALIDITY UNSEEN DELETED SIZE HIGHESTMODSEQ MAILBOXID APPENDLIMIT)": Status(
         "a", ("RECENT", "UIDVALIDITY", "UNSEEN", "DELETED", "SIZE", "HIGHESTMODSEQ", "MAILBOXID", "APPENDLIMIT")
     ),
-    b"APPEND inbox {2+}\r\nhi": wire.Append("INBOX", (AppendItem((), None, 2, data=b"hi"),)),
-    b'APPEND a (\\seen x) "17-Jul-1996 02:44:25 -0700" ~{1+}\r\n\0 () {0+}\r\n': wire.Append(
+    b"APPEND inbox {2+}\r\nhi": Append("INBOX", (AppendItem((), None, 2, data=b"hi"),)),
+    b'APPEND a (\\seen x) "17-Jul-1996 02:44:25 -0700" ~{1+}\r\n\0 () {0+}\r\n': Append(
         "a",
         (AppendItem((rb"\Seen", b"x"), WHEN, 1, binary=True, data=b"\0"), AppendItem((), None, 0, data=b"")),
     ),
-    b"APPEND a UTF8 (~{2+}\r\nhi)": wire.Append("a", (AppendItem((), None, 2, True, True, b"hi"),)),
+    b'APPEND a (x) CATENATE (URL "/b/;UID=1" TEXT {2+}\r\nhi UTF8 (~{1+}\r\n.) URL {1+}\r\nu) {1+}\r\n.': Append(
+        "a",
+        (
+            AppendItem((b"x",), None, 0, parts=(Url(b"/b/;UID=1"), Text(2), Text(1), Url(b"u"))),
+            AppendItem((), None, 1, data=b"."),
+        ),
+    ),
+    b"REPLACE * a {1+}\r\n.": Replace(SeqSet.parse(b"*"), "a", (AppendItem((), None, 1, data=b"."),)),
+    b"UID REPLACE 7 a CATENATE (URL u)": Replace(
+        UidSet.from_numbers([7]), "a", (AppendItem((), None, 0, parts=(Url(b"u"),)),)
+    ),
+    b"APPEND a UTF8 (~{2+}\r\nhi)": Append("a", (AppendItem((), None, 2, True, True, b"hi"),)),
     b"UID EXPUNGE 1:*": wire.Expunge(UidSet.parse(b"1:*")),
     b"STORE 1:2 FLAGS (\\Seen)": wire.Store(SeqSet.parse(b"1:2"), StoreMode.REPLACE, (rb"\Seen",)),
     b"STORE 1 FLAGS ()": wire.Store(SeqSet.parse(b"1"), StoreMode.REPLACE, ()),
@@ -359,20 +371,20 @@ def test_append_is_parsed_before_its_message_is_read() -> None:
     partial = scanner.partial()
     assert partial is not None
     mark = partial.cursor.mark()
-    assert PARSERS[partial.name](partial.cursor) == wire.Append("box", (AppendItem((rb"\Draft",), None, 3),))
+    assert PARSERS[partial.name](partial.cursor) == Append("box", (AppendItem((rb"\Draft",), None, 3),))
     partial.cursor.reset(mark)
     scanner.stream()
     scanner.feed(b"abc UTF8 (~{2+}\r\n")
     assert scanner.take(3) == b"abc"
     assert isinstance(scanner.next(), NeedLiteral)
     assert scanner.partial() is partial
-    both = wire.parse_append(partial.cursor)
+    both = parse_append(partial.cursor)
     assert both.items == (AppendItem((rb"\Draft",), None, 3), AppendItem((), None, 2, True, True))
     partial.cursor.reset(mark)
     scanner.accept()
     scanner.feed(b"xy)\r\n")
     assert scanner.next() is partial
-    assert wire.parse_append(partial.cursor).items[1].data == b"xy"
+    assert parse_append(partial.cursor).items[1].data == b"xy"
 
 
 WORDS = [

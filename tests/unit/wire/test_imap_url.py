@@ -59,8 +59,8 @@ def test_what_is_no_url_of_a_message(url: bytes) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        b"MIME", b"1.", b".1", b"1HEADER", b"1.HEADER.FIELDS", b"HEADER (a)", b"0", b"1..2", b"HEADER.FIELDS ()", b"1 (a)",
-        b"1." * 200 + b"1", b'HEADER.FIELDS (a"b)', b"HEADER.FIELDS (a  b)",
+        b"MIME", b"1.", b".1", b"1HEADER", b"1.HEADER.FIELDS", b"HEADER (a)", b"0", b"1..2", b"HEADER.FIELDS ()",
+        b"1 (a)", b"1." * 200 + b"1", b'HEADER.FIELDS (a"b)', b"HEADER.FIELDS (a  b)",
     ],
 )  # fmt: skip
 def test_what_is_no_section(text: bytes) -> None:

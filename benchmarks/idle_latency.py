@@ -39,7 +39,9 @@ MODES: Final[Mapping[str, tuple[bytes, bytes]]] = {
     "NOTIFY, another mailbox": (b"Archive", b"i NOTIFY SET (INBOXES (MessageNew MessageExpunge))"),
 }
 """By name: what a client selects, and how it begins to wait."""
-LETTER: Final = b"Subject: bench %d\r\nFrom: me@example.org\r\n\r\n" + b"A line of a message of ordinary size.\r\n" * 40
+LETTER: Final = (
+    b"Subject: bench %d of %d\r\nFrom: me@example.org\r\n\r\n" + b"A line of a message of ordinary size.\r\n" * 40
+)
 SETTLE_S: Final = 3.0
 SHARED: Final = "user1@example.com"
 
@@ -142,7 +144,7 @@ class Mail:
         await self._say(b"RCPT TO:<%s>" % address.encode())
         await self._say(b"DATA")
         sent = time.perf_counter()
-        await self._say(LETTER % number + b".")
+        await self._say(LETTER % (number, time.time_ns()) + b".")
         return Delivered(address, sent, time.perf_counter())
 
     def close(self) -> None:

@@ -75,9 +75,13 @@ CREATE TRIGGER credentials_changed AFTER INSERT OR UPDATE OR DELETE ON credentia
 CREATE TRIGGER aliases_changed AFTER INSERT OR UPDATE OR DELETE ON aliases
   FOR EACH ROW EXECUTE FUNCTION credentials_changed();
 
+-- Sessions of an account that is disabled or deleted end (services/endings.py).
 CREATE FUNCTION account_changed() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
   NEW.credential_version := OLD.credential_version + 1;
+  IF NEW.disabled AND NOT OLD.disabled OR NEW.deleted_at IS NOT NULL AND OLD.deleted_at IS NULL THEN
+    PERFORM pg_notify('sora_endings', to_hex(NEW.account_id));
+  END IF;
   RETURN NEW;
 END $$;
 CREATE TRIGGER account_changed BEFORE UPDATE OF address, disabled, deleted_at ON accounts FOR EACH ROW

@@ -21,6 +21,8 @@ from sora.services.blocks import SharedBlocks
 from sora.services.changes import Changes
 from sora.services.commits import PATIENT_LANES
 from sora.services.delivery import Delivery
+from sora.services.endings import CHANNEL as ENDINGS
+from sora.services.endings import Endings
 from sora.services.guesses import Guesses
 from sora.services.limits import Limits, LocalCounts
 from sora.services.peers import Peers
@@ -147,6 +149,9 @@ class Node:
             auth = _auth(config, store, remembered, guesses)
             stack.push_async_callback(auth.close)
             connections = Connections()
+            endings = Endings(queries, connections, auth)
+            stack.push_async_callback(endings.close)
+            changes.hear(ENDINGS, endings.heard, endings.missed)
             changes.hear(
                 KEY_CHANNEL,
                 lambda payload: _forget_account(payload, sealers, bodies, connections, auth),

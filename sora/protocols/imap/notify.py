@@ -152,7 +152,7 @@ class Interest:
         self._cursor, self._version = self._tree.ending, self._tree.version
         for box, events in watched:
             if not box.rights & Rights.READ:  # RFC 5465 §3.1
-                s.write(_list_line(box.name, box, (rb"\NoAccess",), utf8=s.utf8))
+                s.write(responses.list_line([rb"\NoAccess", *_attributes(box)], box.name, utf8=s.utf8))
             elif box.status is not None:
                 self._told[box.status.mailbox_id] = box.status
                 if status and box.status.mailbox_id != self._selected_id():
@@ -249,13 +249,12 @@ class Interest:
             self.apply_to_selection()
 
     def _foreign(self, happenings: Iterable[Happening]) -> Iterator[Happening]:
-        """Without the client's own, and without the children of what was renamed (RFC 5465 §5.4)."""
+        """Without the client's own, and without the children of a renamed mailbox that is told (RFC 5465 §5.4)."""
         renamed: Happening | None = None
         for happening in happenings:
-            if happening.change.kind == "rename":
-                if renamed is not None and (happening.old_name or "").startswith(f"{renamed.old_name}/"):
-                    continue
-                renamed = happening
+            if _is_child_of(happening, renamed):
+                continue
+            renamed = happening if happening.old_name is not None and self._wants(happening) else None
             if not self._is_own_change(happening.change):
                 yield happening
 
@@ -268,20 +267,35 @@ class Interest:
             for owner_id, kind, name in self._own_names
         )
 
-    def _tell_happening(self, happening: Happening) -> None:
+    def _wants(self, happening: Happening) -> bool:
+        """The client has asked for such changes of one of the names."""
         assert self._tree is not None
         kind = happening.change.kind
         if kind == "metadata":
-            return
-        box = self._tree.boxes.get(happening.name)
+            return False
         event = Event.SUBSCRIPTION_CHANGE if kind in SUBSCRIPTIONS else Event.MAILBOX_NAME
-        events = self._events_of(happening.name, box)
+        events = self._events_of(happening.name, self._tree.boxes.get(happening.name))
         if happening.old_name is not None:
             events |= self._events_of(happening.old_name, None)
-        if events & event:
-            lost = (rb"\NoAccess",) if happening.lost else ()
-            utf8 = self._session.utf8
-            self._session.write(_list_line(happening.name, box, lost, old_name=happening.old_name, utf8=utf8))
+        return bool(events & event)
+
+    def _tell_happening(self, happening: Happening) -> None:
+        """LIST as it was after the event: what came later is told later, and must fit on it."""
+        if not self._wants(happening):
+            return
+        assert self._tree is not None
+        box, kind = self._tree.boxes.get(happening.name), happening.change.kind
+        attributes = _attributes(box)
+        if happening.lost:
+            attributes = [rb"\NoAccess"]
+        elif kind == "delete" and not (box is not None and box.noselect):
+            attributes = [rb"\NonExistent"]
+        elif rb"\NonExistent" in attributes and kind not in SUBSCRIPTIONS | {"delete"}:
+            attributes = []
+        if kind == "subscribe" or (kind != "unsubscribe" and box is not None and box.subscribed):
+            attributes.append(rb"\Subscribed")
+        s = self._session
+        s.write(responses.list_line(attributes, happening.name, old_name=happening.old_name, utf8=s.utf8))
 
     async def _tell_counters(self) -> None:
         """STATUS of each watched mailbox that is not what the client was told."""
@@ -389,21 +403,17 @@ def _events_of(group: Group, name: str, box: ListedMailbox | None) -> Event:
     return group.events if covered else Event.NONE
 
 
-def _list_line(
-    name: str,
-    box: ListedMailbox | None,
-    more: Iterable[bytes] = (),
-    *,
-    old_name: str | None = None,
-    utf8: bool,
-) -> bytes:
-    attributes = list(more)
+def _is_child_of(happening: Happening, renamed: Happening | None) -> bool:
+    """The mailbox was renamed because one above it was; they stand behind it in the log."""
+    if renamed is None or renamed.old_name is None or happening.old_name is None:
+        return False
+    below = happening.old_name.removeprefix(renamed.old_name)
+    return below.startswith("/") and happening.name == renamed.name + below
+
+
+def _attributes(box: ListedMailbox | None) -> list[bytes]:
     if box is None or not box.exists:
-        attributes += [] if attributes else [rb"\NonExistent"]
-    else:
-        attributes.append(rb"\HasChildren" if box.has_children else rb"\HasNoChildren")
-        attributes += [rb"\Noselect"] if box.noselect else []
-        attributes += [box.special_use.encode()] if box.special_use is not None else []
-    if box is not None and box.subscribed:
-        attributes.append(rb"\Subscribed")
-    return responses.list_line(attributes, name, old_name=old_name, utf8=utf8)
+        return [rb"\NonExistent"]
+    attributes = [rb"\HasChildren" if box.has_children else rb"\HasNoChildren"]
+    attributes += [rb"\Noselect"] if box.noselect else []
+    return attributes + ([box.special_use.encode()] if box.special_use is not None else [])

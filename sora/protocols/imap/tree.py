@@ -120,7 +120,6 @@ class Tree:
         self._seqs: dict[AccountId, ModSeq] = {}
         self._prefixes: dict[AccountId, str] = {account_id: ""}
         self._unwatch: dict[AccountId, Callable[[], None]] = {}
-        self._watch([account_id])
 
     @property
     def behind(self) -> bool:
@@ -169,11 +168,6 @@ class Tree:
 
     # ------------------------------------------------------------------ inside
 
-    def _watch(self, owner_ids: Iterable[AccountId]) -> None:
-        for owner_id in owner_ids:
-            if owner_id not in self._unwatch:
-                self._unwatch[owner_id] = self._sources.feed.watch_account(owner_id, self._heard)
-
     def _heard(self, owner_id: AccountId, mailbox_id: MailboxId, modseq: ModSeq) -> None:
         if mailbox_id == TREE:
             news = modseq > self._seqs.get(owner_id, -1)
@@ -217,26 +211,35 @@ class Tree:
             self.boxes[box.name] = replace(box, status=replace(status, name=box.name))
 
     async def _read_names(self) -> None:
-        """The changes first: the list is then not older than they are."""
-        sources, before = self._sources, self.boxes
-        changes = await sources.changes.changes(self._seqs) if self._seqs else []
-        own = await sources.mailboxes.list(self.account_id)
-        shared = await sources.acl.list_shared(self.account_id, unseen=True)
-        boxes = {box.name: _newest(box, before.get(box.name)) for box in joined(own, shared)}
-        self._prefixes |= {box.owner_id: prefix_of(box.owner) for box in shared}
-        new = {self.account_id, *(box.owner_id for box in shared)} - self._seqs.keys()
-        self._watch(new)
-        seqs = {owner_id: await sources.changes.seq(owner_id) for owner_id in new}
-        self._append(changes, before, boxes)
+        """The changes first, or where they begin: the list is then not older than they are."""
+        if not self._seqs:
+            await self._begin([self.account_id])
+        changes = await self._sources.changes.changes(self._seqs)
+        boxes = await self._list()
+        owners = {box.owner_id or self.account_id for box in boxes.values()}
+        if new := owners - self._seqs.keys():
+            await self._begin(new)
+            boxes = await self._list()
+        self._append(changes, self.boxes, boxes)
         self.boxes = boxes
         self._names = {box.status.mailbox_id: box.name for box in boxes.values() if box.status is not None}
-        self._seqs |= seqs
-        for owner_id in self._seqs:
+        for owner_id, seq in self._seqs.items():
             known = {_id(box): _modseq(box) for box in boxes.values() if (box.owner_id or self.account_id) == owner_id}
-            self._sources.feed.learn(owner_id, known | {TREE: self._seqs[owner_id]})
-        if new - {self.account_id}:
-            self._dirty.add(TREE)  # what they did before they were watched; there is nobody new the next time
+            self._sources.feed.learn(owner_id, known | {TREE: seq})
         self.version += 1
+
+    async def _begin(self, owner_ids: Iterable[AccountId]) -> None:
+        """Changes of these owners count from now on."""
+        for owner_id in owner_ids:
+            if owner_id not in self._unwatch:
+                self._unwatch[owner_id] = self._sources.feed.watch_account(owner_id, self._heard)
+            self._seqs[owner_id] = await self._sources.changes.seq(owner_id)
+
+    async def _list(self) -> dict[str, ListedMailbox]:
+        own = await self._sources.mailboxes.list(self.account_id)
+        shared = await self._sources.acl.list_shared(self.account_id, unseen=True)
+        self._prefixes |= {box.owner_id: prefix_of(box.owner) for box in shared}
+        return {box.name: _newest(box, self.boxes.get(box.name)) for box in joined(own, shared)}
 
     def _append(
         self, changes: Sequence[TreeChange], before: Mapping[str, ListedMailbox], after: Mapping[str, ListedMailbox]

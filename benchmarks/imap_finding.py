@@ -109,9 +109,8 @@ def timed(client: Client, command: str) -> tuple[float, int]:
     started = time.perf_counter()
     lines = client.ask(command.encode())
     took = (time.perf_counter() - started) * 1000
-    return took, sum(
-        len(line.replace(b"(", b" ").replace(b")", b" ").split()) - 2 for line in lines if b" E" not in line[:3]
-    )
+    answers = [line for line in lines if line.startswith((b"* SEARCH", b"* SORT", b"* THREAD"))]
+    return took, sum(len(line.translate(SPACES).split()) - 2 for line in answers)
 
 
 def measure(clients: dict[str, Client], rounds: int) -> list[str]:
@@ -147,6 +146,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with ExitStack() as stack:
         directory = arguments.directory or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        directory.mkdir(parents=True, exist_ok=True)
         demo = stack.enter_context(Demo(directory / "sora", "--accounts", "2"))
         clients = {"Sora": Client(demo.ports["imap"], "user1@example.com", PASSWORD)}
         if not dovecot.missing():

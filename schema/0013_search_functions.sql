@@ -190,8 +190,9 @@ BEGIN
   RETURN v_moved;
 END $$;
 
--- Texts of messages for SORT and THREAD without a row each: [uint4 uid][uint4 length][text] by uid. What they are is said by
--- the name of a column, or 'references': the message id, and on a line of its own what the message refers to.
+-- Texts of messages for SORT and THREAD without a row each, also of expunged ones, for clients that were not told yet:
+-- [uint4 uid][uint4 length][text] by uid. What they are is said by the name of a column, or by 'references', which is three
+-- lines: the message id, what the message refers to, and the base subject.
 CREATE FUNCTION message_texts(p_account_id bigint, p_mailbox_id bigint, p_lo bigint[], p_hi bigint[], p_what text)
 RETURNS bytea LANGUAGE plpgsql STABLE
 SET search_path = sora, public SET plan_cache_mode = force_generic_plan
@@ -202,8 +203,7 @@ BEGIN
       SELECT string_agg(substr(int8send(m.uid), 5) || int4send(length(c.envelope)) || c.envelope, ''::bytea ORDER BY m.uid)
       FROM unnest(p_lo, p_hi) r (l, h) CROSS JOIN LATERAL (
         SELECT i.uid, i.content_id FROM messages i
-        WHERE i.account_id = p_account_id AND i.mailbox_id = p_mailbox_id AND i.uid BETWEEN r.l AND r.h
-          AND i.expunged_at IS NULL OFFSET 0) m
+        WHERE i.account_id = p_account_id AND i.mailbox_id = p_mailbox_id AND i.uid BETWEEN r.l AND r.h OFFSET 0) m
       CROSS JOIN LATERAL (
         SELECT i.envelope FROM message_contents i
         WHERE i.account_id = p_account_id AND i.content_id = m.content_id OFFSET 0) c);
@@ -213,12 +213,12 @@ BEGIN
              ORDER BY m.uid)
     FROM unnest(p_lo, p_hi) r (l, h) CROSS JOIN LATERAL (
       SELECT i.uid, i.content_id FROM messages i
-      WHERE i.account_id = p_account_id AND i.mailbox_id = p_mailbox_id AND i.uid BETWEEN r.l AND r.h
-        AND i.expunged_at IS NULL OFFSET 0) m
+      WHERE i.account_id = p_account_id AND i.mailbox_id = p_mailbox_id AND i.uid BETWEEN r.l AND r.h OFFSET 0) m
     CROSS JOIN LATERAL (
       SELECT coalesce(CASE p_what WHEN 'base_subject' THEN i.base_subject WHEN 'subject' THEN i.subject
           WHEN 'display_from' THEN i.display_from WHEN 'display_to' THEN i.display_to
           WHEN 'references' THEN
-            coalesce(i.message_id, '') || E'\n' || coalesce(nullif(i.reference_ids, ''), i.in_reply_to, '') END, '') AS t
+            coalesce(i.message_id, '') || E'\n' || coalesce(nullif(i.reference_ids, ''), i.in_reply_to, '')
+              || E'\n' || coalesce(i.base_subject, '') END, '') AS t
       FROM message_contents i WHERE i.account_id = p_account_id AND i.content_id = m.content_id OFFSET 0) c);
 END $$;

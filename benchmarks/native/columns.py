@@ -50,12 +50,9 @@ def cases(messages: int) -> Iterator[Case]:
         columns.keep(wanted)
         return len(columns)
 
-    def filled(envelopes_of: bool) -> int:
+    def filled() -> int:
         texts = Texts()
-        if envelopes_of:
-            texts.add_envelopes(envelopes, FROM_FIELD, fold)
-        else:
-            texts.add(packed_subjects, fold)
+        texts.add(packed_subjects, fold)
         return len(texts)
 
     yield Case("columns.Columns.add", lambda: len(made()), lambda: len(model.unpack(packed)), ("columns.Columns",))
@@ -73,12 +70,12 @@ def cases(messages: int) -> Iterator[Case]:
     )  # fmt: skip
     yield Case("columns.Columns.keep", kept, lambda: len({uid: facts[uid] for uid in some}))
     yield Case(
-        "columns.Texts.add", lambda: filled(False), lambda: len([fold(t.decode()) for t in subjects.values()]),
+        "columns.Texts.add", filled, lambda: len([fold(t.decode()) for t in subjects.values()]),
         ("columns.Texts",),
     )  # fmt: skip
     yield Case(
-        "columns.Texts.add_envelopes", lambda: filled(True),
-        lambda: len([fold(envelope.split(b'"')[-4].decode()) for _ in facts]),
+        "columns.first_mailboxes", lambda: native.first_mailboxes(envelopes, FROM_FIELD),
+        lambda: model.pack_texts({uid: envelope.split(b'"')[7] for uid in facts}),
     )  # fmt: skip
     yield Case("columns.Texts.__len__", lambda: len(texts), lambda: len(subjects))
     yield Case("columns.Texts.ranks", lambda: texts.ranks(whole), lambda: model.ranks(subjects, facts))

@@ -57,23 +57,28 @@ class Columns:
 class Texts:
     """Folded texts of some messages."""
 
-    def add(self, packed: bytes, fold: Callable[[str], str]) -> None:
+    def add(self, packed: bytes, fold: Callable[[str], str], line: int = 0) -> None:
         """Take records of `message_texts()`, with UIDs above those that are here.
 
         Args:
             packed: UID (4 octets), length (4 octets) and UTF-8 text of each.
             fold: `mime.text.fold`; not called for ASCII.
+            line: Which line of the text begins what is meant.
 
         Raises:
             ValueError: The bytes are not such records, ascending by UID.
         """
 
-    def add_envelopes(self, packed: bytes, field: int, fold: Callable[[str], str]) -> None:
-        """The same where the records are envelopes, of which the addr-mailbox of a field's first address is taken."""
-
     def __len__(self) -> int: ...
     def ranks(self, uids: UidSet) -> array[int]:
         """For each of *uids* the place of its text among the different ones (`array("q")`); 0: empty, or not here."""
+
+def first_mailboxes(packed: bytes, field: int) -> bytes:
+    """Records of envelopes become records of the addr-mailbox of a field's first address.
+
+    Raises:
+        ValueError: The bytes are not such records, or there is no such field.
+    """
 
 def expand(numbers: NumSet) -> array[int]:
     """The numbers of a set, ascending (`array("I")`)."""

@@ -306,41 +306,27 @@ cdef class Texts:
         self.starts[self.n] = self.size
         return 0
 
-    def add(self, bytes packed not None, fold):
-        self.take(packed, fold, -1)
-
-    def add_envelopes(self, bytes packed not None, int field, fold):
-        if not 0 <= field <= BCC_FIELD:
-            raise ValueError("an envelope has no such field")
-        self.take(packed, fold, field)
-
-    cdef int take(self, bytes packed, object fold, int field) except -1:
+    def add(self, bytes packed not None, fold, int line=0):
         cdef const uint8_t *p = <const uint8_t *>PyBytes_AS_STRING(packed)
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(packed), at = 0, length, text, end
-        cdef uint32_t uid, before = self.uids[self.n - 1] if self.n else 0
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(packed), at = 0, length, text
+        cdef uint32_t before = self.uids[self.n - 1] if self.n else 0
         cdef bytes folded
+        cdef int k
+        check_texts(p, size, before)
         while at < size:
-            if size - at < 8 or <uint64_t>u32(p + at + 4) > <uint64_t>(size - at - 8):
-                raise ValueError("these are no records of texts")
-            uid, text, length = u32(p + at), at + 8, u32(p + at + 4)
-            if uid <= before:
-                raise ValueError("records must be ascending")
-            before = uid
+            before, text, length = u32(p + at), at + 8, u32(p + at + 4)
             at = text + length
-            if field >= 0:
-                end = text + length
-                text, length = first_mailbox(p, text, end, field)
-                if length < 0:      # with quoting to be undone
-                    folded = fold(unquoted(p, text, -length)).encode()
-                    self.push(uid, PyBytes_AS_STRING(folded), PyBytes_GET_SIZE(folded))
-                    continue
+            for k in range(line):
+                while text < at and p[text] != 10:
+                    text += 1
+                text = min(text + 1, at)
+            length = at - text
             if is_ascii(p + text, length):
-                self.push(uid, <const char *>p + text, length)
+                self.push(before, <const char *>p + text, length)
                 raise_case(<uint8_t *>self.octets + self.size - length, length)
             else:
                 folded = fold(packed[text:text + length].decode("utf-8", "replace")).encode()
-                self.push(uid, PyBytes_AS_STRING(folded), PyBytes_GET_SIZE(folded))
-        return 0
+                self.push(before, PyBytes_AS_STRING(folded), PyBytes_GET_SIZE(folded))
 
     def ranks(self, UidSet uids not None):
         cdef Py_ssize_t count = len(uids)
@@ -413,6 +399,59 @@ cdef class Texts:
                     out[i] = rank[at]
                     at += 1
                 i += 1
+
+
+cdef int check_texts(const uint8_t *p, Py_ssize_t size, uint32_t before) except -1:
+    cdef Py_ssize_t at = 0
+    while at < size:
+        if size - at < 8 or <uint64_t>u32(p + at + 4) > <uint64_t>(size - at - 8):
+            raise ValueError("these are no records of texts")
+        if u32(p + at) <= before:
+            raise ValueError("records must be ascending")
+        before = u32(p + at)
+        at += 8 + u32(p + at + 4)
+    return 0
+
+
+def first_mailboxes(bytes packed not None, int field):
+    """Records of envelopes become records of the addr-mailbox of a field's first address."""
+    cdef const uint8_t *p = <const uint8_t *>PyBytes_AS_STRING(packed)
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(packed), at = 0, next, text, length, n = 0, i
+    cdef uint8_t *out
+    if not 0 <= field <= BCC_FIELD:
+        raise ValueError("an envelope has no such field")
+    check_texts(p, size, 0)
+    out = <uint8_t *>malloc(size + 1)
+    if out == NULL:
+        raise MemoryError
+    with nogil:
+        while at < size:
+            next = at + 8 + u32(p + at + 4)
+            text, length = first_mailbox(p, at + 8, next, field)
+            memcpy(out + n, p + at, 4)
+            i = n + 8
+            if length >= 0:
+                memcpy(out + i, p + text, length)
+                i += length
+            else:                           # with quoting to be undone
+                length = -length
+                while length > 0:
+                    if p[text] == b"\\" and length > 1:
+                        text += 1
+                        length -= 1
+                    out[i] = p[text]
+                    i += 1
+                    text += 1
+                    length -= 1
+            length = i - n - 8
+            out[n + 4], out[n + 5] = <uint8_t>(length >> 24), <uint8_t>(length >> 16)
+            out[n + 6], out[n + 7] = <uint8_t>(length >> 8), <uint8_t>length
+            n = i
+            at = next
+    try:
+        return PyBytes_FromStringAndSize(<const char *>out, n)
+    finally:
+        free(out)
 
 
 cdef bint is_ascii(const uint8_t *p, Py_ssize_t n) noexcept nogil:
@@ -510,19 +549,6 @@ cdef Py_ssize_t skip_list(const uint8_t *p, Py_ssize_t at, Py_ssize_t end) noexc
         if depth <= 0:
             return at
     return end
-
-
-cdef str unquoted(const uint8_t *p, Py_ssize_t start, Py_ssize_t length):
-    cdef bytes text = PyBytes_FromStringAndSize(<const char *>p + start, length)
-    cdef list out = []
-    cdef bint quoted = False
-    for c in text:
-        if c == b"\\"[0] and not quoted:
-            quoted = True
-            continue
-        quoted = False
-        out.append(c)
-    return bytes(out).decode("utf-8", "replace")
 
 
 # ----------------------------------------------------------------------------------------------------------- numbers

@@ -162,7 +162,7 @@ cdef class Threads:
                     self.at += 1
                 at += 8 + length
 
-    # `message-id LF reference SP reference …`
+    # `message-id LF reference SP reference … LF what others read`
     cdef int add_message(self, int32_t message, const uint8_t *p, Py_ssize_t n) except -1 nogil:
         cdef Py_ssize_t at = 0, start
         cdef int32_t node = -1, before = -1, one
@@ -177,16 +177,16 @@ cdef class Threads:
         self.messages[node] = message
         self.node_of[message] = node
         at += 1
-        while at < n:
+        while at < n and p[at] != 10:
             start = at
-            while at < n and p[at] != 32:
+            while at < n and p[at] != 32 and p[at] != 10:
                 at += 1
             if at > start:
                 one = self.node_for(p + start, at - start)
                 if before >= 0 and self.parents[one] < 0:
                     self.link(before, one)
                 before = one
-            at += 1
+            at += at < n and p[at] == 32
         if self.parents[node] >= 0:
             self.children[self.parents[node]] -= 1
             self.parents[node] = -1
@@ -330,8 +330,7 @@ cdef class Threads:
         b.n = b.cap = 0
         try:
             check(sent, self.n)
-            check_ranks(ranks, self.n)
-            heads = <int32_t *>calloc(2 * self.n + 2, sizeof(int32_t))
+            heads = <int32_t *>calloc(check_ranks(ranks, self.n) + 1, sizeof(int32_t))
             if heads == NULL:
                 raise MemoryError
             for i in range(self.n):
@@ -352,11 +351,11 @@ cdef class Threads:
         cdef array.array rank = ranks
         cdef array.array order
         cdef array.array found
-        cdef Py_ssize_t dummies = 0, i, r
+        cdef Py_ssize_t dummies = 0, i, r, most
         cdef int32_t *parents
         cdef uint8_t *is_reply
         check(sent, self.n)
-        check_ranks(ranks, self.n)
+        most = check_ranks(ranks, self.n)
         check_numbers(numbers, self.n)
         order = self.sorted_by(sent)
         parents = self.pruned(&dummies)
@@ -372,7 +371,7 @@ cdef class Threads:
                         is_reply[r] = 1
                         i += 1
                 dummies = gather(parents, order.data.as_uints, <const int64_t *>rank.data.as_longlongs, is_reply,
-                                 self.n, dummies)
+                                 self.n, dummies, most)
             return write(parents, order, numbers, self.n, dummies, None)
         finally:
             free(parents)
@@ -418,10 +417,9 @@ def ordered_subject(sent, ranks, numbers):
     cdef int32_t *parents
     cdef int32_t m
     check(sent, n)
-    check_ranks(ranks, n)
     check_numbers(numbers, n)
     order = in_order(sent, n)
-    first = <int32_t *>calloc(n + 2, sizeof(int32_t))
+    first = <int32_t *>calloc(check_ranks(ranks, n) + 1, sizeof(int32_t))
     parents = <int32_t *>malloc((n + 1) * sizeof(int32_t))
     try:
         if first == NULL or parents == NULL:
@@ -452,14 +450,17 @@ cdef int check(object values, Py_ssize_t n) except -1:
     return 0
 
 
-cdef int check_ranks(object values, Py_ssize_t n) except -1:
+# Returns the highest; there may be more texts than those of these messages.
+cdef Py_ssize_t check_ranks(object values, Py_ssize_t n) except -1:
     cdef array.array given = values
     cdef Py_ssize_t i
+    cdef int64_t most = 0
     check(values, n)
     for i in range(n):
-        if not 0 <= given.data.as_longlongs[i] <= n:
-            raise ValueError("a rank is a place among the texts of these messages")
-    return 0
+        if not 0 <= given.data.as_longlongs[i] < <int64_t>1 << 31:
+            raise ValueError("a rank is a place among texts")
+        most = max(most, given.data.as_longlongs[i])
+    return most
 
 
 cdef int check_numbers(object values, Py_ssize_t n) except -1:
@@ -481,10 +482,11 @@ cdef array.array in_order(object key, Py_ssize_t n):
 # Step 5: one thread a subject, those that are not empty. Returns how many dummies there are now; those that were merged
 # into another have no children any more.
 cdef Py_ssize_t gather(
-    int32_t *parents, const uint32_t *order, const int64_t *ranks, const uint8_t *is_reply, Py_ssize_t n, Py_ssize_t dummies
+    int32_t *parents, const uint32_t *order, const int64_t *ranks, const uint8_t *is_reply, Py_ssize_t n, Py_ssize_t dummies,
+    Py_ssize_t highest
 ) except -1 nogil:
     cdef Py_ssize_t most = dummies + n + 1, i, roots = 0
-    cdef int32_t *table = <int32_t *>malloc((n + 2) * sizeof(int32_t))   # the thread of a subject
+    cdef int32_t *table = <int32_t *>malloc((highest + 1) * sizeof(int32_t))   # the thread of a subject
     cdef int32_t *firsts = <int32_t *>malloc(most * sizeof(int32_t))     # the first child of a dummy
     cdef int32_t *merged = <int32_t *>malloc(most * sizeof(int32_t))     # the dummy that has taken the children of another
     cdef int32_t *heads = <int32_t *>malloc((n + 1) * sizeof(int32_t))   # what is under the root, in order
@@ -497,7 +499,7 @@ cdef Py_ssize_t gather(
         free(heads)
         with gil:
             raise MemoryError
-    for i in range(n + 2):
+    for i in range(highest + 1):
         table[i] = -1
     for i in range(most):
         firsts[i] = merged[i] = -1

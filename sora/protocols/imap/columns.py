@@ -81,7 +81,8 @@ class ColumnCache:
                 async for packed in self._search.columns(key[0], key[1], missing):
                     entry.columns.add(packed)
                     await s.breathe()
-                self._tidy(s.view, entry)
+        if missing:
+            self._tidy(s.view, entry)
         return entry.columns
 
     def _tidy(self, selection: Selection, entry: _Entry) -> None:

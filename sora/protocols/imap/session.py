@@ -51,6 +51,7 @@ from sora.protocols.imap.replies import (
 from sora.protocols.imap.results import Results
 from sora.protocols.imap.rows import RecentRows
 from sora.protocols.imap.state import AUTHENTICATED, LOGOUT, NOT_AUTHENTICATED, SELECTED
+from sora.protocols.imap.texts import TextCache
 from sora.protocols.imap.tree import Sources, Trees
 from sora.protocols.imap.view import Views
 from sora.types import Rights
@@ -95,6 +96,7 @@ class ImapServer:
     Attributes:
         rows: Of messages that were fetched lately.
         columns: Dates and sizes of messages that were searched or sorted lately.
+        texts: Texts of messages that were sorted or threaded lately.
         trees: Mailboxes of accounts with NOTIFY sessions.
         views: Selected mailboxes.
         clock: Calls back when a command takes long; None: the event loop.
@@ -106,6 +108,7 @@ class ImapServer:
         self.keywords = KeywordRegistry(node.store.mailboxes)
         self.rows = RecentRows(node.store.messages)
         self.columns = ColumnCache(node.store.search)
+        self.texts = TextCache(node.store.search)
         self.trees = Trees(Sources(node.store.mailboxes, node.store.acl, node.store.trees, node.changes))
         self.views = Views(node.store.messages, node.store.mailboxes, node.changes, self.keywords)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from array import array
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
 from sora._native import columns as native
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from sora._native.seqset import UidSet
     from sora.protocols.imap.replies import Reply
     from sora.protocols.imap.session import Session
-    from sora.store.search import What
+    from sora.protocols.imap.texts import Key
     from sora.wire.imap_search import SearchKey
     from sora.wire.imap_sort import Criterion, Sort
 
@@ -39,15 +40,14 @@ COLUMNS: Final[Mapping[SortKey, int]] = {
     SortKey.DATE: native.SORT_DATE,
     SortKey.SIZE: native.SIZE,
 }
-TEXTS: Final[Mapping[SortKey, tuple[What, int | None]]] = {
-    SortKey.SUBJECT: ("base_subject", None),
-    SortKey.FROM: ("envelope", native.FROM_FIELD),
-    SortKey.TO: ("envelope", native.TO_FIELD),
-    SortKey.CC: ("envelope", native.CC_FIELD),
-    SortKey.DISPLAYFROM: ("display_from", None),
-    SortKey.DISPLAYTO: ("display_to", None),
+TEXTS: Final[Mapping[SortKey, Key]] = {
+    SortKey.SUBJECT: "base_subject",
+    SortKey.FROM: "from",
+    SortKey.TO: "to",
+    SortKey.CC: "cc",
+    SortKey.DISPLAYFROM: "display_from",
+    SortKey.DISPLAYTO: "display_to",
 }
-"""Where the text of a criterion comes from, and which field of the envelope it is."""
 
 
 async def sort(s: Session, cmd: Sort) -> Reply | None:
@@ -101,16 +101,15 @@ async def in_order(s: Session, uids: UidSet, criteria: Sequence[Criterion]) -> a
         return native.expand(uids)
     columns = await s.server.columns.get(s, uids)
     uids = columns.present(uids)
-    keys = []
-    for criterion in unique(criteria):
-        if criterion.key in COLUMNS:
-            values = columns.values(uids, COLUMNS[criterion.key])
-        elif criterion.key is SortKey.RELEVANCY:  # the highest comes first (RFC 6203 §6)
-            values = array("q", [-score for score in s.results.scores.of(uids)])
-        else:
-            values = await ranks(s, uids, *TEXTS[criterion.key])
-        keys.append((values, criterion.reverse))
-        await s.breathe()
+    criteria = unique(criteria)
+    # All columns before anything is waited for: meanwhile another session may have them forget what is gone.
+    values = {c.key: columns.values(uids, COLUMNS[c.key]) for c in criteria if c.key in COLUMNS}
+    for criterion in criteria:
+        if criterion.key is SortKey.RELEVANCY:  # the highest comes first (RFC 6203 §6)
+            values[criterion.key] = array("q", [-score for score in s.results.scores.of(uids)])
+        elif criterion.key in TEXTS:
+            values[criterion.key] = await ranks(s, uids, TEXTS[criterion.key])
+    keys = [(values[criterion.key], criterion.reverse) for criterion in criteria]
     if len(uids) <= IN_THREAD:
         return native.sort_numbers(uids, keys)
     return await asyncio.to_thread(native.sort_numbers, uids, keys)
@@ -124,16 +123,18 @@ def unique(criteria: Sequence[Criterion]) -> list[Criterion]:
     return list(first.values())
 
 
-async def ranks(s: Session, uids: UidSet, what: What, field: int | None = None) -> array[int]:
+async def ranks(s: Session, uids: UidSet, key: Key) -> array[int]:
     """For each message the place of its text among the different ones; 0: there is none."""
     texts = Texts()
-    view = s.view.view
-    async for packed in s.node.store.search.texts(view.account_id, view.mailbox_id, uids, what):
-        if field is None:
-            texts.add(packed, fold)
-        else:
-            texts.add_envelopes(packed, field, fold)
-        await s.breathe()
+    async with aclosing(s.server.texts.packed(s, uids, key)) as chunks:
+        async for chunk in chunks:
+            texts.add(chunk, fold)
+            await s.breathe()
+    return await ranked(texts, uids)
+
+
+async def ranked(texts: Texts, uids: UidSet) -> array[int]:
+    """`Texts.ranks`; of many messages in a thread."""
     if len(uids) <= IN_THREAD:
         return texts.ranks(uids)
     return await asyncio.to_thread(texts.ranks, uids)

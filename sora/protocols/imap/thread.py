@@ -7,31 +7,36 @@ which their latest messages arrived.
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
+from msgspec import Struct
+
 from sora._native import columns as native
-from sora._native.columns import INTERNAL_DATE, SORT_DATE
+from sora._native.columns import INTERNAL_DATE, SORT_DATE, Texts
 from sora._native.seqset import UidSet
 from sora._native.threads import Threads, ordered_subject
+from sora.mime.text import fold
 from sora.mime.thread import is_reply
 from sora.protocols.imap import progress
 from sora.protocols.imap.bodies import chunks_of
 from sora.protocols.imap.numbers import numbers_for
 from sora.protocols.imap.replies import BadCharset
 from sora.protocols.imap.search import looked_at, matching
-from sora.protocols.imap.sort import ranks
+from sora.protocols.imap.sort import ranked, ranks
 from sora.wire.imap_sort import Algorithm
 
 if TYPE_CHECKING:
     from array import array
     from collections.abc import Awaitable, Callable, Mapping
 
-    from sora._native.columns import Columns
     from sora.protocols.imap.replies import Reply
     from sora.protocols.imap.session import Session
     from sora.wire.imap_sort import Thread
 
 BYTES_PER_WRITE: Final = 65_536
+BASE_SUBJECT_LINE: Final = 2
+"""Of what `message_texts()` says about references."""
 
 
 async def thread(s: Session, cmd: Thread) -> Reply | None:
@@ -59,41 +64,54 @@ async def threads_of(s: Session, algorithm: Algorithm, uids: UidSet, *, uid: boo
     columns = await s.server.columns.get(s, uids)
     uids = columns.present(uids)
     numbers = numbers_for(s, native.expand(uids), uid=uid)
-    return await _THREADERS[algorithm](s, uids, columns, numbers)
-
-
-async def _ordered_subject(s: Session, uids: UidSet, columns: Columns, numbers: array[int]) -> bytes:
-    subjects = await ranks(s, uids, "base_subject")
-    return await asyncio.to_thread(ordered_subject, columns.values(uids, SORT_DATE), subjects, numbers)
-
-
-async def _references(s: Session, uids: UidSet, columns: Columns, numbers: array[int]) -> bytes:
-    threads = await _linked(s, uids)
-    subjects = await ranks(s, uids, "base_subject")
-    sent = columns.values(uids, SORT_DATE)
-    replies = await _replies(s, threads.doubtful(sent, subjects))
-    return await asyncio.to_thread(threads.references, sent, subjects, replies, numbers)
-
-
-async def _refs(s: Session, uids: UidSet, columns: Columns, numbers: array[int]) -> bytes:
-    threads = await _linked(s, uids)
+    # At once: while this waits, another session may have the columns forget what is gone.
     sent, arrived = columns.values(uids, SORT_DATE), columns.values(uids, INTERNAL_DATE)
-    return await asyncio.to_thread(threads.refs, sent, arrived, numbers)
+    return await _THREADERS[algorithm](s, _Found(uids, sent, arrived, numbers))
 
 
-_THREADERS: Final[Mapping[Algorithm, Callable[[Session, UidSet, Columns, array[int]], Awaitable[bytes]]]] = {
+class _Found(Struct, frozen=True):
+    """What is to be threaded; the arrays are parallel to the UIDs."""
+
+    uids: UidSet
+    sent: array[int]
+    arrived: array[int]
+    numbers: array[int]
+
+
+async def _ordered_subject(s: Session, found: _Found) -> bytes:
+    subjects = await ranks(s, found.uids, "base_subject")
+    return await asyncio.to_thread(ordered_subject, found.sent, subjects, found.numbers)
+
+
+async def _references(s: Session, found: _Found) -> bytes:
+    texts = Texts()
+    threads = await _linked(s, found.uids, texts)
+    subjects = await ranked(texts, found.uids)
+    replies = await _replies(s, threads.doubtful(found.sent, subjects))
+    return await asyncio.to_thread(threads.references, found.sent, subjects, replies, found.numbers)
+
+
+async def _refs(s: Session, found: _Found) -> bytes:
+    threads = await _linked(s, found.uids)
+    return await asyncio.to_thread(threads.refs, found.sent, found.arrived, found.numbers)
+
+
+_THREADERS: Final[Mapping[Algorithm, Callable[[Session, _Found], Awaitable[bytes]]]] = {
     Algorithm.ORDEREDSUBJECT: _ordered_subject,
     Algorithm.REFERENCES: _references,
     Algorithm.REFS: _refs,
 }
 
 
-async def _linked(s: Session, uids: UidSet) -> Threads:
+async def _linked(s: Session, uids: UidSet, subjects: Texts | None = None) -> Threads:
+    """The links of messages; the texts, if given, take their base subjects."""
     threads = Threads(uids)
-    view = s.view.view
-    async for packed in s.node.store.search.texts(view.account_id, view.mailbox_id, uids, "references"):
-        await asyncio.to_thread(threads.add, packed)
-        await s.breathe()
+    async with aclosing(s.server.texts.packed(s, uids, "references")) as chunks:
+        async for chunk in chunks:
+            await asyncio.to_thread(threads.add, chunk)
+            if subjects is not None:
+                subjects.add(chunk, fold, BASE_SUBJECT_LINE)
+            await s.breathe()
     return threads
 
 

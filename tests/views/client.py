@@ -253,18 +253,12 @@ class Client:
         return Answer(status, text, lines)
 
     def _merge(self, lines: list[bytes], messages: list[Message]) -> None:
+        """What was known stays in front: later messages have higher UIDs, and EXISTS alone tells of them."""
         vanished: set[int] = set()
-        told: set[int] = set()
         for line in lines:
             if match := re.match(rb"\* VANISHED \(EARLIER\) (\S+)", line):
                 vanished.update(numbers_of(match[1]))
-            elif match := re.search(rb"[( ]UID (\d+)", line) if b" FETCH (" in line else None:
-                told.add(int(match[1]))
-            elif match := re.match(rb"\* (\d+) UIDFETCH", line):
-                told.add(int(match[1]))
-        kept = {m.uid: m for m in messages if m.uid not in vanished}
-        self.picture.messages = [kept.get(uid) or Message(uid) for uid in sorted(kept.keys() | told) if messages]
-        # Of messages that are not among the known UIDs nothing is told but that they EXIST: they stand at the end.
+        self.picture.messages = [message for message in messages if message.uid not in vanished]
         for line in lines:
             if not line.startswith(b"* VANISHED (EARLIER)"):
                 self.picture.take(line)

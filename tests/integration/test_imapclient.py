@@ -24,13 +24,6 @@ FAIL_EVERYWHERE: Final = Counter({"test_move": 1, "test_fetch": 2, "test_getacl"
 """What fails with Dovecot too: imaplib has no MOVE without UID, an ENVELOPE is no list, a Namespace no dict."""
 NOBODY_HAS: Final = frozenset({"test_gmail_labels", "test_gmail_search", "test_xlist"})
 """Skipped everywhere: extensions of one service."""
-NOT_OFFERED: Final = frozenset(
-    {
-        "test_fetch_modifiers", "test_search_with_modseq", "test_getacl", "test_sort", "test_sort_with_unicode",
-        "test_thread", "test_thread_with_unicode",
-    }
-)  # fmt: skip
-"""Tests of capabilities that Sora may lack."""
 NOT_FOR_NUMBERS: Final = "test_uid_expunge"
 """Skipped in the half of the tests that runs without UIDs."""
 
@@ -79,8 +72,8 @@ def test_sora_passes_what_can_be_passed(tmp_path: Path) -> None:
     with demo.Demo(tmp_path / "sora", "--workers", "1", "--accounts", "1") as sora:
         outcome = live_tests(tmp_path, sora.ports["imap"], "user1@example.com", demo.PASSWORD)
     assert outcome.failed - FAIL_EVERYWHERE == Counter(), outcome.text
-    assert outcome.passed >= 34, outcome.text
-    assert set(outcome.skipped) - NOBODY_HAS - NOT_OFFERED - {NOT_FOR_NUMBERS} == set(), outcome.text
+    assert outcome.passed >= 46, outcome.text
+    assert set(outcome.skipped) - NOBODY_HAS - {NOT_FOR_NUMBERS} == set(), outcome.text
 
 
 @pytest.mark.skipif(bool(dovecot.missing()), reason=dovecot.missing() or "Dovecot is here")

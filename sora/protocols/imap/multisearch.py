@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from sora.errors import BadSyntax, InvalidName, LimitExceeded, NoPermission, NotFound
-from sora.protocols.imap import contexts, progress, results, search
+from sora.protocols.imap import contexts, filters, progress, results, search
 from sora.protocols.imap.patterns import DELIMITER, INBOX
 from sora.protocols.imap.places import is_shared, place_of
 from sora.protocols.imap.replies import BadCharset
@@ -45,6 +45,7 @@ async def esearch(s: Session, cmd: MultiSearch) -> None:
     search.require_offered(s, wanted, returns)
     _require_sense(s, cmd.sources, returns)
     with results.saving(s, returns):
+        wanted = await filters.expand(s, wanted)
         if not wanted.charset_known:
             raise BadCharset
         tree = [box for box in await tree_of(s) if box.exists and not box.noselect]

@@ -99,6 +99,12 @@ class ClientBug(errors.BadSyntax):
     default_text = "That makes no sense"
 
 
+class FilterCharset(errors.BadSyntax):
+    """FILTER in a search whose charset is not UTF-8 (RFC 5466 §3.1)."""
+
+    default_text = "Filters are in UTF-8"
+
+
 class TooFew(errors.Refused):
     """UIDBATCHES with smaller batches than the server makes (RFC 10022)."""
 
@@ -138,6 +144,7 @@ class UnknownEncoding(errors.Refused):
 ERRORS: Final[Mapping[type[errors.SoraError], tuple[bytes, bytes]]] = {
     errors.BadSyntax: (BAD, b""),
     ClientBug: (BAD, b"CLIENTBUG"),
+    FilterCharset: (BAD, b"BADCHARSET (US-ASCII UTF-8)"),
     UidRequired: (BAD, b"UIDREQUIRED"),
     errors.LineTooLong: (BAD, b"TOOBIG"),
     errors.LiteralTooBig: (BAD, b"TOOBIG"),

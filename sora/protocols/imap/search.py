@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sora._native.columns import expand
 from sora._native.seqset import UidSet
 from sora.errors import BadSyntax
-from sora.protocols.imap import fuzzy, messagelimit, objectids, progress, results, searchtext
+from sora.protocols.imap import filters, fuzzy, messagelimit, objectids, progress, results, searchtext
 from sora.protocols.imap.enable import UIDONLY
 from sora.protocols.imap.fuzzy import Scores
 from sora.protocols.imap.modes import UTF8, is_rev2
@@ -49,6 +49,7 @@ async def search(s: Session, cmd: Search) -> Reply | None:
     require_offered(s, cmd, cmd.returns or frozenset())
     returns = RESULT_OF_REV2 if cmd.returns is None and is_rev2(s.enabled) else cmd.returns
     with results.saving(s, returns):
+        cmd = await filters.expand(s, cmd)
         if not cmd.charset_known:
             raise BadCharset
         chosen = looked_at(s, cmd.key)

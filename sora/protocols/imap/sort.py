@@ -12,10 +12,12 @@ from array import array
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
+from msgspec.structs import replace
+
 from sora._native import columns as native
 from sora._native.columns import Texts
 from sora.mime.text import fold
-from sora.protocols.imap import contexts, progress, results
+from sora.protocols.imap import contexts, filters, progress, results
 from sora.protocols.imap.numbers import numbers_for, write_numbers
 from sora.protocols.imap.replies import BadCharset
 from sora.protocols.imap.search import looked_at, matching, require_offered
@@ -60,6 +62,7 @@ async def sort(s: Session, cmd: Sort) -> Reply | None:
     wanted, returns = cmd.search, cmd.search.returns
     require_offered(s, wanted, returns or frozenset())
     with results.saving(s, returns):
+        wanted = await filters.expand(s, wanted)
         if not wanted.charset_known:
             raise BadCharset
         chosen = looked_at(s, wanted.key)
@@ -68,7 +71,7 @@ async def sort(s: Session, cmd: Sort) -> Reply | None:
         named = results.to_save(found, returns or frozenset(), wanted.partial)
         modseq = await highest_found(s, wanted, named)  # RFC 7162 §3.1.5
         if returns is not None:
-            _answer(s, cmd, list(found), returns, modseq)
+            _answer(s, replace(cmd, search=wanted), list(found), returns, modseq)
             return chosen.reply
     await write_numbers(s, b"* SORT", numbers_for(s, found, uid=wanted.uid), modseq=modseq)
     return chosen.reply

@@ -18,7 +18,7 @@ from sora._native.seqset import UidSet
 from sora._native.threads import Threads, ordered_subject
 from sora.mime.text import fold
 from sora.mime.thread import is_reply
-from sora.protocols.imap import progress
+from sora.protocols.imap import filters, progress
 from sora.protocols.imap.bodies import chunks_of
 from sora.protocols.imap.numbers import numbers_for
 from sora.protocols.imap.replies import BadCharset
@@ -45,11 +45,12 @@ async def thread(s: Session, cmd: Thread) -> Reply | None:
     Raises:
         BadCharset: The texts are in a charset that is not known.
     """
-    if not cmd.search.charset_known:
+    wanted = await filters.expand(s, cmd.search)
+    if not wanted.charset_known:
         raise BadCharset
-    chosen = looked_at(s, cmd.search.key)
+    chosen = looked_at(s, wanted.key)
     with progress.working(s, len(chosen.uids)):
-        uids = await matching(s, cmd.search.key, chosen.uids)
+        uids = await matching(s, wanted.key, chosen.uids)
         text = await threads_of(s, cmd.algorithm, uids, uid=cmd.search.uid) if uids else b""
     s.write(b"* THREAD " if text else b"* THREAD")
     for first in range(0, len(text), BYTES_PER_WRITE):

@@ -20,7 +20,7 @@ class TreeChange(Struct, frozen=True):
     Attributes:
         kind: create, rename, delete, restore, subscribe, unsubscribe, acl, metadata or special_use.
         mailbox_id: None for what is about a name alone.
-        old_name: of rename: the name before.
+        old_name: of rename: the name before; of metadata: the entries, separated by spaces.
     """
 
     account_id: AccountId

@@ -147,6 +147,11 @@ def check_settable(name: str) -> str:
     return name
 
 
+def metadata_changed_line(name: str, entries: Iterable[str], *, utf8: bool = False) -> bytes:
+    """METADATA without values: entries that have changed (RFC 5464 §4.4.2)."""
+    return b"* METADATA %s %s\r\n" % (mailbox(name, utf8=utf8), b" ".join(astring(entry.encode()) for entry in entries))
+
+
 def metadata_line(name: str, values: Iterable[tuple[str, bytes | None]], *, utf8: bool = False) -> bytes:
     """METADATA with values (RFC 5464 §4.4.1); None: the entry has none."""
     words = [astring(entry.encode()) + b" " + _write_value(value) for entry, value in values]

@@ -91,6 +91,8 @@ async def setmetadata(s: Session, cmd: wire.SetMetadata) -> None:
         place = Place(found.place.owner_id, found.mailbox.mailbox_id)
     if not await s.node.store.metadata.set(place, s.account_id, cmd.values):
         raise Coded(b"METADATA TOOMANY", "Too many annotations")
+    for heard_by in {s.account_id, place.account_id}:  # of a private entry who set it, of a shared one the owner
+        s.did(heard_by, "metadata", found.place.name if cmd.mailbox else "")
 
 
 async def lines_of(s: Session, boxes: Sequence[ListedMailbox], asked: wire.Asked) -> dict[str, bytes]:

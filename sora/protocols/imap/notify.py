@@ -25,6 +25,7 @@ from sora.store.mailboxes import canonical_name
 from sora.types import Rights
 from sora.wire import imap_responses as responses
 from sora.wire.imap_fetch import Binary, Fetch, Section
+from sora.wire.imap_metadata import metadata_changed_line
 from sora.wire.imap_notify import COUNTS, MESSAGE_EVENTS, SELECTED, UNSUPPORTED, Event, Filter
 
 if TYPE_CHECKING:
@@ -43,8 +44,9 @@ _log = log.get(__name__)
 RETRY_S: Final = 2.0
 """Pause before the database is asked again, where it was away when something was to be told."""
 OVERFLOW: Final = b"* OK [NOTIFICATIONOVERFLOW] Too many changes; nothing more is told until the next NOTIFY SET\r\n"
-NAME_EVENTS: Final = Event.MAILBOX_NAME | Event.SUBSCRIPTION_CHANGE
 SUBSCRIPTIONS: Final = frozenset({"subscribe", "unsubscribe"})
+EVENT_OF: Final = dict.fromkeys(SUBSCRIPTIONS, Event.SUBSCRIPTION_CHANGE) | {"metadata": Event.MAILBOX_METADATA_CHANGE}
+"""By kind of change; all others are changes of names."""
 
 
 async def notify(s: Session, cmd: Notify) -> None:
@@ -270,10 +272,9 @@ class Interest:
     def _wants(self, happening: Happening) -> bool:
         """The client has asked for such changes of one of the names."""
         assert self._tree is not None
-        kind = happening.change.kind
-        if kind == "metadata":
-            return False
-        event = Event.SUBSCRIPTION_CHANGE if kind in SUBSCRIPTIONS else Event.MAILBOX_NAME
+        if not happening.name:  # of the server: whatever mailboxes the events are about
+            return any(group.events & Event.SERVER_METADATA_CHANGE for group in self._groups)
+        event = EVENT_OF.get(happening.change.kind, Event.MAILBOX_NAME)
         events = self._events_of(happening.name, self._tree.boxes.get(happening.name))
         if happening.old_name is not None:
             events |= self._events_of(happening.old_name, None)
@@ -284,7 +285,11 @@ class Interest:
         if not self._wants(happening):
             return
         assert self._tree is not None
-        box, kind = self._tree.boxes.get(happening.name), happening.change.kind
+        s, box, kind = self._session, self._tree.boxes.get(happening.name), happening.change.kind
+        if kind == "metadata":
+            entries = (happening.change.old_name or "").split()
+            s.write(metadata_changed_line(happening.name, entries, utf8=s.utf8))
+            return
         attributes = _attributes(box)
         if happening.lost:
             attributes = [rb"\NoAccess"]
@@ -294,7 +299,6 @@ class Interest:
             attributes = []
         if kind == "subscribe" or (kind != "unsubscribe" and box is not None and box.subscribed):
             attributes.append(rb"\Subscribed")
-        s = self._session
         s.write(responses.list_line(attributes, happening.name, old_name=happening.old_name, utf8=s.utf8))
 
     async def _tell_counters(self) -> None:

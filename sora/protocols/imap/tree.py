@@ -82,7 +82,7 @@ class Happening(Struct, frozen=True):
     Attributes:
         change: As it was noted, with its owner's names.
         name: The name now.
-        old_name: Of a rename: the name before, if the account could see it.
+        old_name: Of a rename: the name before.
         lost: The account may not see it any more.
     """
 
@@ -257,6 +257,8 @@ class Tree:
                 if change.mailbox_id not in looked_at:
                     happening = _of_rights(change, *(of.get(change.mailbox_id or TREE) for of in names))
                 looked_at.add(change.mailbox_id)
+            elif change.kind == "metadata":
+                happening = _of_annotations(change, *(of.get(change.mailbox_id or TREE) for of in names))
             else:
                 happening = self._of_name(change, before, after)
             if happening is not None:
@@ -280,6 +282,14 @@ def _of_rights(change: TreeChange, old: str | None, new: str | None) -> Happenin
     if (old is None) == (new is None):
         return None
     return Happening(change, new or old or "", lost=new is None)
+
+
+def _of_annotations(change: TreeChange, old: str | None, new: str | None) -> Happening | None:
+    """Of the server, whose name is empty, or of a mailbox that can be seen."""
+    if change.mailbox_id is None:
+        return Happening(change, "")
+    name = new or old
+    return None if name is None else Happening(change, name)
 
 
 def _id(box: ListedMailbox) -> MailboxId:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sora.admin import accounts, auth, keys, mailboxes, storage, system, upkeep, uploads
+from sora.admin import accounts, acl, auth, keys, mailboxes, storage, system, upkeep, uploads
 from sora.admin.context import Operation
 from sora.errors import (
     AlreadyExists,
@@ -92,6 +92,9 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         positional=("address", "mailbox"),
         errors=GONE,
     ),
+    Operation("acl.list", "GET /v1/accounts/{address}/acl", acl.list_acl, errors=GONE),
+    Operation("acl.set", "PUT /v1/accounts/{address}/acl", acl.set_acl, errors=(NotFound, InvalidName)),
+    Operation("acl.delete", "DELETE /v1/accounts/{address}/acl", acl.delete_acl, errors=GONE),
     Operation("quota.show", "GET /v1/accounts/{address}/quota", accounts.show_quota, errors=GONE),
     Operation("quota.set", "PUT /v1/accounts/{address}/quota", accounts.set_quota, errors=GONE),
     Operation("keys.list", "GET /v1/keys", keys.list_keys, errors=(Refused, ConfigError)),

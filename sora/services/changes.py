@@ -53,7 +53,7 @@ TIMEOUT_S: Final = 10.0
 """For one statement: what takes longer is a dead connection."""
 FIRST_PAUSE_S: Final = 0.1
 LAST_PAUSE_S: Final = 5.0
-_NOTIFY: Final = "SELECT pg_notify(channel, payload) FROM unnest($1::text[], $2::text[]) AS t(channel, payload)"
+NOTIFY: Final = "SELECT pg_notify(channel, payload) FROM unnest($1::text[], $2::text[]) AS t(channel, payload)"
 _POLL: Final = """
     SELECT account_id, mailbox_id, highest_modseq FROM sora.poll_mailboxes($1, $2, $3)
     UNION ALL
@@ -243,7 +243,7 @@ class Changes:
             outgoing, self._outgoing = self._outgoing, {}
             channels, payloads = zip(*pack(outgoing), strict=True)
             try:
-                await connection.execute(_NOTIFY, channels, payloads)
+                await connection.execute(NOTIFY, channels, payloads)
             except BaseException:
                 for mailbox, modseq in outgoing.items():
                     self._queue(mailbox, modseq)

@@ -64,6 +64,8 @@ class Acl:
 
     async def find_owner(self, address: str) -> AccountId | None:
         """The account of a primary address."""
+        if not address.isprintable():
+            return None
         found: AccountId | None = await self._db.fetchval(
             "SELECT account_id FROM accounts WHERE address = $1 AND deleted_at IS NULL", fold_address(address)
         )

@@ -4,6 +4,7 @@
     given alice: Mixed=multipart,latin    or with these of `SAMPLES`
     given bob                             an account; connections log in as the one that was named first
     given link 2: bob                     whom that connection logs in as
+    given quota admins: root              accounts that may SETQUOTA
     given server: /shared/comment=Hello   an annotation of the server
     given nobody                          connections are not logged in
     given cleartext: no                   passwords need TLS
@@ -151,6 +152,10 @@ class ImapWorld:
             await self.node.store.db.execute(
                 "UPDATE message_contents SET preview = NULL WHERE account_id = $1", self.accounts[subject[12:]]
             )
+        elif subject == "quota admins":
+            admins = tuple(f"{name}@example.com" for name in rest.split())
+            auth = msgspec.structs.replace(self.node.config.auth, quota_admins=admins)
+            self.node.config = msgspec.structs.replace(self.node.config, auth=auth)
         elif subject.startswith("quota "):
             await self._quota(subject[6:], dict(item.split("=") for item in rest.split()))
         else:

@@ -137,7 +137,7 @@ ROWS: Final = (
     Command("NAMESPACE",    wire.parse_namespace,      mailboxes.namespace,   IN,  NONE,           "NAMESPACE"),
     Command("GETQUOTA",     imap_quota.parse_getquota, quota.getquota,        IN,  NONE,           "QUOTA"),
     Command("GETQUOTAROOT", imap_quota.parse_getquotaroot, quota.getquotaroot, IN),
-    Command("SETQUOTA",     imap_quota.parse_setquota, quota.setquota,        IN),
+    Command("SETQUOTA",     imap_quota.parse_setquota, quota.setquota,        IN,  NONE,           "QUOTASET"),
     Command("SETACL",       imap_acl.parse_setacl,     acl.setacl,            IN,  NONE,           "ACL"),
     Command("DELETEACL",    imap_acl.parse_deleteacl,  acl.deleteacl,         IN),
     Command("GETACL",       imap_acl.parse_getacl,     acl.getacl,            IN),

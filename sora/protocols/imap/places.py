@@ -60,6 +60,11 @@ def prefix_of(address: str) -> str:
     return f"{SHARED}{DELIMITER}{escaped}{DELIMITER}"
 
 
+def owner_of(place: Place) -> str:
+    """The address of the owner of a mailbox of somebody else."""
+    return _ESCAPE.sub(lambda match: chr(int(match[1], 16)), place.prefix.split(DELIMITER)[1])
+
+
 async def place_of(s: Session, name: str) -> Place:
     """Where a name leads; the mailbox need not exist. No statement for a name of the session's own.
 

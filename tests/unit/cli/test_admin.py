@@ -272,6 +272,33 @@ def test_aliases_domains_and_quota(sora_admin: Callable[..., tuple[int, Any]]) -
     assert sora_admin("quota", "set", "ann@example.com")[1]["mailboxes_limit"] is None
 
 
+def test_acl(sora_admin: Callable[..., tuple[int, Any]]) -> None:
+    for name in ("ann", "bob"):
+        sora_admin("accounts", "create", f"{name}@example.com")
+
+    def rights() -> dict[str, str]:
+        return {e["identifier"]: e["rights"] for e in sora_admin("acl", "list", "ann@example.com", "INBOX")[1]}
+
+    assert rights() == {"ann@example.com": "lrswipkxtecda"}
+    assert sora_admin("acl", "set", "ann@example.com", "INBOX", "Bob@example.com", "lrs")[0] == 0
+    assert sora_admin("acl", "set", "ann@example.com", "INBOX", "bob@example.com", "wd", "--change", "add")[0] == 0
+    assert sora_admin("acl", "set", "ann@example.com", "INBOX", "anyone", "w", "--negative")[0] == 0
+    assert rights() == {"ann@example.com": "lrswipkxtecda", "-anyone": "w", "bob@example.com": "lrswted"}
+    assert (
+        sora_admin("acl", "set", "ann@example.com", "INBOX", "bob@example.com", "lrswd", "--change", "remove")[0] == 0
+    )
+    assert sora_admin("acl", "delete", "ann@example.com", "INBOX", "anyone", "--negative")[0] == 0
+    assert rights() == {"ann@example.com": "lrswipkxtecda"}
+    assert sora_admin("acl", "delete", "ann@example.com", "INBOX", "ann@example.com")[0] == 0
+    assert rights() == {"ann@example.com": "la"}
+    assert sora_admin("acl", "set", "ann@example.com", "INBOX", "bob@example.com", "lq")[0] == 1
+    assert sora_admin("acl", "set", "ann@example.com", "INBOX", "eve@example.com", "l") == (
+        1,
+        "sora-admin: No such identifier",
+    )
+    assert sora_admin("acl", "list", "ann@example.com", "Nowhere") == (1, "sora-admin: No such mailbox")
+
+
 def test_mailboxes_and_messages(sora_admin: Callable[..., tuple[int, Any]]) -> None:
     sora_admin("accounts", "create", "ann@example.com")
     assert sora_admin("mailboxes", "create", "ann@example.com", "Work/2024")[0] == 0

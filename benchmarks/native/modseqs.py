@@ -60,4 +60,5 @@ def cases(messages: int) -> Iterator[Case]:
         lambda: plain.newer(range(1, messages + 1), top, as_of),
     )
     yield Case("modseqs.ModSeqs.entries", lambda: known.entries > 0, lambda: len(plain.journal) > 0)
+    yield Case("modseqs.ModSeqs.size_bytes", lambda: known.size_bytes // messages >= 12, lambda: len(created) > 0)
     yield Case("modseqs.ModSeqs.since", lambda: known.since, lambda: 0)

@@ -23,6 +23,10 @@ class ModSeqs:
     @property
     def highest(self) -> int: ...
     @property
+    def size_bytes(self) -> int:
+        """Memory held by both."""
+
+    @property
     def entries(self) -> int:
         """Changes that are kept, 160 octets each."""
 

@@ -102,6 +102,10 @@ cdef class ModSeqs:
     def __repr__(self):
         return f"ModSeqs({self.n} creations and {self.entries} changes of {self.since}..{self.highest})"
 
+    @property
+    def size_bytes(self):
+        return self.room * (sizeof(uint32_t) + sizeof(int64_t)) + self.changes_room * sizeof(change_t)
+
     # --- learning ---
 
     def add(self, highest, created, changes):

@@ -83,12 +83,24 @@ def flags_text(flags: Iterable[int], names: Mapping[int, bytes], recent: bool) -
 
 
 def fetch_line(
-    mailbox: Mapping[int, frozenset[int]], uid: int, names: Mapping[int, bytes], with_uid: bool, recent_after: int
+    mailbox: Mapping[int, frozenset[int]],
+    uid: int,
+    names: Mapping[int, bytes],
+    with_uid: bool,
+    recent_after: int,
+    *,
+    modseq: int | None = None,
+    with_flags: bool = True,
+    uid_only: bool = False,
 ) -> bytes:
-    """One FETCH response."""
-    flags = flags_text(mailbox[uid], names, uid > recent_after)
-    middle = b"UID %d FLAGS " % uid if with_uid else b"FLAGS "
-    return b"* %d FETCH (%s%s)\r\n" % (seqs(mailbox)[uid], middle, flags)
+    """One FETCH response, or UIDFETCH."""
+    items = [b"UID %d" % uid] if with_uid else []
+    if with_flags:
+        items.append(b"FLAGS " + flags_text(mailbox[uid], names, uid > recent_after))
+    if modseq is not None:
+        items.append(b"MODSEQ (%d)" % modseq)
+    start = b"* %d UIDFETCH" % uid if uid_only else b"* %d FETCH" % seqs(mailbox)[uid]
+    return b"%s (%s)\r\n" % (start, b" ".join(items))
 
 
 def unseen(mailbox: Mapping[int, frozenset[int]]) -> list[int]:

@@ -154,12 +154,14 @@ async def fetch(s: Session, cmd: Fetch) -> Reply | None:
     if not uids:
         return None
     if not plan.columns:
-        await _from_view(s, uids, plan)
+        await _from_view(s, uids, plan, cmd.changed_since or 0)
         return chosen.reply
     marked, before = NO_UIDS, s.view.told.highest_modseq
     if plan.sets_seen and not s.view.read_only and s.view.view.rights & Rights.SEEN:
         marked = await _mark_while_reading(s, uids, plan)
-    answer = Answer(s.view, plan, marked, await _stamps(s, uids, marked, plan, before), s.enabled)
+    asked = Attribute.MODSEQ in plan.items
+    stamps = await _stamps(s, uids if asked else marked, (cmd.changed_since or 0) if asked else before)
+    answer = Answer(s.view, plan, marked, stamps, s.enabled)
     by_rows = not plan.parts or (plan.header_only and not marked)
     failed = await (_from_rows(s, uids, plan, answer) if by_rows else _with_bodies(s, uids, plan, answer))
     if failed or answer.count < len(uids):
@@ -180,24 +182,26 @@ def _page_of(s: Session, uids: UidSet, partial: tuple[int, int] | None) -> UidSe
     return page(uids, partial)
 
 
-async def _stamps(s: Session, uids: UidSet, marked: UidSet, plan: Plan, before: int) -> Mapping[int, int]:
-    """Modseqs of all messages, if they are asked for, or of those that were marked after `before`."""
-    asked = Attribute.MODSEQ in plan.items
-    wanted = uids if asked else marked
-    if not wanted or CONDSTORE not in s.enabled:
+async def _stamps(s: Session, uids: UidSet, since: int) -> Mapping[int, int]:
+    """Modseqs of messages that changed after `since`."""
+    if not uids or CONDSTORE not in s.enabled:
         return {}
     selection = s.view
-    known = await selection.view.modseqs.reach(0 if asked else before, selection.told.highest_modseq)
-    selection.heard_modseqs(wanted)
-    return dict(zip(wanted, memoryview(selection.modseqs_of(known, wanted)).cast("q"), strict=True))
+    known = await selection.view.modseqs.reach(since, selection.told.highest_modseq)
+    selection.heard_modseqs(uids)
+    return dict(zip(uids, memoryview(selection.modseqs_of(known, uids)).cast("q"), strict=True))
 
 
-async def _from_view(s: Session, uids: UidSet, plan: Plan) -> None:
-    """UID, FLAGS and MODSEQ: no statement at all, but for modseqs that nobody has asked for before."""
+async def _from_view(s: Session, uids: UidSet, plan: Plan, since: int) -> None:
+    """UID, FLAGS and MODSEQ: no statement at all, but for modseqs that nobody has asked for before.
+
+    Args:
+        since: All of `uids` changed after it.
+    """
     selection = s.view
     modseqs = None
     if Attribute.MODSEQ in plan.items:
-        known = await selection.view.modseqs.reach(0, selection.told.highest_modseq)
+        known = await selection.view.modseqs.reach(since, selection.told.highest_modseq)
         modseqs = selection.modseqs_of(known, uids)
     chunks = selection.told.write_fetch_flags(
         uids, selection.names, Attribute.UID in plan.items, selection.recent_after,

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 GROWTH: Final = 65_536
 """Changes that may be added (10 MiB) before all is read again: the journal in the database is merged meanwhile."""
 
+KEPT_BYTES: Final = 256 * 1024
+"""Of a view that nobody has selected, and there are 64 of those: about 20,000 messages."""
+
 
 class ModSeqState(Protocol):
     """What `store.messages.modseqs` gives."""
@@ -100,8 +103,13 @@ class ModSeqColumn:
             self.forget()
 
     def forget(self) -> None:
-        """Nobody asks any more, or what is here is not to be trusted."""
+        """What is here is not to be trusted."""
         self._known = None
+
+    def rest(self) -> None:
+        """Nobody has the mailbox selected just now."""
+        if self._known is not None and self._known.size_bytes > KEPT_BYTES:
+            self._known = None
 
 
 async def modseqs_for(selection: Selection) -> ModSeqs | None:

@@ -15,7 +15,7 @@ from sora.protocols.imap import contexts, filters, progress, results, search
 from sora.protocols.imap.patterns import DELIMITER, INBOX
 from sora.protocols.imap.places import is_shared, place_of
 from sora.protocols.imap.replies import BadCharset
-from sora.protocols.imap.searchmodseq import highest_found
+from sora.protocols.imap.searchmodseq import highest_found, note_enabling
 from sora.protocols.imap.shared import tree_of
 from sora.wire.imap_esearch import Place
 from sora.wire.imap_multisearch import Scope
@@ -44,6 +44,7 @@ async def esearch(s: Session, cmd: MultiSearch) -> None:
     wanted, returns = cmd.search, cmd.search.returns or frozenset()
     search.require_offered(s, wanted, returns)
     _require_sense(s, cmd.sources, returns)
+    note_enabling(s, wanted)
     with results.saving(s, returns):
         wanted = await filters.expand(s, wanted)
         if not wanted.charset_known:

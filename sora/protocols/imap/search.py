@@ -18,7 +18,7 @@ from sora.protocols.imap.fuzzy import Scores
 from sora.protocols.imap.modes import UTF8, is_rev2
 from sora.protocols.imap.numbers import write_numbers
 from sora.protocols.imap.replies import BadCharset
-from sora.protocols.imap.searchmodseq import by_modseq, highest_found
+from sora.protocols.imap.searchmodseq import by_modseq, highest_found, note_enabling
 from sora.protocols.imap.selection import NO_UIDS
 from sora.types import MAX_UID
 from sora.wire import imap_search as keys
@@ -52,6 +52,7 @@ async def search(s: Session, cmd: Search) -> Reply | None:
         cmd = await filters.expand(s, cmd)
         if not cmd.charset_known:
             raise BadCharset
+        note_enabling(s, cmd)
         chosen = looked_at(s, cmd.key)
         with progress.working(s, len(chosen.uids)):
             found = await matching(s, cmd.key, chosen.uids)

@@ -21,7 +21,7 @@ from sora.protocols.imap import contexts, filters, progress, results
 from sora.protocols.imap.numbers import numbers_for, write_numbers
 from sora.protocols.imap.replies import BadCharset
 from sora.protocols.imap.search import looked_at, matching, require_offered
-from sora.protocols.imap.searchmodseq import highest_found
+from sora.protocols.imap.searchmodseq import highest_found, note_enabling
 from sora.wire.imap_sort import SortKey
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ async def sort(s: Session, cmd: Sort) -> Reply | None:
         wanted = await filters.expand(s, wanted)
         if not wanted.charset_known:
             raise BadCharset
+        note_enabling(s, wanted)
         chosen = looked_at(s, wanted.key)
         with progress.working(s, len(chosen.uids)):
             found = await in_order(s, await matching(s, wanted.key, chosen.uids), cmd.criteria)

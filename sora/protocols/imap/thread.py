@@ -23,6 +23,7 @@ from sora.protocols.imap.bodies import chunks_of
 from sora.protocols.imap.numbers import numbers_for
 from sora.protocols.imap.replies import BadCharset
 from sora.protocols.imap.search import looked_at, matching
+from sora.protocols.imap.searchmodseq import note_enabling
 from sora.protocols.imap.sort import ranked, ranks
 from sora.wire.imap_sort import Algorithm
 
@@ -48,6 +49,7 @@ async def thread(s: Session, cmd: Thread) -> Reply | None:
     wanted = await filters.expand(s, cmd.search)
     if not wanted.charset_known:
         raise BadCharset
+    note_enabling(s, wanted)
     chosen = looked_at(s, wanted.key)
     with progress.working(s, len(chosen.uids)):
         uids = await matching(s, wanted.key, chosen.uids)

@@ -281,7 +281,7 @@ class MailboxView:
         if self._unwatch is not None:
             self._unwatch()
             self._unwatch = None
-        self.modseqs.forget()  # up to 12 octets a message, and views stay here for a while
+        self.modseqs.rest()
 
     def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)

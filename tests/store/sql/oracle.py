@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from sora._native.modseqs import ModSeqs
+from sora._native.seqset import UidSet
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -499,8 +502,15 @@ class Oracle:
         rows = await self.conn.fetch("SELECT * FROM changed_since($1, $2, $3)", box.account_id, box.mailbox_id, since)
         expected = {uid: m.modseq for uid, m in box.live.items() if m.modseq > since}
         assert {row["uid"]: row["modseq"] for row in rows} == expected
-        packed = await self.conn.fetchval("SELECT modseqs($1, $2, $3)", box.account_id, box.mailbox_id, since)
-        assert list(struct.iter_unpack(">Iq", packed or b"")) == sorted(expected.items())
+        row = await self.conn.fetchrow("SELECT * FROM modseqs($1, $2, $3)", box.account_id, box.mailbox_id, since)
+        known, uids = (
+            ModSeqs(since, row["highest_modseq"], row["created"], row["changes"]),
+            UidSet.from_numbers(box.live),
+        )
+        assert known.highest == box.modseq
+        assert set(known.newer(uids, since, known.highest)) == expected.keys()
+        changed = UidSet.from_numbers(expected)
+        assert dict(zip(changed, memoryview(known.of(changed, known.highest)).cast("q"), strict=True)) == expected
 
     async def _compare_views(self, box: Box) -> None:
         for viewer in (None, self.random.choice(box.viewers)):

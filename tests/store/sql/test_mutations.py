@@ -50,6 +50,8 @@ MUTATIONS = [
     ("mailbox_delta", "j.modseq > p_since", "j.modseq > p_since + 1"),
     ("mailbox_delta", "s.max_modseq > p_since", "s.max_modseq > p_since + 1"),
     ("changed_since", "j.modseq > p_since", "j.modseq >= p_since"),
+    ("modseqs", "i.created_modseq > p_since", "i.created_modseq > p_since + 1"),
+    ("modseqs", "j.modseq > p_since", "j.modseq > p_since + 1"),
     ("expunged_since", "p_since >= t.expunge_floor", "p_since > t.expunge_floor"),
     ("viewer_unseen", "v.bits & s.live", "v.bits"),
     ("trim_expunges", "greatest(expunge_floor, v_upto)", "expunge_floor"),

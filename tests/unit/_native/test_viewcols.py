@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+from array import array
 
 import pytest
 from hypothesis import given, settings
@@ -221,6 +222,31 @@ def test_write_fetch_flags(
     assert [piece.count(b"\r\n") for piece in chunks] == [
         len(expected[i : i + chunk]) for i in range(0, len(expected), chunk)
     ]
+
+
+@given(mailboxes, uids, st.booleans(), st.booleans(), st.booleans(), st.integers(0, 2**63 - 1))
+def test_write_fetch_modseqs(
+    mailbox: model.Mailbox, chosen: frozenset[int], with_uid: bool, with_flags: bool, uid_only: bool, modseq: int
+) -> None:
+    here = sorted(chosen & mailbox.keys())
+    modseqs = array("q", [max(modseq - uid, 1) for uid in here])
+    chunks = snapshot(mailbox).write_fetch_flags(
+        UidSet.from_numbers(here), NAMES, with_uid, 64, 3,
+        modseqs=modseqs.tobytes(), with_flags=with_flags, uid_only=uid_only,
+    )  # fmt: skip
+    assert b"".join(chunks) == b"".join(
+        model.fetch_line(mailbox, uid, NAMES, with_uid, 64, modseq=one, with_flags=with_flags, uid_only=uid_only)
+        for uid, one in zip(here, modseqs, strict=True)
+    )
+
+
+def test_each_message_needs_a_modseq_and_each_line_an_item() -> None:
+    view = snapshot({1: frozenset(), 2: frozenset()})
+    lines = view.write_fetch_flags(SeqSet.parse(b"1:2"), {}, True, modseqs=array("q", [7]).tobytes())
+    with pytest.raises(ValueError, match="without a modseq"):
+        list(lines)
+    with pytest.raises(ValueError, match="nothing to write"):
+        view.write_fetch_flags(SeqSet.parse(b"1"), {}, False, with_flags=False)
 
 
 @given(mailboxes, st.booleans())

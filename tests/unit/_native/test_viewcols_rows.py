@@ -74,6 +74,8 @@ def test_rows(mailbox: model.Mailbox, size: int, date: datetime, envelope: bytes
 def test_no_rows() -> None:
     writer = RowWriter(snapshot({1: frozenset()}), ITEMS, NAMES)
     assert writer.write([]) == b""
+    by_uid = RowWriter(snapshot({7: frozenset()}), [(UID_ITEM, b"UID ", None)], NAMES, uid_only=True)
+    assert by_uid.write([{"uid": 7}]) == b"* 7 UIDFETCH (UID 7)\r\n"
     assert RowWriter(snapshot({1: frozenset()}), [], NAMES).write([{"uid": 1}]) == b"* 1 FETCH ()\r\n"
 
 

@@ -26,7 +26,9 @@ BEGIN
        SELECT int4send(v.block_no) || '\x0000'::bytea || bit_send(v.bits) FROM message_viewer_seen v
        WHERE v.account_id = p_account_id AND v.mailbox_id = p_mailbox_id AND v.viewer_id = p_viewer_id) q),
     m.uidvalidity, t.deleted_count, t.total_size, t.expunge_floor,
-    mailbox_rights(p_account_id, p_mailbox_id, coalesce(p_viewer_id, p_account_id))
+    CASE WHEN p_viewer_id IS NULL AND NOT EXISTS (   -- who shares nothing pays for no call
+           SELECT 1 FROM mailbox_acl c WHERE c.account_id = p_account_id AND c.mailbox_id = p_mailbox_id) THEN 2047
+         ELSE mailbox_rights(p_account_id, p_mailbox_id, coalesce(p_viewer_id, p_account_id)) END
   FROM mailbox_stats t JOIN mailboxes m USING (account_id, mailbox_id)
   WHERE t.account_id = p_account_id AND t.mailbox_id = p_mailbox_id AND m.deleted_at IS NULL;
 END $$;
@@ -68,7 +70,9 @@ BEGIN
           WHERE i.account_id = p_account_id AND i.mailbox_id = p_mailbox_id AND i.viewer_id = p_viewer_id
             AND i.block_no = b.block_no OFFSET 0) l) q) END,
     m.uidvalidity, t.deleted_count, t.total_size, t.expunge_floor,
-    mailbox_rights(p_account_id, p_mailbox_id, coalesce(p_viewer_id, p_account_id))
+    CASE WHEN p_viewer_id IS NULL AND NOT EXISTS (   -- who shares nothing pays for no call
+           SELECT 1 FROM mailbox_acl c WHERE c.account_id = p_account_id AND c.mailbox_id = p_mailbox_id) THEN 2047
+         ELSE mailbox_rights(p_account_id, p_mailbox_id, coalesce(p_viewer_id, p_account_id)) END
   FROM mailbox_stats t JOIN mailboxes m USING (account_id, mailbox_id)
   WHERE t.account_id = p_account_id AND t.mailbox_id = p_mailbox_id AND m.deleted_at IS NULL;
 END $$;

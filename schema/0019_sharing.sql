@@ -17,6 +17,9 @@ CREATE INDEX mailbox_acl_grantee ON mailbox_acl (grantee_id, account_id);
 -- No foreign key, because anyone is no account.
 CREATE FUNCTION grantee_deleted() RETURNS trigger LANGUAGE plpgsql SET search_path = sora, public AS $$
 BEGIN
+  DELETE FROM message_viewer_seen v USING mailbox_acl c
+  WHERE c.grantee_id = OLD.account_id AND v.account_id = c.account_id AND v.mailbox_id = c.mailbox_id
+    AND v.viewer_id = OLD.account_id;
   DELETE FROM mailbox_acl WHERE grantee_id = OLD.account_id;
   RETURN NULL;
 END $$;
@@ -26,22 +29,20 @@ CREATE TRIGGER grantee_deleted AFTER DELETE ON accounts FOR EACH ROW EXECUTE FUN
 CREATE FUNCTION mailbox_rights(p_account_id bigint, p_mailbox_id bigint, p_actor_id bigint) RETURNS int
 LANGUAGE plpgsql STABLE SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
+  v_own int;
   v_given int;
   v_taken int;
   v_owner CONSTANT boolean := p_account_id = p_actor_id;
 BEGIN
-  SELECT bit_or(c.rights) FILTER (WHERE NOT c.negative), bit_or(c.rights) FILTER (WHERE c.negative)
-  INTO v_given, v_taken FROM mailbox_acl c
+  SELECT bit_or(c.rights) FILTER (WHERE NOT c.negative AND c.grantee_id > 0), bit_or(c.rights) FILTER (WHERE NOT c.negative),
+    bit_or(c.rights) FILTER (WHERE c.negative)
+  INTO v_own, v_given, v_taken FROM mailbox_acl c
   WHERE c.account_id = p_account_id AND c.mailbox_id = p_mailbox_id AND (c.grantee_id = p_actor_id OR c.grantee_id <= 0
     AND (v_owner OR EXISTS (
       SELECT 1 FROM accounts o JOIN accounts v USING (domain_id)
       WHERE o.account_id = p_account_id AND v.account_id = p_actor_id)));
   IF v_owner THEN
-    IF NOT EXISTS (SELECT 1 FROM mailbox_acl c WHERE c.account_id = p_account_id AND c.mailbox_id = p_mailbox_id
-                   AND c.grantee_id = p_actor_id AND NOT c.negative) THEN
-      v_given := 2047;
-    END IF;
-    RETURN coalesce(v_given, 0) & ~coalesce(v_taken, 0) | 1025;
+    RETURN CASE WHEN v_own IS NULL THEN 2047 ELSE v_given END & ~coalesce(v_taken, 0) | 1025;
   END IF;
   RETURN coalesce(v_given, 0) & ~coalesce(v_taken, 0);
 END $$;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,9 +12,14 @@ from hypothesis import strategies as st
 from sora.errors import NotFound
 from sora.store.acl import ANYONE, AUTHENTICATED, Entry
 from sora.types import ALL_RIGHTS, NO_RIGHTS, AccountId, MailboxId, Rights
+from tests.support.imap import ImapWorld
+from tests.support.node import open_node
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from sora.store.store import Store
+    from tests.support.transcripts import Link
 
 KEPT = Rights.LOOKUP | Rights.ADMINISTER
 NAMES = ("ann@example.com", "bob@example.com", "eve@other.org")
@@ -155,3 +161,42 @@ async def test_a_deleted_account_shares_nothing_and_is_given_nothing(house: Hous
     assert await acl.find_owner(NAMES[0]) is None
     with pytest.raises(NotFound):
         await acl.set(house.ann, house.inbox, house.bob, Entry(NAMES[1], ALL_RIGHTS))
+
+
+async def test_another_node_knows_at_the_next_command(dsn: str, tmp_path: Path) -> None:
+    """Rights travel with the notices of changes: Ann is on one node, Bob has the mailbox selected on another."""
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder in folders:
+        folder.mkdir()
+    async with open_node(dsn, folders[0]) as one, open_node(dsn, folders[1]) as two:
+        ann, bob = ImapWorld(one), ImapWorld(two)
+        await ann.given("ann: INBOX=1")
+        await ann.given("bob")
+        bob.accounts = ann.accounts
+        await bob.given("link 2: bob")
+        owner = ann.accounts["ann"]
+        inbox = (await one.store.mailboxes.get(owner, "INBOX")).mailbox_id
+        first, second = await ann.connect(1), await bob.connect(2)
+        heard = asyncio.Event()
+        two.changes.watch(owner, inbox, lambda *_: heard.set())
+
+        async def run(link: Link, command: str) -> list[bytes]:
+            await link.send(b"t " + command.encode() + b"\r\n")
+            lines = [await link.read_line()]
+            while not lines[-1].startswith(b"t "):
+                lines.append(await link.read_line())
+            return lines
+
+        async def revoke(rights: str) -> None:
+            heard.clear()
+            await run(first, f"SETACL INBOX bob@example.com {rights}")
+            await heard.wait()
+
+        await two.changes.listening.wait()
+        await revoke("lrw")
+        assert (await run(second, "SELECT Shared/ann@example.com/INBOX"))[-1].startswith(b"t OK [READ-WRITE]")
+        assert (await run(second, "STORE 1 +FLAGS (\\Flagged)"))[-1].startswith(b"t OK")
+        await revoke("lr")
+        assert (await run(second, "STORE 1 -FLAGS (\\Flagged)"))[-1] == b"t NO [NOPERM] Permission denied"
+        await revoke("l")
+        assert (await run(second, "FETCH 1 (FLAGS)"))[0].startswith(b"* BYE [NOPERM]")

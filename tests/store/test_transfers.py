@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,11 +16,12 @@ from sora.store.blobs import BlobRef
 from sora.store.copies import BodyCopies
 from sora.store.transfers import Transfer
 from sora.types import ALL_RIGHTS, AccountId, ContentId, MailboxId, Rights
+from tests.support import transcripts
+from tests.support.imap import ImapWorld
 from tests.support.node import open_node
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from sora.services.node import Node
 
@@ -184,3 +186,13 @@ async def test_inside_an_account_nothing_is_read(house: House) -> None:
     inside = Transfer(house.ann, house.inboxes[house.ann], house.ann, archive, house.ann, ALL_RIGHTS)
     done = await house.node.transfers.transfer(inside, UidSet.from_ranges([(1, 1)]))
     assert done.target_uids == [1]
+
+
+async def test_the_conversation_is_the_same(house: House) -> None:
+    """With seals and copies as without: sharing, appending, copying and moving between accounts."""
+    folder = Path(__file__).parents[1] / "transcripts" / "imap"
+    for name in ("shared.txt", "shared_copy.txt"):
+        world = ImapWorld(house.node)
+        await transcripts.play(folder / name, world, "whole")
+        for account_id in world.accounts.values():
+            await house.node.store.accounts.delete(account_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
@@ -13,9 +13,11 @@ from tests.oracle.collect import counts
 from tests.oracle.compare import Comparison
 from tests.oracle.criteria import CRITERIA, SORTS
 from tests.oracle.dovecot import Dovecot
-from tests.oracle.explained import EXPLAINED, explain
+from tests.oracle.explained import EXPLAINED
+from tests.oracle.explained_talk import EXPLAINED_TALK
 from tests.oracle.made import THREADS
 from tests.oracle.ordered import compare_orders, compare_threads
+from tests.oracle.talk import TALKS, compare_talks
 from tests.support import demo
 
 if TYPE_CHECKING:
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 
     from tests.oracle.collect import Sample
     from tests.oracle.compare import Difference
+
+
+CLASSES: Final = (*EXPLAINED, *EXPLAINED_TALK)
 
 
 class Result(Struct, frozen=True):
@@ -57,11 +62,12 @@ def run(directory: Path, samples: Sequence[Sample]) -> Result:
         comparison.run()
         compare_orders(comparison)
         compare_threads(comparison)
+        compare_talks(comparison)
     return _classified(comparison, samples)
 
 
 def _classified(comparison: Comparison, samples: Sequence[Sample]) -> Result:
-    rows = [(difference, explain(difference)) for difference in comparison.differences]
+    rows = [(d, next((row for row in CLASSES if row.holds(d)), None)) for d in comparison.differences]
     return Result(
         samples,
         comparison.compared,
@@ -90,6 +96,7 @@ def write(result: Result) -> str:
             f"`python -m tests.oracle --fetch` made this table: {len(result.samples)} messages ({sources}), "
             f"{compared.total()} comparisons with Dovecot {dovecot.version()}, {len(CRITERIA)} search criteria "
             f"and {len(SORTS)} SORT commands over all messages, THREAD over them and {len(THREADS)} made mailboxes, "
+            f"{sum(map(len, TALKS.values()))} commands of conversations (LIST, STATUS, ESEARCH, CONDSTORE, QRESYNC), "
             f"{result.differing.total()} differences, {len(result.unexplained)} unexplained.",
             "",
             "A difference of SEARCH is counted once for each message that only one of the two finds, "
@@ -101,7 +108,7 @@ def write(result: Result) -> str:
             "",
             "| Class | Sora | Dovecot | Decided by | Count |",
             "|---|---|---|---|---:|",
-            *(f"| {r.name} | {r.ours} | {r.theirs} | {r.rfc} | {result.classes[r.name]} |" for r in EXPLAINED),
+            *(f"| {r.name} | {r.ours} | {r.theirs} | {r.rfc} | {result.classes[r.name]} |" for r in CLASSES),
             "",
         ]
     )

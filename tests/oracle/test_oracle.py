@@ -11,8 +11,10 @@ from tests.oracle import dovecot
 from tests.oracle.collect import Sample, collect
 from tests.oracle.compare import Difference
 from tests.oracle.criteria import CRITERIA, SORTS, THREADINGS
-from tests.oracle.explained import EXPLAINED, explain
-from tests.oracle.report import run
+from tests.oracle.explained import explain
+from tests.oracle.explained_talk import EXPLAINED_TALK
+from tests.oracle.report import CLASSES, run
+from tests.oracle.talk import TALKS
 
 REASON = dovecot.missing()
 PLAIN = Sample(
@@ -35,6 +37,7 @@ def test_every_difference_is_explained() -> None:
     assert result.compared["SEARCH"] == len(CRITERIA)
     assert result.compared["SORT"] == len(SORTS) >= 60
     assert all(result.compared[f"THREAD {name.decode()}"] > len(samples) for name in THREADINGS)
+    assert all(result.compared[f"talk: {name}"] == len(commands) for name, commands in TALKS.items())
     assert [(d.kind, d.field, d.sample.name, d.ours, d.theirs) for d in result.unexplained] == []
 
 
@@ -44,8 +47,8 @@ def test_the_collection_is_the_same_each_time() -> None:
 
 
 def test_classes_have_names_of_their_own_and_a_section() -> None:
-    assert len({row.name for row in EXPLAINED}) == len(EXPLAINED)
-    assert all("§" in row.rfc for row in EXPLAINED)
+    assert len({row.name for row in CLASSES}) == len(CLASSES)
+    assert all("§" in row.rfc for row in CLASSES)
 
 
 @pytest.mark.parametrize(
@@ -86,3 +89,24 @@ def test_a_wrong_answer_about_a_plain_message_has_no_explanation(
     kind: str, field: str, ours: object, theirs: object
 ) -> None:
     assert explain(Difference(PLAIN, kind, field, ours, theirs)) is None
+
+
+@pytest.mark.parametrize(
+    ("field", "ours", "theirs"),
+    [
+        ('LIST "" "*"', {"LIST": [(b"a", [b"\\hasnochildren"], b"/", [])]}, {"LIST": [(b"b", [], b"/", [])]}),
+        (
+            'LIST "" "*" RETURN (CHILDREN)',
+            {"LIST": [(b"a", [b"\\haschildren"], b"/", [])]},
+            {"LIST": [(b"a", [], b"/", [])]},
+        ),
+        ("STORE 1 FLAGS ()", {"status": b"OK", "fetch": {1: {b"UID": b"1"}}}, {"status": b"NO"}),
+        ("STORE 1 FLAGS.SILENT ()", {"fetch": {1: {b"UID": b"1"}}}, {}),
+        ("FETCH 1 FLAGS", {"fetch": {1: {b"FLAGS": [b"x"], b"MODSEQ": "some"}}}, {"fetch": {1: {b"FLAGS": []}}}),
+        ("SELECT Talk", {"codes": {b"CLOSED"}}, {"codes": {b"HIGHESTMODSEQ"}}),
+        ("UID FETCH 1:* (FLAGS) (CHANGEDSINCE 1 VANISHED)", {"vanished True": {1}}, {"vanished True": {1, 2}}),
+        ("SEARCH RETURN (MIN) ALL", {"esearch": {b"MIN": [1]}}, {"esearch": {b"MIN": [2]}}),
+    ],
+)
+def test_a_wrong_answer_in_a_conversation_has_no_explanation(field: str, ours: object, theirs: object) -> None:
+    assert not any(row.holds(Difference(PLAIN, "talk: test", field, ours, theirs)) for row in EXPLAINED_TALK)

@@ -147,6 +147,7 @@ class MailboxView:
         modseqs: When its messages changed last; read only if somebody asks.
         keywords: Keyword names of the mailbox's account.
         gone: The mailbox was deleted under its sessions.
+        claimed: Messages up to this UID were claimed as recent for sessions of this worker, or are just being so.
     """
 
     __slots__ = (
@@ -159,6 +160,7 @@ class MailboxView:
         "_tasks",
         "_unwatch",
         "account_id",
+        "claimed",
         "gone",
         "keywords",
         "mailbox_id",
@@ -175,6 +177,7 @@ class MailboxView:
         self.newest: Snapshot = EMPTY
         self.modseqs = ModSeqColumn(messages, self.account_id, self.mailbox_id)
         self.gone = False
+        self.claimed = 0
         self._messages = messages
         self._signalled = 0
         self._checked_mono = float("-inf")
@@ -473,8 +476,14 @@ class Views:
             self._active.pop(key).deleted()
 
     def claim_later(self, view: MailboxView) -> None:
-        """Note in the background that messages up to `newest` were shown as recent to somebody."""
-        view.spawn(self._claim_quietly(view))
+        """Note in the background that messages up to `newest` were shown as recent to somebody.
+
+        Of all sessions that are told of a message at the same time, one claims it for all.
+        """
+        up_to = view.newest.uid_next - 1
+        if up_to > view.claimed:
+            view.claimed = up_to
+            view.spawn(self._claim_quietly(view, up_to))
 
     def _keep(self, key: Key, view: MailboxView) -> None:
         if view.gone or view.newest is EMPTY:
@@ -491,9 +500,9 @@ class Views:
             if isinstance(error, BaseException) and not isinstance(error, NotFound | Unavailable):
                 raise error  # those two: the view is stale or gone, and looks again before it is used
 
-    async def _claim_quietly(self, view: MailboxView) -> None:
+    async def _claim_quietly(self, view: MailboxView, up_to: int) -> None:
         try:
-            await self._mailboxes.claim_recent(view.account_id, view.mailbox_id, view.newest.uid_next - 1)
+            await self._mailboxes.claim_recent(view.account_id, view.mailbox_id, up_to)
         except (NotFound, Unavailable) as e:
             # A message is then recent for one more session, which RFC 3501 §2.3.2 allows.
             log.info("recent messages not claimed: %s", e, extra={"mailbox_id": view.mailbox_id})

@@ -360,6 +360,21 @@ async def test_examine_claims_nothing() -> None:
     assert truth.claimed == 0
 
 
+async def test_of_all_who_are_told_together_one_claims() -> None:
+    truth = Truth()
+    views, first = await opened(truth)
+    selections = [first, *[await views.select(ACCOUNT, NAME, read_only=False) for _ in range(4)]]
+    for count in (1, 2):
+        truth.deliver()
+        await first.view.refresh()
+        for selection in selections:
+            if selection.sync(lambda _: None, hold=False):
+                views.claim_later(first.view)
+        await asyncio.gather(*first.view._tasks)
+        assert truth.statements.count("claim") == count
+    assert truth.claimed == 2
+
+
 async def test_those_who_ask_together_share_statements() -> None:
     truth = Truth()
     truth.deliver()

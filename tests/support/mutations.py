@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
-from sora.protocols.imap import login, mailboxes
+from sora.protocols.imap import catenate, login, mailboxes, progress
 from sora.protocols.imap import quota as quota_module
 from sora.protocols.imap.commands import COMMANDS
 from sora.protocols.imap.session import Session
@@ -218,16 +218,16 @@ MUTATIONS: Final[dict[str, tuple[Mutation, ...]]] = {
     "CONTEXT=SEARCH": (without("SEARCH", returns=less("UPDATE")), bare("CANCELUPDATE")),
     "CONTEXT=SORT": (without("SORT", returns=less("UPDATE")),),
     "MULTISEARCH": (bare("ESEARCH"),),
-    "FILTERS": (bare("SEARCH"),),
+    "FILTERS": (without("SEARCH", key=no_key(keys.Filter)),),
     "UIDBATCHES": (bare("UIDBATCHES"),),
-    "INPROGRESS": (bare("SEARCH"),),
+    "INPROGRESS": (replacing(progress.Progress, "_notice", lambda _self: None),),
     "NOTIFY": (bare("NOTIFY"),),
     "ACL": tuple(map(bare, ACL.split())),
     "RIGHTS=texk": (bare("LISTRIGHTS"), bare("MYRIGHTS")),
     "METADATA": (bare("GETMETADATA"), bare("SETMETADATA")),
     "LIST-METADATA": (without("LIST", metadata=None),),
     "CATENATE": (bare("APPEND"),),
-    "URL-PARTIAL": (bare("APPEND"),),
+    "URL-PARTIAL": (replacing(catenate, "_cut", lambda data, _partial: data),),
     "REPLACE": (bare("REPLACE"),),
     "UNAUTHENTICATE": (bare("UNAUTHENTICATE"),),
     "MESSAGELIMIT": (bare("FETCH"), bare("STORE"), bare("SEARCH")),

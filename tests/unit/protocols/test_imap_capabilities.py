@@ -42,6 +42,17 @@ STATES = {
     "compressed": ("", "a COMPRESS DEFLATE"),
 }
 
+EVERY_NAME = """
+    IMAP4rev1 IMAP4rev2 STARTTLS LOGINDISABLED SASL-IR LITERAL+ ID ENABLE IDLE NAMESPACE CHILDREN UNSELECT UIDPLUS MOVE
+    CONDSTORE QRESYNC ESEARCH SEARCHRES WITHIN SORT SORT=DISPLAY ESORT CONTEXT=SEARCH CONTEXT=SORT
+    THREAD=ORDEREDSUBJECT THREAD=REFERENCES THREAD=REFS LIST-EXTENDED LIST-STATUS LIST-MYRIGHTS LIST-METADATA
+    SPECIAL-USE CREATE-SPECIAL-USE STATUS=SIZE METADATA QUOTA QUOTA=RES-STORAGE QUOTA=RES-MESSAGE QUOTA=RES-MAILBOX
+    QUOTASET ACL RIGHTS=texk BINARY MULTIAPPEND CATENATE URL-PARTIAL REPLACE APPENDLIMIT OBJECTID SAVEDATE PREVIEW
+    INPROGRESS NOTIFY COMPRESS=DEFLATE UTF8=ACCEPT UNAUTHENTICATE PARTIAL UIDONLY UIDBATCHES MESSAGELIMIT SAVELIMIT
+    MULTISEARCH SEARCH=FUZZY FILTERS I18NLEVEL=1 AUTH=PLAIN AUTH=LOGIN
+"""
+"""What clients may rely on, by exactly these names; those with a number stand without it."""
+
 
 def bare_name(name: str) -> str:
     """`APPENDLIMIT=1000` is APPENDLIMIT with a number."""
@@ -88,6 +99,14 @@ async def test_what_is_offered_is_written_down_and_can_be_broken(state: str, wor
     assert len(names) == len(set(names)), "a name twice"
     assert {name for name in names if bare_name(name) not in named()} == set(), "without a transcript"
     assert {name for name in names if bare_name(name) not in MUTATIONS} == set(), "without a mutation"
+
+
+async def test_all_of_it_is_offered_and_nothing_else(shared_node: Node) -> None:
+    names = set()
+    for how in STATES.values():
+        async with a_world(shared_node) as world:
+            names |= {bare_name(name) for name in await offered(world, *how)}
+    assert names == set(EVERY_NAME.split())
 
 
 async def test_each_name_only_where_it_works(shared_node: Node) -> None:

@@ -9,6 +9,7 @@
     given nobody                          connections are not logged in
     given cleartext: no                   passwords need TLS
     given tls: offered                    there is a certificate; or `active`: connections begin with TLS
+    given notices: at once                of commands that take long (RFC 9585): all of them do
     given limits: bad_commands=3          the configuration's limits
     given quota alice: messages=5         of `bytes`, `messages` and `mailboxes`; the others are unlimited
     given saved alice: INBOX=2015-01-20   all messages of the mailbox came into it on that day, at noon
@@ -27,9 +28,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+import pytest
 
 from sora.net.listener import Listener
-from sora.protocols.imap import connection_factory
+from sora.protocols.imap import connection_factory, progress
 from sora.services import passwords
 from sora.services.auth import Identity
 from sora.services.delivery import AppendItem
@@ -124,6 +126,7 @@ class ImapWorld:
         self.sessions: list[Session] = []
         self._nobody = False
         self._tls = ""
+        self._patch = pytest.MonkeyPatch()
         self._messages = 0
         self._links: dict[int, str] = {}
 
@@ -140,6 +143,8 @@ class ImapWorld:
         elif subject == "cleartext":
             auth = msgspec.structs.replace(self.node.config.auth, allow_cleartext=rest.strip() == "yes")
             self.node.config = msgspec.structs.replace(self.node.config, auth=auth)
+        elif subject == "notices":
+            self._patch.setattr(progress, "FIRST_S", 0.0)
         elif subject == "tls":
             self._tls = rest.strip()
         elif subject == "limits":
@@ -160,6 +165,10 @@ class ImapWorld:
             await self._quota(subject[6:], dict(item.split("=") for item in rest.split()))
         else:
             await self._account(subject, rest.split())
+
+    def close(self) -> None:
+        """Undo what is not the node's own."""
+        self._patch.undo()
 
     async def connect(self, number: int) -> Link:
         """A session, logged in unless the transcript says otherwise, behind its greeting."""

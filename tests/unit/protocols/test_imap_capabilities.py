@@ -158,6 +158,7 @@ async def a_world(node: Node) -> AsyncIterator[ImapWorld]:
     try:
         yield world
     finally:
+        world.close()
         node.config = config
         for account_id in world.accounts.values():
             await node.store.accounts.delete(account_id)

@@ -40,6 +40,7 @@ async def world(shared_node: Node) -> AsyncIterator[ImapWorld]:
     config = shared_node.config
     world = ImapWorld(shared_node)
     yield world
+    world.close()
     shared_node.config = config
     for account_id in world.accounts.values():
         await shared_node.store.accounts.delete(account_id)

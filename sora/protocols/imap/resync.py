@@ -7,7 +7,7 @@ name UIDs the client never had, which it ignores; it never leaves one out.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sora._native.seqset import UidSet
 from sora.errors import BadSyntax
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from sora.protocols.imap.session import Session
     from sora.wire import imap_commands as wire
     from sora.wire.imap_fetch import Fetch
+
+MAX_MATCH: Final = 10_000
+"""Pairs of sequence numbers and UIDs that are looked at; RFC 7162 §3.2.5.2 thinks of a handful."""
 
 
 def check(s: Session, cmd: wire.Select) -> None:
@@ -43,7 +46,8 @@ def check(s: Session, cmd: wire.Select) -> None:
 async def resync(s: Session, asked: wire.QResync) -> None:
     """Tell what vanished and what changed. Nothing if the UIDs mean other messages now.
 
-    A client that knows a later modseq than there is (of a database that was restored from a backup) is told everything.
+    A client that knows a later modseq than there is (of a database that was restored from a backup) is told everything;
+    what it has seen since then is in no log, and has vanished.
     """
     selection = s.view
     told = selection.told
@@ -51,9 +55,11 @@ async def resync(s: Session, asked: wire.QResync) -> None:
         return
     if asked.modseq == told.highest_modseq:
         return
-    since = asked.modseq if asked.modseq < told.highest_modseq else 0
+    ahead = asked.modseq > told.highest_modseq
+    since = 0 if ahead else asked.modseq
     known = all_below(told.uid_next) if asked.known_uids is None else asked.known_uids
-    write_vanished(s.write, await vanished(s, since, known, asked.match), earlier=True)
+    gone = known - told.all_uids() if ahead else await vanished(s, since, known, asked.match)
+    write_vanished(s.write, gone, earlier=True)
     modseqs = await selection.view.modseqs.reach(since, told.highest_modseq)
     changed = modseqs.newer(told.present(known), since, told.highest_modseq)
     for chunk in flag_lines(
@@ -108,8 +114,11 @@ async def changed_since(s: Session, cmd: Fetch, uids: UidSet) -> UidSet:
 def matching_up_to(told: Snapshot, seqs: SeqSet, uids: UidSet) -> int:
     """The last UID up to which the client has lost nothing; 0: none.
 
-    Messages do not come in between, so where a UID still has its sequence number, all below it are still there.
+    Messages do not come in between, so where a UID still has its sequence number, all below it are still there. Sets that
+    are larger than any client's samples (`1:4294967295` is short to write) narrow nothing.
     """
+    if len(seqs) > MAX_MATCH:
+        return 0
     pairs = zip(reversed(list(seqs)), reversed(list(uids)), strict=True)
     return next((uid for seq, uid in pairs if told.seq(uid) == seq), 0)
 

@@ -10,9 +10,8 @@ from sora.errors import BadSyntax, BlobDown, InvalidName, NoPermission, NotFound
 from sora.mime import message as mime
 from sora.protocols.imap.bodies import BODY_COLUMNS
 from sora.protocols.imap.messages import section_data
-from sora.protocols.imap.places import find
+from sora.protocols.imap.places import find, look_again
 from sora.protocols.imap.replies import Coded
-from sora.protocols.imap.rights import require
 from sora.store.blobs import BlobRef
 from sora.types import Rights
 from sora.wire.imap_url import parse_url
@@ -69,8 +68,8 @@ async def _mailbox_of(s: Session, url: MessageUrl) -> tuple[AccountId, MailboxId
     if url.mailbox is None:
         if s.selection is None:
             raise NotFound("No mailbox is selected")
+        await look_again(s)
         view = s.view.view
-        require(view.rights, Rights.READ)
         place = view.account_id, view.mailbox_id
         uidvalidity = s.view.uidvalidity
     else:

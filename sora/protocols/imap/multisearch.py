@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from sora.errors import BadSyntax, InvalidName, LimitExceeded, NoPermission, NotFound
 from sora.protocols.imap import contexts, filters, progress, results, search
 from sora.protocols.imap.patterns import DELIMITER, INBOX
-from sora.protocols.imap.places import is_shared, place_of
+from sora.protocols.imap.places import is_shared, look_again, place_of
 from sora.protocols.imap.replies import BadCharset
 from sora.protocols.imap.searchmodseq import highest_found, note_enabling
 from sora.protocols.imap.shared import tree_of
@@ -44,6 +44,8 @@ async def esearch(s: Session, cmd: MultiSearch) -> None:
     wanted, returns = cmd.search, cmd.search.returns or frozenset()
     search.require_offered(s, wanted, returns)
     _require_sense(s, cmd.sources, returns)
+    if s.selection is not None:
+        await look_again(s)
     note_enabling(s, wanted)
     with results.saving(s, returns):
         wanted = await filters.expand(s, wanted)

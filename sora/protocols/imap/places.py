@@ -120,7 +120,7 @@ async def require_parent(s: Session, place: Place) -> None:
 
 
 async def look_again(s: Session) -> None:
-    """Before a command on a mailbox of somebody else: its rights as they are now.
+    """Before the selected mailbox of somebody else is worked on: its rights as they are now.
 
     Raises:
         NoPermission: It may not be read any more; the session is told, and ends (RFC 4314 §5.1.1).

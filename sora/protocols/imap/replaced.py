@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sora.errors import Expunged, NotFound, Refused, Unavailable
+from sora.protocols.imap.places import look_again
 from sora.protocols.imap.replies import ReadOnly
 from sora.protocols.imap.rights import require
 from sora.store.replacing import Replaced
@@ -29,6 +30,7 @@ async def old_message(s: Session, messages: SeqSet | UidSet) -> Replaced:
     view = selection.view
     if selection.read_only:
         raise ReadOnly
+    await look_again(s)  # the literal may come before the command is whole
     require(view.rights, Rights.DELETE_MESSAGES | Rights.EXPUNGE)
     uids = s.uids(messages)
     if not uids:

@@ -25,7 +25,8 @@ BEGIN
 END $$;
 CREATE TRIGGER grantee_deleted AFTER DELETE ON accounts FOR EACH ROW EXECUTE FUNCTION grantee_deleted();
 
--- The rights of an account in a mailbox: all that are given to it or to everybody, less those that are taken away.
+-- The rights of an account in a mailbox: all that are given to it or to everybody, less those that are taken away. What a
+-- deleted account has shared is nobody's.
 CREATE FUNCTION mailbox_rights(p_account_id bigint, p_mailbox_id bigint, p_actor_id bigint) RETURNS int
 LANGUAGE plpgsql STABLE SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
@@ -43,6 +44,9 @@ BEGIN
       WHERE o.account_id = p_account_id AND v.account_id = p_actor_id)));
   IF v_owner THEN
     RETURN CASE WHEN v_own IS NULL THEN 2047 ELSE v_given END & ~coalesce(v_taken, 0) | 1025;
+  END IF;
+  IF NOT EXISTS (SELECT 1 FROM accounts o WHERE o.account_id = p_account_id AND o.deleted_at IS NULL) THEN
+    RETURN 0;
   END IF;
   RETURN coalesce(v_given, 0) & ~coalesce(v_taken, 0);
 END $$;

@@ -104,9 +104,9 @@ class Connections:
             connection.stop()
 
     def stop_account(self, account_id: AccountId) -> None:
-        """Ask the sessions of an account to end after the command in hand."""
+        """Ask the sessions of an account, and those in its mailboxes, to end after the command in hand."""
         for connection in self:
-            if connection.owner == account_id:
+            if account_id in (connection.owner, connection.guest_of):
                 connection.stop()
 
     def abort(self) -> None:
@@ -132,6 +132,7 @@ class Connection(asyncio.Protocol):
         stopping: True once the session is asked to end.
         at_eof: True once the peer will send no more.
         owner: The account that is logged in; None: nobody.
+        guest_of: The other account whose mailbox is open; None: none is.
     """
 
     protocol: ClassVar[str] = ""
@@ -139,7 +140,7 @@ class Connection(asyncio.Protocol):
         "_bytes_in", "_bytes_out", "_connections", "_deflate", "_gathered", "_lost", "_pending", "_pending_bytes",
         "_reading", "_signalled", "_started_mono", "_steps", "_task", "_transport", "_turn_end_mono",
         "_waiter", "_writable",
-        "at_eof", "header", "listener", "owner", "peer", "peer_port", "session", "stopping", "tls", "via",
+        "at_eof", "guest_of", "header", "listener", "owner", "peer", "peer_port", "session", "stopping", "tls", "via",
     )  # fmt: skip
 
     def __init__(self, listener: Listener, connections: Connections) -> None:
@@ -153,6 +154,7 @@ class Connection(asyncio.Protocol):
         self.stopping = False
         self.at_eof = False
         self.owner: AccountId | None = None
+        self.guest_of: AccountId | None = None
         self._connections = connections
         self._transport: asyncio.Transport | None = None
         self._task: asyncio.Task[None] | None = None

@@ -1,4 +1,4 @@
-"""Sessions of accounts that are disabled or deleted end, on whatever node they are.
+"""Sessions of accounts that are disabled or deleted end, on whatever node they are, and those in mailboxes they share.
 
 The database announces it with the commit (`account_changed`). Where notices may have been lost, the accounts that are
 logged in here are asked for.
@@ -57,7 +57,9 @@ class Endings:
         await asyncio.gather(*self._checks, return_exceptions=True)
 
     async def _check(self) -> None:
-        owners = {connection.owner for connection in self._connections} - {None}
+        connections = list(self._connections)
+        owners = {c.owner for c in connections} | {c.guest_of for c in connections}
+        owners.discard(None)
         if not owners:
             return
         try:

@@ -232,6 +232,7 @@ class Session(Connection):
     def select(self, selection: Selection) -> None:
         """Enter the selected state."""
         selection.enabled = self.enabled
+        self.guest_of = None if selection.view.viewer_id is None else selection.view.account_id
         self.selection = selection
         self.state = SELECTED
         modes.adapt(self)
@@ -243,6 +244,7 @@ class Session(Connection):
         if self.selection is not None:
             self.server.views.close(self.selection)
             self.selection = None
+            self.guest_of = None
             self.results = Results()
             self.state = AUTHENTICATED
 

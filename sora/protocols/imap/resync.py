@@ -114,8 +114,8 @@ async def changed_since(s: Session, cmd: Fetch, uids: UidSet) -> UidSet:
 def matching_up_to(told: Snapshot, seqs: SeqSet, uids: UidSet) -> int:
     """The last UID up to which the client has lost nothing; 0: none.
 
-    Messages do not come in between, so where a UID still has its sequence number, all below it are still there. Sets that
-    are larger than any client's samples (`1:4294967295` is short to write) narrow nothing.
+    Messages do not come in between, so where a UID still has its sequence number, all below it are still there. Sets
+    that are larger than any client's samples (`1:4294967295` is short to write) narrow nothing.
     """
     if len(seqs) > MAX_MATCH:
         return 0

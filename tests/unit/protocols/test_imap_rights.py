@@ -205,6 +205,8 @@ class Play:
         await self.bob.must(f"STORE 1 FLAGS ({' '.join(flags)})")
         if await self.refused_or_done(f"COPY 1 {BOX}", "li", missing="TRYCREATE"):
             assert await self.flags_of(self.ann, "Box") == self.kept(flags) - {"\\Seen"}
+            if "r" in self.model.rights():
+                assert await self.flags_of(self.bob, BOX) == self.kept(flags)
 
     async def count(self) -> int:
         [line] = [line for line in await self.ann.must("STATUS Box (MESSAGES)") if line.startswith("* STATUS ")]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakValueDictionary
 
+from sora.errors import InvalidName
 from sora.types import SYSTEM_FLAGS, AccountId
 
 if TYPE_CHECKING:
@@ -48,8 +49,11 @@ class Keywords:
 
         Raises:
             LimitExceeded: The account has as many keywords as it may have.
+            InvalidName: One is `NIL`: an atom by the grammar, but clients read it in a list as no flag at all.
         """
         flags = tuple(flags)
+        if any(flag.upper() == b"NIL" for flag in flags):
+            raise InvalidName("NIL cannot be a keyword")
         unknown = [flag.decode() for flag in flags if flag.lower() not in self._numbers]
         if unknown:
             self._learn(await self._store.register_keywords(self.account_id, unknown))

@@ -184,7 +184,7 @@ DECLARE
   v_name text;
   v_viewer bigint;
 BEGIN
-  PERFORM lock_accounts(ARRAY[p_account_id] || p_viewer_id);
+  PERFORM lock_accounts(array_remove(ARRAY[p_account_id] || p_viewer_id, 0));   -- 0 is nobody: all would wait for one lock
   IF p_mailbox_id <> 0 THEN
     SELECT m.name INTO v_name FROM mailboxes m JOIN accounts a USING (account_id)
     WHERE m.account_id = p_account_id AND m.mailbox_id = p_mailbox_id AND m.deleted_at IS NULL AND a.deleted_at IS NULL;

@@ -8,8 +8,8 @@ from msgspec import Struct
 
 from sora.errors import NotFound
 from sora.store.addresses import fold_address
-from sora.store.mailboxes import Status
-from sora.types import AccountId, MailboxId, ModSeq, Rights, Uid, UidValidity
+from sora.store.mailboxes import Status, read_status
+from sora.types import AccountId, MailboxId, ModSeq, Rights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -158,15 +158,5 @@ def _shared(row: Record) -> SharedMailbox:
         name=row["name"],
         special_use=row["special_use"],
         noselect=row["noselect"],
-        status=Status(
-            mailbox_id=MailboxId(row["mailbox_id"]),
-            name=row["name"],
-            uidvalidity=UidValidity(row["uidvalidity"]),
-            uid_next=Uid(row["uid_next"]),
-            highest_modseq=ModSeq(row["highest_modseq"]),
-            messages=row["message_count"],
-            unseen=row["unseen_count"],
-            deleted=row["deleted_count"],
-            size=row["total_size"],
-        ),
+        status=read_status(row),
     )

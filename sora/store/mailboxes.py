@@ -277,7 +277,9 @@ class Mailboxes:
         """
         asked = {name: _canonical_or_empty(name) for name in names}
         rows = await self._db.fetch(_STATUS, account_id, list(set(asked.values())), recent, deleted_size, actor_id)
-        found = {row["name"]: _status(row, row["recent"], row["deleted_size"], Rights(row["rights"])) for row in rows}
+        found = {
+            row["name"]: read_status(row, row["recent"], row["deleted_size"], Rights(row["rights"])) for row in rows
+        }
         return {name: found.get(canonical) for name, canonical in asked.items()}
 
     async def create(self, account_id: AccountId, name: str, special_use: str | None = None) -> Mailbox:
@@ -460,14 +462,15 @@ def _listed(row: Record, has_children: bool) -> ListedMailbox:
         has_children=has_children,
         special_use=row["special_use"],
         uidvalidity=UidValidity(row["uidvalidity"] or 0),
-        status=_status(row) if exists else None,
+        status=read_status(row) if exists else None,
         rights=Rights(row["rights"]),
     )
 
 
-def _status(
+def read_status(
     row: Record, recent: int | None = None, deleted_size: int | None = None, rights: Rights = ALL_RIGHTS
 ) -> Status:
+    """The counters of a row."""
     return Status(
         mailbox_id=MailboxId(row["mailbox_id"]),
         name=row["name"],

@@ -32,17 +32,6 @@ BODY = letter(body="secret words " * 50)
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    keyring.add_key(tmp_path / "keyring.toml")
-    return tmp_path / "keyring.toml"
-
-
-@pytest.fixture
-async def ann(store: Store) -> AccountId:
-    return await store.accounts.create("ann@example.com")
-
-
-@pytest.fixture
 def clock() -> Callable[[], float]:
     return Clock()
 

@@ -39,17 +39,6 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    keyring.add_key(tmp_path / "keyring.toml")
-    return tmp_path / "keyring.toml"
-
-
-@pytest.fixture
-async def ann(store: Store) -> AccountId:
-    return await store.accounts.create("ann@example.com")
-
-
-@pytest.fixture
 async def blobs(tmp_path: Path) -> AsyncIterator[DirectoryStore]:
     made = DirectoryStore(tmp_path / "objects")
     await made.prepare()

@@ -17,11 +17,6 @@ if TYPE_CHECKING:
     from sora.store.store import Store
 
 
-@pytest.fixture
-async def ann(store: Store) -> AccountId:
-    return await store.accounts.create("ann@example.com")
-
-
 async def put_messages(store: Store, account_id: AccountId, mailbox_id: MailboxId, *uids: int) -> None:
     """Rows without contents: enough for what triggers count."""
     await store.db.execute(

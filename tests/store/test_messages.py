@@ -30,16 +30,6 @@ GONE = MailboxId(999_999)
 
 
 @pytest.fixture
-async def ann(store: Store) -> AccountId:
-    return await store.accounts.create("ann@example.com")
-
-
-@pytest.fixture
-async def inbox(store: Store, ann: AccountId) -> MailboxId:
-    return (await store.mailboxes.get(ann, "INBOX")).mailbox_id
-
-
-@pytest.fixture
 async def sent(store: Store, ann: AccountId) -> MailboxId:
     return (await store.mailboxes.get(ann, "Sent")).mailbox_id
 

@@ -27,16 +27,6 @@ LETTERS = [
 ]
 
 
-@pytest.fixture
-async def ann(store: Store) -> AccountId:
-    return await store.accounts.create("ann@example.com")
-
-
-@pytest.fixture
-async def inbox(store: Store, ann: AccountId) -> MailboxId:
-    return (await store.mailboxes.get(ann, "INBOX")).mailbox_id
-
-
 @pytest.fixture(params=["queued", "indexed", "mixed"])
 async def filled(request: pytest.FixtureRequest, store: Store, ann: AccountId) -> None:
     """The letters as UIDs 1 to 4, in the queue of the indexer, in the index, or half and half."""

@@ -20,14 +20,12 @@ from sora.protocols.imap.sort import sorted_uids
 from sora.wire.imap_search import parse_search
 from sora.wire.imap_sort import parse_sort
 from tests.support.imap import ImapWorld, plain
-from tests.support.node import open_node
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from sora.protocols.imap.session import Session
     from sora.services.node import Node
-    from tests.support.postgres import Cluster
     from tests.support.transcripts import Link
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -160,14 +158,6 @@ async def matching(session: Session, text: str) -> list[int]:
         return await sorted_uids(session, sort.search.key, sort.criteria)
     key = parse_search(command.cursor).key
     return list(await search.matching(session, key, session.view.told.all_uids()))
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared_node(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Node]:
-    name = await cluster.create()
-    async with open_node(cluster.dsn(name), tmp_path_factory.mktemp("node"), auth={"cache_ttl": "0s"}) as node:
-        yield node
-    await cluster.drop(name)
 
 
 async def perform(client: Client, step: tuple[Any, ...]) -> None:

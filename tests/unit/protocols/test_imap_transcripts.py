@@ -12,27 +12,15 @@ from sora.protocols.imap.commands import COMMANDS, ROWS, Command
 from sora.protocols.imap.state import AUTHENTICATED, NOT_AUTHENTICATED, SELECTED, State
 from tests.support import transcripts
 from tests.support.imap import ImapWorld
-from tests.support.node import open_node
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from sora.services.node import Node
-    from tests.support.postgres import Cluster
 
 FOLDER = Path(__file__).parents[2] / "transcripts" / "imap"
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared_node(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Node]:
-    """One database for all transcripts; each makes its own accounts."""
-    name = await cluster.create()
-    # Accounts come and go under the same names here, so no login may be remembered.
-    async with open_node(cluster.dsn(name), tmp_path_factory.mktemp("node"), auth={"cache_ttl": "0s"}) as node:
-        yield node
-    await cluster.drop(name)
 
 
 @pytest_asyncio.fixture(loop_scope="module")

@@ -25,7 +25,6 @@ from sora.services.limits import Limits
 from sora.wire.pop3 import write_unique_id
 from tests.support import transcripts
 from tests.support.certificates import write_certificate
-from tests.support.node import open_node
 from tests.support.pop3 import SAMPLES, Pop3World
 
 if TYPE_CHECKING:
@@ -35,22 +34,12 @@ if TYPE_CHECKING:
     from sora.store import leases
     from sora.store.blobs import BlobRef
     from sora.store.bodies import Bodies
-    from tests.support.postgres import Cluster
     from tests.support.transcripts import Link
 
 FOLDER: Final = Path(__file__).parents[2] / "transcripts" / "pop3"
 LOGIN: Final = b"USER alice@example.com\r\nPASS secret word\r\n"
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared_node(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Node]:
-    """One database for all tests; each makes its own accounts, so no login may be remembered."""
-    name = await cluster.create()
-    async with open_node(cluster.dsn(name), tmp_path_factory.mktemp("node"), auth={"cache_ttl": "0s"}) as node:
-        yield node
-    await cluster.drop(name)
 
 
 @pytest_asyncio.fixture(loop_scope="module")

@@ -19,7 +19,6 @@ from sora.services import passwords
 from sora.services.auth import Auth
 from sora.wire import sasl
 from tests.support.certificates import write_certificate
-from tests.support.node import open_node
 from tests.support.pop3 import PASSWORD, Pop3World
 
 if TYPE_CHECKING:
@@ -27,20 +26,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sora.services.node import Node
-    from tests.support.postgres import Cluster
     from tests.support.transcripts import Link
 
 CHEAP: Final = passwords.HashCost(memory_kib=8, passes=1, lanes=1)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared_node(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Node]:
-    name = await cluster.create()
-    async with open_node(cluster.dsn(name), tmp_path_factory.mktemp("node"), auth={"cache_ttl": "0s"}) as node:
-        yield node
-    await cluster.drop(name)
 
 
 @pytest_asyncio.fixture(loop_scope="module")

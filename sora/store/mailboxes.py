@@ -240,7 +240,7 @@ class Mailboxes:
         )  # fmt: skip
         if row is not None and row["noselect"] and viewer_id is None:
             raise NotFound("This name only has mailboxes below it")
-        if row is None or row["uid_next"] is None or not row["rights"] & Rights.LOOKUP:
+        if row is None or row["uid_next"] is None or not row["rights"] & (Rights.LOOKUP | Rights.READ):
             raise NotFound("No such mailbox")
         if not row["rights"] & Rights.READ:
             raise NoPermission

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from sora.errors import NotFound
 from sora.protocols.imap.places import find
 from sora.store.acl import Entry
 from sora.types import NO_RIGHTS, Rights
@@ -12,6 +13,8 @@ from sora.wire import imap_acl as wire
 if TYPE_CHECKING:
     from sora.protocols.imap.places import Found
     from sora.protocols.imap.session import Session
+
+SHOWING: Final = Rights.LOOKUP | Rights.READ | Rights.INSERT | Rights.CREATE | Rights.DELETE_MAILBOX | Rights.ADMINISTER
 
 
 async def setacl(s: Session, cmd: wire.SetAcl) -> None:
@@ -60,6 +63,8 @@ async def listrights(s: Session, cmd: wire.ListRights) -> None:
 
 
 async def myrights(s: Session, cmd: wire.MyRights) -> None:
-    """RFC 4314 §3.5."""
-    found = await find(s, cmd.mailbox)
+    """RFC 4314 §3.5; it takes any right that shows what the mailbox is for (§4)."""
+    found = await find(s, cmd.mailbox, NO_RIGHTS)
+    if not found.mailbox.rights & SHOWING:
+        raise NotFound("No such mailbox")
     s.write(wire.myrights_line(cmd.mailbox, found.mailbox.rights, utf8=s.utf8))

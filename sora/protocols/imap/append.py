@@ -261,9 +261,12 @@ async def _target(s: Session, name: str) -> tuple[Place, Target]:
     except (NotFound, InvalidName):
         raise TryCreate from None
     target = await s.node.store.mailboxes.find_target(place.owner_id, place.name, s.account_id)
-    if target is None or target.mailbox.noselect or not target.mailbox.rights & Rights.LOOKUP:
+    if target is None or target.mailbox.noselect:
         raise TryCreate
-    require(target.mailbox.rights, Rights.INSERT)
+    try:
+        require(target.mailbox.rights, Rights.INSERT)
+    except NotFound:
+        raise TryCreate from None
     return place, target
 
 

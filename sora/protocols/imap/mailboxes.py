@@ -11,7 +11,7 @@ from sora.protocols.imap import metadata, modes
 from sora.protocols.imap.enable import CONDSTORE, switch_on
 from sora.protocols.imap.objectids import mailbox_id
 from sora.protocols.imap.patterns import INBOX, Pattern, parents
-from sora.protocols.imap.places import find, place_of, require_parent
+from sora.protocols.imap.places import as_listed, find, new_place, place_of
 from sora.protocols.imap.replies import Cannot, Reply, UseAttribute
 from sora.protocols.imap.rights import require
 from sora.protocols.imap.shared import NAMESPACES, own_name, tree_of
@@ -43,8 +43,7 @@ async def create(s: Session, cmd: wire.Create) -> Reply:
     if len(cmd.special_use) > 1 or not SPECIAL_USES.issuperset(cmd.special_use):
         raise UseAttribute("A mailbox may have one special use of " + b" ".join(sorted(SPECIAL_USES)).decode())
     special_use = cmd.special_use[0].decode() if cmd.special_use else None
-    place = await place_of(s, cmd.mailbox)
-    await require_parent(s, place)
+    place = await new_place(s, cmd.mailbox)
     created = await s.node.store.mailboxes.create(place.owner_id, place.name, special_use)
     modes.tell_normalised(s, cmd.mailbox)
     s.did(place.owner_id, "create", place.name)
@@ -66,10 +65,9 @@ async def delete(s: Session, cmd: wire.Delete) -> None:
 async def rename(s: Session, cmd: wire.Rename) -> None:
     """RFC 9051 §6.3.6; of INBOX only the messages go, which those who have it selected must hear."""
     boxes = s.node.store.mailboxes
-    source, target = (await find(s, cmd.source, Rights.DELETE_MAILBOX)).place, await place_of(s, cmd.target)
+    source, target = (await find(s, cmd.source, Rights.DELETE_MAILBOX)).place, await new_place(s, cmd.target)
     if source.owner_id != target.owner_id:
         raise Cannot("A mailbox stays with its owner")
-    await require_parent(s, target)
     await boxes.rename(source.owner_id, source.name, target.name)
     modes.tell_renamed(s, cmd.source, cmd.target)
     s.did(target.owner_id, "rename", target.name)
@@ -92,14 +90,16 @@ async def subscribe(s: Session, cmd: wire.Subscribe) -> None:
         NotFound: There is no such mailbox.
     """
     await find(s, cmd.mailbox)
-    await s.node.store.mailboxes.subscribe(s.account_id, cmd.mailbox)
-    s.did(s.account_id, "subscribe", cmd.mailbox)
+    name = as_listed(cmd.mailbox)
+    await s.node.store.mailboxes.subscribe(s.account_id, name)
+    s.did(s.account_id, "subscribe", name)
 
 
 async def unsubscribe(s: Session, cmd: wire.Unsubscribe) -> None:
     """RFC 9051 §6.3.8."""
-    await s.node.store.mailboxes.unsubscribe(s.account_id, cmd.mailbox)
-    s.did(s.account_id, "unsubscribe", cmd.mailbox)
+    name = as_listed(cmd.mailbox)
+    await s.node.store.mailboxes.unsubscribe(s.account_id, name)
+    s.did(s.account_id, "unsubscribe", name)
 
 
 async def namespace(s: Session, _cmd: wire.Namespace) -> None:

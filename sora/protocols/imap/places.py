@@ -1,7 +1,8 @@
 """From the name of a mailbox, as a session says it, to its owner and the owner's name for it.
 
-What others share is below `Shared/<address of the owner>/`; everything else is the session's own. A mailbox without
-the right `l` answers as one that does not exist (RFC 4314 §6), and so does an owner who shares nothing.
+What others share is below `Shared/<address of the owner>/`; everything else is the session's own. Where the right that
+a command takes is missing and `l` too, a mailbox answers as one that does not exist (RFC 4314 §6), and an owner who
+shares nothing as one whom there is not.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from msgspec import Struct
 from sora.errors import InvalidName, NoPermission, NotFound
 from sora.protocols.imap.patterns import DELIMITER, parents
 from sora.protocols.imap.rights import require
+from sora.store.addresses import fold_address
 from sora.store.mailboxes import canonical_name
 from sora.types import AccountId, Rights
 
@@ -74,22 +76,46 @@ async def place_of(s: Session, name: str) -> Place:
     """
     if not is_shared(name):
         return Place(s.account_id, None, name)
-    _, _, rest = name.partition(DELIMITER)
-    escaped, _, below = rest.partition(DELIMITER)
+    address, below = _split(name)
     if not below:
         raise InvalidName("This name stands for what others share")
-    address = _ESCAPE.sub(lambda match: chr(int(match[1], 16)), escaped)
     owner_id = await s.node.store.acl.find_owner(address)
     if owner_id is None or owner_id == s.account_id:
         raise NotFound("No such mailbox")
     return Place(owner_id, s.account_id, below, prefix_of(address))
 
 
+def as_listed(name: str) -> str:
+    """The name as LIST says it, if it is a mailbox's: a subscription in another spelling would be of nothing.
+
+    Raises:
+        InvalidName: It could never be a mailbox's.
+    """
+    if not is_shared(name):
+        return canonical_name(name)
+    address, below = _split(name)
+    return prefix_of(address) + canonical_name(below) if below else canonical_name(name)
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Address of the owner and the owner's name for it; empty, where the name only leads there.
+
+    Raises:
+        InvalidName: No address is like that.
+    """
+    _, _, rest = name.partition(DELIMITER)
+    escaped, _, below = rest.partition(DELIMITER)
+    address = _ESCAPE.sub(lambda match: chr(int(match[1], 16)), escaped)
+    if not address.isprintable():
+        raise InvalidName("There is no such address")
+    return fold_address(address), below
+
+
 async def find(s: Session, name: str, needed: Rights = Rights.LOOKUP) -> Found:
     """A mailbox that exists, for one who has the rights that it takes.
 
     Raises:
-        NotFound: There is none, or the session may not see it.
+        NotFound: There is none, or a right is missing and the session may not see it.
         NoPermission: One of the rights is missing.
     """
     try:
@@ -103,20 +129,26 @@ async def find(s: Session, name: str, needed: Rights = Rights.LOOKUP) -> Found:
     return Found(place, mailbox)
 
 
-async def require_parent(s: Session, place: Place) -> None:
-    """Demand the right to make a mailbox: k in the one above it (RFC 4314 §4); the owner alone makes one at the top.
+async def new_place(s: Session, name: str) -> Place:
+    """Where a mailbox shall be made: it takes k in the one above (RFC 4314 §4); the owner alone makes one at the top.
 
     Raises:
-        NoPermission: It is not there.
+        NoPermission: It is not there, or nor is the owner: who shares nothing is not to be told from nobody.
+        InvalidName: It could never be a mailbox.
     """
+    try:
+        place = await place_of(s, name)
+    except NotFound:
+        raise NoPermission from None
     above = parents(canonical_name(place.name))
     if not above and place.viewer_id is None:
-        return
+        return place
     rights = await s.node.store.acl.rights_above(place.owner_id, above, s.account_id)
     if rights is None and place.viewer_id is None:
-        return
+        return place
     if rights is None or not rights & Rights.CREATE:
         raise NoPermission
+    return place
 
 
 async def look_again(s: Session) -> None:

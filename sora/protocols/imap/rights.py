@@ -51,13 +51,14 @@ def permanent_flags(rights: Rights, flags: Iterable[tuple[int, bytes]], *, read_
 
 
 def require(rights: Rights, needed: Rights) -> None:
-    """Demand rights; who may not even look must not learn that the mailbox exists (RFC 4314 §6).
+    """Demand rights. Each command takes its own (RFC 4314 §4): a mailbox may be one to post to, and not be listed.
 
     Raises:
-        NotFound: `l` is missing.
-        NoPermission: Another one is.
+        NotFound: One is missing, and who may not even look must not learn that the mailbox exists (§6).
+        NoPermission: One is missing.
     """
+    if not needed & ~rights:
+        return
     if not rights & Rights.LOOKUP:
         raise NotFound("No such mailbox")
-    if needed & ~rights:
-        raise NoPermission
+    raise NoPermission

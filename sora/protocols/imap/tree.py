@@ -22,6 +22,7 @@ from msgspec.structs import replace
 from sora.protocols.imap.places import prefix_of
 from sora.protocols.imap.shared import joined, own_name
 from sora.services.changes import TREE
+from sora.store.metadata import SHARED
 from sora.types import ModSeq
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class Tree:
     """
 
     __slots__ = (
-        "_dirty", "_flight", "_followers", "_log", "_names", "_prefixes", "_seqs", "_sources", "_unwatch",
+        "_dirty", "_early", "_flight", "_followers", "_log", "_names", "_prefixes", "_seqs", "_sources", "_unwatch",
         "account_id", "boxes", "ending", "version",
     )  # fmt: skip
 
@@ -115,6 +116,7 @@ class Tree:
         self._names: dict[MailboxId, str] = {}
         self._log: deque[Happening] = deque(maxlen=MAX_LOG)
         self._dirty: set[MailboxId] = {TREE}
+        self._early: dict[MailboxId, ModSeq] = {}
         self._followers: dict[object, Callable[[], None]] = {}
         self._flight: asyncio.Task[None] | None = None
         self._seqs: dict[AccountId, ModSeq] = {}
@@ -173,8 +175,11 @@ class Tree:
             news = modseq > self._seqs.get(owner_id, -1)
         else:
             box = self.boxes.get(self._names.get(mailbox_id, ""))
-            # Of another owner's mailbox that is not known here nothing needs to be known.
+            # Of another owner's mailbox that is not known here nothing needs to be known, but the list that is being
+            # read may have it as it was before.
             news = owner_id == self.account_id if box is None else modseq > _modseq(box)
+            if box is None and self._flight is not None:
+                self._early[mailbox_id] = max(modseq, self._early.get(mailbox_id, modseq))
         if news:
             self._dirty.add(mailbox_id)
             for wake in tuple(self._followers.values()):
@@ -192,6 +197,7 @@ class Tree:
             raise
         finally:
             self._flight = None
+            self._early.clear()
 
     async def _read_counters(self, boxes: Iterable[ListedMailbox]) -> None:
         """One statement for each owner."""
@@ -223,6 +229,8 @@ class Tree:
         self._append(changes, self.boxes, boxes)
         self.boxes = boxes
         self._names = {box.status.mailbox_id: box.name for box in boxes.values() if box.status is not None}
+        early = {name: modseq for id_, modseq in self._early.items() if (name := self._names.get(id_)) is not None}
+        self._dirty |= {_id(boxes[name]) for name, modseq in early.items() if modseq > _modseq(boxes[name])}
         for owner_id, seq in self._seqs.items():
             known = {_id(box): _modseq(box) for box in boxes.values() if (box.owner_id or self.account_id) == owner_id}
             self._sources.feed.learn(owner_id, known | {TREE: seq})
@@ -258,7 +266,7 @@ class Tree:
                     happening = _of_rights(change, *(of.get(change.mailbox_id or TREE) for of in names))
                 looked_at.add(change.mailbox_id)
             elif change.kind == "metadata":
-                happening = _of_annotations(change, *(of.get(change.mailbox_id or TREE) for of in names))
+                happening = self._of_annotations(change, *(of.get(change.mailbox_id or TREE) for of in names))
             else:
                 happening = self._of_name(change, before, after)
             if happening is not None:
@@ -276,20 +284,22 @@ class Tree:
             return None
         return Happening(change, name, old_name)
 
+    def _of_annotations(self, change: TreeChange, old: str | None, new: str | None) -> Happening | None:
+        """Of the server, whose name is empty, or of a mailbox that can be seen; what is private of others is theirs."""
+        name = "" if change.mailbox_id is None else new or old
+        if change.account_id != self.account_id:
+            shared = [entry for entry in (change.old_name or "").split() if entry.startswith(SHARED)]
+            if not name or not shared:
+                return None
+            change = replace(change, old_name=" ".join(shared))
+        return None if name is None else Happening(change, name)
+
 
 def _of_rights(change: TreeChange, old: str | None, new: str | None) -> Happening | None:
     """To gain `l` is as if the mailbox were created, to lose it as if it were deleted (RFC 5465 §5.4, §5.9)."""
     if (old is None) == (new is None):
         return None
     return Happening(change, new or old or "", lost=new is None)
-
-
-def _of_annotations(change: TreeChange, old: str | None, new: str | None) -> Happening | None:
-    """Of the server, whose name is empty, or of a mailbox that can be seen."""
-    if change.mailbox_id is None:
-        return Happening(change, "")
-    name = new or old
-    return None if name is None else Happening(change, name)
 
 
 def _id(box: ListedMailbox) -> MailboxId:

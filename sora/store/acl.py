@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from sora.errors import NotFound
 from sora.store.addresses import fold_address
-from sora.store.mailboxes import Status, read_status
+from sora.store.mailboxes import Status, listed, read_status
 from sora.types import AccountId, MailboxId, ModSeq, Rights
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from asyncpg import Record
 
     from sora.store.db import Database
+    from sora.store.mailboxes import ListedMailbox
 
 ANYONE: Final = AccountId(0)
 AUTHENTICATED: Final = AccountId(-1)
@@ -125,7 +126,28 @@ class Acl:
         rows = await self._db.fetch("SELECT * FROM list_shared($1, $2)", viewer_id, unseen)
         return [_shared(row) for row in rows]
 
+    async def list_all(
+        self, viewer_id: AccountId, *, unseen: bool = False
+    ) -> tuple[list[ListedMailbox], list[SharedMailbox]]:
+        """`Mailboxes.list` and `list_shared` in one statement."""
+        rows = await self._db.fetch(_LIST_ALL, viewer_id, unseen)
+        own = [row for row in rows if row["account_id"] is None]
+        return listed(own), [_shared(row) for row in rows[len(own) :]]
 
+
+_LIST_ALL: Final = """
+    SELECT * FROM (
+      SELECT NULL::bigint AS account_id, NULL::text AS address, l.rights, l.mailbox_id, l.name, l.uidvalidity,
+        l.special_use, l.noselect, l.subscribed, l.uid_next, l.highest_modseq, l.message_count, l.unseen_count,
+        l.deleted_count, l.total_size
+      FROM list_mailboxes($1) l
+      UNION ALL
+      SELECT s.account_id, s.address, s.rights, s.mailbox_id, s.name, s.uidvalidity,
+        s.special_use, s.noselect, false, s.uid_next, s.highest_modseq, s.message_count, s.unseen_count,
+        s.deleted_count, s.total_size
+      FROM list_shared($1, $2) s
+    ) b ORDER BY address COLLATE "C" NULLS FIRST, name COLLATE "C"
+"""
 _FIND_GRANTEE: Final = """
     SELECT account_id FROM accounts WHERE address = $1 AND deleted_at IS NULL
     UNION ALL

@@ -252,9 +252,7 @@ class Mailboxes:
 
         Subscriptions whose mailbox is gone are among them.
         """
-        rows = await self._db.fetch("SELECT * FROM list_mailboxes($1)", account_id)
-        parents = _parents(row["name"] for row in rows if row["mailbox_id"] is not None)
-        return [_listed(row, row["name"] in parents) for row in rows]
+        return listed(await self._db.fetch("SELECT * FROM list_mailboxes($1)", account_id))
 
     async def status(
         self,
@@ -450,6 +448,13 @@ def _parents(names: Any) -> set[str]:
                 break
             above.add(name)
     return above
+
+
+def listed(rows: Iterable[Record]) -> list[ListedMailbox]:
+    """Rows of `list_mailboxes()`."""
+    rows = list(rows)
+    parents = _parents(row["name"] for row in rows if row["mailbox_id"] is not None)
+    return [_listed(row, row["name"] in parents) for row in rows]
 
 
 def _listed(row: Record, has_children: bool) -> ListedMailbox:

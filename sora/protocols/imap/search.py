@@ -74,7 +74,7 @@ def require_offered(s: Session, cmd: Search, returns: frozenset[str]) -> None:
         BadSyntax: An option is not offered, or updates under this tag are sent already; or CHARSET is no more.
     """
     if cmd.charset_given and UTF8 in s.enabled:
-        raise BadSyntax("No CHARSET after ENABLE UTF8=ACCEPT (RFC 9755 §3): everything is UTF-8")
+        raise BadSyntax("No CHARSET after ENABLE UTF8=ACCEPT: everything is UTF-8")
     if not returns <= RETURNED:
         raise BadSyntax("These RETURN options are not offered here")
     if "UPDATE" in returns:

@@ -24,8 +24,7 @@ async def tree_of(s: Session, *, unseen: bool = False) -> list[ListedMailbox]:
     Args:
         unseen: The counters of shared mailboxes are wanted.
     """
-    own = await s.node.store.mailboxes.list(s.account_id)
-    shared = await s.node.store.acl.list_shared(s.account_id, unseen=unseen)
+    own, shared = await s.node.store.acl.list_all(s.account_id, unseen=unseen)
     return joined(own, shared) if shared else own
 
 

@@ -282,7 +282,7 @@ async def test_a_bug_is_logged_and_the_session_goes_on(
         raise ZeroDivisionError("a secret of the inside")
 
     async with connected(world) as talk:
-        monkeypatch.setattr(node.store.mailboxes, "list", buggy)
+        monkeypatch.setattr(node.store.acl, "list_all", buggy)
         assert await talk.ask('LIST "" *') == [b"NO [SERVERBUG] Internal error"]
         assert await talk.ask("NOOP") == [b"OK NOOP completed"]
     assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [ZeroDivisionError]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from sora._native.seqset import UidSet
 from sora.errors import BadSyntax, InvalidName, LimitExceeded, NotFound, OverQuota, Refused, SoraError, TooBig
-from sora.protocols.imap.catenate import octets_of
+from sora.protocols.imap.catenate import Urls
 from sora.protocols.imap.messagelimit import save_limit, too_many
 from sora.protocols.imap.places import Place, place_of
 from sora.protocols.imap.replaced import forget, old_message
@@ -58,7 +58,7 @@ class Appending:
 
     __slots__ = (
         "_count", "_held", "_in_turn", "_intake", "_is_list", "_limit", "_message_size", "_messages_limit", "_parts",
-        "_size", "_staging", "_taken", "error", "line", "place", "reader", "replaced", "target",
+        "_size", "_staging", "_taken", "_urls", "error", "line", "place", "reader", "replaced", "target",
     )  # fmt: skip
 
     def __init__(self, s: Session, line: Line | None) -> None:
@@ -79,6 +79,7 @@ class Appending:
         self._held = 0
         self._intake: Intake | None = None
         self._taken: list[Intake] = []
+        self._urls = Urls()
         self._in_turn = False
 
     async def find(self, s: Session, mailbox: str, messages: SeqSet | UidSet | None) -> None:
@@ -163,7 +164,7 @@ class Appending:
     async def _copy(self, s: Session, url: bytes) -> None:
         """Octets that are here already; they go to the file in slices, like those that come."""
         assert self._intake is not None, "a URL is part of a message"
-        octets = await octets_of(s, url)
+        octets = await self._urls.octets(s, url)
         self.announce(len(octets))
         for start in range(0, len(octets), intake.SLICE):
             self._intake.add(bytes(octets[start : start + intake.SLICE]))
@@ -175,6 +176,7 @@ class Appending:
         Raises:
             PeerGone: The rest of it does not come.
         """
+        self._urls.forget()
         assert self._intake is not None, "a message is announced before it is received"
         while s.scanner.remaining:
             octets = s.scanner.take(s.scanner.remaining)
@@ -222,6 +224,7 @@ class Appending:
             if taken is not None:
                 taken.close()
         self._intake, self._taken = None, []
+        self._urls.forget()
         if self._in_turn:
             self._in_turn = False
             self._staging.mapped.release()

@@ -53,11 +53,11 @@ async def forget(s: Session, old: Replaced, modseq: ModSeq) -> None:
     """
     view = s.view.view
     if modseq:
-        view.expunged(modseq, [old.uid])
-        s.node.changes.publish(old.account_id, old.mailbox_id, modseq)
+        s.view.expunged(modseq, [old.uid])
+        s.publish(old.account_id, old.mailbox_id, modseq)
         return
     try:
         await view.refresh()
     except (NotFound, Unavailable):
         return  # it is done; the news come later
-    s.node.changes.publish(old.account_id, old.mailbox_id, ModSeq(view.newest.highest_modseq))
+    s.publish(old.account_id, old.mailbox_id, ModSeq(view.newest.highest_modseq))

@@ -67,7 +67,13 @@ def esearch_line(
 
 
 def update_line(
-    tag: bytes, what: bytes, changes: Iterable[tuple[int, Results]], *, uid: bool, place: Place | None = None
+    tag: bytes,
+    what: bytes,
+    changes: Iterable[tuple[int, Results]],
+    *,
+    uid: bool,
+    place: Place | None = None,
+    utf8: bool = False,
 ) -> bytes:
     """ADDTO or REMOVEFROM (RFC 5267 §4.3.3, §4.3.4).
 
@@ -77,7 +83,7 @@ def update_line(
             mailbox order puts them.
     """
     pairs = b" ".join([b"%d %s" % (position, set_text(numbers)) for position, numbers in changes])
-    return b"%s %s (%s)\r\n" % (_head(tag, uid, place, False), what, pairs)
+    return b"%s %s (%s)\r\n" % (_head(tag, uid, place, utf8), what, pairs)
 
 
 def _head(tag: bytes, uid: bool, place: Place | None, utf8: bool) -> bytes:

@@ -130,7 +130,7 @@ class Context:
     def _tell(self, s: Session, what: bytes, changes: Sequence[tuple[int, UidSet | Sequence[int]]]) -> None:
         if changes:
             said = [(place, uids if self.uid else numbers_of(s, uids)) for place, uids in changes]
-            s.write(wire.update_line(self.tag, what, said, uid=self.uid, place=self._place))
+            s.write(wire.update_line(self.tag, what, said, uid=self.uid, place=self._place, utf8=s.utf8))
 
 
 class Contexts:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from sora.errors import BadSyntax, InvalidName, LimitExceeded, NoPermission, NotFound
 from sora.protocols.imap import contexts, filters, progress, results, search
+from sora.protocols.imap.enable import CONDSTORE, switch_on
 from sora.protocols.imap.patterns import DELIMITER, INBOX
 from sora.protocols.imap.places import is_shared, look_again, place_of
 from sora.protocols.imap.replies import BadCharset
@@ -51,6 +52,8 @@ async def esearch(s: Session, cmd: MultiSearch) -> None:
         wanted = await filters.expand(s, wanted)
         if not wanted.charset_known:
             raise BadCharset
+        if wanted.has_modseq:  # now: what is said to that is about the selected mailbox
+            switch_on(s, CONDSTORE)
         tree = [box for box in await tree_of(s) if box.exists and not box.noselect]
         names = dict.fromkeys(name for source in cmd.sources for name in _of_source(source, tree))
         if len(names) > MAX_MAILBOXES:

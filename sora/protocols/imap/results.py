@@ -80,7 +80,9 @@ def answer(
     if "RELEVANCY" in returns:
         scores = s.results.scores.of(found if partial is None else wire.page(found, partial))
     s.write(
-        wire.esearch_line(s.tag, numbers, returns, uid=uid, partial=partial, modseq=modseq, scores=scores, place=place)
+        wire.esearch_line(
+            s.tag, numbers, returns, uid=uid, partial=partial, modseq=modseq, scores=scores, place=place, utf8=s.utf8
+        )
     )
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 from sora import log
 from sora._native.seqset import UidSet
 from sora.errors import BadSyntax, Unavailable
+from sora.protocols.imap.enable import UIDONLY
 from sora.protocols.imap.selection import NO_UIDS
 from sora.types import MAX_UID
 from sora.wire import imap_esearch as wire
@@ -129,8 +130,9 @@ class Context:
 
     def _tell(self, s: Session, what: bytes, changes: Sequence[tuple[int, UidSet | Sequence[int]]]) -> None:
         if changes:
-            said = [(place, uids if self.uid else numbers_of(s, uids)) for place, uids in changes]
-            s.write(wire.update_line(self.tag, what, said, uid=self.uid, place=self._place, utf8=s.utf8))
+            uid = self.uid or UIDONLY in s.enabled  # RFC 9586 §3: no sequence numbers after that, whatever it was before
+            said = [(place, uids if uid else numbers_of(s, uids)) for place, uids in changes]
+            s.write(wire.update_line(self.tag, what, said, uid=uid, place=self._place, utf8=s.utf8))
 
 
 class Contexts:

@@ -278,7 +278,7 @@ async def down(*_: Any) -> Any:
 async def test_a_bug_is_logged_and_the_session_goes_on(
     world: ImapWorld, node: Node, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def buggy(*_: Any) -> Any:
+    async def buggy(*_: Any, **__: Any) -> Any:
         raise ZeroDivisionError("a secret of the inside")
 
     async with connected(world) as talk:

@@ -130,7 +130,7 @@ class Context:
 
     def _tell(self, s: Session, what: bytes, changes: Sequence[tuple[int, UidSet | Sequence[int]]]) -> None:
         if changes:
-            uid = self.uid or UIDONLY in s.enabled  # RFC 9586 §3: no sequence numbers after that, whatever it was before
+            uid = self.uid or UIDONLY in s.enabled  # RFC 9586 §3: no sequence numbers any more
             said = [(place, uids if uid else numbers_of(s, uids)) for place, uids in changes]
             s.write(wire.update_line(self.tag, what, said, uid=uid, place=self._place, utf8=s.utf8))
 

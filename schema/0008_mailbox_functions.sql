@@ -144,8 +144,8 @@ BEGIN
   UPDATE mailboxes m SET deleted_at = clock() WHERE m.account_id = p_account_id AND m.mailbox_id = v_id;
   IF v_children THEN
     INSERT INTO mailboxes (account_id, name, noselect) VALUES (p_account_id, v_name, true) RETURNING mailbox_id INTO v_left;
-    INSERT INTO mailbox_acl (account_id, mailbox_id, grantee_id, negative, rights)
-    SELECT c.account_id, v_left, c.grantee_id, c.negative, c.rights FROM mailbox_acl c
+    INSERT INTO mailbox_acl (account_id, mailbox_id, grantee_id, negative, rights, domain_id)
+    SELECT c.account_id, v_left, c.grantee_id, c.negative, c.rights, c.domain_id FROM mailbox_acl c
     WHERE c.account_id = p_account_id AND c.mailbox_id = v_id;
   END IF;
   PERFORM note_account_change(p_account_id, 'delete', v_id, v_name);

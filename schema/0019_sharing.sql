@@ -9,10 +9,14 @@ CREATE TABLE mailbox_acl (
   grantee_id bigint NOT NULL,                -- an account; 0: anyone, -1: authenticated, both of the owner's domain only
   negative boolean NOT NULL DEFAULT false,   -- rights that are taken away, whoever gives them
   rights int NOT NULL CHECK (rights BETWEEN 0 AND 2047),
+  domain_id bigint,                          -- of the owner, where the row is for everybody in it
   PRIMARY KEY (account_id, mailbox_id, grantee_id, negative),
+  CHECK ((grantee_id <= 0) = (domain_id IS NOT NULL)),
   FOREIGN KEY (account_id, mailbox_id) REFERENCES mailboxes ON DELETE CASCADE
 );
 CREATE INDEX mailbox_acl_grantee ON mailbox_acl (grantee_id, account_id);
+-- what is shared with everybody, of one domain: a LIST must not look at those of all others, nor at every account of it
+CREATE INDEX mailbox_acl_domain ON mailbox_acl (domain_id) WHERE domain_id IS NOT NULL;
 
 -- No foreign key, because anyone is no account.
 CREATE FUNCTION grantee_deleted() RETURNS trigger LANGUAGE plpgsql SET search_path = sora, public AS $$
@@ -39,9 +43,7 @@ BEGIN
     bit_or(c.rights) FILTER (WHERE c.negative)
   INTO v_own, v_given, v_taken FROM mailbox_acl c
   WHERE c.account_id = p_account_id AND c.mailbox_id = p_mailbox_id AND (c.grantee_id = p_actor_id OR c.grantee_id <= 0
-    AND (v_owner OR EXISTS (
-      SELECT 1 FROM accounts o JOIN accounts v USING (domain_id)
-      WHERE o.account_id = p_account_id AND v.account_id = p_actor_id)));
+    AND (v_owner OR c.domain_id = (SELECT v.domain_id FROM accounts v WHERE v.account_id = p_actor_id)));
   IF v_owner THEN
     RETURN CASE WHEN v_own IS NULL THEN 2047 ELSE v_given END & ~coalesce(v_taken, 0) | 1025;
   END IF;
@@ -56,8 +58,8 @@ CREATE FUNCTION inherit_acl(p_account_id bigint, p_mailbox_id bigint, p_name tex
 SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
   IF position('/' IN p_name) > 0 THEN
-    INSERT INTO mailbox_acl (account_id, mailbox_id, grantee_id, negative, rights)
-    SELECT c.account_id, p_mailbox_id, c.grantee_id, c.negative, c.rights
+    INSERT INTO mailbox_acl (account_id, mailbox_id, grantee_id, negative, rights, domain_id)
+    SELECT c.account_id, p_mailbox_id, c.grantee_id, c.negative, c.rights, c.domain_id
     FROM mailboxes m JOIN mailbox_acl c USING (account_id, mailbox_id)
     WHERE m.account_id = p_account_id AND m.deleted_at IS NULL
       AND m.name = left(p_name, length(p_name) - length(split_part(p_name, '/', -1)) - 1);
@@ -101,8 +103,9 @@ BEGIN
       WHERE c.account_id = p_account_id AND c.mailbox_id = p_mailbox_id AND c.grantee_id = p_grantee_id
         AND c.negative = p_negative;
     ELSE
-      INSERT INTO mailbox_acl AS c (account_id, mailbox_id, grantee_id, negative, rights)
-      VALUES (p_account_id, p_mailbox_id, p_grantee_id, p_negative, v_new)
+      INSERT INTO mailbox_acl AS c (account_id, mailbox_id, grantee_id, negative, rights, domain_id)
+      VALUES (p_account_id, p_mailbox_id, p_grantee_id, p_negative, v_new, CASE WHEN p_grantee_id <= 0 THEN (
+        SELECT a.domain_id FROM accounts a WHERE a.account_id = p_account_id) END)
       ON CONFLICT (account_id, mailbox_id, grantee_id, negative) DO UPDATE SET rights = EXCLUDED.rights;
     END IF;
     UPDATE mailbox_stats t SET highest_modseq = t.highest_modseq + 1
@@ -135,9 +138,8 @@ BEGIN
   FROM (
     SELECT c.account_id, c.mailbox_id FROM mailbox_acl c WHERE c.grantee_id = p_viewer_id AND NOT c.negative
     UNION
-    SELECT c.account_id, c.mailbox_id FROM mailbox_acl c JOIN accounts a USING (account_id)
-    WHERE c.grantee_id IN (0, -1) AND NOT c.negative
-      AND a.domain_id = (SELECT v.domain_id FROM accounts v WHERE v.account_id = p_viewer_id)
+    SELECT c.account_id, c.mailbox_id FROM mailbox_acl c
+    WHERE c.domain_id = (SELECT v.domain_id FROM accounts v WHERE v.account_id = p_viewer_id) AND NOT c.negative
   ) g
   JOIN accounts o ON o.account_id = g.account_id AND o.deleted_at IS NULL AND o.account_id <> p_viewer_id
   JOIN mailboxes m ON m.account_id = g.account_id AND m.mailbox_id = g.mailbox_id AND m.deleted_at IS NULL

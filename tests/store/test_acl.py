@@ -163,6 +163,30 @@ async def test_a_deleted_account_shares_nothing_and_is_given_nothing(house: Hous
         await acl.set(house.ann, house.inbox, house.bob, Entry(NAMES[1], ALL_RIGHTS))
 
 
+_READ = (
+    "SELECT sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))::int FROM pg_stat_xact_user_tables"
+    " WHERE schemaname = 'sora' AND relname IN ('accounts', 'mailbox_acl')"
+)
+
+
+async def test_a_list_looks_at_no_other_accounts_and_nothing_of_other_domains(house: House) -> None:
+    await house.set("bob@example.com", Rights.LOOKUP)
+    await house.set("anyone", Rights.READ | Rights.LOOKUP)
+    boxes = house.store.mailboxes
+    for number in range(30):
+        await house.store.accounts.create(f"idle{number}@example.com")
+        other = await house.store.accounts.create(f"public{number}@other.org")
+        inbox = (await boxes.get(other, "INBOX")).mailbox_id
+        await house.store.acl.set(other, inbox, ANYONE, Entry("anyone", Rights.LOOKUP))
+    async with house.store.db.transaction() as conn:
+        await conn.execute("ANALYZE accounts, mailbox_acl")
+        before = await conn.fetchval(_READ)
+        rows = await conn.fetch("SELECT rights FROM list_shared($1)", house.bob)
+        read = await conn.fetchval(_READ) - before
+    assert [row["rights"] for row in rows] == [Rights.READ | Rights.LOOKUP]
+    assert read < 15
+
+
 async def test_another_node_knows_at_the_next_command(dsn: str, tmp_path: Path) -> None:
     """Rights travel with the notices of changes: Ann is on one node, Bob has the mailbox selected on another."""
     folders = [tmp_path / name for name in ("one", "two")]

@@ -217,15 +217,24 @@ class Tree:
             self.boxes[box.name] = replace(box, status=replace(status, name=box.name))
 
     async def _read_names(self) -> None:
-        """The changes first, or where they begin: the list is then not older than they are."""
+        """The changes, and the list as it is after the last of them.
+
+        A list that knew of a later change would tell of a new mailbox under a name whose rename is still to be told.
+        """
         if not self._seqs:
             await self._begin([self.account_id])
-        changes = await self._sources.changes.changes(self._seqs)
-        boxes = await self._list()
-        owners = {box.owner_id or self.account_id for box in boxes.values()}
-        if new := owners - self._seqs.keys():
-            await self._begin(new)
+        changes: list[TreeChange] = []
+        later = await self._sources.changes.changes(self._seqs)
+        while True:
+            changes += later
             boxes = await self._list()
+            if new := {box.owner_id or self.account_id for box in boxes.values()} - self._seqs.keys():
+                await self._begin(new)
+                later = []
+                continue
+            later = await self._sources.changes.changes(self._seqs | {c.account_id: c.seq for c in changes})
+            if not later:
+                break
         self._append(changes, self.boxes, boxes)
         self.boxes = boxes
         self._names = {box.status.mailbox_id: box.name for box in boxes.values() if box.status is not None}

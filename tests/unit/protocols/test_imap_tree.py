@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from sora.protocols.imap.tree import Sources, Tree
 from sora.services.changes import TREE
 from sora.store.acl import SharedMailbox
-from sora.store.mailboxes import Status
+from sora.store.mailboxes import ListedMailbox, Status
+from sora.store.trees import TreeChange
 from sora.types import ALL_RIGHTS, AccountId, MailboxId, ModSeq, Uid, UidValidity
 
 if TYPE_CHECKING:
@@ -26,12 +27,17 @@ class Account:
         self.heard: dict[AccountId, Callable[[AccountId, MailboxId, ModSeq], None]] = {}
         self.reads = 0
         self.during: list[tuple[MailboxId, int]] = []
+        self.log: list[TreeChange] = []
+        self.next: list[TreeChange] = []
 
     def status_now(self) -> Status:
         return Status(TEAM, "Team", UidValidity(1), Uid(self.modseq), ModSeq(self.modseq), self.modseq, 0, 0, 0)
 
     async def list(self, _account_id: AccountId) -> list[Any]:
-        return []
+        self.log += self.next
+        self.next = []
+        names = [change.name for change in self.log if change.name is not None]
+        return [ListedMailbox(name, False, False, True, False, None, UidValidity(0), None) for name in names]
 
     async def list_shared(self, _viewer_id: AccountId, *, unseen: bool) -> list[SharedMailbox]:
         assert unseen
@@ -51,8 +57,8 @@ class Account:
     async def seq(self, _account_id: AccountId) -> ModSeq:
         return ModSeq(0)
 
-    async def changes(self, _known: Mapping[AccountId, ModSeq]) -> list[Any]:
-        return []
+    async def changes(self, known: Mapping[AccountId, ModSeq]) -> list[TreeChange]:
+        return [change for change in self.log if change.seq > known[ALICE]]
 
     def watch_account(self, account_id: AccountId, callback: Callable[..., None]) -> Callable[[], None]:
         self.heard[account_id] = callback
@@ -86,3 +92,17 @@ async def test_notices_of_what_is_not_shared_cost_nothing() -> None:
     account.heard[BOB](BOB, SECRET, ModSeq(9))
     assert not tree.behind
     assert account.reads == 2
+
+
+async def test_the_list_holds_no_change_that_is_not_told() -> None:
+    """It is read after the changes, so that it may know more of them: those are asked for too."""
+    account = Account()
+    tree = Tree(ALICE, Sources(account, account, account, account))  # type: ignore[arg-type]
+    await tree.refresh()
+    cursor = tree.ending
+    account.next = [TreeChange(ALICE, ModSeq(seq), "subscribe", None, f"Name{seq}", None) for seq in (1, 2)]
+    tree.touch()
+    await tree.refresh()
+    told = [happening.name for happening in tree.since(cursor) or ()]
+    assert told == ["Name1", "Name2"]
+    assert {"Name1", "Name2"} < tree.boxes.keys()

@@ -103,6 +103,7 @@ class Database:
         self._pool = pool
         self._at_hand: list[Connection] = []
         self._waiting = 0  # for the pool
+        self._closing = False
 
     @classmethod
     async def open(cls, dsn: str, *, min_size: int = 1, max_size: int = 10, application_name: str = "sora") -> Database:
@@ -190,7 +191,8 @@ class Database:
                     conn.terminate()
             await self._give_back(conn)
             raise
-        if self._waiting or len(self._at_hand) >= AT_HAND or _is_closed(conn) or conn.is_in_transaction():
+        enough = self._closing or self._waiting or len(self._at_hand) >= AT_HAND
+        if enough or _is_closed(conn) or conn.is_in_transaction():
             await self._give_back(conn)
         else:
             self._at_hand.append(conn)
@@ -232,6 +234,7 @@ class Database:
 
     async def close(self) -> None:
         """Close every connection, busy ones after a moment by force."""
+        self._closing = True
         while self._at_hand:
             await self._give_back(self._at_hand.pop())
         try:

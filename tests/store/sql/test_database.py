@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import asyncpg
 import pytest
@@ -201,6 +202,18 @@ async def test_a_closed_pool_is_down(dsn: str) -> None:
     await db.close()
     with pytest.raises(DatabaseDown):
         await db.fetch("SELECT 1")
+
+
+async def test_close_takes_what_is_given_back_while_it_waits(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    db = await Database.open(dsn)
+    cut = Mock()
+    monkeypatch.setattr(asyncpg.Pool, "terminate", cut)
+    async with db.acquire() as conn:
+        closing = asyncio.create_task(db.close())
+        await asyncio.sleep(0)
+        assert await conn.fetchval("SELECT 1") == 1
+    await closing
+    cut.assert_not_called()
 
 
 async def test_close_does_not_wait_for_ever(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,6 +125,7 @@ def test_text_that_roff_would_take_for_itself() -> None:
     assert manpages._escape("'quoted'") == "\\&'quoted'"
 
 
+@pytest.mark.timeout(60)  # another Python, which imports all that the pages are made from
 def test_the_build_renders_the_same_without_any_library(tmp_path: Path) -> None:
     """`setup.py build_man`, with every library of the run time away."""
     program = """

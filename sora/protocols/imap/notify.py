@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from sora import log
@@ -18,6 +19,7 @@ from sora._native.seqset import UidSet
 from sora.errors import Refused, SoraError, Unavailable
 from sora.protocols.imap import messages
 from sora.protocols.imap.mailboxes import STATUS_ITEMS
+from sora.protocols.imap.patterns import parents
 from sora.protocols.imap.places import is_shared
 from sora.protocols.imap.replies import BadEvent, NotificationOverflow
 from sora.protocols.imap.state import LOGOUT
@@ -93,6 +95,14 @@ async def listen(s: Session) -> None:
                 raise
 
 
+class Watched(Struct, frozen=True):
+    """A group of events of mailboxes that are not selected, with names to be looked up: there may be many of both."""
+
+    filter: Filter
+    events: Event
+    names: frozenset[str]
+
+
 class Interest:
     """What one session wants to hear, and what it was told.
 
@@ -102,8 +112,8 @@ class Interest:
     """
 
     __slots__ = (
-        "_cursor", "_end", "_groups", "_own_modseqs", "_own_names", "_own_uids", "_selected", "_session", "_told",
-        "_tree", "_version",
+        "_cursor", "_end", "_groups", "_listed", "_own_modseqs", "_own_names", "_own_uids", "_selected", "_session",
+        "_told", "_tree", "_version", "_wanted",
     )  # fmt: skip
 
     def __init__(self, session: Session, groups: Iterable[Group]) -> None:
@@ -115,6 +125,8 @@ class Interest:
         self._told: dict[MailboxId, Status] = {}
         self._cursor = 0
         self._version = 0
+        self._listed = -1
+        self._wanted: list[tuple[str, Event]] = []
         self._own_names: set[tuple[AccountId, str, str]] = set()
         self._own_modseqs: set[tuple[MailboxId, int]] = set()
         self._own_uids: set[tuple[MailboxId, int]] = set()
@@ -363,10 +375,18 @@ class Interest:
 
     def _watched(self) -> Iterator[tuple[ListedMailbox, Event]]:
         """Mailboxes with the events that are wanted of each."""
-        assert self._tree is not None
-        for name, box in self._tree.boxes.items():
-            if box.exists and not box.noselect and (events := self._events_of(name, box)):
-                yield box, events
+        tree = self._tree
+        assert tree is not None
+        boxes = tree.boxes
+        if self._listed != tree.listed:  # a delivery must not be compared with every filter
+            self._listed = tree.listed
+            self._wanted = [
+                (name, events)
+                for name, box in boxes.items()
+                if box.exists and not box.noselect and (events := self._events_of(name, box))
+            ]
+        for name, events in self._wanted:
+            yield boxes[name], events
 
     def _events_of(self, name: str, box: ListedMailbox | None) -> Event:
         """All groups that a mailbox falls under (RFC 5465 §6)."""
@@ -381,8 +401,8 @@ def _peeking(item: FetchItem) -> FetchItem:
     return replace(item, peek=True) if isinstance(item, Section | Binary) else item
 
 
-def _canonical(group: Group) -> Group:
-    return type(group)(group.filter, group.events, tuple(map(_canonical_name, group.names)), group.fetch)
+def _canonical(group: Group) -> Watched:
+    return Watched(group.filter, group.events, frozenset(map(_canonical_name, group.names)))
 
 
 def _canonical_name(name: str) -> str:
@@ -393,7 +413,7 @@ def _canonical_name(name: str) -> str:
         return name
 
 
-def _events_of(group: Group, name: str, box: ListedMailbox | None) -> Event:
+def _events_of(group: Watched, name: str, box: ListedMailbox | None) -> Event:
     """RFC 5465 §6.2 to §6.6. Filters may deliver to any mailbox, so INBOXES are all personal ones (§6.3)."""
     covered = True
     if group.filter is Filter.SUBSCRIBED and not (box is not None and box.subscribed):
@@ -401,7 +421,7 @@ def _events_of(group: Group, name: str, box: ListedMailbox | None) -> Event:
     if group.filter is Filter.MAILBOXES:
         covered = name in group.names
     elif group.filter is Filter.SUBTREE:
-        covered = any(not root or name == root or name.startswith(f"{root}/") for root in group.names)
+        covered = not group.names.isdisjoint(("", name, *parents(name)))
     elif group.filter is not Filter.SUBSCRIBED:
         covered = not is_shared(name)
     return group.events if covered else Event.NONE

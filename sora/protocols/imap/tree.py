@@ -99,18 +99,20 @@ class Tree:
     Attributes:
         boxes: By name; subscriptions without a mailbox are among them.
         version: Counts the times that `boxes` changed.
+        listed: Counts the times that names, rights or subscriptions may have changed.
         ending: Number of happenings so far: where the cursor of a session that knows them all stands.
     """
 
     __slots__ = (
         "_dirty", "_early", "_flight", "_followers", "_log", "_names", "_prefixes", "_seqs", "_sources", "_unwatch",
-        "account_id", "boxes", "ending", "version",
+        "account_id", "boxes", "ending", "listed", "version",
     )  # fmt: skip
 
     def __init__(self, account_id: AccountId, sources: Sources) -> None:
         self.account_id = account_id
         self.boxes: dict[str, ListedMailbox] = {}
         self.version = 0
+        self.listed = 0
         self.ending = 0
         self._sources = sources
         self._names: dict[MailboxId, str] = {}
@@ -244,6 +246,7 @@ class Tree:
             known = {_id(box): _modseq(box) for box in boxes.values() if (box.owner_id or self.account_id) == owner_id}
             self._sources.feed.learn(owner_id, known | {TREE: seq})
         self.version += 1
+        self.listed += 1
 
     async def _begin(self, owner_ids: Iterable[AccountId]) -> None:
         """Changes of these owners count from now on."""

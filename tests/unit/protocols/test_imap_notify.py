@@ -254,6 +254,27 @@ async def test_what_the_database_did_not_answer_is_asked_again(
         assert refused.is_set()
 
 
+async def test_a_delivery_is_not_compared_with_every_filter(world: ImapWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, looked_at = module._events_of, []
+
+    def counted(group: Any, name: str, box: Any) -> Any:
+        looked_at.append(name)
+        return real(group, name, box)
+
+    events = "(MessageNew MessageExpunge MailboxName)"
+    async with talking(world, f"NOTIFY SET (MAILBOXES (Box No1 No2) {events}) (SUBTREE (New No3) {events})") as link:
+        monkeypatch.setattr(module, "_events_of", counted)
+        await world.append("alice", "Box", plain(1))
+        assert await link.read_line() == b"* STATUS Box (MESSAGES 2 UIDNEXT 3)"
+        assert not looked_at
+        await world.node.store.mailboxes.create(alice(world), "New/Below")
+        assert await link.read_line() == rb'* LIST (\HasChildren) "/" New'
+        assert await link.read_line() == rb'* LIST (\HasNoChildren) "/" New/Below'
+        await world.append("alice", "New/Below", plain(1))
+        while not (line := await link.read_line()).endswith(b"* STATUS New/Below (MESSAGES 1 UIDNEXT 2)"):
+            assert b"New" in line
+
+
 async def test_sessions_of_an_account_share_their_statements(world: ImapWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
     real = world.node.store.mailboxes.status

@@ -336,6 +336,16 @@ def _bad_date(d: Difference) -> bool:
     return "SENT" in _key(d) and any(DATE.fullmatch(value.strip()) is None for value in _dates(d))
 
 
+def _search_no_field(d: Difference) -> bool:
+    """The text is in a line of the header that has no colon."""
+    match = re.fullmatch(r'SEARCH TEXT "([^"]*)"', _key(d))
+    lines = d.sample.data.partition(b"\r\n\r\n")[0].lower().split(b"\r\n")
+    text = match[1].lower().encode() if match is not None else b""
+    return (
+        bool(text) and any(text in line and b":" not in line for line in lines) and (d.ours, d.theirs) == (False, True)
+    )
+
+
 def _search_address(d: Difference) -> bool:
     """The field has the text, or has it not, as Sora says."""
     match = re.fullmatch(r'SEARCH (FROM|TO|CC|BCC) "?([^"]*)"?', _key(d))
@@ -494,6 +504,11 @@ def _thread_duplicate(d: Difference) -> bool:
     return d.kind == "THREAD REFS" and d.field == "parent, an id of two" and d.theirs == ""
 
 
+def _thread_long_id(d: Difference) -> bool:
+    values = (value for field in (b"message-id", b"references") for value in _message(d).root.every(field))
+    return d.kind.startswith("THREAD") and any(re.search(rb"<[^<>]{1000,}>", value) for value in values)
+
+
 def _refs_order(d: Difference) -> bool:
     """Ours are the days on which the last message of each thread arrived, in order."""
     return d.kind == "THREAD REFS" and d.field == "order of threads" and d.ours == sorted(d.ours)
@@ -591,6 +606,10 @@ EXPLAINED: Final = (
         "RFC 3501 §6.4.4 (FROM, TO, CC, BCC)", _search_address,
     ),
     Explained(
+        "a header line without a colon", "no field: not searched", "a field that is empty", "RFC 5322 §2.2",
+        _search_no_field,
+    ),
+    Explained(
         "markup", "HTML is searched as it is read, without tags", "tags are text",
         "RFC 9051 §6.4.4 (flexible matching)",
         _search_markup,
@@ -657,6 +676,9 @@ EXPLAINED: Final = (
     Explained(
         "THREAD of an id that two messages have", "both answer what they refer to", "in a part of the mailbox, one",
         "RFC 5256 §3 (REFERENCES step 1)", _thread_duplicate,
+    ),
+    Explained(
+        "THREAD by an id that is longer than a line", "none", "an id", "RFC 5322 §2.1.1 (998 octets)", _thread_long_id,
     ),
     Explained(
         "REFS, order of threads", "by the latest arrival in each", "by the latest Date in each",

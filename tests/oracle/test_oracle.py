@@ -70,6 +70,7 @@ def test_classes_have_names_of_their_own_and_a_section() -> None:
         ("SEARCH", 'SEARCH FROM "alice"', False, True),
         ("SEARCH", 'SEARCH BODY "body"', False, True),
         ("SEARCH", "SEARCH CHARSET UTF-8 TEXT x", True, False),
+        ("SEARCH", 'SEARCH TEXT "content-type"', False, True),
         ("SEARCH", "SEARCH SEEN", True, False),
         ("SEARCH", "SEARCH LARGER 5", True, False),
         ("SEARCH", 'SEARCH SUBJECT "  "', True, False),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sora.errors import Expunged, NotFound, Refused, Unavailable
 from sora.protocols.imap.places import look_again
 from sora.protocols.imap.replies import ReadOnly
-from sora.protocols.imap.rights import require
+from sora.protocols.imap.rights import require_selected
 from sora.store.replacing import Replaced
 from sora.types import ModSeq, Rights, Uid
 
@@ -31,7 +31,7 @@ async def old_message(s: Session, messages: SeqSet | UidSet) -> Replaced:
     if selection.read_only:
         raise ReadOnly
     await look_again(s)  # the literal may come before the command is whole
-    require(view.rights, Rights.DELETE_MESSAGES | Rights.EXPUNGE)
+    require_selected(view.rights, Rights.DELETE_MESSAGES | Rights.EXPUNGE)
     uids = s.uids(messages)
     if not uids:
         raise Refused("There is no such message to replace")

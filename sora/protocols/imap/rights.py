@@ -62,3 +62,13 @@ def require(rights: Rights, needed: Rights) -> None:
     if not rights & Rights.LOOKUP:
         raise NotFound("No such mailbox")
     raise NoPermission
+
+
+def require_selected(rights: Rights, needed: Rights) -> None:
+    """Demand rights in the selected mailbox, of which the session knows that it exists.
+
+    Raises:
+        NoPermission: One is missing.
+    """
+    if needed & ~rights:
+        raise NoPermission

@@ -12,7 +12,7 @@ from sora.protocols.imap.enable import CONDSTORE
 from sora.protocols.imap.places import find
 from sora.protocols.imap.progress import working
 from sora.protocols.imap.replies import ReadOnly, Reply, TryCreate
-from sora.protocols.imap.rights import require
+from sora.protocols.imap.rights import require_selected
 from sora.store.transfers import Transfer
 from sora.types import DELETED, Rights
 from sora.wire import imap_responses as responses
@@ -89,7 +89,7 @@ async def move(s: Session, cmd: wire.Move) -> Reply | None:
     view = selection.view
     if selection.read_only:
         raise ReadOnly
-    require(view.rights, Rights.DELETE_MESSAGES | Rights.EXPUNGE)
+    require_selected(view.rights, Rights.DELETE_MESSAGES | Rights.EXPUNGE)
     target = await target_of(s, cmd.mailbox)
     chosen = messagelimit.cut(s, await _still_there(s, cmd))
     uids = chosen.uids
@@ -184,7 +184,7 @@ async def expunge(s: Session, cmd: wire.Expunge) -> Reply | None:
     view = selection.view
     if selection.read_only:
         raise ReadOnly
-    require(view.rights, Rights.EXPUNGE)
+    require_selected(view.rights, Rights.EXPUNGE)
     chosen = None if cmd.uids is None else _deleted(s, s.uids(cmd.uids))
     uids = None if chosen is None else chosen.uids
     if uids is not None and not uids:

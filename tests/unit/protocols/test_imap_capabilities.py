@@ -17,7 +17,7 @@ from sora.errors import SoraError
 from tests.support import transcripts
 from tests.support.imap import ImapWorld
 from tests.support.mutations import MUTATIONS
-from tests.unit.protocols.test_imap_transcripts import FOLDER, shared_node, world
+from tests.unit.protocols.test_imap_transcripts import FOLDER, world
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from sora.services.node import Node
 
-__all__ = ["shared_node", "world"]
+__all__ = ["world"]
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

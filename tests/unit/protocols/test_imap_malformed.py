@@ -17,7 +17,7 @@ import pytest
 
 from sora.protocols.imap.commands import COMMANDS, Command
 from sora.protocols.imap.state import AUTHENTICATED, NOT_AUTHENTICATED, SELECTED
-from tests.unit.protocols.test_imap_transcripts import FOLDER, shared_node, world
+from tests.unit.protocols.test_imap_transcripts import FOLDER, world
 from tests.views.client import Answer, Client, LinkCarrier
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sora.protocols.imap.session import Session
     from tests.support.imap import ImapWorld
 
-__all__ = ["shared_node", "world"]
+__all__ = ["world"]
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -218,7 +218,7 @@ def _type(kind: msgspec.inspect.Type, extra: Mapping[str, Any]) -> str:
 def _bounds(kind: msgspec.inspect.Type, extra: Mapping[str, Any]) -> Iterator[str]:
     least, most = getattr(kind, "ge", None), getattr(kind, "le", None)
     if least is not None and most is not None:
-        yield f"From {least:g} to {most:g}."
+        yield f"From {_number(least)} to {_number(most)}."
     elif least:
         yield f"At least {_value(least, extra)}."
 
@@ -228,12 +228,17 @@ def _value(value: Any, extra: Mapping[str, Any]) -> str:
     units = {"size": SIZES, "duration": DURATIONS}.get(extra.get("kind", ""), ())
     for unit, factor in units:
         if value and value % factor == 0:
-            return f'"{value // factor:g}{unit}"'
+            return f'"{_number(value // factor)}{unit}"'
     if isinstance(value, tuple):
         return "[" + ", ".join(_value(item, {}) for item in value) + "]"
     if isinstance(value, bool):
         return str(value).lower()
-    return f'"{value}"' if isinstance(value, str) else f"{value:g}"
+    return f'"{value}"' if isinstance(value, str) else _number(value)
+
+
+def _number(value: float) -> str:
+    """All its digits: an integer with an exponent would not be one to TOML."""
+    return f"{value:.0f}" if value == int(value) else f"{value:g}"
 
 
 def _escape(text: str) -> str:

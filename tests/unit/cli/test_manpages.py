@@ -103,6 +103,7 @@ def test_types_bounds_and_defaults(pages: dict[str, str]) -> None:
     assert found["process.workers"][0] == "integer"
     assert "From 0 to 256. Default: 0." in found["process.workers"][1]
     assert "At least 1. Default: 1000." in found["limits.recipients"][1]
+    assert "At least 1. Default: 1000000." in found["limits.imap_messages"][1]
     assert 'Default: "14d".' in found["cleanup.grace_period"][1]
     assert 'Default: "10GB".' in found["local_cache.capacity"][1]
     assert 'Default: ["127.0.0.0/8", "::1/128"].' in found["limits.exempt_networks"][1]
@@ -112,7 +113,10 @@ def test_types_bounds_and_defaults(pages: dict[str, str]) -> None:
 
 @pytest.mark.parametrize(
     ("value", "kind", "parse"),
-    [(n, "size", configuration.parse_size) for n in (1, 999, 1000, 1024, 65536, 1 << 20, 25 * 10**6, 10**11)]
+    [
+        (n, "size", configuration.parse_size)
+        for n in (1, 999, 1000, 1024, 65536, 1234567, 1234567000, 1 << 20, 25 * 10**6, 10**11)
+    ]
     + [(n, "duration", configuration.parse_duration) for n in (0.5, 1, 90, 60, 3600, 86400, 1209600)],
 )
 def test_a_value_is_written_as_it_would_be_read(value: float, kind: str, parse: object) -> None:

@@ -145,7 +145,8 @@ class AuthTable(Table, frozen=True, kw_only=True):
     default_domain: Annotated[str, Meta(description="a bare user logs in as user@default_domain", extra=WORKER)] = ""
     allow_cleartext: Annotated[bool, Meta(description="allow passwords without TLS", extra=WORKER)] = False
     quota_admins: Annotated[
-        tuple[str, ...], Meta(description="accounts that may set everybody's quota by IMAP (SETQUOTA)", extra=LIVE)
+        tuple[str, ...],
+        Meta(description="addresses of accounts that may set everybody's quota by IMAP (SETQUOTA)", extra=LIVE),
     ] = ()
     hash_workers: Annotated[int, Meta(ge=1, le=64, description="threads that hash passwords", extra=WORKER)] = 2
     cache_ttl: Annotated[

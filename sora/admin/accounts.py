@@ -217,7 +217,7 @@ async def show_quota(ctx: AdminContext, req: OneAccount) -> Quota:
 
 
 async def set_quota(ctx: AdminContext, req: SetQuota) -> Quota:
-    """Set the limits of an account."""
+    """Set the limits of an account; what is not given goes back to the domain's default."""
     account = await ctx.store.accounts.get(req.address)
     await ctx.store.accounts.set_quota(
         account.account_id,

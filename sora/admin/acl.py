@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from sora.types import AccountId
 
 Identifier = Annotated[str, Meta(description="an address, `anyone` or `authenticated`", min_length=1)]
-Negative = Annotated[bool, Meta(description="rights that it has not, whoever gives them")]
+Negative = Annotated[
+    bool, Meta(description="the line of rights taken away, whoever gives them; `acl list` shows it behind a dash")
+]
 MODES: Final = {"set": "=", "add": "+", "remove": "-"}
 
 
@@ -35,8 +37,13 @@ class SetAcl(Struct, frozen=True, forbid_unknown_fields=True):
     address: Address
     mailbox: MailboxName
     identifier: Identifier
-    rights: Annotated[str, Meta(description="letters of lrswipkxtea")]
-    change: Annotated[Literal["set", "add", "remove"], Meta(description="what becomes of the rights before")] = "set"
+    rights: Annotated[
+        str, Meta(description="letters of lrswipkxtea, as in RFC 4314; see --change to add to those before")
+    ]
+    change: Annotated[
+        Literal["set", "add", "remove"],
+        Meta(description="put the rights in the place of those before, add them or remove them; set unless given"),
+    ] = "set"
     negative: Negative = False
 
 
@@ -64,7 +71,7 @@ async def list_acl(ctx: AdminContext, req: OneAcl) -> list[AclEntry]:
 
 
 async def set_acl(ctx: AdminContext, req: SetAcl) -> Done:
-    """Give rights in a mailbox, or take them away; sessions know at their next command."""
+    """Give rights in a mailbox, or take them away; those who idle know at once, others at their next command."""
     try:
         rights = parse_rights(req.rights)
     except WireError as error:

@@ -64,7 +64,7 @@ async def setquota(s: Session, cmd: wire.SetQuota) -> None:
         Cannot: A limit that cannot be set.
     """
     if not _is_admin(s):
-        raise NoPermission("Only the administrator sets quotas")
+        raise NoPermission("Only a quota administrator sets quotas")
     limits = dict(cmd.limits)
     if len(limits) < len(cmd.limits):
         raise BadSyntax("A resource is named twice")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 import time
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -192,18 +193,35 @@ async def test_the_desk_says_what_it_has_not(house: House) -> None:
         await house.desk.answer(absent, await sign(house, absent))
 
 
+async def three_at_once(house: House, name: str, monkeypatch: pytest.MonkeyPatch) -> list[bytes | BaseException]:
+    """Answers to three requests; no file is read before one of them is refused."""
+    refused = threading.Event()
+    read = module.diskfile.read
+
+    def wait_and_read(path: Path) -> bytes:
+        assert refused.wait(10)
+        return read(path)
+
+    monkeypatch.setattr(module.diskfile, "read", wait_and_read)
+    calls = [asyncio.create_task(house.desk.answer(name, await sign(house, name))) for _ in range(3)]
+    await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+    refused.set()
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    monkeypatch.setattr(module.diskfile, "read", read)
+    return results
+
+
 async def test_the_desk_answers_so_many_at_a_time(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     ref = await house.deliver()
     monkeypatch.setattr(module, "ANSWERS", 2)
-    calls = [house.desk.answer(ref.name, await sign(house, ref.name)) for _ in range(3)]
-    results = await asyncio.gather(*calls, return_exceptions=True)
+    results = await three_at_once(house, ref.name, monkeypatch)
     assert sum(isinstance(result, bytes) for result in results) == 2
     assert sum(isinstance(result, Unavailable) for result in results) == 1
     monkeypatch.setattr(module, "ANSWERS", 16)
     monkeypatch.setattr(module, "ANSWER_BYTES", 2 * len(BODY))
-    calls = [house.desk.answer(ref.name, await sign(house, ref.name)) for _ in range(3)]
-    results = await asyncio.gather(*calls, return_exceptions=True)
+    results = await three_at_once(house, ref.name, monkeypatch)
     assert sum(isinstance(result, bytes) for result in results) == 2
+    assert sum(isinstance(result, Unavailable) for result in results) == 1
     assert await house.desk.answer(ref.name, await sign(house, ref.name))
 
 

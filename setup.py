@@ -33,6 +33,7 @@ LIBRARIES = frozenset(
         "nacl",
         "orjson",
         "prometheus_client",
+        "re2",
         "rich",
         "urllib3",
         "uvicorn",

@@ -214,7 +214,7 @@ def html_text(html: str) -> str:
     Args:
         html: Clean text; so is the result.
     """
-    pieces = _TAG.split(_without_hidden(html))
+    pieces = _TAG.split(without_hidden(html))
     pieces[1::2] = ["" if tag.lstrip("/").lower() in _INLINE else "\n" for tag in pieces[1::2]]
     text = "".join(pieces)
     if "&" in text:
@@ -222,7 +222,7 @@ def html_text(html: str) -> str:
     return text
 
 
-def _without_hidden(html: str) -> str:
+def without_hidden(html: str) -> str:
     """HTML without comments, scripts and styles; one that is not closed hides the rest."""
     out: list[str] = []
     position = 0

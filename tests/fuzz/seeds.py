@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sora.wire import imap_commands, imap_search, proxyproto
+from tests.fuzz import sieve
 from tests.support import models_viewcols
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ SEEDS: Final[dict[str, Callable[[], list[bytes]]]] = {
     "view": _view,
     "deflate": _deflate,
     "work": _work,
+    "sieve": sieve.seeds,
 }
 """Inputs that are valid, or nearly, by target."""
 
@@ -165,5 +167,6 @@ WORDS: Final[dict[str, list[bytes]]] = {
     ],
     "deflate": [b"\0\0\xff\xff", b"\x03\0", b"\xff" * 20],
     "work": [*_IMAP_WORDS[:20], *_MIME_WORDS, *_LMTP_WORDS],
+    "sieve": [*sieve.WORDS, *_MIME_WORDS[:8]],
 }
 """Words that a mutation puts in, by target."""

@@ -25,6 +25,7 @@ from sora.net.deflate import INFLATE_SLICE, Deflate
 from sora.types import SEEN
 from sora.wire import imap_commands, imap_search, lmtp, pop3, proxyproto, xclient
 from tests.fuzz.imapvalues import check_body, check_envelope, read_value
+from tests.fuzz.sieve import sieve
 from tests.support import models_seqset, models_viewcols
 
 if TYPE_CHECKING:
@@ -649,5 +650,6 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "view": view,
     "deflate": deflate,
     "work": work,
+    "sieve": sieve,
 }
 """Every target by its name."""

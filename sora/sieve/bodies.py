@@ -1,0 +1,172 @@
+"""`body` (RFC 5173): texts of the body, by their content types, decoded or as they are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from sora._native.mimescan import MESSAGE, MULTIPART, TEXT
+from sora.mime.envelope import encoding
+from sora.mime.text import decode_charset, decode_raw, decode_transfer, html_text, without_hidden
+from sora.sieve.checks import COMPARATOR_TAG, MATCH_TAGS, STRINGS, CommandRow, Tag, TestRow
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from sora._native.mimescan import Part
+    from sora.sieve.checks import Bound, Checker, Steps
+    from sora.sieve.interpreter import Run
+
+MAX_BODY: Final = 1 << 20
+"""Octets of decoded texts that are looked at; what is behind them is not."""
+OCTETS_A_STEP: Final = 64
+"""That one instruction decodes."""
+PIECE: Final = 64 * 1024
+"""Octets that are decoded at a time; of base64, a multiple of 4."""
+_BASE64: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/\r\n\t "
+SCANNED_A_STEP: Final = 1024
+"""Octets whose MIME structure one instruction finds."""
+HTML_A_STEP: Final = 16
+"""Characters of HTML that one instruction turns to text."""
+HTML_PIECE: Final = 32 * 1024
+"""Characters of HTML at a time."""
+
+
+def _body(check: Checker, bound: Bound) -> Callable[[Run], Steps]:
+    match = check.match(bound)
+    keys = check.keys(match, bound.texts(0), bound)
+    types = bound.tags.get(":content")
+    raw = ":raw" in bound.tags
+
+    def run(state: Run) -> Steps:
+        wanted = None if types is None else tuple(text.lower() for text in state.texts(types))
+        key = "body", raw, wanted
+        if key not in state.mail.memo:
+            if raw:
+                state.spend(min(state.mail.size, MAX_BODY) // OCTETS_A_STEP)
+                values = [decode_raw(state.mail.data[len(state.mail.head) :][:MAX_BODY])]
+            else:
+                values = yield from _by_type(state, ("text",) if wanted is None else wanted, as_text=wanted is None)
+            state.mail.memo[key] = values, {}
+        values, folded = state.mail.memo[key]
+        captures = state.captures
+        found = yield from state.any_match(match, values, keys, folded)
+        state.captures = captures  # RFC 5173 §6: body sets no match variables
+        return found
+
+    return run
+
+
+def _by_type(state: Run, types: tuple[str, ...], *, as_text: bool = False) -> Steps:
+    """Decoded contents of the parts with one of these types: `text`, `text/html`, or the empty string for all.
+
+    Args:
+        as_text: HTML becomes the text in it (RFC 5173 §5.3).
+    """
+    found: list[str] = []
+    left, mail = MAX_BODY, state.mail
+    state.spend(mail.size // SCANNED_A_STEP)
+    for part in _parts(mail.root):
+        state.spend(1)
+        if left > 0 and _is_wanted(part, types):
+            content = yield from _content(state, part, left)
+            left -= len(content)
+            yield from state.rest()
+            if as_text and part.subtype.lower() == b"html":
+                content = yield from _text_of_html(state, content)
+            found.append(content)
+        yield from state.rest()
+    return found
+
+
+def _text_of_html(state: Run, html: str) -> Steps:
+    """The words of an HTML text, made in pieces that begin with a tag."""
+    state.spend(len(html) // HTML_A_STEP // 4)
+    shown = without_hidden(html)
+    pieces, start = [], 0
+    while start < len(shown):
+        end = shown.find("<", start + HTML_PIECE)
+        end = len(shown) if end < 0 else end
+        state.spend((end - start) // HTML_A_STEP)
+        pieces.append(html_text(shown[start:end]))
+        start = end
+        yield from state.rest()
+    return "".join(pieces)
+
+
+def _parts(root: Part) -> Iterator[Part]:
+    """All parts, depth first; what is inside of a message is part of that message (RFC 5173 §5.2)."""
+    stack = [root]
+    while stack:
+        part = stack.pop()
+        yield part
+        stack += reversed(part.children)
+
+
+def _is_wanted(part: Part, types: tuple[str, ...]) -> bool:
+    kind, whole = part.type.decode("latin-1").lower(), f"{part.type.decode('latin-1')}/{part.subtype.decode('latin-1')}"
+    return any(not wanted or wanted == kind or wanted == whole.lower() for wanted in types)
+
+
+def _content(state: Run, part: Part, limit: int) -> Steps:
+    """RFC 5173 §5.2: of a multipart what is around its parts, of a message its header, of others the content."""
+    data = state.mail.data
+    if part.kind == MULTIPART:
+        first = part.children[0].header_start if part.children else part.body_end
+        last = part.children[-1].body_end if part.children else part.body_end
+        return decode_raw(data[part.body_start : first][:limit] + data[last : part.body_end][:limit])
+    if part.kind == MESSAGE:
+        inner = part.children[0]
+        return decode_raw(data[inner.header_start : inner.header_end][:limit])
+    octets = yield from decoded(state, data[part.body_start : part.body_end][: limit * 3], encoding(part), limit)
+    if part.kind == TEXT:
+        charset = next((value for name, value in part.params if name.lower() == b"charset"), b"us-ascii")
+        return decode_charset(octets, charset)
+    return decode_raw(octets)
+
+
+def decoded(state: Run, raw: bytes, transfer: bytes, limit: int) -> Steps:
+    """The octets behind a transfer encoding, as many as are wanted, decoded in pieces."""
+    pieces, left = [], limit
+    for piece in encoded_pieces(raw, transfer):
+        state.spend(len(piece) // OCTETS_A_STEP)
+        pieces.append(decode_transfer(piece, transfer))
+        left -= len(pieces[-1])
+        if left <= 0:
+            break
+        yield from state.rest()
+    return b"".join(pieces)[:limit]
+
+
+def encoded_pieces(raw: bytes, transfer: bytes) -> Iterator[bytes]:
+    """Octets in pieces that can be decoded one by one."""
+    match transfer.lower():
+        case b"base64" if len(raw) > PIECE and raw.translate(None, _BASE64) in (b"", b"=", b"=="):
+            raw = raw.translate(None, b"\r\n\t ")
+            yield from (raw[start : start + PIECE] for start in range(0, len(raw), PIECE))
+        case b"quoted-printable":
+            start = 0
+            while start < len(raw):
+                end = raw.find(b"\n", start + PIECE) + 1 or len(raw)
+                yield raw[start:end]
+                start = end
+        case _:
+            yield raw
+
+
+EXTENSIONS: Final = frozenset({"body"})
+COMMANDS: Final[tuple[CommandRow, ...]] = ()
+TESTS: Final = (
+    TestRow(
+        name="body",
+        build=_body,
+        extension="body",
+        positional=(STRINGS,),
+        tags=(
+            *MATCH_TAGS,
+            COMPARATOR_TAG,
+            Tag(":raw", group="transform"),
+            Tag(":content", STRINGS, group="transform"),
+            Tag(":text", group="transform"),
+        ),
+    ),
+)

@@ -1,0 +1,291 @@
+"""Tests and commands of RFC 5228 itself, with `copy` (RFC 3894) and the tags that other extensions give `fileinto`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from sora.sieve.actions import Discard, FileInto, Keep
+from sora.sieve.boxes import FILEINTO_TAGS, target_of
+from sora.sieve.checks import (
+    ADDRESS_PART_TAGS,
+    COMPARATOR_TAG,
+    INDEX_TAGS,
+    MATCH_TAGS,
+    NUMBER,
+    STRING,
+    STRINGS,
+    CommandRow,
+    How,
+    Tag,
+    TestRow,
+)
+from sora.sieve.flags import FLAGS_TAG, flags_of
+from sora.sieve.interpreter import Stop
+from sora.sieve.mimeparts import CONTENT_TAGS, MIME_TAGS, content_of, parts_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sora.sieve.checks import Bound, Checker, Steps
+    from sora.sieve.interpreter import Run
+    from sora.sieve.mail import Address
+
+ADDRESS_FIELDS: Final = frozenset(
+    (
+        "from to cc bcc sender reply-to resent-from resent-to resent-cc resent-bcc resent-sender resent-reply-to "
+        "return-path delivered-to x-original-to envelope-to disposition-notification-to errors-to return-receipt-to "
+        "apparently-to mail-followup-to mail-reply-to approved"
+    ).split()
+)
+"""Fields that `address` looks into: it must not be used on others (RFC 5228 §5.1)."""
+
+# ---------------------------------------------------------------------------------------------------- control
+
+
+def _if(_check: Checker, bound: Bound) -> Callable[[Run], Steps]:
+    def run(state: Run) -> Steps:
+        holds = yield from state.holds(bound.tests[0])
+        if holds:
+            yield from state.block(bound.block)
+        state.taken = holds  # behind the block: an `if` in there has its own
+
+    return run
+
+
+def _elsif(check: Checker, bound: Bound) -> Callable[[Run], Steps]:
+    branch = _if(check, bound)
+
+    def run(state: Run) -> Steps:
+        if not state.taken:
+            yield from branch(state)
+
+    return run
+
+
+def _else(_check: Checker, bound: Bound) -> Callable[[Run], Steps]:
+    def run(state: Run) -> Steps:
+        if not state.taken:
+            yield from state.block(bound.block)
+
+    return run
+
+
+def _require(check: Checker, bound: Bound) -> Callable[[Run], None]:
+    check.require([name for name in bound.texts(0) if isinstance(name, str)], bound)
+    return lambda _state: None
+
+
+def _stop(_check: Checker, _bound: Bound) -> Callable[[Run], None]:
+    def run(_state: Run) -> None:
+        raise Stop
+
+    return run
+
+
+# ---------------------------------------------------------------------------------------------------- tests
+
+
+def _not(_check: Checker, bound: Bound) -> Callable[[Run], Steps]:
+    def run(state: Run) -> Steps:
+        return not (yield from state.holds(bound.tests[0]))
+
+    return run
+
+
+def _allof(_check: Checker, bound: Bound) -> Callable[[Run], Steps]:
+    def run(state: Run) -> Steps:
+        for test in bound.tests:
+            if not (yield from state.holds(test)):
+                return False
+        return True
+
+    return run
+
+
+def _anyof(_check: Checker, bound: Bound) -> Callable[[Run], Steps]:
+    def run(state: Run) -> Steps:
+        for test in bound.tests:
+            if (yield from state.holds(test)):
+                return True
+        return False
+
+    return run
+
+
+def _constant(value: bool) -> Callable[[Checker, Bound], Callable[[Run], bool]]:
+    return lambda _check, _bound: lambda _state: value
+
+
+def _size(check: Checker, bound: Bound) -> Callable[[Run], bool]:
+    limit = bound.number(0)
+    side = bound.chosen(":over", ":under")
+    if not side:
+        check.error(bound, '"size" needs :over or :under')
+    if side == ":over":
+        return lambda state: state.mail.size > limit
+    return lambda state: state.mail.size < limit
+
+
+def _exists(check: Checker, bound: Bound) -> Callable[[Run], bool]:
+    names, parts = bound.texts(0), parts_of(check, bound)
+
+    def run(state: Run) -> bool:
+        looked_at = parts(state)
+        return all(any(state.has_field(part, name) for part in looked_at) for name in state.texts(names))
+
+    return run
+
+
+def _header(check: Checker, bound: Bound) -> Callable[[Run], Steps]:
+    match = check.match(bound)
+    names, keys = bound.texts(0), check.keys(match, bound.texts(1), bound)
+    pick, parts = picker(check, bound), parts_of(check, bound)
+    take = content_of(bound) or (lambda state, part, name: state.fields(part, name))
+
+    def run(state: Run) -> Steps:
+        wanted = state.texts(names)
+        values: list[str] = []
+        for part in parts(state):
+            for name in wanted:
+                values += pick(take(state, part, name))
+            yield from state.rest()
+        return (yield from state.any_match(match, values, keys))
+
+    return run
+
+
+def _address(check: Checker, bound: Bound) -> Callable[[Run], Steps]:
+    match, part = check.match(bound), address_part(bound)
+    names, keys = bound.texts(0), check.keys(match, bound.texts(1), bound)
+    for name in names:
+        if isinstance(name, str) and name.lower() not in ADDRESS_FIELDS:
+            check.error(bound, f'The field "{name}" has no addresses')
+    pick, parts = picker(check, bound), parts_of(check, bound)
+
+    def run(state: Run) -> Steps:
+        values = [
+            value
+            for part_of_mail in parts(state)
+            for name in state.texts(names)
+            if name.lower() in ADDRESS_FIELDS
+            for field in pick(state.addresses(part_of_mail, name))
+            for address in field
+            if (value := part(address)) is not None
+        ]
+        return (yield from state.any_match(match, values, keys))
+
+    return run
+
+
+def address_part(bound: Bound) -> Callable[[Address], str | None]:
+    """What of an address is compared (RFC 5228 §2.7.4, RFC 5233): a function that gives None for what is not there."""
+    return _PARTS[bound.chosen(*_PARTS) or ":all"]
+
+
+def _user(address: Address) -> str:
+    return address.local.partition("+")[0]
+
+
+def _detail(address: Address) -> str | None:
+    _, plus, detail = address.local.partition("+")
+    return detail if plus else None
+
+
+_PARTS: Final[dict[str, Callable[[Address], str | None]]] = {
+    ":all": str,
+    ":localpart": lambda address: address.local,
+    ":domain": lambda address: address.domain,
+    ":user": _user,
+    ":detail": _detail,
+}
+
+
+def picker(check: Checker, bound: Bound) -> Callable[[Sequence], Sequence]:  # type: ignore[type-arg]
+    """`:index` and `:last` (RFC 5260 §6): which of several fields count; all of them without."""
+    number = bound.tags.get(":index")
+    if number is None:
+        if ":last" in bound.tags:
+            check.error(bound, ":last needs :index")
+        return lambda values: values
+    if number < 1:
+        check.error(bound, ":index counts from 1")
+    if ":last" in bound.tags:
+        return lambda values: values[len(values) - number : len(values) - number + 1] if number <= len(values) else ()
+    return lambda values: values[number - 1 : number]
+
+
+# ---------------------------------------------------------------------------------------------------- actions
+
+
+def _keep(check: Checker, bound: Bound) -> Callable[[Run], None]:
+    flags = flags_of(check, bound)
+    return lambda state: state.act(Keep(state.mail, flags(state)))
+
+
+def _discard(_check: Checker, _bound: Bound) -> Callable[[Run], None]:
+    return lambda state: state.act(Discard())
+
+
+def _fileinto(check: Checker, bound: Bound) -> Callable[[Run], None]:
+    mailbox, copy, flags = bound.text(0), ":copy" in bound.tags, flags_of(check, bound)
+    target = target_of(check, bound)
+    if mailbox == "":
+        check.error(bound, "A mailbox has a name")
+
+    def run(state: Run) -> None:
+        name = state.text(mailbox)
+        if not name:
+            state.fail("A mailbox has a name")
+        action = FileInto(state.mail, name, flags(state), **target(state))
+        state.act(action, cancels_keep=not copy)
+
+    return run
+
+
+COPY_TAG: Final = Tag(":copy", extension="copy")
+
+EXTENSIONS: Final = frozenset(
+    {"fileinto", "copy", "encoded-character", "relational", "subaddress", "comparator-i;octet",
+     "comparator-i;ascii-casemap", "comparator-i;ascii-numeric", "comparator-i;unicode-casemap"}
+)  # fmt: skip
+
+TESTS: Final = (
+    TestRow(name="true", build=_constant(True)),
+    TestRow(name="false", build=_constant(False)),
+    TestRow(name="not", build=_not, how=How.ONE),
+    TestRow(name="allof", build=_allof, how=How.LIST),
+    TestRow(name="anyof", build=_anyof, how=How.LIST),
+    TestRow(
+        name="size", build=_size, positional=(NUMBER,), tags=(Tag(":over", group="side"), Tag(":under", group="side"))
+    ),
+    TestRow(name="exists", build=_exists, positional=(STRINGS,), tags=MIME_TAGS),
+    TestRow(
+        name="header",
+        build=_header,
+        positional=(STRINGS, STRINGS),
+        tags=(*MATCH_TAGS, COMPARATOR_TAG, *INDEX_TAGS, *MIME_TAGS, *CONTENT_TAGS),
+    ),
+    TestRow(
+        name="address",
+        build=_address,
+        positional=(STRINGS, STRINGS),
+        tags=(*MATCH_TAGS, COMPARATOR_TAG, *ADDRESS_PART_TAGS, *INDEX_TAGS, *MIME_TAGS),
+    ),
+)
+
+COMMANDS: Final = (
+    CommandRow(name="if", build=_if, how=How.ONE, block=True),
+    CommandRow(name="elsif", build=_elsif, how=How.ONE, block=True, after=("if", "elsif")),
+    CommandRow(name="else", build=_else, block=True, after=("if", "elsif")),
+    CommandRow(name="require", build=_require, positional=(STRINGS,), outermost=True),
+    CommandRow(name="stop", build=_stop),
+    CommandRow(name="keep", build=_keep, tags=(FLAGS_TAG,)),
+    CommandRow(name="discard", build=_discard),
+    CommandRow(
+        name="fileinto",
+        build=_fileinto,
+        positional=(STRING,),
+        tags=(COPY_TAG, FLAGS_TAG, *FILEINTO_TAGS),
+        extension="fileinto",
+    ),
+)

@@ -1,0 +1,60 @@
+"""`duplicate` (RFC 7352): has a message of this id been here before?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from sora.sieve.actions import Remembered
+from sora.sieve.checks import NUMBER, STRING, Tag, TestRow
+from sora.sieve.interpreter import IsDuplicate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sora.sieve.checks import Bound, Checker, Steps
+    from sora.sieve.interpreter import Run
+
+DEFAULT_S: Final = 7 * 86400
+LONGEST_S: Final = 90 * 86400
+"""What is asked for beyond it is cut (RFC 7352 §3)."""
+
+
+def _duplicate(_check: Checker, bound: Bound) -> Callable[[Run], Steps]:
+    handle = bound.tags.get(":handle", "")
+    header, unique = bound.tags.get(":header"), bound.tags.get(":uniqueid")
+    seconds = min(bound.tags.get(":seconds", DEFAULT_S), LONGEST_S)
+    last = ":last" in bound.tags
+
+    def run(state: Run) -> Steps:
+        if unique is not None:
+            value: str | None = state.text(unique)
+        else:
+            values = state.fields(state.mail.top, state.text(header) if header is not None else "Message-ID")
+            value = values[0] if values else None
+        if not value:
+            return False  # nothing to go by: it is never a duplicate (RFC 7352 §3.1)
+        entry = Remembered(state.text(handle), value, seconds)
+        known: bool = yield IsDuplicate(entry.handle, entry.unique_id)
+        if (not known or last) and entry not in state.remembered:
+            state.remembered.append(entry)
+        return known
+
+    return run
+
+
+EXTENSIONS: Final = frozenset({"duplicate"})
+COMMANDS: Final = ()
+TESTS: Final = (
+    TestRow(
+        name="duplicate",
+        build=_duplicate,
+        extension="duplicate",
+        tags=(
+            Tag(":handle", STRING),
+            Tag(":header", STRING, group="id"),
+            Tag(":uniqueid", STRING, group="id"),
+            Tag(":seconds", NUMBER),
+            Tag(":last"),
+        ),
+    ),
+)

@@ -1,0 +1,566 @@
+"""Runs checked scripts on a message.
+
+`run` is a generator. It yields what it cannot know itself (`Ask`), and `Pause` after every slice of work, so that
+whoever drives it can let others have their turn; its value is the `Outcome`. Nothing here waits, reads a clock or draws
+a random number.
+
+Several scripts run one after the other as one (those of the site, the person's own): the next one runs if the last one
+left the message, implicitly or by `keep`.
+
+The budget counts instructions: a test or command costs `STEP`, and what looks at text costs by its length. An
+instruction is worth about a microsecond; `benchmarks/sieve.py` measures that.
+
+What a script asks for twice is done once: a message is stored in a mailbox once (RFC 5228 §2.10.3), with the flags that
+were given last, and redirected to an address once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from msgspec import Struct, field
+
+from sora.errors import ScriptFailed
+from sora.sieve.actions import FileInto, Keep, Outcome, Redirect, Reject, Send, kept_once, merged, same_as, told
+from sora.sieve.mail import addresses_of, header_of, raw_header_of
+from sora.sieve.matching import CHARACTERS, RELATIONS
+from sora.sieve.texts import Text, Variable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+    from datetime import datetime
+
+    from sora._native.mimescan import Part
+    from sora.sieve.actions import Action, Remembered
+    from sora.sieve.checks import Node, Steps
+    from sora.sieve.mail import Address, Mail
+    from sora.sieve.matching import Decider, Match
+    from sora.sieve.script import Script
+
+STEP: Final = 3
+"""Instructions of a test or command by itself."""
+COMPARISON: Final = 1
+"""Of a value with a key, besides what their lengths cost."""
+HEADER_OCTETS: Final = 8192
+"""Of a header that one instruction looks through for a field."""
+COPIED: Final = 1024
+"""Characters that one instruction copies."""
+BIG: Final = 2_000
+"""Instructions of one comparison that is made in pieces."""
+
+
+class Limits(Struct, frozen=True):
+    """What one run may take.
+
+    Attributes:
+        instructions: Of all scripts together; about a second.
+        slice: Instructions between two pauses; 3 to 5 ms at the worst.
+        redirects: Redirections and notifications.
+        actions: All of them.
+        variable_bytes: Length of one variable.
+        variables: How many of them there may be.
+        text_characters: Of a text with its variables filled in.
+        include_depth: Scripts inside scripts.
+        includes: Scripts included in all.
+    """
+
+    instructions: int = 1_000_000
+    slice: int = 3_000
+    redirects: int = 32
+    actions: int = 100
+    variable_bytes: int = 64 * 1024
+    variables: int = 256
+    text_characters: int = 1 << 20
+    include_depth: int = 10
+    includes: int = 100
+
+
+class Environment(Struct, frozen=True):
+    """What surrounds a run.
+
+    Attributes:
+        now: Aware; the time zone is that of `currentdate`.
+        sender: Reverse-path; empty for the null sender; None: there is no envelope.
+        recipient: Forward-path, as given.
+        owner: Primary address of the account.
+        addresses: All its addresses, in lower case.
+        items: Of the `environment` test (RFC 5183), by lower-case name; also behind `${env.…}`.
+        envelope: Further parts of the envelope: `notify`, `ret`, `envid`, `orcpt`, `auth` … (RFC 6009).
+        external_id: A random name for messages that are made.
+        imap: It runs for a change in a mailbox and not for a delivery (RFC 6785).
+        mailbox: Where the message goes if it is kept; filing it there is the same as keeping it.
+        flags: That the message has; for IMAPSIEVE.
+        settings: Of the site, for extensions that need some (spam headers, notification methods).
+    """
+
+    now: datetime
+    sender: str | None = None
+    recipient: str = ""
+    owner: str = ""
+    addresses: frozenset[str] = frozenset()
+    items: Mapping[str, str] = field(default_factory=dict)
+    envelope: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    external_id: str = ""
+    imap: bool = False
+    mailbox: str = "INBOX"
+    flags: tuple[str, ...] = ()
+    settings: Any = None
+
+
+class Pause(Struct, frozen=True):
+    """A slice is used up; the answer is not looked at."""
+
+
+class Ask(Struct, frozen=True):
+    """Base of questions; each says what the answer is."""
+
+
+class IncludeScript(Ask, frozen=True):
+    """A script (RFC 6609 §3.2); the answer is a `Script`, or None if there is none."""
+
+    name: str
+    personal: bool
+
+
+class ListContains(Ask, frozen=True):
+    """Which of the values are in an external list (RFC 6134 §2.2); the answer is a set of them, None: no such list."""
+
+    list: str
+    values: tuple[str, ...]
+
+
+class ListMembers(Ask, frozen=True):
+    """The members of an external list (RFC 6134 §2.3); the answer is a sequence of addresses, None: no such list."""
+
+    list: str
+
+
+class ListExists(Ask, frozen=True):
+    """Whether there is an external list of that name."""
+
+    list: str
+
+
+class MailboxesExist(Ask, frozen=True):
+    """Whether all of these are mailboxes that mail can be filed into (RFC 5490 §3.1)."""
+
+    names: tuple[str, ...]
+
+
+class MailboxIdsExist(Ask, frozen=True):
+    """Whether all of these are ids of such mailboxes (RFC 9042 §3)."""
+
+    ids: tuple[str, ...]
+
+
+class SpecialUsesExist(Ask, frozen=True):
+    """Whether there is a mailbox for each of these uses, or one mailbox has all of them (RFC 8579 §3).
+
+    Attributes:
+        mailbox: None: any.
+    """
+
+    mailbox: str | None
+    uses: tuple[str, ...]
+
+
+class Metadata(Ask, frozen=True):
+    """Value of an annotation (RFC 5464); None: there is none. An empty name of a mailbox means the server."""
+
+    mailbox: str
+    entry: str
+
+
+class MetadataExists(Ask, frozen=True):
+    """Whether there are all of these annotations."""
+
+    mailbox: str
+    entries: tuple[str, ...]
+
+
+class IsDuplicate(Ask, frozen=True):
+    """Whether an id is tracked (RFC 7352)."""
+
+    handle: str
+    unique_id: str
+
+
+Request = Pause | Ask
+
+
+class Step(Struct, frozen=True):
+    """One script of a sequence.
+
+    Attributes:
+        name: For messages.
+        log: Where a failure is told, in the words of whoever runs it.
+    """
+
+    script: Script
+    name: str = ""
+
+
+class Stop(Exception):
+    """`stop`: ends the script, with all that include it."""
+
+
+class Return(Exception):
+    """`return`: ends an included script (RFC 6609 §3.3)."""
+
+
+class Run:
+    """One run, as tests and actions see it.
+
+    Attributes:
+        mail: The message in its present version.
+        original: As it came.
+        actions: Taken so far.
+        implicit_keep: Nothing has cancelled it.
+        taken: The last `if` or `elsif` of the present block was true.
+        variables: Of the present script; names in lower case.
+        globals: Shared by scripts that include each other.
+        captures: Match variables.
+        flags: The internal variable of imap4flags.
+        remembered: Ids to be noted.
+        part: The MIME part that `foreverypart` is at; None outside of it.
+        state: What modules remember during one script and those that it includes.
+        notes: The trace; None: not asked for.
+    """
+
+    def __init__(self, mail: Mail, environment: Environment, limits: Limits, notes: list[str] | None = None) -> None:
+        self.mail = mail
+        self.original = mail
+        self.environment = environment
+        self.limits = limits
+        self.notes = notes
+        self.actions: list[Action] = []
+        self.implicit_keep = True
+        self.taken = False
+        self.variables: dict[str, str] = {}
+        self.globals: dict[str, str] = {}
+        self.captures: tuple[str, ...] = ()
+        self.flags: tuple[str, ...] | None = None
+        self.remembered: list[Remembered] = []
+        self.part: Any = None
+        self.state: dict[str, Any] = {}
+        self.spent = 0
+        self._pause_at = limits.slice
+        self._line = 0
+        self.begin()
+
+    def begin(self) -> None:
+        """Make ready for the next script of a sequence: it shares the message and the actions, and nothing else."""
+        self.variables, self.globals, self.captures, self.state = {}, {}, (), {}
+        self.taken = False
+        self._begun = len(self.actions), len(self.remembered), self.mail, self.flags
+
+    # ------------------------------------------------------------------ texts
+
+    def text(self, text: Text) -> str:
+        """A string of the script with its variables filled in."""
+        if isinstance(text, str):
+            return text
+        pieces, left = [], self.limits.text_characters
+        for part in text.parts:
+            piece = self.variable(part.name) if isinstance(part, Variable) else part
+            self.spend(len(piece) // COPIED)
+            left -= len(piece)
+            if left < 0:
+                self.fail(f"A text is longer than {self.limits.text_characters} characters")
+            pieces.append(piece)
+        return "".join(pieces)
+
+    def texts(self, texts: Iterable[Text]) -> list[str]:
+        """All of these."""
+        return [self.text(text) for text in texts]
+
+    def variable(self, name: str) -> str:
+        """Value of a variable (RFC 5229 §3); one that is not set is empty."""
+        if name[0].isdigit():
+            number = int(name)
+            return self.captures[number] if number < len(self.captures) else ""
+        namespace, _, rest = name.partition(".")
+        if rest and namespace == "env":
+            return self.environment.items.get(rest, "")
+        if rest and namespace == "global":
+            return self.globals.get(rest, "")
+        if name in self.state.get("global names", ()):
+            return self.globals.get(name, "")
+        return self.variables.get(name, "")
+
+    # ------------------------------------------------------------------ the message
+
+    def fields(self, part: Part, name: str) -> list[str]:
+        """Decoded values of the fields of a name; those of the message itself are kept for the next test."""
+        return self._found("fields", header_of, part, name)
+
+    def addresses(self, part: Part, name: str) -> list[list[Address]]:
+        """Addresses in each field of a name."""
+        return self._found("addresses", addresses_of, part, name)
+
+    def has_field(self, part: Part, name: str) -> bool:
+        """There is a field of this name."""
+        self.spend((part.header_end - part.header_start) // HEADER_OCTETS + COMPARISON)
+        return bool(raw_header_of(part, name))
+
+    def _found(self, kind: str, find: Callable[[Part, str], list[Any]], part: Part, name: str) -> list[Any]:
+        key = kind, name.lower()
+        if part is self.mail.top and key in self.mail.memo:
+            self.spend(COMPARISON)
+            known: list[Any] = self.mail.memo[key]
+            return known
+        self.spend((part.header_end - part.header_start) // HEADER_OCTETS + COMPARISON)
+        found = find(part, name)
+        self.spend(4 * len(found))
+        if part is self.mail.top:
+            self.mail.memo[key] = found
+        return found
+
+    # ------------------------------------------------------------------ matching
+
+    def any_match(
+        self, match: Match, values: Sequence[str], keys: Sequence[Text], folded: dict[Any, Any] | None = None
+    ) -> Steps:
+        """Whether some value matches some key; sets the match variables. `:count` compares how many there are.
+
+        The first value that matches decides, and of its keys the first one.
+
+        Args:
+            folded: Keeps what is made of long values for the next test.
+        """
+        wanted = self.texts(keys)
+        if match.type == "count":
+            holds = RELATIONS[match.relation]
+            self.spend(len(wanted))
+            return any(holds(match.comparator.compare(str(len(values)), key)) for key in wanted)
+        if match.type == "list":
+            return (yield from self._in_lists(values, wanted))
+        deciders = []
+        for key in wanted:
+            deciders.append(self._decider(match, key))
+            yield from self.rest()
+        for place, value in enumerate(values):
+            captures = yield from self._first(deciders, value, (yield from self._folded(match, value, place, folded)))
+            if captures is not None:
+                if captures:
+                    self.captures = captures
+                return True
+        return False
+
+    def _decider(self, match: Match, key: str) -> Decider:
+        patterned = match.type in ("matches", "regex")
+        self.spend(COMPARISON + len(key) // (4 if patterned else CHARACTERS))
+        try:
+            return match.of(key)
+        except ValueError as error:
+            self.fail(f"Bad pattern: {error}")
+
+    def _folded(self, match: Match, value: str, place: int, kept: dict[Any, Any] | None) -> Steps:
+        known = (match.type == "regex", match.type == "matches", match.comparator.name, place)
+        if kept is not None and known in kept:
+            return kept[known]
+        cost = match.fold_cost(value)
+        if cost < BIG:
+            self.spend(cost)
+            return match.folded(value)
+        found = yield from self._pieces(match.fold_slowly(value))
+        if kept is not None:
+            kept[known] = found
+        return found
+
+    def _first(self, deciders: Sequence[Decider], value: str, folded: Any) -> Steps:
+        length = len(value)
+        for decider in deciders:
+            cost = decider.cost(length)
+            if cost < BIG:
+                self.spend(cost + COMPARISON)
+                captures = decider.decide(value, folded)
+            else:
+                captures = yield from self._pieces(decider.decide_slowly(value, folded))
+            if captures is not None:
+                return captures
+            if self.spent >= self._pause_at:
+                yield from self.rest()
+        return None
+
+    def _pieces(self, work: Generator[int, None, Any]) -> Steps:
+        """Work that tells beforehand what its next piece costs."""
+        while True:
+            try:
+                self.spend(next(work))
+            except StopIteration as end:
+                return end.value
+            yield from self.rest()
+
+    def _in_lists(self, values: Sequence[str], lists: Sequence[str]) -> Steps:
+        for name in lists:
+            found = yield ListContains(name, tuple(values))
+            if found is None:
+                self.fail(f'There is no list "{name}"')
+            if found:
+                self.captures = (next(value for value in values if value in found),)
+                return True
+        return False
+
+    # ------------------------------------------------------------------ actions
+
+    def act(self, action: Action, *, cancels_keep: bool = True) -> None:
+        """Take an action."""
+        self._check_together(action)
+        self.note(f"{type(action).__name__.lower()} {told(action)}".rstrip())
+        if cancels_keep:
+            self.implicit_keep = False
+        key = same_as(action)
+        for place, taken in enumerate(self.actions) if key is not None else ():
+            if same_as(taken) == key:
+                self.actions[place] = merged(taken, action)
+                return
+        self._check_limits(action)
+        self.actions.append(action)
+
+    def _check_limits(self, action: Action) -> None:
+        if len(self.actions) >= self.limits.actions:
+            self.fail(f"More than {self.limits.actions} actions")
+        if isinstance(action, (Redirect, Send)):
+            sent = sum(isinstance(taken, (Redirect, Send)) for taken in self.actions)
+            if sent >= self.limits.redirects:
+                self.fail(f"More than {self.limits.redirects} messages are sent")
+
+    def _check_together(self, action: Action) -> None:
+        """A message that is rejected is neither delivered nor answered besides (RFC 5429 §2.4).
+
+        What scripts before this one did does not count: they belong to somebody else.
+        """
+        taken = self.actions[self._begun[0] :]
+        if isinstance(action, Reject):
+            if any(isinstance(other, Reject) for other in taken):
+                self.fail("The message is rejected twice")
+            if any(isinstance(other, (Keep, FileInto, Redirect)) for other in taken) or "vacation" in self.state:
+                self.fail("The message is delivered or answered, and cannot be rejected")
+        elif isinstance(action, (Keep, FileInto, Redirect)) and any(isinstance(other, Reject) for other in taken):
+            self.fail("The message is rejected, and cannot be delivered")
+
+    def note(self, text: str) -> None:
+        """A line of the trace."""
+        if self.notes is not None:
+            self.notes.append(f"{self._line}: {text}")
+
+    def fail(self, text: str) -> NoReturn:
+        """The script cannot go on.
+
+        Raises:
+            ScriptFailed: Always.
+        """
+        raise ScriptFailed(text, self._line)
+
+    # ------------------------------------------------------------------ the machine
+
+    def spend(self, instructions: int) -> None:
+        """Count work.
+
+        Raises:
+            ScriptFailed: It is too much.
+        """
+        self.spent += instructions
+        if self.spent > self.limits.instructions:
+            self.fail("The script takes too long")
+
+    def holds(self, test: Node) -> Steps:
+        """Evaluate a test."""
+        yield from self._step(test)
+        result = test.run(self)
+        if test.asks:
+            result = yield from result
+        self.note(f"{test.name}: {'true' if result else 'false'}")
+        return bool(result)
+
+    def block(self, commands: Sequence[Node]) -> Steps:
+        """Run commands."""
+        for command in commands:
+            yield from self._step(command)
+            result = command.run(self)
+            if command.asks:
+                yield from result
+
+    def _step(self, node: Node) -> Steps:
+        self._line = node.line
+        self.spend(STEP)
+        yield from self.rest()
+
+    def rest(self) -> Steps:
+        """Let others have their turn if a slice is used up."""
+        if self.spent >= self._pause_at:
+            self._pause_at = self.spent + self.limits.slice
+            yield Pause()
+
+    def outcome(self, error: str = "") -> Outcome:
+        """What has become of the message.
+
+        Nothing is lost by a mistake: the message is kept, and nothing else is done (RFC 5228 §2.10.6) but what scripts
+        before the one that failed wanted.
+        """
+        actions, remembered = list(self.actions), tuple(self.remembered)
+        if error:
+            acted, noted, mail, flags = self._begun
+            actions, remembered = [*actions[:acted], Keep(mail, flags, implicit=True)], remembered[:noted]
+        elif self.implicit_keep:
+            actions.append(Keep(self.mail, self.flags, implicit=True))
+        return Outcome(
+            tuple(kept_once(actions, self.environment.mailbox)),
+            remembered,
+            error,
+            tuple(self.notes or ()),
+            self.spent,
+        )
+
+
+def run(
+    steps: Sequence[Step], mail: Mail, environment: Environment, limits: Limits | None = None, *, trace: bool = False
+) -> Generator[Request, Any, Outcome]:
+    """Run scripts on a message, one after the other.
+
+    The driver sends the answer to each request: see `Ask`'s kinds; `drive` does it where every answer is at hand.
+    """
+    state = Run(mail, environment, limits or Limits(), [] if trace else None)
+    state.flags = environment.flags or None
+    for place, step in enumerate(steps):
+        if place and not _goes_on(state):
+            break
+        state.begin()
+        try:
+            yield from state.block(step.script.commands)
+        except (Stop, Return):
+            continue
+        except ScriptFailed as error:
+            where = f"{step.name}, " if step.name else ""
+            return state.outcome(f"{where}line {error.line}: {error.text}")
+    return state.outcome()
+
+
+def _goes_on(state: Run) -> bool:
+    """The next script runs if the last one left the message; its `keep` meant no more than that."""
+    if state.implicit_keep:
+        return True
+    kept = [action for action in state.actions if isinstance(action, Keep)]
+    if not kept:
+        return False
+    state.actions = [action for action in state.actions if not isinstance(action, Keep)]
+    state.flags = kept[-1].flags
+    state.implicit_keep = True
+    return True
+
+
+def drive(generator: Generator[Request, Any, Outcome], answer: Callable[[Ask], Any]) -> Outcome:
+    """Run to the end where nobody has to wait.
+
+    Args:
+        answer: Gives the answer to a question.
+    """
+    reply: Any = None
+    while True:
+        try:
+            request = generator.send(reply)
+        except StopIteration as end:
+            outcome: Outcome = end.value
+            return outcome
+        reply = None if isinstance(request, Pause) else answer(request)

@@ -2,9 +2,9 @@
 
     SoraError
     ├─ WireError      the peer's bytes         BadSyntax  LineTooLong  LiteralTooBig
-    ├─ BadScript      a Sieve script that cannot be run        ScriptFailed    one that failed while it ran
     ├─ Refused        valid, but declined      NotFound  AlreadyExists  NoPermission  OverQuota  TooBig
     │                                          InvalidName  Expunged  InUse  AuthFailed  LimitExceeded
+    │                                          BadScript  ScriptFailed
     ├─ Unavailable    try again                DatabaseDown  BlobDown (KeyUnavailable)  StagingFull  Busy
     ├─ PeerGone       the connection ended
     └─ ConfigError    start-up and reload
@@ -57,30 +57,6 @@ class LiteralTooBig(WireError):
     """A literal is announced that is larger than this command may carry."""
 
     default_text = "Literal too big"
-
-
-class BadScript(SoraError):
-    """A Sieve script that cannot be run.
-
-    Attributes:
-        errors: Line, column (both from 1) and what is wrong there, in the order of the script; one at least.
-    """
-
-    def __init__(self, errors: Sequence[tuple[int, int, str]]) -> None:
-        self.errors = tuple(errors)
-        super().__init__("\r\n".join(f"line {line}, column {column}: {text}" for line, column, text in self.errors))
-
-
-class ScriptFailed(SoraError):
-    """A Sieve script that was well-formed failed while it ran (RFC 5228 §2.10.6).
-
-    Attributes:
-        line: Of the command; 0: of none.
-    """
-
-    def __init__(self, text: str, line: int = 0) -> None:
-        self.line = line
-        super().__init__(text)
 
 
 class Refused(SoraError):
@@ -147,6 +123,30 @@ class LimitExceeded(Refused):
     """A limit of the configuration was reached."""
 
     default_text = "Limit exceeded"
+
+
+class BadScript(Refused):
+    """A Sieve script that cannot be run.
+
+    Attributes:
+        errors: Line, column (both from 1) and what is wrong there, in the order of the script.
+    """
+
+    def __init__(self, errors: Sequence[tuple[int, int, str]] = ()) -> None:
+        self.errors = tuple(errors)
+        super().__init__("\r\n".join(f"line {line}, column {column}: {text}" for line, column, text in self.errors))
+
+
+class ScriptFailed(Refused):
+    """A Sieve script that was well-formed failed while it ran (RFC 5228 §2.10.6).
+
+    Attributes:
+        line: Of the command; 0: of none.
+    """
+
+    def __init__(self, text: str = "", line: int = 0) -> None:
+        self.line = line
+        super().__init__(text)
 
 
 class Unavailable(SoraError):

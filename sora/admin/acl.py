@@ -71,7 +71,7 @@ async def list_acl(ctx: AdminContext, req: OneAcl) -> list[AclEntry]:
 
 
 async def set_acl(ctx: AdminContext, req: SetAcl) -> Done:
-    """Give rights in a mailbox, or take them away; those who idle know at once, others at their next command."""
+    """Give rights in a mailbox, or take them away; sessions obey at once or at their next command."""
     try:
         rights = parse_rights(req.rights)
     except WireError as error:

@@ -213,9 +213,7 @@ class Messages:
         Raises:
             NotFound: the mailbox is gone.
         """
-        row = await self._db.fetchrow("SELECT * FROM modseqs($1, $2, $3)", account_id, mailbox_id, since)
-        if row is None:
-            raise NotFound("No such mailbox")
+        row = await self._since("SELECT * FROM modseqs($1, $2, $3)", account_id, mailbox_id, since)
         return ModSeqState(**row)
 
     async def expunged_since(self, account_id: AccountId, mailbox_id: MailboxId, since: int) -> ExpungeLog:
@@ -224,10 +222,15 @@ class Messages:
         Raises:
             NotFound: the mailbox is gone.
         """
-        row = await self._db.fetchrow("SELECT * FROM expunged_since($1, $2, $3)", account_id, mailbox_id, since)
+        return ExpungeLog(
+            **await self._since("SELECT * FROM expunged_since($1, $2, $3)", account_id, mailbox_id, since)
+        )
+
+    async def _since(self, sql: str, account_id: AccountId, mailbox_id: MailboxId, since: int) -> Record:
+        row = await self._db.fetchrow(sql, account_id, mailbox_id, since)
         if row is None:
             raise NotFound("No such mailbox")
-        return ExpungeLog(**row)
+        return row
 
     # ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -172,7 +172,7 @@ class Patience:
         """
         if time.monotonic() > self._until_mono:
             raise StuckError(self._what)
-        time.sleep(PACE_S)
+        time.sleep(PACE_S)  # between two looks at another process, which has no way to say that it is done
 
 
 class Mta:

@@ -95,7 +95,7 @@ def drill(root: Path, count: int, *, encrypted: bool = False) -> dict[str, Any]:
         (store / "objects").mkdir(parents=True)
         began = time.monotonic()
         while (left := uploads(demo))["pending"] and time.monotonic() - began < 120:
-            time.sleep(0.2)
+            time.sleep(0.2)  # between two looks; what is still pending at the end is in the report
         upload_s = time.monotonic() - began
         empty(root / "demo" / "cache")
         second = lost(read(demo), count)

@@ -220,7 +220,7 @@ class Month:
         while left := await self.conn.fetchval(idle):
             if time.monotonic() > until:
                 raise AssertionError(f"day {self.day}: {left} things are left to do")
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.1)  # between two looks at the rows that the janitor is at work on
         await self.conn.execute("VACUUM ANALYZE")
 
     async def _sample(self, seconds: float) -> Sample:
@@ -356,7 +356,7 @@ def patiently(act: Callable[[], None]) -> None:
             act()
         except (OSError, smtplib.SMTPException, imaplib.IMAP4.error) as error:
             sys.stderr.write(f"again: {error}\n")
-            time.sleep(pause_s)
+            time.sleep(pause_s)  # as a mail program does before it tries again
         else:
             return
     act()

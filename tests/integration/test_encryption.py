@@ -68,7 +68,7 @@ def until(what: Callable[[], object], seconds: float = 60.0) -> None:
     ends = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < ends, "it does not come"
-        time.sleep(0.1)
+        time.sleep(0.1)  # between two looks at what another process does; the deadline is above
 
 
 def uploaded(demo: Demo) -> None:

@@ -144,7 +144,7 @@ END $$;
 -- the domain. One row a target; an unknown address has one row with account_id NULL. over_quota is only the answer at
 -- RCPT time; deliver() decides.
 CREATE FUNCTION resolve_recipients(p_addresses text[], p_separator text DEFAULT '+')
-RETURNS TABLE (ord int, account_id bigint, address text, detail text, disabled boolean, over_quota boolean)
+RETURNS TABLE (ord int, account_id bigint, address text, detail text, disabled boolean, over_quota boolean, script bigint)
 LANGUAGE plpgsql STABLE SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 BEGIN
@@ -162,7 +162,8 @@ BEGIN
     FROM asked
   )
   SELECT s.ord, a.account_id, a.address, t.detail, a.disabled,
-         a.account_id IS NOT NULL AND is_over_quota(a.account_id)
+         a.account_id IS NOT NULL AND is_over_quota(a.account_id),
+         CASE WHEN a.script_active THEN a.script_version ELSE 0 END
   FROM split s
   LEFT JOIN LATERAL (
     SELECT x.account_id, x.detail, rank() OVER (ORDER BY x.step) AS place FROM (

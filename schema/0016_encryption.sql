@@ -189,6 +189,7 @@ BEGIN
     WHERE i.account_id = p_account_id AND (i.purging_at IS NULL OR i.envelope <> '') LIMIT p_limit);
   GET DIAGNOSTICS v_contents = ROW_COUNT;
   DELETE FROM recent_deliveries d WHERE d.account_id = p_account_id;
+  DELETE FROM sieve_scripts f WHERE f.account_id = p_account_id;
   UPDATE shreddings SET messages = messages + v_messages, copies = copies + v_copies, texts = texts + v_texts,
     contents = contents + v_contents WHERE account_id = p_account_id;
   RETURN v_messages + v_copies + v_texts + v_contents;

@@ -203,6 +203,9 @@ class LimitsTable(Table, frozen=True, kw_only=True):
     pop3_login_delay: Annotated[
         Duration, Meta(description="pause between two POP3 logins of an account; 0: none", extra=LIVE)
     ] = 0.0
+    managesieve_idle_timeout: Annotated[Duration, Meta(description="silence of a ManageSieve client", extra=LIVE)] = (
+        1800.0
+    )
     lmtp_idle_timeout: Annotated[Duration, Meta(description="silence of an LMTP client", extra=LIVE)] = 300.0
     lmtp_message_timeout: Annotated[
         Duration, Meta(description="octets of an LMTP message are all here after", extra=LIVE)
@@ -233,6 +236,14 @@ class SearchTable(Table, frozen=True, kw_only=True):
     retention: Annotated[
         Duration, Meta(description="older texts leave the index, are searched slowly; 0: never", extra=WORKER)
     ] = 0.0
+
+
+class SieveTable(Table, frozen=True, kw_only=True):
+    """[sieve]: filters."""
+
+    max_scripts: Annotated[int, Meta(ge=1, description="scripts of one account", extra=LIVE)] = 100
+    max_script_size: Annotated[Size, Meta(description="largest script", extra=LIVE)] = 1 << 20
+    max_storage: Annotated[Size, Meta(description="all scripts of one account together", extra=LIVE)] = 10 << 20
 
 
 class ProcessTable(Table, frozen=True, kw_only=True):
@@ -299,6 +310,7 @@ class Config(Table, frozen=True, kw_only=True):
     limits: LimitsTable = LimitsTable()
     log: LogTable = LogTable()
     search: SearchTable = SearchTable()
+    sieve: SieveTable = SieveTable()
     process: ProcessTable = ProcessTable()
     servers: ServersTable = ServersTable()
 
@@ -652,10 +664,10 @@ def _check_object_store(table: ObjectStoreTable) -> None:
             raise ConfigError(f'object_store.{name} is missing (kind = "{table.kind}")')
 
 
-SERVED: Final = frozenset({"imap", "lmtp", "metrics", "peers", "pop3"})
+SERVED: Final = frozenset({"imap", "lmtp", "managesieve", "metrics", "peers", "pop3"})
 """Servers that this release has; the other tables are known names, kept for the releases that will have theirs."""
 
-PROXIED: Final = frozenset({"imap", "lmtp", "pop3"})
+PROXIED: Final = frozenset({"imap", "lmtp", "managesieve", "pop3"})
 """Servers that take a PROXY header."""
 
 

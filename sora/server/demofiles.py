@@ -34,6 +34,7 @@ PORTS: Final = {
     "pop3": ("listen", 2),
     "pop3s": ("tls_listen", 3),
     "lmtp": ("listen", 4),
+    "managesieve": ("listen", 5),
     "metrics": ("listen", 7),
 }
 """Key of the server's table and distance from the base, by name."""

@@ -28,8 +28,9 @@ FIELDS: Final = (
     "incarnation",
     "lease_token",
     "fenced",
+    "managesieve",
 )
-PROTOCOLS: Final = ("imap", "pop3", "lmtp")
+PROTOCOLS: Final = ("imap", "pop3", "lmtp", "managesieve")
 
 STATES: Final = ("starting", "ready", "draining")
 HEALTH: Final = ("unknown", "ok", "down")

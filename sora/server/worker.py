@@ -33,6 +33,7 @@ _logger = log.get(__name__)
 SERVERS: Final = {
     "imap": "sora.protocols.imap",
     "lmtp": "sora.protocols.lmtp",
+    "managesieve": "sora.protocols.managesieve",
     "pop3": "sora.protocols.pop3",
 }
 """Module of each server; it has `connection_factory(node, listener)`."""

@@ -36,6 +36,7 @@ from sora.store.bodies import Bodies, open_blob_store, open_cache, open_staging
 from sora.store.copies import BodyCopies
 from sora.store.db import Database
 from sora.store.keyring import open_keyring
+from sora.store.scripts import CHANNEL as SCRIPT_CHANNEL
 from sora.store.store import Store
 from sora.types import AccountId
 
@@ -157,6 +158,10 @@ class Node:
                 lambda payload: _forget_account(payload, sealers, bodies, connections, auth),
                 lambda: _forget_all(sealers, bodies),
             )
+            recipients = Recipients(store, config.auth.default_domain)
+            changes.hear(
+                SCRIPT_CHANNEL, lambda payload: recipients.forget(AccountId(int(payload, 16))), recipients.forget_all
+            )
             changes.start()
             blocks.start()
             return cls(
@@ -169,7 +174,7 @@ class Node:
                 bodies=bodies,
                 delivery=delivery,
                 transfers=_transfers(config, store, staging, sealers, bodies, doorbell, instance_id, fenced),
-                recipients=Recipients(store, config.auth.default_domain),
+                recipients=recipients,
                 auth=auth,
                 changes=changes,
                 limits=limits,

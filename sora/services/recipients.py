@@ -36,6 +36,7 @@ class Recipient(Struct, frozen=True):
         address: The account's primary address, for Delivered-To.
         mailbox_id: None: INBOX, looked up in the delivering transaction, because RENAME may swap it.
         forward: What a proxy handed on for this recipient, names and values.
+        script: Another number after every change of the account's Sieve scripts; 0: none is active.
     """
 
     text: str
@@ -43,6 +44,7 @@ class Recipient(Struct, frozen=True):
     address: str
     mailbox_id: MailboxId | None = None
     forward: tuple[tuple[str, str], ...] = ()
+    script: int = 0
 
 
 class Recipients:
@@ -58,6 +60,7 @@ class Recipients:
         self._default_domain = default_domain
         self._clock = clock
         self._known: dict[str, tuple[float, accounts.Recipient]] = {}
+        self._forgotten = 0  # times that somebody was
 
     async def find(self, paths: Sequence[lmtp.Path], size: int = 0) -> list[Recipient | SoraError]:
         """Whom each forward-path reaches, or why nobody; one query at most, and one for each `+detail`.
@@ -72,6 +75,17 @@ class Recipients:
         found = await self._find_accounts(addresses)
         return [await self._answer(path, found[address], size) for path, address in zip(paths, addresses, strict=True)]
 
+    def forget(self, account_id: AccountId) -> None:
+        """Ask for an account again when it gets mail next: its scripts have changed."""
+        self._forgotten += 1
+        for address in [address for address, (_, who) in self._known.items() if who.account_id == account_id]:
+            del self._known[address]
+
+    def forget_all(self) -> None:
+        """Ask for everybody again."""
+        self._forgotten += 1
+        self._known.clear()
+
     def _address(self, path: lmtp.Path) -> str:
         """`<Postmaster>` needs no domain in the command (RFC 5321 §4.1.1.3): it means ours."""
         return path.address if path.domain else f"{path.local}@{self._default_domain}"
@@ -84,9 +98,11 @@ class Recipients:
             found[address] = known[1] if known is not None and now < known[0] else None
         unknown = [address for address, who in found.items() if who is None]
         if unknown:
+            forgotten = self._forgotten
             for address, who in zip(unknown, await self._store.accounts.find_recipients(unknown), strict=True):
                 found[address] = who
-                self._remember(address, who, now)
+                if forgotten == self._forgotten:  # or the answer may be older than what was told meanwhile
+                    self._remember(address, who, now)
         return found
 
     def _remember(self, address: str, who: accounts.Recipient | None, now: float) -> None:
@@ -105,4 +121,4 @@ class Recipients:
             return OverQuota("Mailbox has no room for this message")
         mailbox = await self._store.mailboxes.find(who.account_id, who.detail) if who.detail else None
         mailbox_id = mailbox.mailbox_id if mailbox is not None and not mailbox.noselect else None
-        return Recipient(path.text, who.account_id, who.address, mailbox_id)
+        return Recipient(path.text, who.account_id, who.address, mailbox_id, script=who.script)

@@ -34,6 +34,7 @@ class Recipient(Struct, frozen=True):
         detail: what followed `+` in the local part, as it was spelled; empty: nothing.
         over_quota: the account has reached its limit; more mail is refused at commit too.
         room_bytes: octets left; None: neither the account nor its domain has a limit.
+        script: another number after every change of its Sieve scripts; 0: none is active.
     """
 
     account_id: AccountId
@@ -41,6 +42,7 @@ class Recipient(Struct, frozen=True):
     detail: str = ""
     over_quota: bool = False
     room_bytes: int | None = None
+    script: int = 0
 
 
 class LoginCredential(Struct, frozen=True):
@@ -443,6 +445,7 @@ def _recipient(address: str, row: Record | None) -> Recipient | None:
         detail="" if row["detail"] is None else split_detail(address.strip())[1],
         over_quota=row["over_quota"],
         room_bytes=row["room_bytes"],
+        script=row["script"],
     )
 
 

@@ -12,6 +12,7 @@ from sora.store.mailboxes import Mailboxes
 from sora.store.messages import Messages
 from sora.store.metadata import Metadata
 from sora.store.objectids import ObjectIds
+from sora.store.scripts import Scripts
 from sora.store.search import Search
 from sora.store.similar import Similar
 from sora.store.transfers import Transfers
@@ -38,6 +39,7 @@ class Store:
         "messages",
         "metadata",
         "object_ids",
+        "scripts",
         "search",
         "similar",
         "transfers",
@@ -54,6 +56,7 @@ class Store:
         self.messages = Messages(db)
         self.metadata = Metadata(db)
         self.object_ids = ObjectIds(db)
+        self.scripts = Scripts(db)
         self.search = Search(db)
         self.similar = Similar(db)
         self.trees = Trees(db)

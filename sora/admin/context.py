@@ -24,6 +24,9 @@ SECRET: Final = {"secret": True}
 SIZE: Final = {"kind": "size"}
 """Extra of a field in octets: the command line also takes `10GB`."""
 
+FILE: Final = {"kind": "file"}
+"""Extra of a field that is a whole text or message: the command line takes the name of a file, `-`: standard input."""
+
 Address = Annotated[str, Meta(description="address, local@domain", min_length=3, max_length=320)]
 MailboxName = Annotated[str, Meta(description="mailbox name, `/` between levels", min_length=1, max_length=1000)]
 Password = Annotated[str, Meta(description="the password", max_length=1024, extra=SECRET)]
@@ -61,9 +64,10 @@ class Operation:
         positional: request fields that are given without `--name`, in order; None: all that must be given.
         errors: what it raises on purpose, for the API's documentation.
         failed: tells from the answer whether the command line ends with another code than 0.
+        standalone: it needs no configuration, no server and no database: *run* takes the request alone.
     """
 
-    __slots__ = ("errors", "failed", "name", "positional", "request", "response", "route", "run")
+    __slots__ = ("errors", "failed", "name", "positional", "request", "response", "route", "run", "standalone")
 
     def __init__(
         self,
@@ -74,6 +78,7 @@ class Operation:
         positional: tuple[str, ...] | None = None,
         errors: tuple[type[SoraError], ...] = (),
         failed: Callable[[Any], int] = lambda answer: 0,
+        standalone: bool = False,
     ) -> None:
         hints = typing.get_type_hints(run, include_extras=True)
         self.name = name
@@ -81,6 +86,7 @@ class Operation:
         self.run = run
         self.errors = errors
         self.failed = failed
+        self.standalone = standalone
         self.request: type[Struct] | None = hints.get("req")
         self.positional = self._required() if positional is None else positional
         self.response: Any = hints["return"]
@@ -111,8 +117,10 @@ class Operation:
     def _required(self) -> tuple[str, ...]:
         return tuple(field.name for field in self.fields() if field.required and not facts(field)[2].get("secret"))
 
-    async def call(self, context: AdminContext, request: Struct | None) -> Any:
-        """Run it."""
+    async def call(self, context: AdminContext | None, request: Struct | None) -> Any:
+        """Run it; the context may be missing if it is standalone."""
+        if self.standalone:
+            return await self.run(request)
         return await (self.run(context) if request is None else self.run(context, request))
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from sora.admin import accounts, acl, auth, keys, mailboxes, storage, system, upkeep, uploads
+from sora.admin import accounts, acl, auth, keys, mailboxes, sieve, storage, system, upkeep, uploads
 from sora.admin.context import Operation
 from sora.errors import (
     AlreadyExists,
+    BadScript,
     ConfigError,
     InUse,
     InvalidName,
@@ -97,6 +98,42 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation("acl.delete", "DELETE /v1/accounts/{address}/acl", acl.delete_acl, errors=GONE),
     Operation("quota.show", "GET /v1/accounts/{address}/quota", accounts.show_quota, errors=GONE),
     Operation("quota.set", "PUT /v1/accounts/{address}/quota", accounts.set_quota, errors=GONE),
+    Operation("sieve.list", "GET /v1/accounts/{address}/scripts", sieve.list_scripts, errors=GONE),
+    Operation("sieve.show", "GET /v1/accounts/{address}/scripts/{name}", sieve.show, errors=(NotFound, InvalidName)),
+    Operation(
+        "sieve.put",
+        "PUT /v1/accounts/{address}/scripts/{name}",
+        sieve.put,
+        errors=(NotFound, InvalidName, OverQuota, BadScript),
+    ),
+    Operation(
+        "sieve.activate",
+        "POST /v1/accounts/{address}/scripts/{name}/activate",
+        sieve.activate,
+        errors=(NotFound, InvalidName),
+    ),
+    Operation("sieve.deactivate", "POST /v1/accounts/{address}/scripts/deactivate", sieve.deactivate, errors=GONE),
+    Operation(
+        "sieve.delete",
+        "DELETE /v1/accounts/{address}/scripts/{name}",
+        sieve.delete,
+        errors=(NotFound, InvalidName, InUse),
+    ),
+    Operation(
+        "sieve.check",
+        "POST /v1/sieve/check",
+        sieve.check,
+        failed=lambda found: int(not found.valid),
+        standalone=True,
+    ),
+    Operation(
+        "sieve.test",
+        "POST /v1/sieve/test",
+        sieve.test,
+        errors=(BadScript,),
+        failed=lambda found: int(bool(found.error)),
+        standalone=True,
+    ),
     Operation("keys.list", "GET /v1/keys", keys.list_keys, errors=(Refused, ConfigError)),
     Operation("keys.rotate", "POST /v1/keys/rotate", keys.rotate, failed=keys.failed, errors=(Refused, ConfigError)),
     Operation("keys.shred", "POST /v1/accounts/{address}/shred", keys.shred, errors=(NotFound, NoPermission)),

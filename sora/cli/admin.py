@@ -14,6 +14,7 @@ import contextlib
 import getpass
 import itertools
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import asyncpg
@@ -80,6 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 async def _run(path: str, operation: Operation, request: Struct | None) -> Any:
+    if operation.standalone:
+        return await operation.call(None, request)
     async with opened(configuration.load(path)) as context:
         try:
             return await operation.call(context, request)
@@ -190,6 +193,8 @@ def _add_field(parser: argparse.ArgumentParser, field: msgspec.inspect.Field, *,
         keywords["choices"] = [str(value) for value in kind.values]
     else:
         keywords["metavar"] = field.encode_name.upper()
+    if extra.get("kind") == "file":
+        keywords["help"] += ", a file; -: standard input"
     if isinstance(kind, (msgspec.inspect.VarTupleType, msgspec.inspect.ListType)):
         keywords["nargs"] = "*"
     if positional:
@@ -214,13 +219,15 @@ def read_request(operation: Operation, arguments: argparse.Namespace, stdin: Tex
         return None
     values: dict[str, Any] = {}
     for field in operation.fields():
-        _, _, extra = facts(field)
+        kind, _, extra = facts(field)
         if extra.get("secret"):
             value: Any = _read_secret(field, getattr(arguments, f"{field.name}_stdin"), stdin)
         else:
             value = getattr(arguments, field.name)
         if value is not None and extra.get("kind") == "size":
             value = _size(field.name, value)
+        if value is not None and extra.get("kind") == "file":
+            value = _read_file(field.name, value, stdin, text=not isinstance(kind, msgspec.inspect.BytesType))
         if value is not None:
             values[field.encode_name] = value
     try:
@@ -243,6 +250,17 @@ def _read_secret(field: msgspec.inspect.Field, from_stdin: bool, stdin: TextIO) 
     if getpass.getpass("once more: ") != typed:
         raise UsageError(f"{field.encode_name}: the two differ")
     return typed
+
+
+def _read_file(name: str, path: str, stdin: TextIO, *, text: bool) -> str | bytes:
+    """A field that is given as the name of a file; `-` is standard input."""
+    try:
+        data = stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+        return data.decode() if text else data
+    except OSError as error:
+        raise UsageError(f"{name}: {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{name}: {path}: not UTF-8") from None
 
 
 def _size(name: str, text: str) -> int:

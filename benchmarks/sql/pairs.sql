@@ -669,6 +669,14 @@ INSERT INTO credentials (account_id, kind, name, hash) VALUES ({acc}, 'app_passw
 -- plain
 WITH u AS (UPDATE accounts SET credential_version = credential_version + 1 WHERE account_id = {acc}) SELECT 'x'
 
+-- ── sieve_scripts_changed
+-- ours
+INSERT INTO sieve_scripts (account_id, name, content, version, active) VALUES ({acc}, 'x', 'keep;', sha256('keep;'),
+true) RETURNING name
+-- plain
+WITH u AS (UPDATE accounts SET script_version = script_version + 1, script_active = true WHERE account_id = {acc})
+SELECT 'x'
+
 -- ── account_changed
 -- ours
 UPDATE accounts SET disabled = true WHERE account_id = {acc} RETURNING disabled

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import imaplib
 import json
 import poplib
@@ -28,7 +29,7 @@ from tests.fuzz.mutate import Mutator
 from tests.fuzz.seeds import SEEDS, WORDS
 from tests.support.demo import PASSWORD, Demo
 
-PROTOCOLS: Final = ("imap", "pop3", "lmtp")
+PROTOCOLS: Final = ("imap", "pop3", "lmtp", "managesieve")
 CLIENTS: Final = 8
 ACCOUNTS: Final = CLIENTS + 1
 """One for each client, and one that only the normal client uses."""
@@ -37,7 +38,12 @@ PATIENCE_S: Final = 30
 HUGE: Final = (b"A" * 70_000, b"a" + b" (" * 20_000, b"{" * 3000, b'"' + b"\\" * 9000, b"1," * 30_000, b"\0" * 5000)
 LARGER: Final = 1.05
 """So much more memory than at first may a process have."""
-STARTTLS: Final = {"imap": b"a STARTTLS\r\n", "pop3": b"STLS\r\n", "lmtp": b"LHLO x\r\nSTARTTLS\r\n"}
+STARTTLS: Final = {
+    "imap": b"a STARTTLS\r\n",
+    "pop3": b"STLS\r\n",
+    "lmtp": b"LHLO x\r\nSTARTTLS\r\n",
+    "managesieve": b"STARTTLS\r\n",
+}
 CLIENT_HELLO: Final = b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03"
 """The beginning of one."""
 OPTIONS: Final = (
@@ -112,6 +118,9 @@ class Attack:
             return b"x LOGIN %b %b\r\ny SELECT INBOX\r\n" % (address(number).encode(), PASSWORD.encode())
         if self._protocol == "pop3":
             return b"USER %b\r\nPASS %b\r\n" % (address(number).encode(), PASSWORD.encode())
+        if self._protocol == "managesieve":
+            plain = base64.b64encode(b"\0%b\0%b" % (address(number).encode(), PASSWORD.encode()))
+            return b'AUTHENTICATE "PLAIN" "%b"\r\n' % plain
         return b"LHLO hostile.example.org\r\nMAIL FROM:<>\r\nRCPT TO:<%b>\r\n" % address(number).encode()
 
     def _texts(self, number: int) -> list[bytes]:

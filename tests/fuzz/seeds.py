@@ -58,6 +58,11 @@ def _pop3() -> list[bytes]:
     return [*_transcripts("pop3"), *_mime()]
 
 
+def _managesieve() -> list[bytes]:
+    more = b'PUTSCRIPT {1}\r\na {3+}\r\nx\r\n\r\nHAVESPACE "\\"" 4294967295\r\n{2+}\r\nab 1\r\n"*"\r\n'
+    return [*_transcripts("managesieve"), more]
+
+
 def _proxy() -> list[bytes]:
     ssl = b"\x01\0\0\0\0" + b"".join(struct.pack(">BH", kind, 3) + b"abc" for kind in (0x21, 0x22, 0x23))
     tlvs = struct.pack(">BH", 0x20, len(ssl)) + ssl + struct.pack(">BH", 4, 2) + b"no"
@@ -91,7 +96,14 @@ def _deflate() -> list[bytes]:
 
 
 def _work() -> list[bytes]:
-    starts = ((0, _mime()), (1, [seed[1:] for seed in _imap()]), (2, _lmtp()), (3, _lmtp()), (4, _transcripts("pop3")))
+    starts = (
+        (0, _mime()),
+        (1, [seed[1:] for seed in _imap()]),
+        (2, _lmtp()),
+        (3, _lmtp()),
+        (4, _transcripts("pop3")),
+        (5, _managesieve()),
+    )
     return [bytes([choice, at, 3]) + text for choice, seeds in starts for text in seeds for at in (9, 60)]
 
 
@@ -100,6 +112,7 @@ SEEDS: Final[dict[str, Callable[[], list[bytes]]]] = {
     "mime": _mime,
     "lmtp": _lmtp,
     "pop3": _pop3,
+    "managesieve": _managesieve,
     "proxy": _proxy,
     "sets": lambda: [b"1,3:5,*:7\n2:4", b"$\n1", b"4294967295:1,*\n*", b"1:1000\n5,6,7,900:*"],
     "view": _view,
@@ -150,12 +163,32 @@ _POP3_WORDS: Final = [
     *b"USER PASS APOP STAT LIST RETR DELE TOP UIDL CAPA STLS AUTH UTF8 LANG QUIT RSET NOOP".split(),
     *(b"\r\n", b"\n", b"\r", b" ", b".", b"\r\n.\r\n", b"\n.\n", b"\r\n..", b"4294967296", b"*", b"en-GB", b"\xb2"),
 ]
+_MANAGESIEVE_WORDS: Final = [
+    *b"AUTHENTICATE STARTTLS CAPABILITY NOOP UNAUTHENTICATE HAVESPACE PUTSCRIPT CHECKSCRIPT LISTSCRIPTS".split(),
+    *b'SETACTIVE GETSCRIPT DELETESCRIPT RENAMESCRIPT "PLAIN" "LOGIN" "*" "=" "" {3+} {3} {0+} {70000+} {9999999999+}'.split(),
+    *(
+        b"\r\n",
+        b"\n",
+        b"\r",
+        b" ",
+        b'"',
+        b"\\",
+        b'\\"',
+        b"4294967296",
+        b"\xc3\xa4",
+        b"\xff",
+        b"\0",
+        b"keep;",
+        b'"a" "keep;"',
+    ),
+]
 
 WORDS: Final[dict[str, list[bytes]]] = {
     "imap": _IMAP_WORDS,
     "mime": _MIME_WORDS,
     "lmtp": _LMTP_WORDS,
     "pop3": _POP3_WORDS,
+    "managesieve": _MANAGESIEVE_WORDS,
     "proxy": _PROXY_WORDS,
     "sets": [b"*", b":", b",", b"$", b"4294967295", b"4294967296", b"0", b"\n", b"00"],
     "view": [

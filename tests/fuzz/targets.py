@@ -23,7 +23,7 @@ from sora.mime.digest import digest, searchable
 from sora.mime.message import Message, parse
 from sora.net.deflate import INFLATE_SLICE, Deflate
 from sora.types import SEEN
-from sora.wire import imap_commands, imap_search, lmtp, pop3, proxyproto, xclient
+from sora.wire import imap_commands, imap_search, lmtp, managesieve, pop3, proxyproto, xclient
 from tests.fuzz.imapvalues import check_body, check_envelope, read_value
 from tests.fuzz.sieve import sieve
 from tests.support import models_seqset, models_viewcols
@@ -422,6 +422,52 @@ def _check_sent(data: bytes) -> None:
         assert b"".join(pop3.write_message(data, end)) == b"".join(pop3.write_message(data[:end]))
 
 
+# --------------------------------------------------------------------------------------------------------- managesieve
+
+
+def managesieve_all(data: bytes) -> None:
+    """Commands with literals, and the input as a string that is sent."""
+    assert _managesieve_events([data]) == _managesieve_events(pieces(data))
+    text = data.decode("utf-8", "replace")
+    scanner = managesieve.Scanner(len(text) * 4)
+    scanner.feed(managesieve.write_string(text) + b"\r\n")
+    assert scanner.words() == [managesieve.Word(text.encode(), string=True)]
+
+
+def _managesieve_events(stream: Iterator[bytes] | list[bytes]) -> list[Event]:
+    scanner = managesieve.Scanner(LITERAL_LIMIT)
+    events: list[Event] = []
+    for piece in stream:
+        scanner.feed(piece)
+        while True:
+            try:
+                words = scanner.words()
+            except WireError as error:
+                events.append(("refused", scanner.verb, harmless(error)))
+                continue
+            if words is None:
+                break
+            assert sum(len(word.value) for word in words) <= LITERAL_LIMIT + len(words) * managesieve.MAX_LINE
+            events.append((tuple(words), *_managesieve_parsed(words)))
+    return events
+
+
+def _managesieve_parsed(words: list[managesieve.Word]) -> list[str]:
+    found = []
+    for read in (managesieve.parse_command, managesieve.parse_response):
+        try:
+            found.append(repr(read(words)))
+        except BadSyntax as error:
+            found.append(harmless(error))
+    for word in words:
+        for argument in (managesieve.parse_text, managesieve.parse_octets, managesieve.parse_number):
+            try:
+                found.append(repr(argument(word)))
+            except BadSyntax as error:
+                found.append(harmless(error))
+    return found
+
+
 # --------------------------------------------------------------------------------------------------------------- proxy
 
 
@@ -630,6 +676,10 @@ def _pop3_work(data: bytes) -> None:
     _pop3_events([data])
 
 
+def _managesieve_work(data: bytes) -> None:
+    _managesieve_events([data])
+
+
 def _mime_work(data: bytes) -> None:
     message = parse(data)
     message.envelope()
@@ -637,7 +687,7 @@ def _mime_work(data: bytes) -> None:
     digest(data)
 
 
-_WORKERS: Final = (_mime_work, _imap_work, _lmtp_work, _lmtp_line_work, _pop3_work)
+_WORKERS: Final = (_mime_work, _imap_work, _lmtp_work, _lmtp_line_work, _pop3_work, _managesieve_work)
 
 
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
@@ -645,6 +695,7 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "mime": mime,
     "lmtp": lmtp_all,
     "pop3": pop3_all,
+    "managesieve": managesieve_all,
     "proxy": proxy,
     "sets": sets,
     "view": view,

@@ -49,6 +49,7 @@ async def test_nothing_breaks(demo: Demo, protocol: str) -> None:
 BEGUN = {
     "imap": [b"", b"a LOGIN {5}\r\nab", b"a LOGIN {99+}\r\nab", b"a NOOP", b"a AUTHENTICATE PLAIN\r\n", b"\0\xff"],
     "pop3": [b"", b"USER a", b"AUTH PLAIN\r\n", b"\0\0\0"],
+    "managesieve": [b"", b"NOOP", b'NOOP "a', b"NOOP {9+}\r\nab", b'AUTHENTICATE "PLAIN"\r\n', b"\0\xff"],
     "lmtp": [b"", b"LHLO", b"LHLO x\r\nMAIL FROM:<>\r\nRCPT TO:<%b>\r\nDATA\r\nabc", b"LHLO x\r\nBDAT 99\r\nabc"],
 }
 """Lines, literals, exchanges, message data and chunks that never end."""

@@ -21,7 +21,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SEED = 20_260
-INPUTS = {"imap": 6000, "mime": 3000, "lmtp": 2500, "pop3": 3000, "proxy": 20_000, "sets": 30_000, "view": 4000}
+INPUTS = {
+    "imap": 6000,
+    "mime": 3000,
+    "lmtp": 2500,
+    "pop3": 3000,
+    "managesieve": 6000,
+    "proxy": 20_000,
+    "sets": 30_000,
+    "view": 4000,
+}
 FEW = 1000
 SECONDS = 6.0
 """Of each target; on an idle machine the inputs are done long before."""

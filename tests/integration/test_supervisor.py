@@ -35,7 +35,7 @@ def test_status_has_the_shape_of_the_contract(sora: FakeSora) -> None:
             "role", "slot", "pid", "generation", "state", "restarts", "uptime_s", "connections",
         }  # fmt: skip
         assert (process["generation"], process["state"], process["restarts"]) == (1, "ready", 0)
-        assert process["connections"].keys() == {"imap", "pop3", "lmtp"}
+        assert process["connections"].keys() == {"imap", "pop3", "lmtp", "managesieve"}
     assert status["uploads"].keys() == {"pending", "oldest_s"}
     assert status["health"].keys() == {"postgresql", "object_store"}
     assert sora.ctl("status").stdout.startswith("running, generation 1")

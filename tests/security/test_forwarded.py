@@ -11,7 +11,7 @@ import pytest
 
 from sora.net.listener import Listener, open_tcp
 from sora.net.proxied import ProxiedServer
-from sora.protocols import imap, lmtp, pop3
+from sora.protocols import imap, lmtp, managesieve, pop3
 from tests.support.node import open_node
 
 if TYPE_CHECKING:
@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
 FACTORIES: Final = {
     "imap": imap.connection_factory, "pop3": pop3.connection_factory, "lmtp": lmtp.connection_factory,
+    "managesieve": managesieve.connection_factory,
 }  # fmt: skip
-WELCOME: Final = {"imap": b"* OK ", "pop3": b"+OK ", "lmtp": b"220 "}
-REFUSAL: Final = {"imap": b"* BYE ", "pop3": b"-ERR ", "lmtp": b"421 4.7.0 "}
+WELCOME: Final = {"imap": b"* OK ", "pop3": b"+OK ", "lmtp": b"220 ", "managesieve": b'"IMPLEMENTATION" '}
+REFUSAL: Final = {"imap": b"* BYE ", "pop3": b"-ERR ", "lmtp": b"421 4.7.0 ", "managesieve": b"BYE (TRYLATER) "}
 WEBMAIL: Final = ("198.51.100.7", "198.51.100.255", "::ffff:198.51.100.7")
 """Inside the exempt network, the last of them written as an IPv6 address."""
 SIGNATURE: Final = b"\r\n\r\n\x00\r\nQUIT\n"

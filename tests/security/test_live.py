@@ -17,6 +17,8 @@ import pytest
 from sora.protocols import lmtp
 from sora.protocols.imap import commands as imap_commands
 from sora.protocols.imap import session as imap_session
+from sora.protocols.managesieve import session as managesieve_session
+from sora.protocols.managesieve import verbs as managesieve_verbs
 from sora.protocols.pop3 import session as pop3_session
 from sora.protocols.pop3 import verbs as pop3_verbs
 from tests.support.demo import Demo
@@ -90,6 +92,13 @@ SESSIONS: Final = {
         f"USER {USER}\r\nPASS  {WRONG % 15}\x01\r\n",
         f"{WRONG % 16}\r\nSTAT {WRONG % 17}\r\n",
     ],
+    "managesieve": [
+        f'AUTHENTICATE "PLAIN" "{blob(WRONG % 26)}"\r\n',
+        f'AUTHENTICATE "PLAIN"\r\n"{blob(WRONG % 27)}"\r\n',
+        f"AUTHENTICATE {blob(WRONG % 28)}\r\n",
+        f'{WRONG % 29}\r\nNOOP "{WRONG % 30}" "x"\r\n',
+        f'AUTHENTICATE "PLAIN" "{blob(PASSWORD)}"\r\nPUTSCRIPT "a" "{WRONG % 31}"\r\n',
+    ],
     "lmtp": [
         f"LHLO x\r\nAUTH PLAIN {blob(WRONG % 21)}\r\n",
         f"LHLO x\r\nMAIL FROM:<> AUTH={WRONG % 22}\r\n",
@@ -103,11 +112,11 @@ def test_secrets_are_never_in_the_log(demo: Demo) -> None:
     """Passwords right and wrong, AUTH blobs, secrets in the wrong place; at the most talkative level."""
     for protocol, texts in SESSIONS.items():
         for text in texts:
-            assert talk(demo.ports[protocol], text.encode(), b"z LOGOUT\r\nQUIT\r\n")
+            assert talk(demo.ports[protocol], text.encode(), b"z LOGOUT\r\nQUIT\r\nLOGOUT\r\n")
     text = logged(demo, "secrets-sent")
     assert USER in text, "logins are logged"
     assert "Wr0ng" not in text
-    for number in range(1, 26):
+    for number in range(1, 32):
         secret = WRONG % number
         assert base64.b64encode(secret.encode()).decode().rstrip("=") not in text
         assert blob(secret) not in text
@@ -143,6 +152,7 @@ WORDS: Final = {
     "imap": {name.decode() for name in imap_commands.COMMANDS} | {imap_session.NO_COMMAND},
     "pop3": {*pop3_verbs.VERBS, pop3_session.NO_COMMAND},
     "lmtp": {*lmtp.VERBS, lmtp.NO_COMMAND},
+    "managesieve": {*managesieve_verbs.VERBS, managesieve_session.NO_COMMAND},
 }
 """What may be a label `command`."""
 
@@ -245,6 +255,14 @@ def trusting() -> ssl.SSLContext:
 STARTS: Final = {
     "imap": (b"", b"a STARTTLS\r\n", b"a OK", b"x NOOP\r\n", b"c CAPABILITY\r\n", (b"x OK", b"x BAD")),
     "pop3": (b"", b"STLS\r\n", b"+OK", b"USER evil@example.com\r\n", b"CAPA\r\n", (b"+OK\r\n",)),
+    "managesieve": (
+        b"",
+        b"STARTTLS\r\n",
+        b'OK "Begin TLS"',
+        b'NOOP "x"\r\n',
+        b"CAPABILITY\r\n",
+        (b'OK (TAG "x") "Done"',),
+    ),
     "lmtp": (b"LHLO x\r\n", b"STARTTLS\r\n", b"220 2.0.0", b"NOOP\r\n", b"LHLO y\r\n", (b"250 2.0.0 OK\r\n",)),
 }
 

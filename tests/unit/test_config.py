@@ -98,9 +98,9 @@ def test_a_bad_size_names_its_key(text: str) -> None:
             "servers.lmtp listens beyond loopback: servers.lmtp.trusted_networks must say who may deliver",
         ),
         (
-            {"servers": {"managesieve": {"listen": ["127.0.0.1:4190"]}}},
-            "servers.managesieve: this release has no such server; remove the table or set "
-            "servers.managesieve.enabled = false",
+            {"servers": {"http_api": {"listen": ["127.0.0.1:8080"]}}},
+            "servers.http_api: this release has no such server; remove the table or set "
+            "servers.http_api.enabled = false",
         ),
         ({"object_store": {"path": "${NOWHERE}"}}, "object_store.path: the environment has no NOWHERE"),
     ],

@@ -11,7 +11,7 @@ from sora.wire.managesieve import Code
 
 if TYPE_CHECKING:
     from sora.protocols.managesieve.session import Session
-    from sora.sieve.script import Script
+    from sora.services.scripts import Warnings
 
 
 async def have_space(s: Session, name: str, size: int) -> None:
@@ -23,11 +23,11 @@ async def have_space(s: Session, name: str, size: int) -> None:
 async def put(s: Session, name: str, content: bytes) -> None:
     """PUTSCRIPT (RFC 5804 §2.6): a script with errors is not stored, and the one that was there stays."""
     check_name(name)
-    script = await _check(s, content)
+    warnings = await _check(s, content)
     await s.node.store.scripts.put(s.account_id, name, content, quota_of(s.node.config.sieve))
     _changed(s)
     s.stored += 1
-    _say_warnings(s, script)
+    _say_warnings(s, warnings)
 
 
 async def check(s: Session, content: bytes) -> None:
@@ -35,18 +35,18 @@ async def check(s: Session, content: bytes) -> None:
     _say_warnings(s, await _check(s, content))
 
 
-async def _check(s: Session, content: bytes) -> Script:
+async def _check(s: Session, content: bytes) -> Warnings:
     largest = s.node.config.sieve.max_script_size
     if len(content) > largest:
         raise ScriptTooLarge(f"A script has at most {largest} octets")
     return await s.node.shared(checks_of).check(content, largest)
 
 
-def _say_warnings(s: Session, script: Script) -> None:
-    if not script.warnings:
+def _say_warnings(s: Session, warnings: Warnings) -> None:
+    if not warnings:
         s.ok()
         return
-    text = "\r\n".join(f"line {line}, column {column}: {text}" for line, column, text in script.warnings)
+    text = "\r\n".join(f"line {line}, column {column}: {text}" for line, column, text in warnings)
     s.write(wire.write_ok(text, Code.WARNINGS))
 
 

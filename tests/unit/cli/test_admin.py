@@ -393,3 +393,44 @@ def test_an_embedded_postgresql_that_never_ran_is_a_dependency_that_is_down(
     path.write_text(path.read_text().replace('primary = "x"', 'embedded = "postgres"'))
     assert admin.main(["--config", str(path), "accounts", "list"]) == 3
     assert admin.main(["--config", str(path), "config", "dump"]) == 0
+
+
+# ── files, and operations that need nothing ──────────────────────────────────────────────────────────────────────────
+
+
+def test_a_script_is_checked_without_a_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script, mail = tmp_path / "a.sieve", tmp_path / "a.eml"
+    script.write_text('require "fileinto"; fileinto "Work";')
+    mail.write_bytes(b"Subject: \xff\r\n\r\n")
+    missing = ["--config", str(tmp_path / "missing.toml"), "sieve"]
+    assert admin.main([*missing, "check", "--json", str(script)]) == 0
+    assert json.loads(capsys.readouterr().out) == {"valid": True, "requires": ["fileinto"], "problems": []}
+    assert admin.main([*missing, "test", "--json", str(script), str(mail)]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["actions"] == [{"action": "fileinto", "target": "Work", "details": "", "edited": False}]
+    script.write_text("keep\n:x;")
+    assert admin.main([*missing, "check", str(script)]) == 1
+    assert '"keep" has no argument :x' in capsys.readouterr().out
+    assert admin.main([*missing, "test", str(script), str(mail)]) == 1
+    assert capsys.readouterr().err == 'sora-admin: line 2, column 1: "keep" has no argument :x\n'
+
+
+def test_a_file_can_be_standard_input(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"keep;")))
+    assert admin.main(["sieve", "check", "-"]) == 0
+    assert "valid" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"), [(None, "script: {}: No such file or directory"), (b"\xff", "script: {}: not UTF-8")]
+)
+def test_files_that_cannot_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None, problem: str
+) -> None:
+    path = tmp_path / "a.sieve"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SystemExit) as end:
+        admin.main(["sieve", "check", str(path)])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.endswith(f"error: {problem.format(path)}\n".removeprefix("error: "))

@@ -23,7 +23,6 @@ from sora.protocols.managesieve.replies import code_of, reply_to
 from sora.protocols.managesieve.state import BOTH, STRANGER
 from sora.protocols.managesieve.verbs import VERBS
 from sora.services.limits import Limits
-from sora.services.scripts import checks_of
 from sora.sieve.script import compile
 from sora.wire import lmtp
 from sora.wire.managesieve import Code
@@ -152,24 +151,6 @@ async def test_a_large_script_does_not_stop_the_loop(world: SieveWorld) -> None:
     assert await link.read_line() == b"OK"
     assert turns > 20
     await ended(link)
-
-
-async def test_checks_of_large_scripts_follow_each_other(world: SieveWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    running: list[int] = []
-    most: list[int] = []
-
-    def watched(source: bytes, *, max_bytes: int) -> object:
-        running.append(1)
-        most.append(len(running))
-        try:
-            return compile(source, max_bytes=max_bytes)
-        finally:
-            running.pop()
-
-    monkeypatch.setattr("sora.services.scripts.compile", watched)
-    checks = world.node.shared(checks_of)
-    await asyncio.gather(*(checks.check(b"keep; " * 1000, 1 << 20) for _ in range(5)))
-    assert most == [1] * 5
 
 
 async def test_a_literal_that_is_too_big_is_thrown_away_and_refused(world: SieveWorld) -> None:

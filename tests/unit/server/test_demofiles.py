@@ -40,6 +40,8 @@ def test_the_first_run_writes_a_configuration_that_loads(tmp_path: Path) -> None
     assert (*servers.pop3.listen, *servers.pop3.tls_listen) == ("127.0.0.1:20002", "127.0.0.1:20003")
     assert servers.lmtp is not None
     assert servers.lmtp.listen == ("127.0.0.1:20004",)
+    assert servers.managesieve is not None
+    assert servers.managesieve.listen == ("127.0.0.1:20005",)
     assert servers.metrics is not None
     assert servers.metrics.listen == ("127.0.0.1:20007",)
     assert demo.facts.addresses == ["user1@example.com", "user2@example.com"]

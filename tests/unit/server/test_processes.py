@@ -102,7 +102,7 @@ def test_a_line_of_the_status() -> None:
         "generation": 2,
         "state": "ready",
         "restarts": 7,
-        "connections": {"imap": 4, "pop3": 0, "lmtp": 0},
+        "connections": {"imap": 4, "pop3": 0, "lmtp": 0, "managesieve": 0},
     }
     theirs.close()
     process.channel.close()

@@ -45,7 +45,7 @@ def test_what_a_row_says() -> None:
     row.set_health("object_store", ok=False)
     assert (row.health("postgresql"), row.health("object_store")) == ("ok", "down")
     row.set("pop3", 3)
-    assert row.connections() == {"imap": 0, "pop3": 3, "lmtp": 0}
+    assert row.connections() == {"imap": 0, "pop3": 3, "lmtp": 0, "managesieve": 0}
     row.beat()
     row.beat()
     assert row.get("heartbeat") == 2

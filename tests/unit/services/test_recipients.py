@@ -84,3 +84,39 @@ async def test_memory_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) 
         world.add(name)
         await world.find(name)
     assert list(world.recipients._known) == ["eve@example.com"]
+
+
+async def test_one_whose_scripts_have_changed_is_asked_for_again(world: World) -> None:
+    world.add("ann", script=1)
+    world.accounts.found["bob@example.com"] = accounts.Recipient(AccountId(2), "bob@example.com")
+    assert [found.script for found in await world.find("ann", "bob")] == [1, 0]
+    world.add("ann", script=2)
+    assert [found.script for found in await world.find("ann", "bob")] == [1, 0]
+    world.recipients.forget(AccountId(1))
+    assert [found.script for found in await world.find("ann", "bob")] == [2, 0]
+    assert world.accounts.asked == [["ann@example.com", "bob@example.com"], ["ann@example.com"]]
+    world.recipients.forget_all()
+    await world.find("ann", "bob")
+    assert world.accounts.asked[2:] == [["ann@example.com", "bob@example.com"]]
+
+
+@pytest.mark.parametrize("everybody", [False, True])
+async def test_an_answer_that_may_be_older_than_the_notice_is_not_remembered(
+    world: World, monkeypatch: pytest.MonkeyPatch, everybody: bool
+) -> None:
+    world.add("ann", script=1)
+    ask = world.accounts.find_recipients
+
+    async def told_meanwhile(addresses: Sequence[str]) -> list[accounts.Recipient | None]:
+        found = await ask(addresses)
+        if everybody:
+            world.recipients.forget_all()
+        else:
+            world.recipients.forget(AccountId(1))
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.accounts, "find_recipients", told_meanwhile)
+        await world.find("ann")
+    world.add("ann", script=2)
+    assert [found.script for found in await world.find("ann")] == [2]

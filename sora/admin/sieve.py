@@ -176,7 +176,7 @@ def _problems(kind: str, places: tuple[tuple[int, int, str], ...]) -> list[Probl
 
 
 async def test(req: TestScript) -> Tested:
-    """Show what a script does with a message, line by line; needs no server, and nothing is stored or sent."""
+    """Show what a script does with a message, line by line; needs no server, and nothing is sent."""
     script, mail = compile(req.script.encode()), Mail(req.mail)
     now = datetime.now(UTC)
     environment = Environment(

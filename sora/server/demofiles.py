@@ -231,7 +231,7 @@ def welcome(demo: Demo, ports: Mapping[str, int]) -> str:
     """A short table for a person, and the first two commands to type."""
     addresses = demo.facts.addresses
     shown = ", ".join(addresses) if len(addresses) <= 3 else f"{addresses[0]} … {addresses[-1]}"
-    rows = [f"  {name:<8} {HOST}:{port}" for name, port in ports.items()]
+    rows = [f"  {name:<11} {HOST}:{port}" for name, port in ports.items()]
     return "\n".join(
         [
             f"Sora runs in {demo.directory}",

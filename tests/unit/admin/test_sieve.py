@@ -100,7 +100,7 @@ def test_every_question_has_an_answer(extension: str, test: str, there: bool) ->
     result = tried(f'require "{extension}"; if {test} {{ discard; }}')
     assert result.error == ""
     assert [action.action for action in result.actions] == ["discard" if there else "keep"]
-    assert [line.line for line in result.trace][0] == "asked"
+    assert result.trace[0].line == "asked"
 
 
 def test_one_seen_before() -> None:

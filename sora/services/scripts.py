@@ -52,7 +52,12 @@ class ScriptChecks:
 
 def _check(source: bytes, max_bytes: int) -> Warnings:
     with _considerate():
-        return compile(source, max_bytes=max_bytes).warnings
+        script = compile(source, max_bytes=max_bytes)
+        warnings, commands = script.warnings, list(script.commands)
+        del script
+        while commands:  # all at once would be one step, which nobody can interrupt
+            commands.pop()
+        return warnings
 
 
 @contextlib.contextmanager

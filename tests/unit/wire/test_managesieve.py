@@ -75,9 +75,10 @@ def test_what_is_no_command_is_one_error_and_nothing_else(line: bytes) -> None:
     "head", [b"a ! {4+}", b'a "b {4+}', b"a  {4+}", b"x" * 9000 + b" {4+}", b'"' + b"y" * 8190 + b'" {4}']
 )
 def test_a_literal_behind_an_error_is_no_command(head: bytes) -> None:
-    (error, following) = commands(head + b"\r\nevil\r\nnext\r\n")
-    assert error in (BadSyntax, LineTooLong)
-    assert following == [atom(b"next")]
+    for pieces in (1, 3, 1 << 20):
+        (error, following) = commands(head + b"\r\nevil\r\nnext\r\n", pieces)
+        assert error in (BadSyntax, LineTooLong)
+        assert following == [atom(b"next")]
 
 
 @pytest.mark.parametrize("data", [b"a {41+}\r\n" + b"x" * 41, b"a {40+}\r\n" + b"x" * 40 + b" {1+}\r\ny"])

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "sora"
-LEAVES = {"errors", "types", "config", "log", "metrics", "crashpoints"}
+LEAVES = {"errors", "types", "config", "log", "metrics", "crashpoints", "units"}
 FLOORS = {
     "_native": 0,
     "wire": 1,

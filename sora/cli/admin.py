@@ -24,7 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sora import config as configuration
-from sora import log
+from sora import log, units
 from sora.admin.context import AdminContext, facts
 from sora.admin.operations import OPERATIONS
 from sora.cli import completion
@@ -265,7 +265,7 @@ def _read_file(name: str, path: str, stdin: TextIO, *, text: bool) -> str | byte
 
 def _size(name: str, text: str) -> int:
     try:
-        return configuration.parse_size(text)
+        return units.parse_size(text)
     except ValueError as error:
         raise UsageError(f"{name}: {error}") from None
 

@@ -23,13 +23,13 @@ from contextlib import aclosing, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from sora import config as configuration
 from sora import log, metrics
 from sora.crashpoints import crash_point
 from sora.errors import BlobDown, Busy, NotFound, Unavailable
 from sora.services import orphans
 from sora.services.pace import Pace
 from sora.store.upkeep import Upkeep
+from sora.units import parse_duration
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
@@ -87,7 +87,7 @@ class Cleanup:
         self.orphan_grace = timedelta(seconds=table.orphan_grace)
         self._log_retention = timedelta(seconds=table.log_retention)
         self._text_retention = timedelta(seconds=config.search.retention)
-        max_age_s = configuration.parse_duration(table.max_age_restriction) if table.max_age_restriction else 0.0
+        max_age_s = parse_duration(table.max_age_restriction) if table.max_age_restriction else 0.0
         self._max_age = timedelta(seconds=max_age_s)
         self._publish = publish
         self._clock = clock

@@ -158,10 +158,7 @@ class Node:
                 lambda payload: _forget_account(payload, sealers, bodies, connections, auth),
                 lambda: _forget_all(sealers, bodies),
             )
-            recipients = Recipients(store, config.auth.default_domain)
-            changes.hear(
-                SCRIPT_CHANNEL, lambda payload: recipients.forget(AccountId(int(payload, 16))), recipients.forget_all
-            )
+            recipients = _recipients(config, store, changes)
             changes.start()
             blocks.start()
             return cls(
@@ -200,6 +197,13 @@ class Node:
     async def close(self) -> None:
         """Finish what is in hand, and let go of everything in the reverse order."""
         await self._closing.aclose()
+
+
+def _recipients(config: Config, store: Store, changes: Changes) -> Recipients:
+    """Who is asked for again as soon as scripts of theirs have changed."""
+    recipients = Recipients(store, config.auth.default_domain)
+    changes.hear(SCRIPT_CHANNEL, lambda payload: recipients.forget(AccountId(int(payload, 16))), recipients.forget_all)
+    return recipients
 
 
 def _forget_account(payload: str, sealers: Sealers, bodies: Bodies, connections: Connections, auth: Auth) -> None:

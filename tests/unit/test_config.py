@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sora import config
+from sora import config, units
 from sora.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -37,13 +37,13 @@ def refusal(**tables: Any) -> str:
     [("0", 0), ("1KB", 1000), ("1KiB", 1024), ("25 MB", 25_000_000), ("1.5GiB", 1_610_612_736), ("2TB", 2 * 10**12)],
 )
 def test_sizes(text: str, octets: int) -> None:
-    assert config.parse_size(text) == octets
+    assert units.parse_size(text) == octets
     assert parse(limits={"message_size": text}).limits.message_size == octets
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("15m", 900), ("1h", 3600), ("14d", 1_209_600), ("7", 7)])
 def test_durations(text: str, seconds: float) -> None:
-    assert config.parse_duration(text) == seconds
+    assert units.parse_duration(text) == seconds
     assert parse(cleanup={"grace_period": text}).cleanup.grace_period == seconds
 
 

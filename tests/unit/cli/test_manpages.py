@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from sora import config as configuration
+from sora import units
 from sora.admin.operations import OPERATIONS
 from sora.cli import ctl, manpages
 
@@ -114,10 +115,10 @@ def test_types_bounds_and_defaults(pages: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("value", "kind", "parse"),
     [
-        (n, "size", configuration.parse_size)
+        (n, "size", units.parse_size)
         for n in (1, 999, 1000, 1024, 65536, 1234567, 1234567000, 1 << 20, 25 * 10**6, 10**11)
     ]
-    + [(n, "duration", configuration.parse_duration) for n in (0.5, 1, 90, 60, 3600, 86400, 1209600)],
+    + [(n, "duration", units.parse_duration) for n in (0.5, 1, 90, 60, 3600, 86400, 1209600)],
 )
 def test_a_value_is_written_as_it_would_be_read(value: float, kind: str, parse: object) -> None:
     written = manpages._value(value, {"kind": kind})

@@ -99,6 +99,7 @@ class Changes:
         self._watched: dict[Mailbox, _Watch] = {}
         self._accounts: dict[AccountId, _AccountWatch] = {}
         self._outgoing: dict[Mailbox, ModSeq] = {}
+        self._rung: set[str] = set()
         self._due = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._further: dict[str, tuple[Callable[[str], None], Callable[[], None]]] = {}
@@ -130,6 +131,11 @@ class Changes:
         mailbox = account_id, mailbox_id
         self._tell(mailbox, modseq)
         self._queue(mailbox, modseq)
+
+    def ring(self, channel: str) -> None:
+        """Send a notice without a payload, soon, to those who `hear` this channel; more than one at a time is one."""
+        self._rung.add(channel)
+        self._due.set()
 
     def watch(
         self, account_id: AccountId, mailbox_id: MailboxId, callback: Callback, modseq: ModSeq | None = None
@@ -241,10 +247,13 @@ class Changes:
             await asyncio.sleep(self._flush_s)
             self._due.clear()
             outgoing, self._outgoing = self._outgoing, {}
-            channels, payloads = zip(*pack(outgoing), strict=True)
+            rung, self._rung = self._rung, set()
+            channels, payloads = zip(*pack(outgoing), *((channel, "") for channel in rung), strict=True)
             try:
                 await connection.execute(NOTIFY, channels, payloads)
             except BaseException:
+                for channel in rung:
+                    self.ring(channel)
                 for mailbox, modseq in outgoing.items():
                     self._queue(mailbox, modseq)
                 raise

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "sora"
-LEAVES = {"errors", "types", "config", "log", "metrics", "crashpoints", "units"}
+LEAVES = {"errors", "types", "config", "log", "metrics", "crashpoints", "tables", "units"}
 FLOORS = {
     "_native": 0,
     "wire": 1,

@@ -16,6 +16,7 @@ import msgspec.inspect
 from sora import config as configuration
 from sora.admin.context import facts
 from sora.cli import admin, ctl
+from sora.tables import PeersTable, ServerTable
 
 if TYPE_CHECKING:
     import argparse
@@ -163,11 +164,11 @@ def tables() -> Iterator[tuple[str, str, tuple[msgspec.inspect.Field, ...]]]:
         if field.name == "servers":
             names = ", ".join(sorted(configuration.SERVED))
             about = f"One server; NAME is one of {names}. A server whose table is absent does not run."
-            shared = _fields(configuration.ServerTable)
+            shared = _fields(ServerTable)
             yield "servers.NAME", about, shared
             known = {key.name for key in shared}
-            about = (configuration.PeersTable.__doc__ or "").partition("]: ")[2] + " It has the keys above, and:"
-            own = tuple(key for key in _fields(configuration.PeersTable) if key.name not in known)
+            about = (PeersTable.__doc__ or "").partition("]: ")[2] + " It has the keys above, and:"
+            own = tuple(key for key in _fields(PeersTable) if key.name not in known)
             yield "servers.peers", about[:1].upper() + about[1:], own
         else:
             kind, _, _ = facts(field)

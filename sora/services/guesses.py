@@ -18,10 +18,10 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from sora import log, metrics
-from sora.config import LimitsTable
 from sora.errors import AuthFailed
 from sora.services.failures import Failures, key_of
 from sora.services.limits import Limits
+from sora.tables import LimitsTable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator

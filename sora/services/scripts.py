@@ -21,8 +21,8 @@ from sora.store.scripts import Quota
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sora.config import SieveTable
     from sora.services.node import Node
+    from sora.tables import SieveTable
 
 Warnings: TypeAlias = tuple[tuple[int, int, str], ...]
 """Line, column and text."""

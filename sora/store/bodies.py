@@ -32,9 +32,10 @@ from sora.store.staging import Staging
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from sora.config import Config, ObjectStoreTable
+    from sora.config import Config
     from sora.store.account_keys import Sealers
     from sora.store.blobs import BlobRef
+    from sora.tables import ObjectStoreTable
     from sora.types import AccountId
 
 INLINE_BYTES: Final = 64 * 1024

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sora.admin import auth as admin
-from sora.config import LimitsTable
 from sora.errors import AuthFailed, DatabaseDown, InvalidName, NotFound
 from sora.services.blocks import MAX_UNTOLD, SharedBlocks
 from sora.services.changes import Changes
@@ -18,6 +17,7 @@ from sora.services.failures import Failures, key_of
 from sora.services.guesses import Blocked, Guesses
 from sora.services.limits import Limits
 from sora.store.blocks import CHANNEL, AuthBlocks, NewBlock
+from sora.tables import LimitsTable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -8,6 +8,7 @@ import pytest
 
 from sora import config, units
 from sora.errors import ConfigError
+from sora.tables import DatabaseTable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -212,7 +213,7 @@ def test_only_secrets_have_file_twins() -> None:
 def test_a_list_of_secrets_has_no_file_twin_and_is_masked() -> None:
     """One file holds one value: what it gave could only be refused later, for another reason."""
     assert refusal(database={"replicas_file": "x"}).startswith("unknown key database.replicas_file; the nearest")
-    table = config.DatabaseTable(replicas=("postgresql://x",))
+    table = DatabaseTable(replicas=("postgresql://x",))
     assert "postgresql://x" not in str(config.dump(config.Config(database=table)))
 
 

@@ -62,7 +62,6 @@ if TYPE_CHECKING:
     from prometheus_client import Counter, Histogram
 
     from sora._native.seqset import SeqSet
-    from sora.config import LimitsTable
     from sora.net.listener import Listener
     from sora.protocols.imap.commands import Command
     from sora.protocols.imap.progress import Clock, Progress
@@ -71,6 +70,7 @@ if TYPE_CHECKING:
     from sora.services.auth import Identity
     from sora.services.limits import Slot
     from sora.services.node import Node
+    from sora.tables import LimitsTable
     from sora.types import AccountId, MailboxId, ModSeq
 
 _log = log.get(__name__)

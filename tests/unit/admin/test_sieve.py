@@ -11,9 +11,10 @@ import pytest
 from sora.admin import sieve
 from sora.admin.context import AdminContext
 from sora.admin.operations import OPERATIONS
-from sora.config import Config, SieveTable
+from sora.config import Config
 from sora.errors import BadScript, InvalidName, NotFound
 from sora.store.scripts import NoScript, ScriptActive, TooManyScripts
+from sora.tables import SieveTable
 
 if TYPE_CHECKING:
     from sora.store.store import Store

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sora.config import LimitsTable
 from sora.errors import AuthFailed, DatabaseDown
 from sora.services import passwords
 from sora.services.auth import Auth
@@ -17,6 +16,7 @@ from sora.services.guesses import Blocked, Guesses
 from sora.services.limits import Limits
 from sora.services.passwords import HashCost
 from sora.store.accounts import Login, LoginCredential
+from sora.tables import LimitsTable
 from sora.types import AccountId
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sora.config import SieveTable
 from sora.errors import BadScript
 from sora.services.scripts import AT_ONCE, SWITCH_S, ScriptChecks, quota_of
 from sora.sieve.script import Script, compile
 from sora.store.scripts import Quota
+from sora.tables import SieveTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

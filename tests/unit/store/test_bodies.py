@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sora import metrics
-from sora.config import ObjectStoreTable
 from sora.errors import BlobDown, DatabaseDown, NotFound, Unavailable
 from sora.store import bodies as bodies_module
 from sora.store.blobs import BlobRef, DirectoryStore, content_hash
@@ -18,6 +17,7 @@ from sora.store.bodies import INLINE_BYTES, Bodies, open_blob_store
 from sora.store.cache import Cache
 from sora.store.s3 import S3Store
 from sora.store.staging import Staging
+from sora.tables import ObjectStoreTable
 from sora.types import AccountId, ContentId
 
 if TYPE_CHECKING:

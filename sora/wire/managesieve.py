@@ -32,6 +32,8 @@ MAX_QUOTED: Final = 1024
 MAX_NUMBER: Final = 4_294_967_295
 MAX_WORDS: Final = 16
 """No command has so many; what follows is not kept."""
+MAX_EMPTY: Final = 4
+"""Empty lines that are passed over before a command, of clients that end a literal once too often."""
 
 _WORD: Final = re.compile(rb'([A-Za-z0-9_/.-]+)|"((?:[^"\\\r\n\0]|\\["\\])*)"')
 _LITERAL: Final = re.compile(rb"\{(\d{1,10})\+?\}")
@@ -77,8 +79,8 @@ class Scanner:
     """
 
     __slots__ = (
-        "_buffer", "_error", "_held", "_literal", "_remaining", "_searched", "_skipping", "_start", "_tail",
-        "_words", "max_literal", "verb",
+        "_buffer", "_empty", "_error", "_held", "_literal", "_literals", "_remaining", "_searched", "_skipping",
+        "_start", "_tail", "_words", "max_literal", "verb",
     )  # fmt: skip
 
     def __init__(self, max_literal: int) -> None:
@@ -92,6 +94,7 @@ class Scanner:
         self._start = self._searched = 0
         self._skipping = False  # the rest of a line that was too long
         self._tail = b""
+        self._empty = 0
         self._begin()
 
     def _begin(self) -> None:
@@ -99,6 +102,7 @@ class Scanner:
         self._error: WireError | None = None
         self._literal: bytearray | None = None  # None inside a literal: it is thrown away
         self._remaining = -1  # octets of a literal; below 0: none
+        self._literals = 0
         self._held = 0  # octets in literals of this command
 
     def feed(self, data: bytes) -> None:
@@ -108,7 +112,9 @@ class Scanner:
         self._start = 0
 
     def words(self) -> list[Word] | None:
-        """The words of the next command, one at least; None: more bytes are needed. Empty lines are passed over.
+        """The words of the next command, one at least; None: more bytes are needed. A few empty lines are passed over.
+
+        Whatever comes without an end is an error soon, for errors are what a session loses patience with.
 
         Raises:
             BadSyntax: They make no command.
@@ -126,11 +132,14 @@ class Scanner:
             if self._read_line(line):
                 continue  # a literal follows
             words, error = self._words, self._error
-            if not words and error is None:
-                self._begin()
-                continue
-            self.verb = verb_of(words)
             self._begin()
+            if not words and error is None and self._empty < MAX_EMPTY:
+                self._empty += 1
+                continue
+            self._empty = 0
+            self.verb = verb_of(words)
+            if not words and error is None:
+                raise BadSyntax("Nothing but empty lines")
             if error is not None:
                 raise error
             return words
@@ -199,6 +208,10 @@ class Scanner:
             self._fail(BadSyntax("Not a word or a string"))
             match = _LITERAL_AT_END.search(line)
         if match is None:
+            return False
+        self._literals += 1
+        if self._literals > MAX_WORDS:
+            self._fail(BadSyntax("Too many literals"))
             return False
         self._remaining = int(match[1])
         self._held += self._remaining

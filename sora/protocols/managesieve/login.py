@@ -42,8 +42,8 @@ def say_capabilities(s: Session) -> None:
 def _capabilities(s: Session) -> Iterator[tuple[str, str | None]]:
     yield "IMPLEMENTATION", "Sora"
     yield "SIEVE", _extensions()
-    # Nothing to choose from: the client needs TLS first, or has logged in.
-    yield "SASL", " ".join(sasl.MECHANISMS) if s.private and s.state is not KNOWN else ""
+    # Nothing to choose from: the client needs TLS first.
+    yield "SASL", " ".join(sasl.MECHANISMS) if s.private else ""
     if s.can_start_tls:
         yield "STARTTLS", None
     yield "MAXREDIRECTS", str(Limits().redirects)

@@ -31,6 +31,7 @@ _log = log.get(__name__)
 NO_COMMAND: Final = "none"
 """Metric label of what is no command."""
 GOING_DOWN: Final = "Server is going down, try again later"
+SILENT: Final = "You were silent for too long"
 NAME_ROOM: Final = 4096
 """Octets of literals beside the script: names may be literals, too."""
 
@@ -139,7 +140,11 @@ class Session(Connection):
         while (words := self.scanner.words()) is None:
             if self.stopping:
                 raise Busy(GOING_DOWN)
-            await self.wait(max(0.0, self._deadline_mono - time.monotonic()))
+            try:
+                await self.wait(max(0.0, self._deadline_mono - time.monotonic()))
+            except TimeoutError:
+                self.end(wire.write_bye(SILENT))
+                raise
         return sasl.decode_response(wire.parse_response(words))
 
     # ------------------------------------------------------------------ what the connection calls
@@ -209,7 +214,7 @@ class Session(Connection):
                 return
             except TimeoutError:
                 pass
-        self.end(wire.write_bye("You were silent for too long"))
+        self.end(wire.write_bye(SILENT))
 
     async def _command(self, words: list[Word]) -> None:
         """Run one command and answer it."""

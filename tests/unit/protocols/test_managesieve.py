@@ -208,8 +208,20 @@ async def test_a_response_that_does_not_come_ends_the_session(world: SieveWorld)
     world.set("limits", login_timeout=0.05)
     link = await world.connect(1)
     assert await ask(link, b'AUTHENTICATE "PLAIN"\r\n') == [b'""']
+    assert await link.read_line() == b'BYE "You were silent for too long"'
     await link.read_close()
     assert link.output == b""
+
+
+@pytest.mark.parametrize("endless", [b"\r\n", b"\n", b"{0+}\r\n", b'NOOP "" {0+}\r\n', b"NOOP {0+}\r\n{0+}\r\n"])
+async def test_what_never_becomes_a_command_ends_the_session(world: SieveWorld, endless: bytes) -> None:
+    """Each would keep the loop busy for as long as the peer likes, and never be refused."""
+    link = await world.connect(1)
+    await link.send(endless * 400)
+    for _ in range(world.node.config.limits.bad_commands):
+        assert (await link.read_line()).startswith(b"NO ")
+    assert await link.read_line() == b'BYE "Too many bad commands"'
+    await link.read_close()
 
 
 async def test_a_stop_ends_the_session_between_two_commands(world: SieveWorld) -> None:

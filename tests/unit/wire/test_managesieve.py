@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sora.errors import BadSyntax, LineTooLong, LiteralTooBig, WireError
 from sora.wire import managesieve as wire
-from sora.wire.managesieve import Code, Scanner, Word
+from sora.wire.managesieve import MAX_EMPTY, MAX_WORDS, Code, Scanner, Word
 
 LIMIT = 40
 
@@ -88,6 +88,21 @@ def test_literals_have_a_limit_together(data: bytes) -> None:
     (found,) = commands(fits.replace(b"x" * 41, b"x" * 40) + b"\r\n")
     assert isinstance(found, list)
     assert found[1] == string(b"x" * 40)
+
+
+def test_a_few_empty_lines_are_passed_over() -> None:
+    empty = b"\r\n" * MAX_EMPTY
+    assert commands(empty + b"a\r\n" + empty + b"b\r\n") == [[atom(b"a")], [atom(b"b")]]
+    assert commands(empty + b"\n\nb\n" + empty + b"c\n") == [BadSyntax, [atom(b"b")], [atom(b"c")]]
+
+
+def test_a_command_has_so_many_literals() -> None:
+    head = b"a" + b" {1+}\r\nx" * MAX_WORDS
+    for pieces in (1, 1 << 20):
+        ((_, *found), following) = commands(head + b"\r\nnext\r\n", pieces)
+        assert found == [string(b"x")] * (MAX_WORDS - 1)
+        assert following == [atom(b"next")]
+        assert commands(head + b" {1+}\r\nnext\r\n", pieces) == [BadSyntax, [atom(b"next")]]
 
 
 def test_a_scanner_holds_nothing_of_what_is_too_big() -> None:

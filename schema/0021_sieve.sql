@@ -32,3 +32,25 @@ BEGIN
 END $$;
 CREATE TRIGGER sieve_scripts_changed AFTER INSERT OR UPDATE OR DELETE ON sieve_scripts
   FOR EACH ROW EXECUTE FUNCTION sieve_scripts_changed();
+
+-- ── What filters remember ───────────────────────────────────────────────────────────────────────────────────────────
+-- Entries are hashes, of which the account is no part (sora/store/effects.py). Past expires_at a row says nothing: the
+-- janitor removes it.
+
+-- Ids that `duplicate` (RFC 7352) tracks.
+CREATE TABLE sieve_duplicates (
+  account_id bigint NOT NULL,
+  entry bytea NOT NULL,
+  expires_at timestamptz NOT NULL,
+  PRIMARY KEY (account_id, entry)
+);
+CREATE INDEX sieve_duplicates_age ON sieve_duplicates (expires_at);
+
+-- Who was told that the owner is away, and needs no second reply (RFC 5230 §4.2).
+CREATE TABLE vacation_replies (
+  account_id bigint NOT NULL,
+  entry bytea NOT NULL,
+  expires_at timestamptz NOT NULL,
+  PRIMARY KEY (account_id, entry)
+);
+CREATE INDEX vacation_replies_age ON vacation_replies (expires_at);

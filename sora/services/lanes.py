@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from sora.services.letters import Box, Letter
+    from sora.store.effects import Effects
     from sora.store.messages import Delivered
     from sora.store.replacing import Replaced
 
@@ -39,18 +40,29 @@ MAX_BATCH_BYTES: Final = 32 * 1024 * 1024
 
 
 class Unit:
-    """What is committed together or not at all: an LMTP message for one mailbox, or all messages of an APPEND.
+    """What is committed together or not at all.
+
+    An LMTP message for one mailbox, what a filter makes of one, or all messages of an APPEND.
 
     Attributes:
+        letters: In the order in which they are stored; none, if all that a filter does is effects.
         replaced: A message that goes as they come; such a unit is committed alone.
+        effects: What a filter does besides; they happen if all letters are stored, and once.
     """
 
-    __slots__ = ("aside_since", "done", "letters", "path", "replaced", "result", "size")
+    __slots__ = ("aside_since", "done", "effects", "letters", "path", "replaced", "result", "size")
 
-    def __init__(self, path: str, letters: Sequence[Letter], replaced: Replaced | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        letters: Sequence[Letter],
+        replaced: Replaced | None = None,
+        effects: Effects | None = None,
+    ) -> None:
         self.path = path
         self.letters = letters
         self.replaced = replaced
+        self.effects = effects
         self.size = sum(letter.size for letter in letters)
         self.done: asyncio.Future[list[Delivered] | SoraError] = asyncio.get_running_loop().create_future()
         self.result: list[Delivered] | SoraError | None = None

@@ -38,6 +38,8 @@ NARROW_ROWS: Final = 2_000
 """The same where no such column is asked for."""
 MAX_EXPUNGE: Final = 50_000
 """UIDs of one expunging statement; its row in the expunge log is an array of them."""
+HELD: Final = MailboxId(-1)
+"""The mailbox of a held letter: its body is kept for mail that leaves, and there is no message of it."""
 
 
 class MailboxState(Struct, frozen=True):
@@ -89,7 +91,7 @@ class NewMessage(Struct, frozen=True, kw_only=True):
     """One message for one mailbox.
 
     Attributes:
-        mailbox_id: None: INBOX, looked up inside the transaction, because RENAME of INBOX may be under way.
+        mailbox_id: None: INBOX, looked up inside the transaction, because RENAME of INBOX may be under way; or `HELD`.
         content_hash: BLAKE2b-256 of the stored octets.
         flags: flag numbers; keywords are registered before.
         key: LMTP: what a retry of the same delivery has in common; a second delivery with it is suppressed for 24 h.

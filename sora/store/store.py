@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from sora.store.accounts import Accounts
 from sora.store.acl import Acl
 from sora.store.domains import Domains
+from sora.store.effects import FilterMemory
 from sora.store.leases import Leases
 from sora.store.mailboxes import Mailboxes
 from sora.store.messages import Messages
@@ -34,6 +35,7 @@ class Store:
         "acl",
         "db",
         "domains",
+        "filter_memory",
         "leases",
         "mailboxes",
         "messages",
@@ -51,6 +53,7 @@ class Store:
         self.accounts = Accounts(db)
         self.acl = Acl(db)
         self.domains = Domains(db)
+        self.filter_memory = FilterMemory(db)
         self.leases = Leases(db)
         self.mailboxes = Mailboxes(db)
         self.messages = Messages(db)

@@ -1,0 +1,110 @@
+"""What a filter does besides storing letters: mail that leaves, and what it remembers of messages and senders.
+
+Effects are part of the delivery's own transaction, and happen once however often the delivery is tried: a row of
+`recent_deliveries` with mailbox 0 is their witness. Handles, ids and addresses are kept as hashes, for a script makes
+them as long as it likes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from sora.sieve.actions import Remembered  # noqa: TC001 — msgspec reads the annotations at run time
+from sora.store.outbound import Outgoing  # noqa: TC001
+from sora.store.sealing import Sealer  # noqa: TC001
+from sora.types import AccountId  # noqa: TC001
+
+if TYPE_CHECKING:
+    from sora.store.db import Database
+
+
+class Replied(Struct, frozen=True):
+    """The memory of a vacation reply (RFC 5230 §4.2), which decides whether the reply is sent.
+
+    Attributes:
+        address: Who gets it.
+        seconds: For how long nobody gets a second one.
+        outgoing: The place of the reply in `Effects.outgoing`; it is dropped if somebody answered meanwhile.
+    """
+
+    handle: str
+    address: str
+    seconds: int
+    outgoing: int
+
+
+class Effects(Struct, frozen=True, kw_only=True):
+    """Of one delivery to one recipient.
+
+    Attributes:
+        key: What a retry of it has in common with the first try, see `Letters`: effects with the same key happen once.
+        sealer: Seals the mail that the filter wrote itself.
+        outgoing: Their `letter` is the place of a held letter of the same unit.
+    """
+
+    account_id: AccountId
+    key: bytes
+    sealer: Sealer
+    outgoing: tuple[Outgoing, ...] = ()
+    remembered: tuple[Remembered, ...] = ()
+    replied: tuple[Replied, ...] = ()
+
+
+class FilterMemory:
+    """What filters ask while they run; what they decide is written by the delivery."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def is_duplicate(self, account_id: AccountId, handle: str, unique_id: str) -> bool:
+        """Whether an id is tracked (RFC 7352 §3).
+
+        Raises:
+            Unavailable: The database does not say.
+        """
+        found: bool = await self._db.fetchval(
+            """
+            SELECT EXISTS (
+              SELECT FROM sieve_duplicates WHERE account_id = $1 AND entry = $2 AND expires_at > clock())
+            """,
+            account_id,
+            duplicate_entry(handle, unique_id),
+        )
+        return found
+
+    async def was_answered(self, account_id: AccountId, handle: str, address: str) -> bool:
+        """Whether a sender had this vacation reply lately (RFC 5230 §4.2): a forecast, the delivery decides.
+
+        Raises:
+            Unavailable: The database does not say.
+        """
+        found: bool = await self._db.fetchval(
+            """
+            SELECT EXISTS (
+              SELECT FROM vacation_replies WHERE account_id = $1 AND entry = $2 AND expires_at > clock())
+            """,
+            account_id,
+            reply_entry(handle, address),
+        )
+        return found
+
+
+def duplicate_entry(handle: str, unique_id: str) -> bytes:
+    """What `sieve_duplicates` knows an id by: one without a handle is another one than with any (RFC 7352 §3.1)."""
+    return _entry(handle, unique_id)
+
+
+def reply_entry(handle: str, address: str) -> bytes:
+    """What `vacation_replies` knows a reply by; mail addresses are compared without case."""
+    return _entry(handle, address.lower())
+
+
+def _entry(*texts: str) -> bytes:
+    state = hashlib.blake2b(digest_size=16)
+    for text in texts:
+        data = text.encode("utf-8", "surrogateescape")
+        state.update(len(data).to_bytes(8, "big") + data)
+    return state.digest()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sora.admin import accounts, acl, auth, keys, mailboxes, sieve, storage, system, upkeep, uploads
+from sora.admin import accounts, acl, auth, keys, mailboxes, metadata, sieve, storage, system, upkeep, uploads
 from sora.admin.context import Operation
 from sora.errors import (
     AlreadyExists,
@@ -21,6 +21,7 @@ from sora.errors import (
     NotFound,
     OverQuota,
     Refused,
+    TooBig,
 )
 
 NEW: Final = (AlreadyExists, InvalidName)
@@ -96,6 +97,14 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation("acl.list", "GET /v1/accounts/{address}/acl", acl.list_acl, errors=GONE),
     Operation("acl.set", "PUT /v1/accounts/{address}/acl", acl.set_acl, errors=(NotFound, InvalidName)),
     Operation("acl.delete", "DELETE /v1/accounts/{address}/acl", acl.delete_acl, errors=GONE),
+    Operation("metadata.get", "GET /v1/metadata", metadata.get, positional=("entry",), errors=(NotFound, InvalidName)),
+    Operation(
+        "metadata.set",
+        "PUT /v1/metadata",
+        metadata.set_entry,
+        errors=(NotFound, InvalidName, LimitExceeded, TooBig),
+    ),
+    Operation("metadata.delete", "DELETE /v1/metadata", metadata.delete, errors=(NotFound, InvalidName)),
     Operation("quota.show", "GET /v1/accounts/{address}/quota", accounts.show_quota, errors=GONE),
     Operation("quota.set", "PUT /v1/accounts/{address}/quota", accounts.set_quota, errors=GONE),
     Operation("sieve.list", "GET /v1/accounts/{address}/scripts", sieve.list_scripts, errors=GONE),

@@ -102,7 +102,7 @@ class Changes:
         self._rung: set[str] = set()
         self._due = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        self._further: dict[str, tuple[Callable[[str], None], Callable[[], None]]] = {}
+        self._further: dict[str, list[tuple[Callable[[str], None], Callable[[], None]]]] = {}
         self.listening = asyncio.Event()
         """Set while notices of other processes come in."""
 
@@ -112,7 +112,7 @@ class Changes:
         Args:
             missed: Called whenever notices may have been lost before now, and come from now on.
         """
-        self._further[channel] = callback, missed
+        self._further.setdefault(channel, []).append((callback, missed))
 
     def start(self, *, listen: bool = True) -> None:
         """Begin to send and, unless nobody here watches anything, to listen; PostgreSQL may be away."""
@@ -265,9 +265,10 @@ class Changes:
         connection.add_termination_listener(lambda _: lost.set())
         for bucket in range(BUCKETS):
             await connection.add_listener(_channel(bucket), self._heard)
-        for channel, (_, missed) in self._further.items():
+        for channel, heard_by in self._further.items():
             await connection.add_listener(channel, self._heard_further)
-            missed()
+            for _, missed in heard_by:
+                missed()
         self.listening.set()
         try:
             while not lost.is_set():
@@ -288,7 +289,8 @@ class Changes:
             self._tell(mailbox, modseq)
 
     def _heard_further(self, _connection: object, _pid: int, channel: str, payload: object) -> None:
-        self._further[channel][0](str(payload))
+        for callback, _ in self._further[channel]:
+            callback(str(payload))
 
     async def _poll(self, connection: asyncpg.Connection) -> None:
         """Ask for what is watched and has changed, in one query; even if it is nothing: it finds a dead connection."""

@@ -202,6 +202,7 @@ class Checker:
 
     Attributes:
         required: Extensions that are in force at the present place.
+        demanded: Those that `require` names.
         lenient: Behind an `ihave` that found something missing: what is not known fails when it is reached, and not
             before (RFC 5463 §4).
         loops: Names of the loops around the present place.
@@ -212,6 +213,7 @@ class Checker:
         self.language = language
         self.allowed = allowed
         self.required: set[str] = set()
+        self.demanded: set[str] = set()
         self.lenient = False
         self.loops: list[str] = []
         self._depth = -1

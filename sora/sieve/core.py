@@ -71,7 +71,9 @@ def _else(_check: Checker, bound: Bound) -> Callable[[Run], Steps]:
 
 
 def _require(check: Checker, bound: Bound) -> Callable[[Run], None]:
-    check.require([name for name in bound.texts(0) if isinstance(name, str)], bound)
+    names = [name for name in bound.texts(0) if isinstance(name, str)]
+    check.require(names, bound)
+    check.demanded.update(names)
     return lambda _state: None
 
 

@@ -58,6 +58,7 @@ def _run_inside(state: Run, script: object, chain: tuple[tuple[bool, str], ...])
     state.variables, state.captures, state.taken, state.part = {}, (), False, None
     state.state |= {"global names": frozenset(), "including": chain}
     try:
+        state.admit(script)  # type: ignore[arg-type]
         yield from state.block(script.commands)  # type: ignore[attr-defined]
     except Return:
         pass

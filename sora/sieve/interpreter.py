@@ -45,6 +45,8 @@ HEADER_OCTETS: Final = 8192
 """Of a header that one instruction looks through for a field."""
 COPIED: Final = 1024
 """Characters that one instruction copies."""
+NOT_FOR_CHANGES: Final = frozenset({"reject", "ereject", "vacation", "vacation-seconds"})
+"""Extensions that answer a delivery (RFC 6785 §3.11)."""
 BIG: Final = 2_000
 """Instructions of one comparison that is made in pieces."""
 
@@ -482,6 +484,15 @@ class Run:
             if command.asks:
                 yield from result
 
+    def admit(self, script: Script) -> None:
+        """Look whether a script may run here.
+
+        Raises:
+            ScriptFailed: It requires what a change in a mailbox has no use for (RFC 6785 §3.11).
+        """
+        if self.environment.imap and (names := script.demanded & NOT_FOR_CHANGES):
+            self.fail(f'"{min(names)}" cannot be required where a mailbox changes (RFC 6785 §3.11)')
+
     def _step(self, node: Node) -> Steps:
         self._line = node.line
         self.spend(STEP)
@@ -528,6 +539,7 @@ def run(
             break
         state.begin()
         try:
+            state.admit(step.script)
             yield from state.block(step.script.commands)
         except (Stop, Return):
             continue

@@ -20,7 +20,7 @@ def _reject(*, extended: bool) -> Callable[[Checker, Bound], Callable[[Run], Non
 
         def run(state: Run) -> None:
             if state.environment.imap:
-                state.fail("A message in a mailbox cannot be rejected (RFC 6785 §3.8)")
+                state.fail("A message in a mailbox cannot be rejected (RFC 6785 §3.11)")
             state.act(Reject(state.text(reason), extended))
 
         return run

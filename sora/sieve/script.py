@@ -24,12 +24,14 @@ class Script(Struct, frozen=True):
 
     Attributes:
         required: Extensions that it requires.
+        demanded: Those that it cannot do without: `require` names them, and not `ihave`.
         warnings: Line, column and text.
     """
 
     commands: tuple[Node, ...]
     required: frozenset[str]
     warnings: tuple[tuple[int, int, str], ...] = ()
+    demanded: frozenset[str] = frozenset()
 
 
 def compile(source: bytes, *, extensions: frozenset[str] = EXTENSIONS, max_bytes: int = MAX_BYTES) -> Script:
@@ -49,7 +51,7 @@ def compile(source: bytes, *, extensions: frozenset[str] = EXTENSIONS, max_bytes
     nodes = checker.block(commands)
     if checker.errors:
         raise BadScript(sorted(checker.errors))
-    return Script(nodes, frozenset(checker.required), tuple(checker.warnings))
+    return Script(nodes, frozenset(checker.required), tuple(checker.warnings), frozenset(checker.demanded))
 
 
 def _decoded(source: bytes) -> str:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 ADDRESSES: Final = frozenset({"from", "to", "orcpt"})
 DSN_PARTS: Final = frozenset({"notify", "orcpt", "ret", "envid"})
 """Envelope parts of RFC 6009 §2."""
+IMAP_ITEMS: Final = frozenset({"imap.user", "imap.email", "imap.cause", "imap.mailbox", "imap.changedflags"})
+"""Items of RFC 6785 §4; they are empty where a message is delivered."""
 BY_PARTS: Final = frozenset({"bytimeabsolute", "bytimerelative", "bymode", "bytrace"})
 """Envelope parts of RFC 6009 §5; they are empty where the message came without BY."""
 
@@ -41,6 +43,8 @@ def _envelope(check: Checker, bound: Bound) -> Callable[[Run], Steps]:
             check.error(bound, f'There is no envelope part "{name}"')
 
     def run(state: Run) -> Steps:
+        if state.environment.imap:
+            state.fail("A message in a mailbox has no envelope (RFC 6785 §4.6)")
         values = [
             value
             for name in state.texts(names)
@@ -86,7 +90,8 @@ def _environment(check: Checker, bound: Bound) -> Callable[[Run], Steps]:
     name, keys = bound.text(0), check.keys(match, bound.texts(1), bound)
 
     def run(state: Run) -> Steps:
-        value = state.environment.items.get(state.text(name).lower())
+        item = state.text(name).lower()
+        value = state.environment.items.get(item, "" if item in IMAP_ITEMS else None)
         if value is None and match.type != "count":
             return False  # an item that is not known matches nothing, not even the empty string (RFC 5183 §4)
         return (yield from state.any_match(match, [] if value is None else [value], keys))

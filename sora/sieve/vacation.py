@@ -53,7 +53,7 @@ def _vacation(check: Checker, bound: Bound) -> Callable[[Run], None]:
 
     def run(state: Run) -> None:
         if state.environment.imap:
-            state.fail("vacation cannot be used here (RFC 6785 §3.8)")
+            state.fail("vacation cannot be used here (RFC 6785 §3.11)")
         if "vacation" in state.state:
             state.fail("vacation is used twice (RFC 5230 §4)")
         state.state["vacation"] = True

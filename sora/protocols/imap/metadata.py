@@ -82,7 +82,7 @@ async def setmetadata(s: Session, cmd: wire.SetMetadata) -> None:
     shared = any(name.startswith(SHARED) for name in cmd.values)
     if not cmd.mailbox:
         if shared:
-            raise NoPermission("The server has no shared entries, only your private ones")
+            raise NoPermission("Shared entries of the server are the administrator's to set")
         place = Place(s.account_id, SERVER_MAILBOX)
     else:
         found = await places.find(s, cmd.mailbox)

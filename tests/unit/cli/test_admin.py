@@ -272,6 +272,31 @@ def test_aliases_domains_and_quota(sora_admin: Callable[..., tuple[int, Any]]) -
     assert sora_admin("quota", "set", "ann@example.com")[1]["mailboxes_limit"] is None
 
 
+def test_metadata(sora_admin: Callable[..., tuple[int, Any]]) -> None:
+    sora_admin("accounts", "create", "ann@example.com")
+    place = ("--address", "ann@example.com", "--mailbox", "INBOX")
+    assert sora_admin("metadata", "set", "/shared/imapsieve/script", "everywhere")[0] == 0
+    assert sora_admin("metadata", "set", "/SHARED/comment", "grüß dich")[0] == 0
+    assert sora_admin("metadata", "set", "/shared/imapsieve/script", "", *place)[0] == 0
+    assert sora_admin("metadata", "get")[1] == [
+        {"entry": "/shared/comment", "value": "grüß dich"},
+        {"entry": "/shared/imapsieve/script", "value": "everywhere"},
+    ]
+    assert sora_admin("metadata", "get", "/shared/imapsieve", *place)[1] == [
+        {"entry": "/shared/imapsieve/script", "value": ""}
+    ]
+    assert sora_admin("metadata", "delete", "/shared/imapsieve/script")[0] == 0
+    assert sora_admin("metadata", "get", "/shared/imapsieve")[1] == []
+    assert sora_admin("metadata", "set", "/private/comment", "x") == (
+        1,
+        "sora-admin: Only shared entries are set and shown here",
+    )
+    assert sora_admin("metadata", "set", "/shared", "x")[0] == 1
+    assert sora_admin("metadata", "set", "/shared/*", "x")[0] == 1
+    assert sora_admin("metadata", "get", "--mailbox", "INBOX")[0] == 1
+    assert sora_admin("metadata", "set", "/shared/comment", "x", *place[:3], "Nowhere")[0] == 1
+
+
 def test_acl(sora_admin: Callable[..., tuple[int, Any]]) -> None:
     for name in ("ann", "bob"):
         sora_admin("accounts", "create", f"{name}@example.com")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sora.sieve.interpreter import ListContains, ListExists, ListMembers
-from tests.support.sieve import did, errors, execute, holds
+from sora.sieve.interpreter import IncludeScript, ListContains, ListExists, ListMembers
+from tests.support.sieve import compiled, did, errors, execute, holds
 
 
 @pytest.mark.parametrize(
@@ -99,9 +99,35 @@ def test_imapsieve_example() -> None:  # RFC 6785 §5
 
 
 @pytest.mark.parametrize("command", ['reject "no";', 'ereject "no";', 'vacation "away";'])
-def test_what_imapsieve_forbids(command: str) -> None:  # RFC 6785 §3.8
-    outcome = execute(f'require ["reject", "ereject", "vacation"]; {command}', imap=True)
-    assert "RFC 6785" in outcome.error
+def test_what_imapsieve_forbids(command: str) -> None:  # RFC 6785 §3.11: its use
+    outcome = execute(f'require "ihave"; if ihave "{command.split()[0]}" {{ {command} }}', imap=True)
+    assert "RFC 6785 §3.11" in outcome.error
+    assert [type(action).__name__ for action in outcome.actions] == ["Keep"]
+
+
+@pytest.mark.parametrize("name", ["reject", "ereject", "vacation", "vacation-seconds"])
+def test_what_imapsieve_forbids_to_require(name: str) -> None:  # RFC 6785 §3.11: its appearance in "require"
+    assert "RFC 6785 §3.11" in execute(f'require "{name}"; discard;', imap=True).error
+    assert execute(f'require "{name}"; discard;').error == ""
+    assert execute(f'require "ihave"; if not ihave "{name}" {{ keep; }} discard;', imap=True).error == ""
+
+
+def test_what_imapsieve_forbids_holds_for_included_scripts() -> None:
+    other = compiled('require "vacation"; discard;')
+    included = {IncludeScript: other}
+    assert "§3.11" in execute('require "include"; include "x";', imap=True, answers=included).error
+
+
+def test_no_envelope_where_a_mailbox_changes() -> None:  # RFC 6785 §4.6
+    script = 'require "envelope"; if envelope :all "from" "coyote@desert.example.org" { discard; }'
+    assert "RFC 6785 §4.6" in execute(script, imap=True).error
+    assert did(script) == ["discard"]
+
+
+@pytest.mark.parametrize("item", ["user", "email", "cause", "mailbox", "changedflags"])
+def test_items_of_imapsieve_are_empty_at_a_delivery(item: str) -> None:  # RFC 6785 §4.2, §4.5
+    assert holds(f'environment "imap.{item}" ""', "environment", items={})
+    assert not holds('environment "imap.other" ""', "environment", items={})
 
 
 # ---------------------------------------------------------------------------------------------------- ihave

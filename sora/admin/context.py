@@ -26,6 +26,8 @@ SIZE: Final = {"kind": "size"}
 
 FILE: Final = {"kind": "file"}
 """Extra of a field that is a whole text or message: the command line takes the name of a file, `-`: standard input."""
+DIRECTORY: Final = {"kind": "directory"}
+"""Extra of a field of texts by their names: the command line takes the name of a directory with `NAME.sieve` files."""
 
 Address = Annotated[str, Meta(description="address, local@domain", min_length=3, max_length=320)]
 MailboxName = Annotated[str, Meta(description="mailbox name, `/` between levels", min_length=1, max_length=1000)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sora.admin import accounts, acl, auth, keys, mailboxes, metadata, sieve, storage, system, upkeep, uploads
+from sora.admin import accounts, acl, auth, keys, mailboxes, metadata, sieve, storage, system, trials, upkeep, uploads
 from sora.admin.context import Operation
 from sora.errors import (
     AlreadyExists,
@@ -138,7 +138,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         "sieve.test",
         "POST /v1/sieve/test",
-        sieve.test,
+        trials.test,
         errors=(BadScript,),
         failed=lambda found: int(bool(found.error)),
         standalone=True,

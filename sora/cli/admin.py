@@ -195,6 +195,8 @@ def _add_field(parser: argparse.ArgumentParser, field: msgspec.inspect.Field, *,
         keywords["metavar"] = field.encode_name.upper()
     if extra.get("kind") == "file":
         keywords["help"] += ", a file; -: standard input"
+    if extra.get("kind") == "directory":
+        keywords["metavar"] = "DIR"
     if isinstance(kind, (msgspec.inspect.VarTupleType, msgspec.inspect.ListType)):
         keywords["nargs"] = "*"
     if positional:
@@ -228,6 +230,8 @@ def read_request(operation: Operation, arguments: argparse.Namespace, stdin: Tex
             value = _size(field.name, value)
         if value is not None and extra.get("kind") == "file":
             value = _read_file(field.name, value, stdin, text=not isinstance(kind, msgspec.inspect.BytesType))
+        if value is not None and extra.get("kind") == "directory":
+            value = _read_directory(field.encode_name, value, stdin)
         if value is not None:
             values[field.encode_name] = value
     try:
@@ -261,6 +265,16 @@ def _read_file(name: str, path: str, stdin: TextIO, *, text: bool) -> str | byte
         raise UsageError(f"{name}: {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UsageError(f"{name}: {path}: not UTF-8") from None
+
+
+def _read_directory(name: str, path: str, stdin: TextIO) -> dict[str, str | bytes]:
+    """The texts of a directory and of those inside it: what is in `a/b.sieve` has the name `a/b`."""
+    if not Path(path).is_dir():
+        raise UsageError(f"{name}: {path}: not a directory")
+    return {
+        file.relative_to(path).with_suffix("").as_posix(): _read_file(name, str(file), stdin, text=True)
+        for file in sorted(Path(path).rglob("*.sieve"))
+    }
 
 
 def _size(name: str, text: str) -> int:

@@ -53,6 +53,19 @@ The configuration, see
 .BR sora.toml (5)""",
 }
 _ADMIN_SECTIONS: Final = {
+    "trying a script": r""".B sora\-admin sieve test
+runs a Sieve script on a message without a server: nothing is stored and nothing is sent. It shows the envelope that it
+took, the actions, and what the script did on each of its lines, with its questions and their answers in between. Every
+mailbox is taken to exist, unless
+.B \-\-missing
+is given; lists are empty. The exit status is 1 if the script has errors or fails on this message, which would be kept
+in INBOX then.
+.PP
+.nf
+sora\-admin sieve check away.sieve
+sora\-admin sieve test away.sieve mail.eml \-\-from bob@example.net \-\-to ann+x@example.com \-\-owner ann@example.com
+sora\-admin sieve test \-\-personal scripts/ \-\-global /etc/sora/sieve/ \-\-json main.sieve \- < mail.eml
+.fi""",
     "files": _CTL_SECTIONS["files"],
     "see also": r""".BR soractl (1),
 .BR sora.toml (5)""",

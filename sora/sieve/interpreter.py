@@ -526,13 +526,21 @@ class Run:
 
 
 def run(
-    steps: Sequence[Step], mail: Mail, environment: Environment, limits: Limits | None = None, *, trace: bool = False
+    steps: Sequence[Step],
+    mail: Mail,
+    environment: Environment,
+    limits: Limits | None = None,
+    *,
+    notes: list[str] | None = None,
 ) -> Generator[Request, Any, Outcome]:
     """Run scripts on a message, one after the other.
 
     The driver sends the answer to each request: see `Ask`'s kinds; `drive` does it where every answer is at hand.
+
+    Args:
+        notes: Gets the trace line by line, so that the driver can put its answers between them; None: there is none.
     """
-    state = Run(mail, environment, limits or Limits(), [] if trace else None)
+    state = Run(mail, environment, limits or Limits(), notes)
     state.flags = environment.flags or None
     for place, step in enumerate(steps):
         if place and not _goes_on(state):

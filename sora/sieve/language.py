@@ -53,8 +53,8 @@ TESTS: Final[Mapping[str, TestRow]] = {row.name: row for family in _FAMILIES for
 COMMANDS: Final[Mapping[str, CommandRow]] = {row.name: row for family in _FAMILIES for row in family.COMMANDS}
 EXTENSIONS: Final[frozenset[str]] = frozenset({"regex"}).union(*(family.EXTENSIONS for family in _FAMILIES))
 """What can be required; comparators by `comparator-NAME`. The tag of `regex` stands with the other match types."""
-IMPLIED: Final[Mapping[str, frozenset[str]]] = {}
-"""What requiring one extension puts in force besides."""
+IMPLIED: Final[Mapping[str, frozenset[str]]] = {"vacation-seconds": frozenset({"vacation"})}
+"""What requiring one extension puts in force besides (RFC 6131 §2)."""
 
 
 class Language:

@@ -73,7 +73,7 @@ def _run(script: Script, message: bytes) -> tuple[Any, ...]:
         items={"location": "MDA"},
         external_id="id",
     )
-    running = run([Step(script), Step(script)], Mail(message), environment, LIMITS, trace=True)
+    running = run([Step(script), Step(script)], Mail(message), environment, LIMITS, notes=[])
     reply: Any = None
     while True:
         try:

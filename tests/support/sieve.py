@@ -67,7 +67,8 @@ def execute(
         return found(question) if callable(found) else found
 
     steps = [Step(compile(script.encode()), f"script {number}") for number, script in enumerate(scripts, 1)]
-    return interpreter.drive(interpreter.run(steps, Mail(mail), environment(**changes), limits, trace=trace), answer)
+    running = interpreter.run(steps, Mail(mail), environment(**changes), limits, notes=[] if trace else None)
+    return interpreter.drive(running, answer)
 
 
 def did(*scripts: str, **arguments: Any) -> list[str]:

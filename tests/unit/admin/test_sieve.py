@@ -1,11 +1,10 @@
-"""Admin operations on scripts: checks and trials without a server, the rest on a real store."""
+"""Admin operations on scripts: checks without a server, the rest on a real store."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import msgspec
 import pytest
 
 from sora.admin import sieve
@@ -19,102 +18,7 @@ from sora.tables import SieveTable
 if TYPE_CHECKING:
     from sora.store.store import Store
 
-MAIL = b"From: bob@example.net\r\nTo: ann@example.com\r\nSubject: well hello\r\nMessage-ID: <a@b>\r\n\r\nbody\r\n"
 ANN = "ann@example.com"
-
-
-def tried(script: str, mail: bytes = MAIL, **options: Any) -> sieve.Tested:
-    return asyncio.run(sieve.test(sieve.TestScript(script=script, mail=mail, **options)))
-
-
-def actions(script: str, **options: Any) -> list[tuple[str, str, str, bool]]:
-    return [msgspec.structs.astuple(action) for action in tried(script, **options).actions]
-
-
-@pytest.mark.parametrize(
-    ("script", "expected"),
-    [
-        ("", [("keep", "INBOX", "nothing else was done", False)]),
-        ("keep;", [("keep", "INBOX", "", False)]),
-        ("discard;", [("discard", "", "", False)]),
-        ('redirect "x@example.net";', [("redirect", "x@example.net", "", False)]),
-        ('require "reject"; reject "no";', [("reject", "", "no", False)]),
-        (
-            'require ["fileinto", "mailbox", "imap4flags"]; fileinto :create :flags "\\\\Seen" "Work";',
-            [("fileinto", "Work", r"create; flags \Seen", False)],
-        ),
-        (
-            'require ["fileinto", "special-use"]; fileinto :specialuse "\\\\Junk" "Spam";',
-            [("fileinto", "Spam", r"\Junk", False)],
-        ),
-        (
-            'require ["imap4flags", "editheader"]; addheader "X-A" "b"; keep :flags ["a", "b"];',
-            [("keep", "INBOX", "flags a b", True)],
-        ),
-        (
-            'require ["fileinto", "copy"]; fileinto :copy "a"; fileinto "b";',
-            [("fileinto", "a", "", False), ("fileinto", "b", "", False)],
-        ),
-    ],
-)
-def test_actions_are_told(script: str, expected: list[tuple[str, str, str, bool]]) -> None:
-    assert actions(script) == expected
-
-
-def test_a_vacation_says_to_whom() -> None:
-    script = 'require "vacation"; vacation "gone";'
-    (send, keep) = tried(script, sender="bob@example.net", recipient=ANN).actions
-    assert (send.action, send.target, send.details.partition(",")[0]) == ("send", "bob@example.net", "vacation")
-    assert keep.action == "keep"
-    assert [action.action for action in tried(script).actions] == ["keep"], "nobody answers the null sender"
-
-
-def test_the_envelope_is_that_of_the_options() -> None:
-    script = (
-        'require "envelope"; if envelope "from" "bob@example.net" { if envelope "to" "ann@example.com" {discard;} }'
-    )
-    assert [action[0] for action in actions(script, sender="bob@example.net", recipient=ANN)] == ["discard"]
-    assert [action[0] for action in actions(script, sender="bob@example.net")] == ["keep"]
-
-
-def test_the_trace_says_what_was_asked_and_what_was_done() -> None:
-    script = 'require ["mailbox", "fileinto"];\nif mailboxexists ["A", "B"] {\n fileinto "A";\n}'
-    trace = [(line.line, line.did) for line in tried(script).trace]
-    assert trace == [("asked", "mailboxes exist A, B: yes"), ("2", "mailboxexists: true"), ("3", 'fileinto "A"')]
-    trace = [(line.line, line.did) for line in tried(script, missing=True).trace]
-    assert trace == [("asked", "mailboxes exist A, B: no"), ("2", "mailboxexists: false")]
-
-
-@pytest.mark.parametrize(
-    ("extension", "test", "there"),
-    [
-        ("duplicate", "duplicate", False),
-        ("extlists", 'header :list "subject" "urn:a"', False),
-        ("extlists", 'valid_ext_list "urn:a"', True),
-        ("mboxmetadata", 'metadata "A" "/private/x" "y"', False),
-        ("mboxmetadata", 'metadataexists "A" "/private/x"', False),
-        ("special-use", 'specialuse_exists "\\\\Junk"', True),
-        ("mailboxid", 'mailboxidexists "x"', True),
-    ],
-)
-def test_every_question_has_an_answer(extension: str, test: str, there: bool) -> None:
-    result = tried(f'require "{extension}"; if {test} {{ discard; }}')
-    assert result.error == ""
-    assert [action.action for action in result.actions] == ["discard" if there else "keep"]
-    assert result.trace[0].line == "asked"
-
-
-def test_one_seen_before() -> None:
-    assert actions('require "duplicate"; if duplicate { discard; }', duplicate=True)[0][0] == "discard"
-
-
-def test_a_script_that_fails_keeps_the_mail_and_says_why() -> None:
-    result = tried('require "ihave";\nerror "no more";')
-    assert result.error == "line 2: no more"
-    assert [action.action for action in result.actions] == ["keep"]
-    row = next(row for row in OPERATIONS if row.name == "sieve.test")
-    assert row.failed(result) == 1
-    assert row.failed(tried("keep;")) == 0
 
 
 def test_errors_and_warnings_have_places() -> None:
@@ -126,8 +30,6 @@ def test_errors_and_warnings_have_places() -> None:
     found = asyncio.run(sieve.check(sieve.CheckScript(script='require ["vacation", "copy"];')))
     assert (found.valid, found.requires, found.problems) == (True, ["copy", "vacation"], [])
     assert row.failed(found) == 0
-    with pytest.raises(BadScript):
-        tried("no")
 
 
 @pytest.fixture

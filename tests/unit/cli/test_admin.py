@@ -433,11 +433,34 @@ def test_a_script_is_checked_without_a_configuration(tmp_path: Path, capsys: pyt
     assert admin.main([*missing, "test", "--json", str(script), str(mail)]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["actions"] == [{"action": "fileinto", "target": "Work", "details": "", "edited": False}]
+    script.write_text('require "ihave"; error "no more";')
+    assert admin.main([*missing, "test", "--from", "", "--to", "a@example.com", str(script), str(mail)]) == 1
+    shown = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert shown[:3] == [["error", "line 1: no more"], ["from", "-"], ["to", "a@example.com"]]
     script.write_text("keep\n:x;")
     assert admin.main([*missing, "check", str(script)]) == 1
     assert '"keep" has no argument :x' in capsys.readouterr().out
     assert admin.main([*missing, "test", str(script), str(mail)]) == 1
     assert capsys.readouterr().err == 'sora-admin: line 2, column 1: "keep" has no argument :x\n'
+
+
+def test_a_directory_gives_the_texts_in_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script, mail, directory = tmp_path / "a.sieve", tmp_path / "a.eml", tmp_path / "site"
+    script.write_text('require "include"; include :global "one"; include :global "deeper/ä.b";')
+    mail.write_bytes(b"Subject: x\r\n\r\n")
+    (directory / "deeper").mkdir(parents=True)
+    (directory / "one.sieve").write_text('redirect "one@example.net";')
+    (directory / "deeper" / "ä.b.sieve").write_text('redirect "two@example.net";')
+    (directory / "one.txt").write_bytes(b"\xff")
+    assert admin.main(["sieve", "test", "--json", "--global", str(directory), str(script), str(mail)]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert [action["target"] for action in answer["actions"]] == ["one@example.net", "two@example.net"]
+    (directory / "two.sieve").write_bytes(b"\xff")
+    for path, problem in ((directory, f"{directory / 'two.sieve'}: not UTF-8"), (mail, f"{mail}: not a directory")):
+        with pytest.raises(SystemExit) as end:
+            admin.main(["sieve", "test", "--global", str(path), str(script), str(mail)])
+        assert end.value.code == 2
+        assert capsys.readouterr().err.endswith(f"global: {problem}\n")
 
 
 def test_a_file_can_be_standard_input(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -198,7 +198,7 @@ def test_any_script_is_refused_or_ends_within_its_budget(commands: list[str], da
         assert found
         assert all(line >= 1 and column >= 1 for line, column, _ in found)
         return
-    outcome = drive(run([Step(script), Step(script)], Mail(data), environment(imap=imap), limits, trace=True), _answer)
+    outcome = drive(run([Step(script), Step(script)], Mail(data), environment(imap=imap), limits, notes=[]), _answer)
     assert outcome.spent <= limits.instructions + 60_000
     assert len(outcome.actions) <= limits.actions + 1
     if outcome.error:

@@ -168,6 +168,7 @@ def test_fcc() -> None:  # RFC 8580 §3
 
 
 def test_mistakes() -> None:
+    assert errors('require "vacation-seconds"; vacation :seconds 5 "x";') == [], "RFC 6131 §2"
     assert errors('require "vacation"; vacation :seconds 5 "x";')[0] == '1:30 :seconds needs require "vacation-seconds"'
     assert "Only one of" in errors(VACATION + 'vacation :days 1 :seconds 5 "x";')[0]
     assert errors(VACATION + 'vacation :from "x" "y";') == ['1:87 "x" is no mail address']

@@ -78,7 +78,8 @@ END $$;
 -- p_body_truncated; message i uses digest p_digest[i] (from 1), so that many recipients share one. What differs between them are
 -- the trace fields at its top: p_trace, and as text for search p_trace_text, stand before the digest's header.
 --
--- mailbox 0 or NULL is INBOX, found here and not by the caller. flags: numbers with commas, or NULL. delivery_key: a retry
+-- mailbox 0 or NULL is INBOX, found here and not by the caller; -1: the body is held for mail that leaves, and there is no
+-- message of it, no quota and no lock (its witness has mailbox -1, and the content id in place of the uid). flags: numbers with commas, or NULL. delivery_key: a retry
 -- within 24 h writes nothing and gets the old uid (LMTP); NULL for APPEND, which gives append_id, its witness, instead.
 -- actor: who appends to a shared mailbox (NULL: the owner). body: the stored octets, for body_copies; NULL: none is kept, or a
 -- message with the same account and hash has it.
@@ -87,7 +88,9 @@ END $$;
 -- retries one by one. A full account only marks its own rows over_quota.
 --
 -- patient: wait for locks. Else messages whose mailbox or quota somebody else has locked are not stored but marked so, all
--- those of one mailbox alike, and the caller gives them again, patiently.
+-- those of one mailbox alike, and the caller gives them again, patiently. unit: a number for each message; those with equal
+-- numbers are stored together or not at all, so if one of them is locked the others are not stored either, unmarked and
+-- without a uid. NULL: each stands for itself.
 CREATE FUNCTION deliver(
   p_account_id bigint[], p_mailbox_id bigint[], p_content_hash bytea[], p_size bigint[], p_flags text[],
   p_internal_date timestamptz[], p_delivery_key bytea[], p_append_id uuid[], p_digest int[],
@@ -96,7 +99,8 @@ CREATE FUNCTION deliver(
   p_base_subject text[], p_sender text[], p_recipients text[], p_cc text[], p_bcc text[], p_reply_to text[],
   p_display_from text[], p_display_to text[], p_preview text[], p_envelope bytea[], p_body_structure bytea[],
   p_header bytea[], p_header_text text[], p_body_text text[], p_body_truncated boolean[],
-  p_instance_id text, p_actor_id bigint[] DEFAULT NULL, p_body bytea[] DEFAULT NULL, p_patient boolean DEFAULT true)
+  p_instance_id text, p_actor_id bigint[] DEFAULT NULL, p_body bytea[] DEFAULT NULL, p_patient boolean DEFAULT true,
+  p_unit int[] DEFAULT NULL)
 RETURNS TABLE (ord int, account_id bigint, mailbox_id bigint, uid bigint, uidvalidity bigint, modseq bigint, content_id bigint,
                duplicate boolean, over_quota boolean, locked boolean)
 LANGUAGE plpgsql
@@ -110,6 +114,7 @@ DECLARE
   v_held_quotas bigint[];   -- by somebody else, as are the next ones: accounts
   v_held int[];             -- keys of mailboxes
   v_locked boolean[] := array_fill(false, ARRAY[v_count]);
+  v_aside boolean[] := v_locked;   -- they, and the others of their units
   v_first int[] := ARRAY(SELECT generate_series(1, v_count));   -- of the same key and mailbox in this batch
   v_known bigint[] := array_fill(NULL::bigint, ARRAY[v_count]); -- uid it got in an earlier call
   v_over boolean[] := array_fill(false, ARRAY[v_count]);
@@ -117,15 +122,18 @@ DECLARE
 BEGIN
   IF p_patient THEN
     v_limited := lock_quotas(p_account_id) <> '{}';
-    PERFORM lock_mailboxes(v_mailbox);
+    PERFORM lock_mailboxes(array_remove(v_mailbox, -1::bigint));
   ELSE
     v_held_quotas := try_lock_quotas(p_account_id);
     v_limited := v_held_quotas IS NOT NULL;
-    v_held := try_lock_all(21327, v_mailbox);
+    v_held := try_lock_all(21327, array_remove(v_mailbox, -1::bigint));
     IF v_held <> '{}' OR v_held_quotas <> '{}' THEN
       v_locked := ARRAY(
-        SELECT coalesce(lock_key(i.mailbox) = ANY (v_held) OR i.account = ANY (v_held_quotas), false)
+        SELECT i.mailbox <> -1 AND coalesce(lock_key(i.mailbox) = ANY (v_held) OR i.account = ANY (v_held_quotas), false)
         FROM unnest(p_account_id, v_mailbox) WITH ORDINALITY i (account, mailbox, ord) ORDER BY i.ord);
+      v_aside := CASE WHEN p_unit IS NULL THEN v_locked ELSE ARRAY(
+        SELECT bool_or(i.locked) OVER (PARTITION BY i.unit)
+        FROM unnest(v_locked, p_unit) WITH ORDINALITY i (locked, unit, ord) ORDER BY i.ord) END;
     END IF;
   END IF;
   PERFORM require_mailboxes(p_account_id, v_mailbox);
@@ -142,7 +150,7 @@ BEGIN
   IF v_limited THEN
     SELECT array_agg(coalesce(q.over_quota, false) ORDER BY i.ord) INTO v_over
     FROM generate_series(1, v_count) i (ord) LEFT JOIN quota_check(ARRAY(
-      SELECT CASE WHEN v_known[g] IS NULL AND v_first[g] = g AND NOT v_locked[g] THEN p_account_id[g] END
+      SELECT CASE WHEN v_known[g] IS NULL AND v_first[g] = g AND NOT v_aside[g] AND v_mailbox[g] <> -1 THEN p_account_id[g] END
       FROM generate_series(1, v_count) g ORDER BY g),
       p_size) q USING (ord);
   END IF;
@@ -150,11 +158,11 @@ BEGIN
   WITH given AS MATERIALIZED (
     SELECT i.*, i.ord::int AS n, string_to_array(nullif(i.flag_text, ''), ',')::int2[] AS flags
     FROM unnest(p_account_id, v_mailbox, p_content_hash, p_size, p_flags, p_internal_date, p_delivery_key,
-                p_append_id, p_digest, p_trace, p_trace_text, v_first, v_known, v_over, v_locked, p_actor_id)
+                p_append_id, p_digest, p_trace, p_trace_text, v_first, v_known, v_over, v_locked, v_aside, p_actor_id)
       WITH ORDINALITY i (account, mailbox, hash, size, flag_text, internal_date, key, append_id, digest, trace, trace_text,
-                         first, known, over, locked, actor, ord)
+                         first, known, over, locked, aside, actor, ord)
   ), fresh AS MATERIALIZED (
-    SELECT * FROM given WHERE known IS NULL AND first = n AND NOT over AND NOT locked
+    SELECT * FROM given WHERE known IS NULL AND first = n AND NOT over AND NOT aside
   ), bodies AS MATERIALIZED (   -- sorted: the lock order of content rows
     SELECT DISTINCT ON (account, hash) account, hash, size, digest, trace, trace_text, nextval('content_ids') AS new_id
     FROM fresh ORDER BY account, hash, n
@@ -174,14 +182,14 @@ BEGIN
     SELECT f.*, c.content_id, s.highest_modseq + 1 AS modseq,
            s.uid_next - 1 + row_number() OVER (PARTITION BY f.account, f.mailbox ORDER BY f.n) AS uid
     FROM fresh f JOIN contents c ON c.account_id = f.account AND c.content_hash = f.hash
-    CROSS JOIN LATERAL (
+    LEFT JOIN LATERAL (   -- of a held letter: none
       SELECT t.uid_next, t.highest_modseq FROM mailbox_stats t
-      WHERE t.account_id = f.account AND t.mailbox_id = f.mailbox OFFSET 0) s
+      WHERE t.account_id = f.account AND t.mailbox_id = f.mailbox OFFSET 0) s ON true
   ), stored AS (
     INSERT INTO messages (account_id, mailbox_id, uid, content_id, created_modseq, internal_date, size, initial_flags)
     SELECT p.account, p.mailbox, p.uid, p.content_id, p.modseq, p.internal_date, p.size,
            CASE WHEN p.actor <> p.account THEN nullif(array_remove(p.flags, 0::int2), '{}') ELSE p.flags END
-    FROM placed p
+    FROM placed p WHERE p.mailbox <> -1
   ), seen AS (
     INSERT INTO message_viewer_seen AS v (account_id, mailbox_id, viewer_id, block_no, bits)
     SELECT p.account, p.mailbox, p.actor, (p.uid >> 10)::int, bit_or(set_bit(0::bit(1024), (p.uid & 1023)::int, 1))
@@ -210,19 +218,21 @@ BEGIN
     FROM bodies b JOIN contents c ON c.account_id = b.account AND c.content_id = b.new_id   -- new contents only
   ), keys AS (
     INSERT INTO recent_deliveries (account_id, key, mailbox_id, uid)
-    SELECT p.account, p.key, p.mailbox, p.uid FROM placed p WHERE p.key IS NOT NULL
+    SELECT p.account, p.key, p.mailbox, coalesce(p.uid, p.content_id) FROM placed p WHERE p.key IS NOT NULL
     ON CONFLICT (account_id, key, mailbox_id) DO UPDATE SET uid = EXCLUDED.uid, delivered_at = EXCLUDED.delivered_at
   ), appends AS (
     INSERT INTO append_witnesses (account_id, append_id, mailbox_id, uid)
     SELECT p.account, p.append_id, p.mailbox, p.uid FROM placed p WHERE p.append_id IS NOT NULL
   )
-  SELECT g.n, g.account, g.mailbox, coalesce(g.known, p.uid), b.uidvalidity, p.modseq, coalesce(p.content_id, old.content_id),
-         g.known IS NOT NULL OR (p.uid IS NOT NULL AND g.first <> g.n), g.known IS NULL AND p.uid IS NULL AND NOT g.locked,
+  SELECT g.n, g.account, g.mailbox, CASE WHEN g.mailbox <> -1 THEN coalesce(g.known, p.uid) END, b.uidvalidity, p.modseq,
+         coalesce(p.content_id, CASE WHEN g.mailbox = -1 THEN g.known ELSE old.content_id END),
+         g.known IS NOT NULL OR (p.content_id IS NOT NULL AND g.first <> g.n),
+         g.known IS NULL AND p.content_id IS NULL AND NOT g.aside,
          g.known IS NULL AND g.locked   -- what an earlier call committed is known without the lock
   FROM given g
   LEFT JOIN placed p ON p.n = g.first AND g.known IS NULL
-  CROSS JOIN LATERAL (
-    SELECT x.uidvalidity FROM mailboxes x WHERE x.account_id = g.account AND x.mailbox_id = g.mailbox OFFSET 0) b
+  LEFT JOIN LATERAL (
+    SELECT x.uidvalidity FROM mailboxes x WHERE x.account_id = g.account AND x.mailbox_id = g.mailbox OFFSET 0) b ON true
   LEFT JOIN LATERAL (
     SELECT x.content_id FROM messages x
     WHERE x.account_id = g.account AND x.mailbox_id = g.mailbox AND x.uid = g.known OFFSET 0) old ON true
@@ -253,7 +263,9 @@ BEGIN
   WHERE NOT EXISTS (
     SELECT 1 FROM mailboxes m JOIN accounts a USING (account_id)
     WHERE m.account_id = i.account AND m.mailbox_id = i.mailbox AND m.deleted_at IS NULL AND NOT m.noselect
-      AND a.deleted_at IS NULL);
+      AND a.deleted_at IS NULL)
+    AND NOT (i.mailbox = -1 AND EXISTS (
+      SELECT 1 FROM accounts a WHERE a.account_id = i.account AND a.deleted_at IS NULL));
   IF v_missing IS NOT NULL THEN
     PERFORM fail('P0002', 'No such mailbox', v_missing);
   END IF;

@@ -339,7 +339,8 @@ BEGIN
     OR EXISTS (SELECT 1 FROM pending_uploads WHERE account_id = p_account_id) THEN
     RETURN 0;
   END IF;
-  FOREACH v_table IN ARRAY ARRAY['account_changes', 'recent_deliveries', 'append_witnesses', 'purge_candidates'] LOOP
+  FOREACH v_table IN ARRAY ARRAY['account_changes', 'recent_deliveries', 'append_witnesses', 'sieve_duplicates',
+                                 'vacation_replies', 'purge_candidates'] LOOP
     EXECUTE format('DELETE FROM %I WHERE ctid = ANY (ARRAY('
       'SELECT ctid FROM %1$I WHERE account_id = $1 LIMIT $2))', v_table)
     USING p_account_id, p_limit;
@@ -370,6 +371,9 @@ BEGIN
     -- a PUT may be under way: its DELETE must come after it
     WHEN EXISTS (SELECT 1 FROM pending_uploads u WHERE u.account_id = p_account_id AND u.content_id = p_content_id)
       THEN 'upload'
+    -- a letter that is sent on, whether it is in a mailbox or held for that alone
+    WHEN EXISTS (SELECT 1 FROM outbound_queue o WHERE o.account_id = p_account_id AND o.content_id = p_content_id)
+      THEN 'outbound'
   END;
 END $$;
 
@@ -496,7 +500,7 @@ END $$;
 
 CREATE INDEX account_changes_age ON account_changes (changed_at);
 
--- Witnesses past 24 h, and dead leases.
+-- Witnesses past 24 h, what filters need not remember any more, and dead leases.
 CREATE FUNCTION trim_witnesses(p_limit int DEFAULT 10000) RETURNS bigint LANGUAGE plpgsql
 SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
@@ -511,6 +515,16 @@ BEGIN
   v_total := v_total + v_rows;
   DELETE FROM append_witnesses d USING (
     SELECT ctid FROM append_witnesses WHERE appended_at < clock() - interval '24 h' ORDER BY appended_at LIMIT p_limit) x
+  WHERE d.ctid = x.ctid;
+  GET DIAGNOSTICS v_rows = ROW_COUNT;
+  v_total := v_total + v_rows;
+  DELETE FROM sieve_duplicates d USING (
+    SELECT ctid FROM sieve_duplicates WHERE expires_at <= clock() ORDER BY expires_at LIMIT p_limit) x
+  WHERE d.ctid = x.ctid;
+  GET DIAGNOSTICS v_rows = ROW_COUNT;
+  v_total := v_total + v_rows;
+  DELETE FROM vacation_replies d USING (
+    SELECT ctid FROM vacation_replies WHERE expires_at <= clock() ORDER BY expires_at LIMIT p_limit) x
   WHERE d.ctid = x.ctid;
   GET DIAGNOSTICS v_rows = ROW_COUNT;
   v_total := v_total + v_rows;

@@ -36,6 +36,12 @@ delivery_batch = Histogram(
 )
 delivery_duplicates = Counter("sora_delivery_duplicates_total", "Deliveries suppressed as a retry.")
 delivery_ambiguous = Counter("sora_delivery_ambiguous_total", "Commits whose answer was lost.", ["resolution"])
+delivery_effects = Counter(
+    "sora_delivery_effects_total", "Deliveries of which more than letters came, and repetitions of it.", ["result"]
+)
+delivery_answered = Counter(
+    "sora_delivery_replies_dropped_total", "Vacation replies to somebody who got one at the same moment."
+)
 delivery_seconds = Histogram("sora_delivery_seconds", "From end of data to commit.")
 
 # Bodies

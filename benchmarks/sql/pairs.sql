@@ -663,6 +663,19 @@ SELECT trim_witnesses()
 WITH d AS (DELETE FROM recent_deliveries WHERE delivered_at < now() - interval '24 h' RETURNING 1) SELECT count(*)
 FROM d
 
+-- ── apply_effects of a reply and a redirect
+-- ours
+SELECT applied, queued, answered FROM apply_effects(ARRAY[{acc}], ARRAY['\x02'::bytea], '{1}', ARRAY['\x03'::bytea],
+'{60}', '{1}', ARRAY['\x04'::bytea], '{60}', '{1,1}', '{1,NULL}', '{vacation,redirect}', '{"",a@example.org}',
+'{b@example.org,c@example.org}', ARRAY[NULL, {content}], ARRAY['\x05'::bytea, NULL], ARRAY['\x06'::bytea, NULL],
+ARRAY[''::bytea, ''], '{1,1}', '{f,f}', ARRAY['{}', '{}']::jsonb[])
+-- plain
+WITH w AS (INSERT INTO recent_deliveries (account_id, key, mailbox_id, uid) VALUES ({acc}, '\x02', 0, 0)), d AS (INSERT
+INTO sieve_duplicates VALUES ({acc}, '\x03', now() + interval '60 s')), v AS (INSERT INTO vacation_replies VALUES
+({acc}, '\x04', now() + interval '60 s')), q AS (INSERT INTO outbound_queue (account_id, kind, sender, recipient,
+content_id, body, body_hash, size) VALUES ({acc}, 'vacation', '', 'b@example.org', NULL, '\x05', '\x06', 1), ({acc},
+'redirect', 'a@example.org', 'c@example.org', {content}, NULL, NULL, 1)) SELECT true, 2, 0
+
 -- ── credentials_changed
 -- ours
 INSERT INTO credentials (account_id, kind, name, hash) VALUES ({acc}, 'app_password', 'x', 'h') RETURNING name

@@ -30,6 +30,8 @@ from sora import log, metrics
 from sora.crashpoints import crash_point
 from sora.errors import Busy, DatabaseDown, KeyUnavailable, NotFound, Refused, SoraError, StagingFull, Unavailable
 from sora.services.lanes import Lanes, take
+from sora.store.messages import HELD
+from sora.store.outbound import CHANNEL
 from sora.store.patience import Patience
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from sora.services.changes import Changes
     from sora.services.lanes import Unit
     from sora.services.letters import Box
+    from sora.store.effects import Applied
     from sora.store.messages import Delivered, Messages, NewMessage
     from sora.store.staging import Staging
     from sora.types import MailboxId
@@ -175,8 +178,14 @@ class Commits:
             bodies = [letter.pieces for letter in letters] if self._copies else None
             if (replaced := units[0].replaced) is not None:  # it is alone
                 delivered = await self._messages.replace(replaced, rows, self._instance_id, bodies)
-            else:
+            elif all(unit.plain for unit in units):
                 delivered = await self._messages.deliver(rows, self._instance_id, bodies, patient=attempt.patient)
+            else:
+                shares = [unit.share for unit in units]
+                delivered, applied = await self._messages.deliver_shares(
+                    shares, self._instance_id, bodies, patient=attempt.patient
+                )
+                self._note_effects(applied)
         except DatabaseDown as error:
             if not error.maybe_done:
                 self._refuse(units, error)
@@ -200,7 +209,7 @@ class Commits:
         if len(units) > 1 and (asked or not isinstance(error, Busy)):
             await self._one_by_one(units, attempt)
             return
-        if isinstance(error, NotFound) and _send_to_inbox(units[0]):
+        if isinstance(error, NotFound) and _send_to_inbox(units[0], error):
             await self._save(units, attempt)
             return
         if isinstance(error, SoraError):
@@ -217,15 +226,19 @@ class Commits:
         for unit in units:
             if time.monotonic() > ends:
                 self._refuse([unit], Busy(detail="the batch took too long"))
-            elif unit.box in locked:
-                self._refuse([unit], locked[unit.box])
+            elif busy := next((locked[box] for box in unit.boxes if box in locked), None):
+                self._refuse([unit], busy)
             else:
                 await self._save([unit], attempt)
-                if isinstance(unit.result, Busy):
-                    locked[unit.box] = unit.result
+                if isinstance(unit.result, Busy) and len(unit.boxes) == 1:  # of several it is not known which
+                    locked |= dict.fromkeys(unit.boxes, unit.result)
 
     async def _after_lost_answer(self, units: list[Unit], error: DatabaseDown, attempt: _Attempt) -> None:
-        """The connection broke after the call was sent: let the witnesses decide."""
+        """The connection broke after the call was sent: let the witnesses decide.
+
+        Not so for a unit with effects, whose witness no lock protects: saving it again waits for a backend that is
+        still committing it, and repeats nothing that is there.
+        """
         try:
             found = await self._witnesses([letter.row for unit in units for letter in unit.letters])
         except Unavailable as unknown:
@@ -237,7 +250,10 @@ class Commits:
         for unit in units:
             rows = [found.pop(0) for _ in unit.letters]
             known = [row for row in rows if row is not None]
-            if len(known) == len(rows):
+            if unit.effects is not None:
+                metrics.delivery_ambiguous.labels("repeated").inc()
+                missing.append(unit)
+            elif len(known) == len(rows):
                 metrics.delivery_ambiguous.labels("committed").inc()
                 self._finish([unit], known)
             else:
@@ -246,7 +262,8 @@ class Commits:
         if missing and attempt.again:
             await self._save(missing, replace(attempt, again=False))
         else:
-            self._refuse(missing, DatabaseDown(detail=str(error)))  # the witnesses are sure that it was not done
+            # Of all but those with effects the witnesses are sure that it was not done.
+            self._refuse(missing, DatabaseDown(detail=str(error)))
 
     async def _witnesses(self, rows: list[NewMessage]) -> list[Delivered | None]:
         """Read the witnesses, while PostgreSQL comes back for a moment.
@@ -275,12 +292,13 @@ class Commits:
         for unit in units:
             rows = delivered[start : start + len(unit.letters)]
             start += len(rows)
-            if not any(row.locked for row in rows):
+            locked = next((row.mailbox_id for row in rows if row.locked), None)
+            if locked is None:
                 stored.append(unit)
                 there += rows
             elif unit.aside_since is None:
                 unit.aside_since = time.monotonic()
-                self._patience.add(rows[0].mailbox_id, unit)
+                self._patience.add(locked, unit)
             else:
                 self._refuse([unit], Busy(detail="the mailbox is locked, and too many others are"))
         return stored, there
@@ -327,15 +345,26 @@ class Commits:
         for unit in units:
             rows = delivered[start : start + len(unit.letters)]
             start += len(rows)
-            duplicates = sum(row.duplicate for row in rows)
-            metrics.deliveries.labels(unit.path, "stored").inc(len(rows) - duplicates)
+            messages = [row for row in rows if row.mailbox_id != HELD]
+            duplicates = sum(row.duplicate for row in messages)
+            metrics.deliveries.labels(unit.path, "stored").inc(len(messages) - duplicates)
             if duplicates:
                 metrics.delivery_duplicates.inc(duplicates)
-                _log.info("delivery suppressed as a retry", extra={"account_id": unit.letters[0].row.account_id})
+                _log.info("delivery suppressed as a retry", extra={"account_id": rows[0].account_id})
             unit.answer(rows)
         self._doorbell.ring(row.content_id for row in delivered if not row.duplicate)
         for row in delivered:
-            self._changes.publish(row.account_id, row.mailbox_id, row.modseq)
+            if row.mailbox_id != HELD:
+                self._changes.publish(row.account_id, row.mailbox_id, row.modseq)
+
+    def _note_effects(self, applied: Iterable[Applied | None]) -> None:
+        """Committed: count them, and wake those who send."""
+        there = [one for one in applied if one is not None]
+        for one in there:
+            metrics.delivery_effects.labels("applied" if one.first else "repeated").inc()
+            metrics.delivery_answered.inc(one.answered)
+        if any(one.queued for one in there):
+            self._changes.ring(CHANNEL)
 
     def _refuse(self, units: list[Unit], error: SoraError) -> None:
         result = "refused" if isinstance(error, Refused) else "failed"
@@ -344,9 +373,19 @@ class Commits:
             unit.answer(error)
 
 
-def _send_to_inbox(unit: Unit) -> bool:
-    """Readdress a delivery whose `+detail` mailbox was deleted meanwhile; False if it goes to INBOX already."""
-    if unit.path != "lmtp" or unit.letters[0].row.mailbox_id is None:
+def _send_to_inbox(unit: Unit, error: NotFound) -> bool:
+    """Readdress what was going to mailboxes that were deleted meanwhile; False if that changes nothing.
+
+    Args:
+        error: Names them, as `<account>/<mailbox>`, in the detail of the server's error; if not, all are meant.
+    """
+    if unit.path != "lmtp":
         return False
-    unit.letters[0].row = replace(unit.letters[0].row, mailbox_id=None)
-    return True
+    missing = str(getattr(error.__cause__, "detail", None) or "").split()
+    changed = False
+    for letter in unit.letters:
+        row = letter.row
+        if row.mailbox_id is not None and (not missing or f"{row.account_id}/{row.mailbox_id}" in missing):
+            letter.row = replace(row, mailbox_id=None)
+            changed = True
+    return changed

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from sora import log
 from sora.errors import SoraError, Unavailable
+from sora.store.messages import Share
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -70,10 +71,19 @@ class Unit:
         """When it left its batch to wait for a locked mailbox; who waits with it sees to its answer."""
 
     @property
-    def box(self) -> Box:
+    def boxes(self) -> frozenset[Box]:
         """Where it goes."""
-        row = self.letters[0].row
-        return row.account_id, row.mailbox_id
+        return frozenset((letter.row.account_id, letter.row.mailbox_id) for letter in self.letters)
+
+    @property
+    def share(self) -> Share:
+        """What the database gets of it."""
+        return Share(tuple(letter.row for letter in self.letters), self.effects)
+
+    @property
+    def plain(self) -> bool:
+        """Letters for one mailbox and nothing else, as most mail is."""
+        return self.effects is None and (len(self.letters) == 1 or len(self.boxes) <= 1)
 
     def answer(self, result: list[Delivered] | SoraError) -> None:
         """Tell the waiting session, if it still waits."""
@@ -173,10 +183,10 @@ class Lanes:
 def take(waiting: deque[Unit], max_messages: int = MAX_BATCH, max_bytes: int = MAX_BATCH_BYTES) -> list[Unit]:
     """A batch: the oldest unit, whatever its size, and what fits beside it."""
     batch = [waiting.popleft()]
-    messages, size = len(batch[0].letters), batch[0].size
+    messages, size = max(1, len(batch[0].letters)), batch[0].size
     while waiting:
         unit = waiting[0]
-        messages += len(unit.letters)
+        messages += max(1, len(unit.letters))
         size += unit.size
         if messages > max_messages or size > max_bytes:
             break

@@ -8,17 +8,19 @@ them as long as it likes.
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from msgspec import Struct
 
 from sora.sieve.actions import Remembered  # noqa: TC001 — msgspec reads the annotations at run time
-from sora.store.outbound import Outgoing  # noqa: TC001
+from sora.store.outbound import Entry, Outgoing, columns, referring, sealed
 from sora.store.sealing import Sealer  # noqa: TC001
-from sora.types import AccountId  # noqa: TC001
+from sora.types import AccountId, ContentId
 
 if TYPE_CHECKING:
-    from sora.store.db import Database
+    from collections.abc import Sequence
+
+    from sora.store.db import Connection, Database
 
 
 class Replied(Struct, frozen=True):
@@ -51,6 +53,24 @@ class Effects(Struct, frozen=True, kw_only=True):
     outgoing: tuple[Outgoing, ...] = ()
     remembered: tuple[Remembered, ...] = ()
     replied: tuple[Replied, ...] = ()
+
+
+Content: TypeAlias = tuple[ContentId, int]
+"""Of a letter: its number, and its octets."""
+
+
+class Applied(Struct, frozen=True):
+    """What became of effects.
+
+    Attributes:
+        first: False: they had happened before, and nothing was done.
+        queued: Mails that leave now.
+        answered: Replies that do not, because their address got one meanwhile.
+    """
+
+    first: bool
+    queued: int
+    answered: int
 
 
 class FilterMemory:
@@ -90,6 +110,61 @@ class FilterMemory:
             reply_entry(handle, address),
         )
         return found
+
+
+async def apply(conn: Connection, batch: Sequence[tuple[Effects, Sequence[Content]] | None]) -> list[Applied | None]:
+    """Make effects true inside the transaction on `conn`, in one statement, behind that which stores their letters.
+
+    Args:
+        batch: Effects, and the contents of the letters of their unit, in order; None: nothing is to be done.
+
+    Returns:
+        One entry for each.
+
+    Raises:
+        NotFound: An account is gone.
+    """
+    given = [(place, *entry) for place, entry in enumerate(batch) if entry is not None]
+    answers: list[Applied | None] = [None] * len(batch)
+    if given:
+        rows = await conn.fetch(_APPLY, *_arrays([effects for _, effects, _ in given], [ids for *_, ids in given]))
+        for (place, *_), row in zip(given, rows, strict=True):
+            answers[place] = Applied(row["applied"], row["queued"], row["answered"])
+    return answers
+
+
+_APPLY: Final = f"SELECT * FROM apply_effects({', '.join(f'${i}' for i in range(1, 21))}) ORDER BY ord"
+
+
+def _arrays(batch: Sequence[Effects], contents: Sequence[Sequence[Content]]) -> tuple[list[Any], ...]:
+    """Of `apply_effects()`."""
+    duplicates = [(n, entry) for n, effects in enumerate(batch, 1) for entry in effects.remembered]
+    replies = [(n, entry) for n, effects in enumerate(batch, 1) for entry in effects.replied]
+    places = {(n, entry.outgoing): place for place, (n, entry) in enumerate(replies, 1)}
+    mails = [
+        (n, places.get((n, i)), _entry_of(effects, mail, ids))
+        for n, (effects, ids) in enumerate(zip(batch, contents, strict=True), 1)
+        for i, mail in enumerate(effects.outgoing)
+    ]
+    return (
+        [effects.account_id for effects in batch],
+        [effects.key for effects in batch],
+        [n for n, _ in duplicates],
+        [duplicate_entry(entry.handle, entry.unique_id) for _, entry in duplicates],
+        [entry.seconds for _, entry in duplicates],
+        [n for n, _ in replies],
+        [reply_entry(entry.handle, entry.address) for _, entry in replies],
+        [entry.seconds for _, entry in replies],
+        [n for n, _, _ in mails],
+        [place for _, place, _ in mails],
+        *columns([entry for *_, entry in mails])[1:],
+    )
+
+
+def _entry_of(effects: Effects, mail: Outgoing, contents: Sequence[Content]) -> Entry:
+    if mail.letter is None:
+        return sealed(effects.account_id, mail, effects.sealer)
+    return referring(effects.account_id, mail, *contents[mail.letter])
 
 
 def duplicate_entry(handle: str, unique_id: str) -> bytes:

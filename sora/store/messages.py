@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from sora.errors import NotFound
 from sora.store.copies import INLINE_BYTES, add_parts
+from sora.store.effects import Applied, Content, Effects, apply
 from sora.store.flags import FlagChange, FlagEdit, FlagLanes
 from sora.store.replacing import take_away
 from sora.types import ALL_RIGHTS, MAX_UID, AccountId, ContentId, MailboxId, ModSeq, Rights, Uid, UidValidity
@@ -119,6 +120,7 @@ class Delivered(Struct, frozen=True):
     """What became of one `NewMessage`.
 
     Attributes:
+        uid: 0: it is not stored, or held.
         modseq: of the message, and of the mailbox after it.
         duplicate: nothing was stored; the fields tell of the message that was there.
         locked: nothing was stored and there is no UID: somebody else holds the lock of the mailbox or of its quota.
@@ -134,6 +136,17 @@ class Delivered(Struct, frozen=True):
     duplicate: bool = False
     locked: bool = False
     replaced_modseq: ModSeq = ModSeq(0)
+
+
+class Share(Struct, frozen=True):
+    """What is stored together or not at all, among others in one call.
+
+    Attributes:
+        effects: what happens in the same transaction, once.
+    """
+
+    messages: tuple[NewMessage, ...]
+    effects: Effects | None = None
 
 
 class Expunged(Struct, frozen=True):
@@ -318,6 +331,42 @@ class Messages:
             rows = await self._deliver_copied(batch, arguments, bodies)
         return [_delivered(row) for row in rows]
 
+    async def deliver_shares(
+        self,
+        shares: Sequence[Share],
+        instance_id: str,
+        bodies: Sequence[Pieces] | None = None,
+        *,
+        patient: bool = True,
+    ) -> tuple[list[Delivered], list[Applied | None]]:
+        """Store messages of which some belong together, and do what filters want besides, in one transaction.
+
+        Args:
+            shares: in order; `bodies` has those of all their messages.
+            patient: as for `deliver`; where one message of a share is locked, the others come back without a UID.
+
+        Returns:
+            One entry for each message, and what became of the effects of each share: None where there are none, or its
+            messages are not stored.
+
+        Raises:
+            SoraError: as `deliver`; nothing was stored and nothing has happened.
+        """
+        batch = [message for share in shares for message in share.messages]
+        arguments = _arguments(batch, instance_id, patient=patient, units=_units(shares))
+        if all(share.effects is None for share in shares):
+            rows = (
+                await self._db.fetch(_DELIVER, *arguments)
+                if bodies is None
+                else await self._deliver_copied(batch, arguments, bodies)
+            )
+            return [_delivered(row) for row in rows], [None] * len(shares)
+        async with self._db.transaction() as conn:
+            rows = await self._deliver_on(conn, batch, arguments, bodies) if batch else []
+            delivered = [_delivered(row) for row in rows]
+            applied = await apply(conn, list(_stored(shares, delivered)))
+        return delivered, applied
+
     async def replace(
         self,
         replaced: Replaced,
@@ -377,7 +426,7 @@ class Messages:
             One entry for each message, in order; None: not stored.
         """
         found: dict[int, Record] = {}
-        lmtp = [(i, m) for i, m in enumerate(batch) if m.key is not None]
+        lmtp = [(i, m) for i, m in enumerate(batch) if m.key is not None and m.mailbox_id != HELD]
         if lmtp:
             rows = await self._db.fetch(
                 _FIND_DELIVERIES,
@@ -390,6 +439,8 @@ class Messages:
         for account_id, mailbox_id in {(m.account_id, m.mailbox_id) for m in batch if m.append_id is not None}:
             rows = await self._db.fetch(_FIND_APPENDS, account_id, mailbox_id, list(places))
             found |= {places[row["append_id"]]: row for row in rows}
+        if not lmtp and not places:
+            await self._db.fetchval("SELECT 1")  # nothing to ask, but the caller goes on when the server is there
         return [_witness(message, found.get(i)) for i, message in enumerate(batch)]
 
     # ── changes ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -508,9 +559,10 @@ class Messages:
 # One message over quota fails the call, so that a batch stays "all or none" in one round trip.
 _DELIVER: Final = f"""
     SELECT d.*, CASE WHEN d.over_quota THEN fail('SR001', 'Over quota', d.account_id::text)::text END
-    FROM deliver({", ".join(f"${i}" for i in range(1, 33))}, p_patient => $33, p_actor_id => $34) d ORDER BY d.ord
+    FROM deliver({", ".join(f"${i}" for i in range(1, 33))}, p_patient => $33, p_actor_id => $34, p_unit => $35) d
+    ORDER BY d.ord
 """
-_DELIVER_COPIED: Final = _DELIVER.replace("$34)", "$34, p_body => $35)")
+_DELIVER_COPIED: Final = _DELIVER.replace("$35)", "$35, p_body => $36)")
 _FIND_DELIVERIES: Final = """
     SELECT f.*, m.created_modseq AS modseq FROM find_deliveries($1, $2, $3) f
     LEFT JOIN messages m ON m.account_id = f.account_id AND m.mailbox_id = f.mailbox_id AND m.uid = f.uid
@@ -521,11 +573,33 @@ _FIND_APPENDS: Final = """
 """
 
 
-def _arguments(batch: Sequence[NewMessage], instance_id: str, *, patient: bool) -> tuple[Any, ...]:
+def _arguments(
+    batch: Sequence[NewMessage], instance_id: str, *, patient: bool, units: list[int] | None = None
+) -> tuple[Any, ...]:
     """Of `deliver()`, but for the bodies."""
     digests, numbers = _share(batch)
     actors = [message.actor_id for message in batch]
-    return (*_message_arrays(batch, numbers), *_digest_arrays(digests), instance_id, patient, actors)
+    return (*_message_arrays(batch, numbers), *_digest_arrays(digests), instance_id, patient, actors, units)
+
+
+def _units(shares: Sequence[Share]) -> list[int] | None:
+    """For each message the number of its share; None: no share has several."""
+    if all(len(share.messages) <= 1 for share in shares):
+        return None
+    return [number for number, share in enumerate(shares) for _ in share.messages]
+
+
+def _stored(shares: Sequence[Share], delivered: Sequence[Delivered]) -> Iterator[tuple[Effects, list[Content]] | None]:
+    """For each share its effects and the contents of its messages, or None if nothing is to happen."""
+    start = 0
+    for share in shares:
+        rows = delivered[start : start + len(share.messages)]
+        start += len(rows)
+        if share.effects is None or any(row.locked for row in rows):
+            yield None
+        else:
+            sizes = [message.size for message in share.messages]
+            yield share.effects, list(zip([row.content_id for row in rows], sizes, strict=True))
 
 
 def _delivered(row: Record, replaced_modseq: ModSeq = ModSeq(0)) -> Delivered:  # noqa: B008 — an int
@@ -534,7 +608,7 @@ def _delivered(row: Record, replaced_modseq: ModSeq = ModSeq(0)) -> Delivered:  
         mailbox_id=MailboxId(row["mailbox_id"]),
         uid=Uid(row["uid"] or 0),
         modseq=ModSeq(row["modseq"] or 0),
-        uidvalidity=UidValidity(row["uidvalidity"]),
+        uidvalidity=UidValidity(row["uidvalidity"] or 0),
         content_id=ContentId(row["content_id"] or 0),
         duplicate=row["duplicate"],
         locked=row["locked"],

@@ -7,7 +7,7 @@ neither. Afterwards, when that is committed, `Changes.ring(CHANNEL)` wakes those
 from __future__ import annotations
 
 from datetime import datetime  # noqa: TC003 — msgspec reads the annotations at run time
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Struct
@@ -99,8 +99,12 @@ def referring(account_id: AccountId, mail: Outgoing, content_id: ContentId, size
 
 async def enqueue(conn: Connection, entries: Sequence[Entry]) -> list[int]:
     """Queue mail inside the transaction on `conn`, in one statement; its numbers, in order."""
-    rows = await conn.fetch(
-        _ENQUEUE,
+    return [row[0] for row in await conn.fetch(_ENQUEUE, *columns(entries))]
+
+
+def columns(entries: Sequence[Entry]) -> tuple[list[Any], ...]:
+    """Account, kind, sender, recipient, content, body, its hash, header, size, SMTPUTF8, parameters."""
+    return (
         [entry.account_id for entry in entries],
         [entry.mail.kind for entry in entries],
         [entry.mail.sender for entry in entries],
@@ -113,7 +117,6 @@ async def enqueue(conn: Connection, entries: Sequence[Entry]) -> list[int]:
         [entry.mail.smtputf8 for entry in entries],
         [msgspec.json.encode(entry.mail.params).decode() for entry in entries],
     )
-    return [row[0] for row in rows]
 
 
 _ENQUEUE: Final = """

@@ -237,7 +237,7 @@ async def test_a_witness_waits_for_a_commit_under_way(store: Store, ann: Account
     async with store.db.transaction() as conn:
         digests, numbers = store_messages._share([message])
         arrays = (*store_messages._message_arrays([message], numbers), *store_messages._digest_arrays(digests))
-        await conn.fetch(store_messages._DELIVER, *arrays, NODE, True, [None])
+        await conn.fetch(store_messages._DELIVER, *arrays, NODE, True, [None], None)
         waiting = asyncio.create_task(Messages(other).find_witnesses([message]))
         while not await conn.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"):
             assert not waiting.done()

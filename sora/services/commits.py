@@ -30,7 +30,7 @@ from sora import log, metrics
 from sora.crashpoints import crash_point
 from sora.errors import Busy, DatabaseDown, KeyUnavailable, NotFound, Refused, SoraError, StagingFull, Unavailable
 from sora.services.lanes import Lanes, take
-from sora.store.messages import HELD
+from sora.store.deliveries import HELD
 from sora.store.outbound import CHANNEL
 from sora.store.patience import Patience
 
@@ -40,8 +40,9 @@ if TYPE_CHECKING:
     from sora.services.changes import Changes
     from sora.services.lanes import Unit
     from sora.services.letters import Box
+    from sora.store.deliveries import Delivered, NewMessage
     from sora.store.effects import Applied
-    from sora.store.messages import Delivered, Messages, NewMessage
+    from sora.store.messages import Messages
     from sora.store.staging import Staging
     from sora.types import MailboxId
 

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from sora.services.changes import Changes
     from sora.services.recipients import Recipient
     from sora.store.account_keys import Sealers
+    from sora.store.deliveries import Delivered
     from sora.store.diskfile import Octets
-    from sora.store.messages import Delivered, Messages
+    from sora.store.messages import Messages
     from sora.store.replacing import Replaced
     from sora.store.sealing import Sealer
     from sora.store.staging import Staging

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Final
 
 from sora import log
 from sora.errors import SoraError, Unavailable
-from sora.store.messages import Share
+from sora.store.deliveries import Share
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from sora.services.letters import Box, Letter
+    from sora.store.deliveries import Delivered
     from sora.store.effects import Effects
-    from sora.store.messages import Delivered
     from sora.store.replacing import Replaced
 
 _log = log.get(__name__)

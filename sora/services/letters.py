@@ -17,7 +17,8 @@ from sora._native.mimescan import scan
 from sora.mime import digest as mime_digest
 from sora.mime.text import fold
 from sora.services.recipients import Recipient  # noqa: TC001
-from sora.store.messages import NewMessage
+from sora.store.deliveries import HELD, NewMessage
+from sora.store.effects import Effects
 from sora.store.sealing import Sealer, Unsealed
 from sora.types import AccountId, MailboxId
 from sora.wire import lmtp
@@ -25,8 +26,12 @@ from sora.wire import lmtp
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from sora.mime.digest import Digest
+    from sora.sieve.actions import Remembered
     from sora.store.copies import Pieces
     from sora.store.diskfile import Octets
+    from sora.store.effects import Replied
+    from sora.store.outbound import Outgoing
 
 Box: TypeAlias = tuple[AccountId, MailboxId | None]
 """Where a letter goes; None: INBOX."""
@@ -108,39 +113,19 @@ class Letters:
         sealers: dict[AccountId, Sealer],
     ) -> dict[Box, Letter]:
         """One letter for each mailbox."""
-        now = self._clock()
-        trace = lmtp.Trace(
-            sender=envelope.sender,
-            hello=envelope.hello,
-            peer=envelope.peer,
-            host=host,
-            tls=envelope.tls,
-            utf8=envelope.utf8,
-            id=envelope.id,
-            received_at=now,
-            peer_name=envelope.peer_name,
-        )
-        digest = mime_digest.digest(data, self._body_limit)
-        received = hashlib.blake2b(data, digest_size=32)
+        incoming = self.incoming(data, envelope, host)
         letters: dict[Box, Letter] = {}
         for account_id, sealer in sealers.items():
             members = accounts[account_id]
-            stamp = lmtp.write_trace(trace, members[0].address, [recipient.text for recipient in members])
-            row = NewMessage(
-                account_id=account_id,
-                mailbox_id=None,
-                content_hash=sealer.hash((stamp, data)),
-                size=len(stamp) + len(data),
-                internal_date=now,
-                digest=digest,
-                trace=stamp,
-                trace_text=_searchable(stamp),
-                key=_dedupe_key(received, envelope.sender, account_id),
-            )
-            body = Unsealed(sealer, row.content_hash, (stamp, data), keep=self._copies)
+            desk = incoming.desk(members, sealer)
+            letter = desk.letter(None)
             for recipient in members:
-                letters[box_of(recipient)] = Letter(replace(row, mailbox_id=recipient.mailbox_id), body)
+                letters[box_of(recipient)] = Letter(replace(letter.row, mailbox_id=recipient.mailbox_id), letter.body)
         return letters
+
+    def incoming(self, data: Octets, envelope: MailEnvelope, host: str) -> Incoming:
+        """What an LMTP message is to all its recipients."""
+        return Incoming(data, envelope, host, self._clock(), self._body_limit, self._copies)
 
     def of_append(
         self,
@@ -168,6 +153,153 @@ class Letters:
             )
             letters.append(Letter(row, Unsealed(sealer, digest, (item.data,), keep=self._copies)))
         return letters
+
+
+class Incoming:
+    """An LMTP message, of which its recipients get letters. Its digest is computed when the first letter needs it.
+
+    Args:
+        received_at: For Received, and the internal date of all letters.
+        copies: The stored octets are asked for twice.
+    """
+
+    def __init__(
+        self, data: Octets, envelope: MailEnvelope, host: str, received_at: datetime, body_limit: int, copies: bool
+    ) -> None:
+        self.data = data
+        self.envelope = envelope
+        self.received_at = received_at
+        self.copies = copies
+        self._body_limit = body_limit
+        self._trace = lmtp.Trace(
+            sender=envelope.sender,
+            hello=envelope.hello,
+            peer=envelope.peer,
+            host=host,
+            tls=envelope.tls,
+            utf8=envelope.utf8,
+            id=envelope.id,
+            received_at=received_at,
+            peer_name=envelope.peer_name,
+        )
+        self._received = hashlib.blake2b(data, digest_size=32)
+        self._digests: dict[bytes | None, Digest] = {}
+
+    def desk(self, recipients: Sequence[Recipient], sealer: Sealer) -> Desk:
+        """Where the letters of one account are written.
+
+        Args:
+            recipients: Of that account: all that have the same letters.
+        """
+        stamp = lmtp.write_trace(self._trace, recipients[0].address, [recipient.text for recipient in recipients])
+        key = _dedupe_key(self._received, self.envelope.sender, recipients[0].account_id)
+        return Desk(self, recipients, sealer, stamp, key)
+
+    def digest_of(self, data: Octets | None) -> Digest:
+        """What a body says: the message as received (None), or another version of it; the same octets once."""
+        name = None if data is None else hashlib.blake2b(data, digest_size=32).digest()
+        if name not in self._digests:
+            self._digests[name] = mime_digest.digest(self.data if data is None else data, self._body_limit)
+        return self._digests[name]
+
+
+class Desk:
+    """Writes the letters of one message to one account.
+
+    Attributes:
+        stamp: The trace fields of this delivery: Return-Path, Delivered-To, Received.
+        effects_key: What a retry of this delivery to these recipients has in common with the first try.
+    """
+
+    def __init__(
+        self, incoming: Incoming, recipients: Sequence[Recipient], sealer: Sealer, stamp: bytes, key: bytes
+    ) -> None:
+        self.stamp = stamp
+        self.account_id = recipients[0].account_id
+        self._incoming = incoming
+        self._sealer = sealer
+        self._key = key
+        self.effects_key = _derived(key, "effects", *(recipient.text for recipient in recipients))
+        self._bodies: dict[tuple[bytes, int | None], tuple[NewMessage, Unsealed]] = {}
+        self._held: dict[bytes, int] = {}  # content hashes, and the order in which they came
+
+    def letter(
+        self,
+        mailbox_id: MailboxId | None,
+        data: Octets | None = None,
+        *,
+        flags: tuple[int, ...] = (),
+        stamp: bytes | None = None,
+    ) -> Letter:
+        """A letter for a mailbox; a second one with the same octets shares the body, whose hash is over all of them.
+
+        Args:
+            mailbox_id: None: INBOX.
+            data: Another version of the message, beneath the stamp; None: as received.
+            flags: Flag numbers; keywords are registered before.
+            stamp: Other trace fields above it; None: those of this delivery.
+        """
+        row, body = self._body(self.stamp if stamp is None else stamp, data)
+        return Letter(replace(row, mailbox_id=mailbox_id, flags=flags), body)
+
+    def held(self, data: Octets | None = None, *, stamp: bytes | None = None) -> Letter:
+        """A letter that is in no mailbox: only `Outgoing` refers to it. It costs nothing if another one has its octets.
+
+        Every mail that leaves as it came needs one, even beside a letter for a mailbox: that may be suppressed as a
+        retry of one that has been purged since, or of another recipient's. This one is there as long as its mail.
+        """
+        letter = self.letter(HELD, data, stamp=stamp)
+        key = _derived(self.effects_key, "held", str(self._held.setdefault(letter.row.content_hash, len(self._held))))
+        return Letter(replace(letter.row, key=key), letter.body)
+
+    def copy(self, mailbox_id: MailboxId | None, data: bytes, role: str, *, flags: tuple[int, ...] = ()) -> Letter:
+        """A letter of a mail that a filter has made (`:fcc`, RFC 8580).
+
+        Args:
+            role: Tells it from others of the same delivery when that is tried again, with another date in them.
+        """
+        letter = self.letter(mailbox_id, data, flags=flags, stamp=b"")
+        return Letter(replace(letter.row, key=_derived(self.effects_key, "copy", role)), letter.body)
+
+    def effects(
+        self,
+        outgoing: Sequence[Outgoing] = (),
+        remembered: Sequence[Remembered] = (),
+        replied: Sequence[Replied] = (),
+    ) -> Effects:
+        """What the filter does besides; the mail that leaves refers to held letters by their places in the unit."""
+        return Effects(
+            account_id=self.account_id,
+            key=self.effects_key,
+            sealer=self._sealer,
+            outgoing=tuple(outgoing),
+            remembered=tuple(remembered),
+            replied=tuple(replied),
+        )
+
+    def _body(self, stamp: bytes, data: Octets | None) -> tuple[NewMessage, Unsealed]:
+        name = stamp, None if data is None else id(data)
+        if name not in self._bodies:
+            incoming = self._incoming
+            pieces = (stamp, incoming.data if data is None else data)
+            row = NewMessage(
+                account_id=self.account_id,
+                mailbox_id=None,
+                content_hash=self._sealer.hash(pieces),
+                size=sum(map(len, pieces)),
+                internal_date=incoming.received_at,
+                digest=incoming.digest_of(data),
+                trace=stamp,
+                trace_text=_searchable(stamp) if stamp else "",
+                key=self._key,
+            )
+            self._bodies[name] = row, Unsealed(self._sealer, row.content_hash, pieces, keep=incoming.copies)
+        return self._bodies[name]
+
+
+def _derived(key: bytes, *texts: str) -> bytes:
+    """Another key, which is the same whenever these are."""
+    return hashlib.blake2b("\0".join(texts).encode("utf-8", "surrogateescape"), digest_size=32, key=key).digest()
 
 
 def _dedupe_key(received: hashlib.blake2b, sender: str, account_id: AccountId) -> bytes:

@@ -8,15 +8,26 @@ leaves something behind by which that can be found out (`find_witnesses`); for a
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime  # noqa: TC003 — msgspec reads the annotations at run time
 from typing import TYPE_CHECKING, Any, Final
-from uuid import UUID  # noqa: TC003
 
 from msgspec import Struct
 
 from sora.errors import NotFound
-from sora.store.copies import INLINE_BYTES, add_parts
-from sora.store.effects import Applied, Content, Effects, apply
+from sora.store.copies import add_parts
+from sora.store.deliveries import (
+    DELIVER,
+    DELIVER_COPIED,
+    FIND_APPENDS,
+    FIND_DELIVERIES,
+    HELD,
+    arguments_of,
+    delivered_of,
+    sorted_copies,
+    stored_effects,
+    units_of,
+    witness_of,
+)
+from sora.store.effects import apply
 from sora.store.flags import FlagChange, FlagEdit, FlagLanes
 from sora.store.replacing import take_away
 from sora.types import ALL_RIGHTS, MAX_UID, AccountId, ContentId, MailboxId, ModSeq, Rights, Uid, UidValidity
@@ -27,9 +38,10 @@ if TYPE_CHECKING:
     from asyncpg import Record
 
     from sora._native.seqset import UidSet
-    from sora.mime.digest import Digest
     from sora.store.copies import Pieces
     from sora.store.db import Connection, Database
+    from sora.store.deliveries import Delivered, NewMessage, Share
+    from sora.store.effects import Applied
     from sora.store.leases import Lease
     from sora.store.replacing import Replaced
 
@@ -39,8 +51,6 @@ NARROW_ROWS: Final = 2_000
 """The same where no such column is asked for."""
 MAX_EXPUNGE: Final = 50_000
 """UIDs of one expunging statement; its row in the expunge log is an array of them."""
-HELD: Final = MailboxId(-1)
-"""The mailbox of a held letter: its body is kept for mail that leaves, and there is no message of it."""
 
 
 class MailboxState(Struct, frozen=True):
@@ -86,67 +96,6 @@ class ExpungeLog(Struct, frozen=True):
 
     complete: bool
     uids: list[Uid]
-
-
-class NewMessage(Struct, frozen=True, kw_only=True):
-    """One message for one mailbox.
-
-    Attributes:
-        mailbox_id: None: INBOX, looked up inside the transaction, because RENAME of INBOX may be under way; or `HELD`.
-        content_hash: BLAKE2b-256 of the stored octets.
-        flags: flag numbers; keywords are registered before.
-        key: LMTP: what a retry of the same delivery has in common; a second delivery with it is suppressed for 24 h.
-        trace: the header fields at the top of the stored octets that `digest` does not know of.
-        trace_text: the same as text for search.
-        append_id: APPEND: a number of its own, by which a commit whose answer was lost is found again.
-        actor_id: APPEND to a mailbox of somebody else: who does it.
-    """
-
-    account_id: AccountId
-    mailbox_id: MailboxId | None
-    content_hash: bytes
-    size: int
-    internal_date: datetime
-    digest: Digest
-    flags: tuple[int, ...] = ()
-    key: bytes | None = None
-    trace: bytes = b""
-    trace_text: str = ""
-    append_id: UUID | None = None
-    actor_id: AccountId | None = None
-
-
-class Delivered(Struct, frozen=True):
-    """What became of one `NewMessage`.
-
-    Attributes:
-        uid: 0: it is not stored, or held.
-        modseq: of the message, and of the mailbox after it.
-        duplicate: nothing was stored; the fields tell of the message that was there.
-        locked: nothing was stored and there is no UID: somebody else holds the lock of the mailbox or of its quota.
-        replaced_modseq: of the mailbox that has lost a message to it; 0: none has, or it is not known any more.
-    """
-
-    account_id: AccountId
-    mailbox_id: MailboxId
-    uid: Uid
-    modseq: ModSeq
-    uidvalidity: UidValidity
-    content_id: ContentId
-    duplicate: bool = False
-    locked: bool = False
-    replaced_modseq: ModSeq = ModSeq(0)
-
-
-class Share(Struct, frozen=True):
-    """What is stored together or not at all, among others in one call.
-
-    Attributes:
-        effects: what happens in the same transaction, once.
-    """
-
-    messages: tuple[NewMessage, ...]
-    effects: Effects | None = None
 
 
 class Expunged(Struct, frozen=True):
@@ -324,12 +273,12 @@ class Messages:
             OverQuota: one of the messages does not fit; nothing was stored.
             DatabaseDown: with `maybe_done`, ask `find_witnesses`.
         """
-        arguments = _arguments(batch, instance_id, patient=patient)
+        arguments = arguments_of(batch, instance_id, patient=patient)
         if bodies is None:
-            rows = await self._db.fetch(_DELIVER, *arguments)
+            rows = await self._db.fetch(DELIVER, *arguments)
         else:
             rows = await self._deliver_copied(batch, arguments, bodies)
-        return [_delivered(row) for row in rows]
+        return [delivered_of(row) for row in rows]
 
     async def deliver_shares(
         self,
@@ -353,18 +302,18 @@ class Messages:
             SoraError: as `deliver`; nothing was stored and nothing has happened.
         """
         batch = [message for share in shares for message in share.messages]
-        arguments = _arguments(batch, instance_id, patient=patient, units=_units(shares))
+        arguments = arguments_of(batch, instance_id, patient=patient, units=units_of(shares))
         if all(share.effects is None for share in shares):
             rows = (
-                await self._db.fetch(_DELIVER, *arguments)
+                await self._db.fetch(DELIVER, *arguments)
                 if bodies is None
                 else await self._deliver_copied(batch, arguments, bodies)
             )
-            return [_delivered(row) for row in rows], [None] * len(shares)
+            return [delivered_of(row) for row in rows], [None] * len(shares)
         async with self._db.transaction() as conn:
             rows = await self._deliver_on(conn, batch, arguments, bodies) if batch else []
-            delivered = [_delivered(row) for row in rows]
-            applied = await apply(conn, list(_stored(shares, delivered)))
+            delivered = [delivered_of(row) for row in rows]
+            applied = await apply(conn, list(stored_effects(shares, delivered)))
         return delivered, applied
 
     async def replace(
@@ -383,16 +332,16 @@ class Messages:
         accounts, mailboxes = [m.account_id for m in batch], [m.mailbox_id for m in batch]
         async with self._db.transaction() as conn:
             modseq = await take_away(conn, replaced, accounts, mailboxes)
-            rows = await self._deliver_on(conn, batch, _arguments(batch, instance_id, patient=True), bodies)
-        return [_delivered(row, modseq) for row in rows]
+            rows = await self._deliver_on(conn, batch, arguments_of(batch, instance_id, patient=True), bodies)
+        return [delivered_of(row, modseq) for row in rows]
 
     async def _deliver_copied(
         self, batch: Sequence[NewMessage], arguments: Sequence[Any], bodies: Sequence[Pieces]
     ) -> list[Record]:
         """With a copy of each different body: small ones in the call, large ones part by part behind it."""
-        large, inline = _copies(batch, bodies)
+        large, inline = sorted_copies(batch, bodies)
         if not large:
-            return await self._db.fetch(_DELIVER_COPIED, *arguments, inline)
+            return await self._db.fetch(DELIVER_COPIED, *arguments, inline)
         async with self._db.transaction() as conn:
             return await self._deliver_on(conn, batch, arguments, bodies)
 
@@ -401,10 +350,10 @@ class Messages:
     ) -> list[Record]:
         """Inside a transaction, with copies if there are bodies."""
         if bodies is None:
-            plain: list[Record] = await conn.fetch(_DELIVER, *arguments)
+            plain: list[Record] = await conn.fetch(DELIVER, *arguments)
             return plain
-        large, inline = _copies(batch, bodies)
-        rows: list[Record] = await conn.fetch(_DELIVER_COPIED, *arguments, inline)
+        large, inline = sorted_copies(batch, bodies)
+        rows: list[Record] = await conn.fetch(DELIVER_COPIED, *arguments, inline)
         # Of the first message with a body nothing may be known, and of a second one, for another mailbox, all.
         contents = {
             (m.account_id, m.content_hash): ContentId(row["content_id"])
@@ -429,7 +378,7 @@ class Messages:
         lmtp = [(i, m) for i, m in enumerate(batch) if m.key is not None and m.mailbox_id != HELD]
         if lmtp:
             rows = await self._db.fetch(
-                _FIND_DELIVERIES,
+                FIND_DELIVERIES,
                 [m.account_id for _, m in lmtp],
                 [m.mailbox_id for _, m in lmtp],
                 [m.key for _, m in lmtp],
@@ -437,11 +386,11 @@ class Messages:
             found |= {lmtp[row["ord"] - 1][0]: row for row in rows}
         places = {m.append_id: i for i, m in enumerate(batch) if m.append_id is not None}
         for account_id, mailbox_id in {(m.account_id, m.mailbox_id) for m in batch if m.append_id is not None}:
-            rows = await self._db.fetch(_FIND_APPENDS, account_id, mailbox_id, list(places))
+            rows = await self._db.fetch(FIND_APPENDS, account_id, mailbox_id, list(places))
             found |= {places[row["append_id"]]: row for row in rows}
         if not lmtp and not places:
             await self._db.fetchval("SELECT 1")  # nothing to ask, but the caller goes on when the server is there
-        return [_witness(message, found.get(i)) for i, message in enumerate(batch)]
+        return [witness_of(message, found.get(i)) for i, message in enumerate(batch)]
 
     # ── changes ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -554,139 +503,6 @@ class Messages:
         )  # fmt: skip
         assert row is not None, "copy_messages() always answers with one row"
         return CopyResult(**row)
-
-
-# One message over quota fails the call, so that a batch stays "all or none" in one round trip.
-_DELIVER: Final = f"""
-    SELECT d.*, CASE WHEN d.over_quota THEN fail('SR001', 'Over quota', d.account_id::text)::text END
-    FROM deliver({", ".join(f"${i}" for i in range(1, 33))}, p_patient => $33, p_actor_id => $34, p_unit => $35) d
-    ORDER BY d.ord
-"""
-_DELIVER_COPIED: Final = _DELIVER.replace("$35)", "$35, p_body => $36)")
-_FIND_DELIVERIES: Final = """
-    SELECT f.*, m.created_modseq AS modseq FROM find_deliveries($1, $2, $3) f
-    LEFT JOIN messages m ON m.account_id = f.account_id AND m.mailbox_id = f.mailbox_id AND m.uid = f.uid
-"""
-_FIND_APPENDS: Final = """
-    SELECT f.*, $1 AS account_id, m.content_id, m.created_modseq AS modseq FROM find_appends($1, $2, $3) f
-    LEFT JOIN messages m ON m.account_id = $1 AND m.mailbox_id = f.mailbox_id AND m.uid = f.uid
-"""
-
-
-def _arguments(
-    batch: Sequence[NewMessage], instance_id: str, *, patient: bool, units: list[int] | None = None
-) -> tuple[Any, ...]:
-    """Of `deliver()`, but for the bodies."""
-    digests, numbers = _share(batch)
-    actors = [message.actor_id for message in batch]
-    return (*_message_arrays(batch, numbers), *_digest_arrays(digests), instance_id, patient, actors, units)
-
-
-def _units(shares: Sequence[Share]) -> list[int] | None:
-    """For each message the number of its share; None: no share has several."""
-    if all(len(share.messages) <= 1 for share in shares):
-        return None
-    return [number for number, share in enumerate(shares) for _ in share.messages]
-
-
-def _stored(shares: Sequence[Share], delivered: Sequence[Delivered]) -> Iterator[tuple[Effects, list[Content]] | None]:
-    """For each share its effects and the contents of its messages, or None if nothing is to happen."""
-    start = 0
-    for share in shares:
-        rows = delivered[start : start + len(share.messages)]
-        start += len(rows)
-        if share.effects is None or any(row.locked for row in rows):
-            yield None
-        else:
-            sizes = [message.size for message in share.messages]
-            yield share.effects, list(zip([row.content_id for row in rows], sizes, strict=True))
-
-
-def _delivered(row: Record, replaced_modseq: ModSeq = ModSeq(0)) -> Delivered:  # noqa: B008 — an int
-    return Delivered(
-        account_id=AccountId(row["account_id"]),
-        mailbox_id=MailboxId(row["mailbox_id"]),
-        uid=Uid(row["uid"] or 0),
-        modseq=ModSeq(row["modseq"] or 0),
-        uidvalidity=UidValidity(row["uidvalidity"] or 0),
-        content_id=ContentId(row["content_id"] or 0),
-        duplicate=row["duplicate"],
-        locked=row["locked"],
-        replaced_modseq=replaced_modseq,
-    )
-
-
-def _copies(batch: Sequence[NewMessage], bodies: Sequence[Pieces]) -> tuple[set[int], list[bytes | None]]:
-    """Places of the large bodies, and the others as they go into the call; each different one once."""
-    first = {(m.account_id, m.content_hash): i for i, m in reversed(list(enumerate(batch)))}
-    large = {i for i in first.values() if sum(map(len, bodies[i])) > INLINE_BYTES}
-    small = set(first.values()) - large
-    return large, [b"".join(pieces) if i in small else None for i, pieces in enumerate(bodies)]
-
-
-def _share(batch: Sequence[NewMessage]) -> tuple[list[Digest], list[int]]:
-    """The different digests of a batch, and for each message the number (from 1) of its own."""
-    places: dict[int, int] = {}
-    digests: list[Digest] = []
-    for message in batch:
-        if id(message.digest) not in places:
-            digests.append(message.digest)
-            places[id(message.digest)] = len(digests)
-    return digests, [places[id(message.digest)] for message in batch]
-
-
-def _message_arrays(batch: Sequence[NewMessage], digests: list[int]) -> tuple[list[Any], ...]:
-    return (
-        [m.account_id for m in batch],
-        [m.mailbox_id for m in batch],
-        [m.content_hash for m in batch],
-        [m.size for m in batch],
-        [",".join(map(str, m.flags)) or None for m in batch],
-        [m.internal_date for m in batch],
-        [m.key for m in batch],
-        [m.append_id for m in batch],
-        digests,
-        [m.trace for m in batch],
-        [m.trace_text for m in batch],
-    )
-
-
-def _digest_arrays(digests: Sequence[Digest]) -> tuple[list[Any], ...]:
-    return (
-        [d.sent_at for d in digests],
-        [d.message_id for d in digests],
-        [d.in_reply_to for d in digests],
-        [d.references or None for d in digests],
-        [d.subject for d in digests],
-        [d.base_subject for d in digests],
-        [d.sender for d in digests],
-        [d.to for d in digests],
-        [d.cc for d in digests],
-        [d.bcc for d in digests],
-        [d.reply_to for d in digests],
-        [d.display_from for d in digests],
-        [d.display_to for d in digests],
-        [d.preview for d in digests],
-        [d.envelope for d in digests],
-        [d.body_structure for d in digests],
-        [d.header for d in digests],
-        [d.header_text for d in digests],
-        [d.body_text for d in digests],
-        [d.body_truncated for d in digests],
-    )
-
-
-def _witness(message: NewMessage, row: Record | None) -> Delivered | None:
-    if row is None:
-        return None
-    return Delivered(
-        account_id=message.account_id,
-        mailbox_id=MailboxId(row["mailbox_id"]),
-        uid=Uid(row["uid"]),
-        modseq=ModSeq(row["modseq"] or 0),
-        uidvalidity=UidValidity(row["uidvalidity"]),
-        content_id=ContentId(row["content_id"] or 0),
-    )
 
 
 def _state(row: Record | None) -> MailboxState:

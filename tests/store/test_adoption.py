@@ -11,7 +11,7 @@ from sora.errors import InUse
 from sora.mime.digest import digest
 from sora.services.adoption import Adoption
 from sora.store.blobs import content_hash
-from sora.store.messages import NewMessage
+from sora.store.deliveries import NewMessage
 from sora.store.uploads import PendingUploads, list_stranded
 
 if TYPE_CHECKING:

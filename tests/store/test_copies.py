@@ -15,7 +15,7 @@ from sora.services.uploads import BodyLost, Uploads
 from sora.store.blobs import BlobRef, DirectoryStore, content_hash
 from sora.store.bodies import Bodies
 from sora.store.copies import INLINE_BYTES, PART_BYTES, BodyCopies, cut
-from sora.store.messages import NewMessage
+from sora.store.deliveries import NewMessage
 from sora.store.staging import Staging
 from sora.store.uploads import PendingUploads
 from tests.store.test_uploader import Bell

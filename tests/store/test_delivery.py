@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sora.services.node import Node
-    from sora.store.messages import Delivered, NewMessage
+    from sora.store.deliveries import Delivered, NewMessage
     from sora.types import AccountId, MailboxId
 
 CHECK = "SELECT * FROM check_mailbox($1, $2)"

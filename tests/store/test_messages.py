@@ -13,16 +13,18 @@ from msgspec.structs import replace
 from sora._native.seqset import UidSet
 from sora._native.viewcols import Snapshot
 from sora.errors import DatabaseDown, InUse, NotFound, OverQuota
+from sora.store import deliveries as store_deliveries
 from sora.store import messages as store_messages
 from sora.store.db import Database
 from sora.store.leases import Lease, maildrop
-from sora.store.messages import Messages, NewMessage, _slices
+from sora.store.messages import Messages, _slices
 from sora.types import ANSWERED, DELETED, FLAGGED, SEEN, AccountId, MailboxId
 from tests.support.letters import NODE, WHEN, letter, new_message
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from sora.store.deliveries import NewMessage
     from sora.store.messages import FlagChange
     from sora.store.store import Store
 
@@ -235,9 +237,8 @@ async def test_a_witness_waits_for_a_commit_under_way(store: Store, ann: Account
     message = new_message(ann, key=b"k" * 32)
     other = await Database.open(dsn, max_size=2)
     async with store.db.transaction() as conn:
-        digests, numbers = store_messages._share([message])
-        arrays = (*store_messages._message_arrays([message], numbers), *store_messages._digest_arrays(digests))
-        await conn.fetch(store_messages._DELIVER, *arrays, NODE, True, [None], None)
+        arguments = store_deliveries.arguments_of([message], NODE, patient=True)
+        await conn.fetch(store_deliveries.DELIVER, *arguments)
         waiting = asyncio.create_task(Messages(other).find_witnesses([message]))
         while not await conn.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"):
             assert not waiting.done()
@@ -464,6 +465,6 @@ async def test_opposite_moves_do_not_deadlock(store: Store, ann: AccountId, inbo
 def test_messages_of_one_digest_share_it() -> None:
     message = new_message(AccountId(1))
     other = new_message(AccountId(1))
-    digests, numbers = store_messages._share([message, other, replace(message, mailbox_id=MailboxId(4))])
+    digests, numbers = store_deliveries._share([message, other, replace(message, mailbox_id=MailboxId(4))])
     assert numbers == [1, 2, 1]
     assert digests == [message.digest, other.digest]

@@ -23,7 +23,7 @@ from sora.services.uploads import BodyLost, Breaker, Uploads
 from sora.store.blobs import BlobRef, DirectoryStore, content_hash
 from sora.store.bodies import Bodies
 from sora.store.cache import Cache
-from sora.store.messages import NewMessage
+from sora.store.deliveries import NewMessage
 from sora.store.staging import SETTLE_S, Staging
 from sora.store.uploads import PendingUploads
 from tests.support.faultproxy import Fault, FaultProxy

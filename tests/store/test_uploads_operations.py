@@ -13,7 +13,7 @@ from sora.admin.uploads import Adopt, Retry
 from sora.errors import InUse, Refused
 from sora.mime.digest import digest
 from sora.store.blobs import BlobRef, content_hash, local_name
-from sora.store.messages import NewMessage
+from sora.store.deliveries import NewMessage
 from sora.store.uploads import PendingUploads
 from tests.support.node import open_node
 

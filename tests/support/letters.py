@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sora.mime.digest import digest
 from sora.store.blobs import content_hash
-from sora.store.messages import NewMessage
+from sora.store.deliveries import NewMessage
 
 if TYPE_CHECKING:
     from sora.types import AccountId, MailboxId

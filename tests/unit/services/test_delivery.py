@@ -20,7 +20,7 @@ from sora.services.delivery import AppendItem, Delivery, MailEnvelope, MailLoop
 from sora.services.lanes import FULL_LANE
 from sora.services.recipients import Recipient
 from sora.store.account_keys import NoKeys
-from sora.store.messages import Delivered
+from sora.store.deliveries import Delivered
 from sora.store.sealing import AccountKey, Unsealed
 from sora.store.staging import Staging
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Sequence
     from pathlib import Path
 
-    from sora.store.messages import NewMessage
+    from sora.store.deliveries import NewMessage
     from sora.store.sealing import Sealer
     from sora.types import AccountId
 

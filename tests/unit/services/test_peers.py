@@ -21,7 +21,7 @@ from sora.services import peers as module
 from sora.services.peers import PREFIX, TOKEN, Desk, PeerKeys, Peers
 from sora.store.blobs import BlobRef, DirectoryStore, content_hash, local_name
 from sora.store.bodies import Bodies
-from sora.store.messages import NewMessage
+from sora.store.deliveries import NewMessage
 from sora.store.staging import Staging
 from sora.web.peers import build_peer_app
 

@@ -134,6 +134,7 @@ def stored_effects(
 
 
 def delivered_of(row: Record, replaced_modseq: ModSeq = ModSeq(0)) -> Delivered:  # noqa: B008 — an int
+    """What became of a message, by its row of `deliver()`."""
     return Delivered(
         account_id=AccountId(row["account_id"]),
         mailbox_id=MailboxId(row["mailbox_id"]),
@@ -208,6 +209,7 @@ def _digest_arrays(digests: Sequence[Digest]) -> tuple[list[Any], ...]:
 
 
 def witness_of(message: NewMessage, row: Record | None) -> Delivered | None:
+    """What the witness tells of a message; None: it is not stored."""
     if row is None:
         return None
     return Delivered(

@@ -11,18 +11,20 @@ from __future__ import annotations
 import enum
 import inspect
 from collections import deque
+from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from sora.errors import BadScript
-from sora.sieve import parser
 from sora.sieve.matching import COMPARATORS, RELATIONS, Match
 from sora.sieve.texts import Template, Text, decode_encoded, template
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
 
+    from sora._native.sievescan import Argument, Source
     from sora.sieve.interpreter import Request, Run
 
 MAX_ERRORS: Final = 20
@@ -67,7 +69,7 @@ class How(enum.Enum):
     LIST = "needs a list of tests"
 
 
-class Node(Struct, frozen=True):
+class Node(Struct, frozen=True, gc=False):
     """A test or command that can be run.
 
     Attributes:
@@ -80,7 +82,7 @@ class Node(Struct, frozen=True):
     asks: bool
 
 
-class Bound(Struct):
+class Bound(Struct, gc=False):
     """Arguments of one test or command, sorted out.
 
     Attributes:
@@ -94,9 +96,9 @@ class Bound(Struct):
     line: int
     column: int
     name: str
-    positional: list[Text | tuple[Text, ...] | int] = field(default_factory=list)
-    tags: dict[str, Any] = field(default_factory=dict)
-    places: dict[str, tuple[int, int]] = field(default_factory=dict)
+    positional: Sequence[Text | tuple[Text, ...] | int]
+    tags: Mapping[str, Any]
+    places: Mapping[str, tuple[int, int]]
     tests: tuple[Node, ...] = ()
     block: tuple[Node, ...] = ()
 
@@ -194,6 +196,8 @@ ADDRESS_PART_TAGS: Final = (
     Tag(":user", group="part", extension="subaddress"),
     Tag(":detail", group="part", extension="subaddress"),
 )
+_MATCH_NAMES: Final = tuple(tag.name for tag in MATCH_TAGS)
+_PLAIN_MATCH: Final = Match()
 INDEX_TAGS: Final = (Tag(":index", NUMBER, extension="index"), Tag(":last", extension="index"))
 
 
@@ -212,10 +216,11 @@ class Checker:
     def __init__(self, language: Language, allowed: frozenset[str]) -> None:
         self.language = language
         self.allowed = allowed
-        self.required: set[str] = set()
+        self.required: frozenset[str] = frozenset()
         self.demanded: set[str] = set()
         self.lenient = False
         self.loops: list[str] = []
+        self._tags_of: dict[str, Mapping[str, Tag]] = {}
         self._depth = -1
         self.errors: list[tuple[int, int, str]] = []
         self.warnings: list[tuple[int, int, str]] = []
@@ -244,7 +249,8 @@ class Checker:
         for name in names:
             if not self.supports(name):
                 self.error(place, f'Unsupported extension "{name}"')
-            self.required |= {name, *self.language.implied.get(name, ())}
+            if name not in self.required:
+                self.required |= {name, *self.language.implied.get(name, ())}
 
     def supports(self, name: str) -> bool:
         """The extension, or comparator (RFC 5228 §2.7.3), is offered to this script."""
@@ -254,7 +260,9 @@ class Checker:
 
     def match(self, bound: Bound) -> Match:
         """The match type and comparator of a test."""
-        kind = bound.chosen(*(tag.name for tag in MATCH_TAGS)) or ":is"
+        if not bound.tags:
+            return _PLAIN_MATCH
+        kind = bound.chosen(*_MATCH_NAMES) or ":is"
         name = bound.tags.get(":comparator", "i;ascii-casemap")
         comparator = COMPARATORS.get(name) if isinstance(name, str) else None
         if comparator is None:
@@ -274,10 +282,12 @@ class Checker:
 
     def keys(self, match: Match, keys: tuple[Text, ...], bound: Bound) -> tuple[Text, ...]:
         """Keys that a match type compares with; constant ones are checked now."""
+        if match.type not in ("matches", "regex"):
+            return keys
         for key in keys:
-            if match.type in ("matches", "regex") and isinstance(key, str):
+            if isinstance(key, str):
                 try:
-                    match.of(key)
+                    match.check(key)
                 except ValueError as error:
                     kind = "regular expression" if match.type == "regex" else "text with wildcards"
                     self.error(bound, f"Bad {kind}: {error}")
@@ -285,10 +295,10 @@ class Checker:
 
     # ------------------------------------------------------------------ the tree
 
-    def block(self, commands: Sequence[parser.CommandSource]) -> tuple[Node, ...]:
+    def block(self, commands: Sequence[Source]) -> tuple[Node, ...]:
         """Check commands that follow each other; what an `ihave` in there brings ends with them."""
         nodes, before = [], ""
-        required, lenient = set(self.required), self.lenient
+        required, lenient = self.required, self.lenient
         self._depth += 1
         for command in commands:
             node = self.command(command, before)
@@ -300,7 +310,7 @@ class Checker:
             self.required, self.lenient = required, lenient
         return tuple(nodes)
 
-    def command(self, source: parser.CommandSource, before: str) -> Node | None:
+    def command(self, source: Source, before: str) -> Node | None:
         """Check one command; None if it is wrong."""
         row = self.language.commands.get(source.name)
         if not self._known(row, source, "command"):
@@ -314,14 +324,18 @@ class Checker:
         bound = self._bind(row, source)
         if row.block != (source.block is not None):
             self.error(_place(source), f'"{row.name}" needs a block' if row.block else f'"{row.name}" takes no block')
-        if row.loop:
-            self.loops.append(str(bound.tags.get(":name", "")))
-        bound.block = self.block(source.block or ())
-        if row.loop:
-            self.loops.pop()
+        if source.block:
+            self._inside(row, source.block, bound)
         return self._built(row, bound, source, errors)
 
-    def test(self, source: parser.TestSource) -> Node | None:
+    def _inside(self, row: CommandRow, block: Sequence[Source], bound: Bound) -> None:
+        if row.loop:
+            self.loops.append(str(bound.tags.get(":name", "")))
+        bound.block = self.block(block)
+        if row.loop:
+            self.loops.pop()
+
+    def test(self, source: Source) -> Node | None:
         """Check one test; None if it is wrong."""
         row = self.language.tests.get(source.name)
         if not self._known(row, source, "test"):
@@ -330,7 +344,9 @@ class Checker:
         errors = len(self.errors)
         return self._built(row, self._bind(row, source), source, errors)
 
-    def _known(self, row: Row | None, source: parser.TestSource | parser.CommandSource, what: str) -> bool:
+    def _known(self, row: Row | None, source: Source, what: str) -> bool:
+        if row is not None and (not row.extension or row.extension in self.required):
+            return True
         extensions = row.extension.split() if row is not None else []
         if row is None or (extensions and not any(map(self.supports, extensions))):
             problem = f'Unknown {what} "{source.name}"'
@@ -342,7 +358,7 @@ class Checker:
             self.error(_place(source), problem)
         return False
 
-    def _failing(self, source: parser.TestSource | parser.CommandSource) -> Node:
+    def _failing(self, source: Source) -> Node:
         text = f'"{source.name}" is not supported, or not in this form'
 
         def run(run: Run) -> None:
@@ -350,9 +366,7 @@ class Checker:
 
         return Node(source.line, source.name, run, asks=False)
 
-    def _built(
-        self, row: Row, bound: Bound, source: parser.TestSource | parser.CommandSource, errors: int
-    ) -> Node | None:
+    def _built(self, row: Row, bound: Bound, source: Source, errors: int) -> Node | None:
         """Build a node of checked arguments; None if they were wrong.
 
         Args:
@@ -367,94 +381,110 @@ class Checker:
                 return self._failing(source)
             return None
         assert function is not None
-        return Node(bound.line, bound.name, function, bool(function.__code__.co_flags & inspect.CO_GENERATOR))
+        code = (function.func if isinstance(function, partial) else function).__code__
+        return Node(bound.line, bound.name, function, bool(code.co_flags & inspect.CO_GENERATOR))
 
     # ------------------------------------------------------------------ arguments
 
-    def _bind(self, row: Row, source: parser.TestSource | parser.CommandSource) -> Bound:
-        bound = Bound(source.line, source.column, row.name)
+    def _bind(self, row: Row, source: Source) -> Bound:
+        bound = Bound(source.line, source.column, row.name, (), _NO_TAGS, _NO_TAGS)
         errors = len(self.errors)
-        rest = self._tags(row, source, bound)
-        if len(self.errors) == errors:  # else what follows an unknown tag would count as an argument
+        rest = self._tags(row, source, bound) if source.arguments else ()
+        if len(self.errors) == errors and (rest or row.positional):  # else an unknown tag's value would be an argument
             self._positional(row, rest, bound)
-        self._tests(row, source, bound)
+        if source.tests or row.how is not How.NONE:
+            self._tests(row, source, bound)
         return bound
 
-    def _tags(self, row: Row, source: parser.TestSource | parser.CommandSource, bound: Bound) -> list[parser.Argument]:
+    def _tags(self, row: Row, source: Source, bound: Bound) -> Sequence[Argument]:
         """Take the tags and their values; what is left is positional."""
-        if not any(isinstance(argument, parser.TagArgument) for argument in source.arguments):
-            return list(source.arguments)
-        known = {tag.name: tag for tag in row.tags}
-        rest: list[parser.Argument] = []
+        for argument in source.arguments:
+            if argument.is_tag:
+                break
+        else:
+            return source.arguments
+        known = self._known_tags(row)
+        values: dict[str, Any] = {}
+        places: dict[str, tuple[int, int]] = {}
+        rest: list[Argument] = []
         arguments = deque(source.arguments)
         while arguments:
             argument = arguments.popleft()
-            if not isinstance(argument, parser.TagArgument):
+            if not argument.is_tag:
                 rest.append(argument)
                 continue
-            tag = known.get(argument.name)
+            tag = known.get(str(argument.value))
             if tag is None or (tag.extension and not any(map(self.has, tag.extension.split()))):
                 self._unknown_tag(row, tag, argument)
             else:
                 if rest:
-                    self.error(_place(argument), f"{argument.name} must stand before the other arguments")
-                self._take_tag(tag, argument, arguments, bound)
+                    self.error(_place(argument), f"{argument.value} must stand before the other arguments")
+                if tag.name in values:
+                    self.error(_place(argument), f"{tag.name} is given twice")
+                values[tag.name] = self._tag_value(tag, argument, arguments)
+                places[tag.name] = _place(argument)
+        bound.tags, bound.places = values, places
         groups: dict[str, list[str]] = {}
-        for name in bound.tags:
+        for name in values if len(values) > 1 else ():
             groups.setdefault(known[name].group, []).append(name)
         for group, names in groups.items():
             if group and len(names) > 1:
                 self.error(bound, f"Only one of {', '.join(names)} can be given")
         return rest
 
-    def _unknown_tag(self, row: Row, tag: Tag | None, argument: parser.TagArgument) -> None:
+    def _unknown_tag(self, row: Row, tag: Tag | None, argument: Argument) -> None:
         if tag is None:
-            self.error(_place(argument), f'"{row.name}" has no argument {argument.name}')
+            self.error(_place(argument), f'"{row.name}" has no argument {argument.value}')
         else:
-            self.error(_place(argument), f'{argument.name} needs require "{tag.extension.split()[0]}"')
+            self.error(_place(argument), f'{argument.value} needs require "{tag.extension.split()[0]}"')
 
-    def _take_tag(
-        self, tag: Tag, argument: parser.TagArgument, arguments: deque[parser.Argument], bound: Bound
-    ) -> None:
-        if tag.name in bound.tags:
-            self.error(_place(argument), f"{tag.name} is given twice")
-        value: Any = True
-        if tag.value is not None:
-            value = self._value(tag.value, arguments.popleft()) if arguments else None
-            if value is None:
-                self.error(_place(argument), f"{tag.name} must be followed by {tag.value.value}")
-                value = _NOTHING[tag.value]
-        bound.tags[tag.name] = value
-        bound.places[tag.name] = _place(argument)
+    def _known_tags(self, row: Row) -> Mapping[str, Tag]:
+        known = self._tags_of.get(row.name)
+        if known is None:
+            known = self._tags_of[row.name] = {tag.name: tag for tag in row.tags}
+        return known
 
-    def _positional(self, row: Row, rest: Sequence[parser.Argument], bound: Bound) -> None:
+    def _tag_value(self, tag: Tag, argument: Argument, arguments: deque[Argument]) -> Any:
+        if tag.value is None:
+            return True
+        value = self._value(tag.value, arguments.popleft()) if arguments else None
+        if value is None:
+            self.error(_place(argument), f"{tag.name} must be followed by {tag.value.value}")
+            return _NOTHING[tag.value]
+        return value
+
+    def _positional(self, row: Row, rest: Sequence[Argument], bound: Bound) -> None:
         wanted = row.positional
         if not len(wanted) - row.leading - row.trailing <= len(rest) <= len(wanted):
             count = f"{len(wanted)} argument{'s' if len(wanted) != 1 else ''}" if wanted else "no arguments"
             self.error(bound, f'"{row.name}" takes {count}, but {len(rest)} are given')
             return
         shapes = wanted[: len(rest)] if row.trailing else wanted[len(wanted) - len(rest) :]
+        found: list[Text | tuple[Text, ...] | int] = []
         for shape, argument in zip(shapes, rest, strict=True):
             value = self._value(shape, argument)
             if value is None:
                 self.error(_place(argument), f'"{row.name}" wants {shape.value} here')
                 value = _NOTHING[shape]
-            bound.positional.append(value)
+            found.append(value)
+        bound.positional = found
 
-    def _value(self, shape: Shape, argument: parser.Argument) -> Text | tuple[Text, ...] | int | None:
-        match shape, argument:
-            case Shape.NUMBER, parser.NumberArgument():
-                return argument.number
-            case Shape.STRING, parser.StringArgument():
-                return self._text(argument)
-            case Shape.STRINGS, parser.StringArgument():
-                return (self._text(argument),)
-            case Shape.STRINGS, parser.ListArgument():
-                return tuple(map(self._text, argument.items))
-        return None
+    def _value(self, shape: Shape, argument: Argument) -> Text | tuple[Text, ...] | int | None:
+        value = argument.value
+        if argument.is_tag:
+            return None
+        if isinstance(value, str):
+            text = self._text(argument)
+            return None if shape is NUMBER else text if shape is STRING else (text,)
+        if isinstance(value, tuple):
+            return tuple(map(self._text, value)) if shape is STRINGS else None
+        return value if shape is NUMBER else None
 
-    def _text(self, argument: parser.StringArgument) -> Text:
-        text = argument.text
+    def _text(self, argument: Argument) -> Text:
+        text = argument.value
+        assert isinstance(text, str)
+        if "${" not in text:
+            return text
         if self.has("encoded-character"):
             try:
                 text = decode_encoded(text)
@@ -471,13 +501,15 @@ class Checker:
         self.warn(place, f'There is no namespace "{namespace}": the variable is always empty')
         return False
 
-    def _tests(self, row: Row, source: parser.TestSource | parser.CommandSource, bound: Bound) -> None:
+    def _tests(self, row: Row, source: Source, bound: Bound) -> None:
         how = How.NONE if not source.tests else How.LIST if source.listed else How.ONE
         if row.how is not how:
             self.error(bound, f'"{row.name}" {row.how.value}')
-        bound.tests = tuple(node for node in map(self.test, source.tests) if node is not None)
+        if source.tests:
+            bound.tests = tuple([node for node in map(self.test, source.tests) if node is not None])
 
 
+_NO_TAGS: Final[Mapping[str, Any]] = MappingProxyType({})
 _NOTHING: Final[Mapping[Shape, Any]] = {Shape.STRING: "", Shape.STRINGS: ("",), Shape.NUMBER: 0}
 """Stands for an argument that is wrong, so that the others can be checked."""
 

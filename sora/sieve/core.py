@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from sora.sieve.actions import Discard, FileInto, Keep
@@ -26,7 +27,8 @@ from sora.sieve.mimeparts import CONTENT_TAGS, MIME_TAGS, content_of, parts_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from sora.sieve.checks import Bound, Checker, Steps
+    from sora._native.mimescan import Part
+    from sora.sieve.checks import Bound, Checker, Node, Steps
     from sora.sieve.interpreter import Run
     from sora.sieve.mail import Address
 
@@ -43,31 +45,32 @@ ADDRESS_FIELDS: Final = frozenset(
 
 
 def _if(_check: Checker, bound: Bound) -> Callable[[Run], Steps]:
-    def run(state: Run) -> Steps:
-        holds = yield from state.holds(bound.tests[0])
-        if holds:
-            yield from state.block(bound.block)
-        state.taken = holds  # behind the block: an `if` in there has its own
-
-    return run
+    return partial(_run_if, bound.tests[0], bound.block)
 
 
-def _elsif(check: Checker, bound: Bound) -> Callable[[Run], Steps]:
-    branch = _if(check, bound)
+def _run_if(test: Node, block: Sequence[Node], state: Run) -> Steps:
+    holds = yield from state.holds(test)
+    if holds:
+        yield from state.block(block)
+    state.taken = holds  # behind the block: an `if` in there has its own
 
-    def run(state: Run) -> Steps:
-        if not state.taken:
-            yield from branch(state)
 
-    return run
+def _elsif(_check: Checker, bound: Bound) -> Callable[[Run], Steps]:
+    return partial(_run_elsif, bound.tests[0], bound.block)
+
+
+def _run_elsif(test: Node, block: Sequence[Node], state: Run) -> Steps:
+    if not state.taken:
+        yield from _run_if(test, block, state)
 
 
 def _else(_check: Checker, bound: Bound) -> Callable[[Run], Steps]:
-    def run(state: Run) -> Steps:
-        if not state.taken:
-            yield from state.block(bound.block)
+    return partial(_run_else, bound.block)
 
-    return run
+
+def _run_else(block: Sequence[Node], state: Run) -> Steps:
+    if not state.taken:
+        yield from state.block(block)
 
 
 def _require(check: Checker, bound: Bound) -> Callable[[Run], None]:
@@ -78,44 +81,54 @@ def _require(check: Checker, bound: Bound) -> Callable[[Run], None]:
 
 
 def _stop(_check: Checker, _bound: Bound) -> Callable[[Run], None]:
-    def run(_state: Run) -> None:
-        raise Stop
+    return _run_stop
 
-    return run
+
+def _run_stop(_state: Run) -> None:
+    raise Stop
 
 
 # ---------------------------------------------------------------------------------------------------- tests
 
 
-def _not(_check: Checker, bound: Bound) -> Callable[[Run], Steps]:
-    def run(state: Run) -> Steps:
-        return not (yield from state.holds(bound.tests[0]))
+# Of these a script can have hundreds of thousands: they are partial functions, which are smaller than closures.
 
-    return run
+
+def _not(_check: Checker, bound: Bound) -> Callable[[Run], Steps]:
+    return partial(_run_not, bound.tests[0])
+
+
+def _run_not(test: Node, state: Run) -> Steps:
+    return not (yield from state.holds(test))
 
 
 def _allof(_check: Checker, bound: Bound) -> Callable[[Run], Steps]:
-    def run(state: Run) -> Steps:
-        for test in bound.tests:
-            if not (yield from state.holds(test)):
-                return False
-        return True
+    return partial(_run_allof, bound.tests)
 
-    return run
+
+def _run_allof(tests: Sequence[Node], state: Run) -> Steps:
+    for test in tests:
+        if not (yield from state.holds(test)):
+            return False
+    return True
 
 
 def _anyof(_check: Checker, bound: Bound) -> Callable[[Run], Steps]:
-    def run(state: Run) -> Steps:
-        for test in bound.tests:
-            if (yield from state.holds(test)):
-                return True
-        return False
+    return partial(_run_anyof, bound.tests)
 
-    return run
+
+def _run_anyof(tests: Sequence[Node], state: Run) -> Steps:
+    for test in tests:
+        if (yield from state.holds(test)):
+            return True
+    return False
 
 
 def _constant(value: bool) -> Callable[[Checker, Bound], Callable[[Run], bool]]:
-    return lambda _check, _bound: lambda _state: value
+    def run(_state: Run) -> bool:
+        return value
+
+    return lambda _check, _bound: run
 
 
 def _size(check: Checker, bound: Bound) -> Callable[[Run], bool]:
@@ -142,18 +155,22 @@ def _header(check: Checker, bound: Bound) -> Callable[[Run], Steps]:
     match = check.match(bound)
     names, keys = bound.texts(0), check.keys(match, bound.texts(1), bound)
     pick, parts = picker(check, bound), parts_of(check, bound)
-    take = content_of(bound) or (lambda state, part, name: state.fields(part, name))
+    take = content_of(bound) or _fields
 
     def run(state: Run) -> Steps:
         wanted = state.texts(names)
         values: list[str] = []
         for part in parts(state):
             for name in wanted:
-                values += pick(take(state, part, name))
+                values += pick((yield from take(state, part, name)))
             yield from state.rest()
         return (yield from state.any_match(match, values, keys))
 
     return run
+
+
+def _fields(state: Run, part: Part, name: str) -> Steps:
+    return state.fields(part, name)
 
 
 def _address(check: Checker, bound: Bound) -> Callable[[Run], Steps]:
@@ -165,15 +182,13 @@ def _address(check: Checker, bound: Bound) -> Callable[[Run], Steps]:
     pick, parts = picker(check, bound), parts_of(check, bound)
 
     def run(state: Run) -> Steps:
-        values = [
-            value
-            for part_of_mail in parts(state)
-            for name in state.texts(names)
-            if name.lower() in ADDRESS_FIELDS
-            for field in pick(state.addresses(part_of_mail, name))
-            for address in field
-            if (value := part(address)) is not None
-        ]
+        values: list[str] = []
+        wanted = [name for name in state.texts(names) if name.lower() in ADDRESS_FIELDS]
+        for part_of_mail in parts(state):
+            for name in wanted:
+                for field in pick((yield from state.addresses(part_of_mail, name))):
+                    values += [value for address in field if (value := part(address)) is not None]
+            yield from state.rest()
         return (yield from state.any_match(match, values, keys))
 
     return run
@@ -208,7 +223,7 @@ def picker(check: Checker, bound: Bound) -> Callable[[Sequence], Sequence]:  # t
     if number is None:
         if ":last" in bound.tags:
             check.error(bound, ":last needs :index")
-        return lambda values: values
+        return _all
     if number < 1:
         check.error(bound, ":index counts from 1")
     if ":last" in bound.tags:
@@ -216,12 +231,22 @@ def picker(check: Checker, bound: Bound) -> Callable[[Sequence], Sequence]:  # t
     return lambda values: values[number - 1 : number]
 
 
+def _all(values: Sequence) -> Sequence:  # type: ignore[type-arg]
+    return values
+
+
 # ---------------------------------------------------------------------------------------------------- actions
 
 
 def _keep(check: Checker, bound: Bound) -> Callable[[Run], None]:
+    if not bound.tags:
+        return _run_keep
     flags = flags_of(check, bound)
     return lambda state: state.act(Keep(state.mail, flags(state)))
+
+
+def _run_keep(state: Run) -> None:
+    state.act(Keep(state.mail, state.flags))
 
 
 def _discard(_check: Checker, _bound: Bound) -> Callable[[Run], None]:

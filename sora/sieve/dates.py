@@ -94,7 +94,7 @@ def _date(check: Checker, bound: Bound) -> Callable[[Run], Steps]:
 
     def run(state: Run) -> Steps:
         written = PARTS.get(state.text(part).lower())
-        values = state.fields(state.mail.top, state.text(name))
+        values = yield from state.fields(state.mail.top, state.text(name))
         moments = [parse_moment(value) for value in (pick(values) if ":index" in bound.tags else values[:1])]
         state.spend(PARSING * len(moments))
         found = [written(zoned(state, moment)) for moment in moments if moment is not None and written is not None]

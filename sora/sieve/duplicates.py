@@ -29,7 +29,8 @@ def _duplicate(_check: Checker, bound: Bound) -> Callable[[Run], Steps]:
         if unique is not None:
             value: str | None = state.text(unique)
         else:
-            values = state.fields(state.mail.top, state.text(header) if header is not None else "Message-ID")
+            name = "Message-ID" if header is None else state.text(header)
+            values = yield from state.fields(state.mail.top, name)
             value = values[0] if values else None
         if not value:
             return False  # nothing to go by: it is never a duplicate (RFC 7352 §3.1)

@@ -89,7 +89,7 @@ def _deleteheader(check: Checker, bound: Bound) -> Callable[[Run], Steps]:
         field = state.text(name).lower()
         if field in PROTECTED:
             return
-        values = state.fields(state.mail.top, field)
+        values = yield from state.fields(state.mail.top, field)
         chosen = list(pick(range(len(values))))
         gone = set()
         for place in chosen:

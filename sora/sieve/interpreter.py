@@ -22,7 +22,7 @@ from msgspec import Struct, field
 
 from sora.errors import ScriptFailed
 from sora.sieve.actions import FileInto, Keep, Outcome, Redirect, Reject, Send, kept_once, merged, same_as, told
-from sora.sieve.mail import addresses_of, header_of, raw_header_of
+from sora.sieve.mail import addresses_of, field_of, raw_header_of
 from sora.sieve.matching import CHARACTERS, RELATIONS
 from sora.sieve.texts import Text, Variable
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from sora._native.mimescan import Part
     from sora.sieve.actions import Action, Remembered
     from sora.sieve.checks import Node, Steps
-    from sora.sieve.mail import Address, Mail
+    from sora.sieve.mail import Mail
     from sora.sieve.matching import Decider, Match
     from sora.sieve.script import Script
 
@@ -43,6 +43,10 @@ COMPARISON: Final = 1
 """Of a value with a key, besides what their lengths cost."""
 HEADER_OCTETS: Final = 8192
 """Of a header that one instruction looks through for a field."""
+FIELD: Final = 3
+"""Instructions that it takes to decode a short field."""
+FIELD_OCTETS: Final = 24
+"""Of a field that one instruction decodes."""
 COPIED: Final = 1024
 """Characters that one instruction copies."""
 NOT_FOR_CHANGES: Final = frozenset({"reject", "ereject", "vacation", "vacation-seconds"})
@@ -292,12 +296,12 @@ class Run:
 
     # ------------------------------------------------------------------ the message
 
-    def fields(self, part: Part, name: str) -> list[str]:
+    def fields(self, part: Part, name: str) -> Steps:
         """Decoded values of the fields of a name; those of the message itself are kept for the next test."""
-        return self._found("fields", header_of, part, name)
+        return self._found("fields", field_of, part, name)
 
-    def addresses(self, part: Part, name: str) -> list[list[Address]]:
-        """Addresses in each field of a name."""
+    def addresses(self, part: Part, name: str) -> Steps:
+        """Lists of the addresses in each field of a name."""
         return self._found("addresses", addresses_of, part, name)
 
     def has_field(self, part: Part, name: str) -> bool:
@@ -305,18 +309,26 @@ class Run:
         self.spend((part.header_end - part.header_start) // HEADER_OCTETS + COMPARISON)
         return bool(raw_header_of(part, name))
 
-    def _found(self, kind: str, find: Callable[[Part, str], list[Any]], part: Part, name: str) -> list[Any]:
+    def _found(self, kind: str, read: Callable[[bytes], Any], part: Part, name: str) -> Steps:
         key = kind, name.lower()
-        if part is self.mail.top and key in self.mail.memo:
+        memo = self._memo_of(part)
+        if key in memo:
             self.spend(COMPARISON)
-            known: list[Any] = self.mail.memo[key]
-            return known
+            return memo[key]
         self.spend((part.header_end - part.header_start) // HEADER_OCTETS + COMPARISON)
-        found = find(part, name)
-        self.spend(4 * len(found))
-        if part is self.mail.top:
-            self.mail.memo[key] = found
+        found = []
+        for value in raw_header_of(part, name):
+            self.spend(FIELD + len(value) // FIELD_OCTETS)
+            found.append(read(value))
+            if self.spent >= self._pause_at:
+                yield from self.rest()
+        memo[key] = found
         return found
+
+    def _memo_of(self, part: Part) -> dict[Any, Any]:
+        if part is self.mail.top:
+            return self.mail.memo
+        return self.original.memo if part is self.original.top else {}
 
     # ------------------------------------------------------------------ matching
 

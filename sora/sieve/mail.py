@@ -99,7 +99,7 @@ class Mail:
 
     def addresses(self, name: str) -> list[Address]:
         """The addresses of all fields of a name."""
-        return [address for field in addresses_of(self.top, name) for address in field]
+        return [address for value in raw_header_of(self.top, name) for address in addresses_of(value)]
 
 
 def _header_end(data: bytes) -> int:
@@ -118,7 +118,12 @@ def _header_end(data: bytes) -> int:
 
 def header_of(part: Part, name: str) -> list[str]:
     """See `Mail.header`; of any part."""
-    return [decode_words(value).strip(_BLANK) for value in raw_header_of(part, name)]
+    return [field_of(value) for value in raw_header_of(part, name)]
+
+
+def field_of(value: bytes) -> str:
+    """An unfolded value of a field, decoded."""
+    return decode_words(value).strip(_BLANK)
 
 
 def raw_header_of(part: Part, name: str) -> Sequence[bytes]:
@@ -129,15 +134,12 @@ def raw_header_of(part: Part, name: str) -> Sequence[bytes]:
         return ()  # no field has such a name
 
 
-def addresses_of(part: Part, name: str) -> list[list[Address]]:
-    """The addresses of each field of a name, groups as their members."""
+def addresses_of(value: bytes) -> list[Address]:
+    """The addresses in the unfolded value of a field, groups as their members."""
     return [
-        [
-            Address(decode_raw(mailbox or b""), decode_raw(host))
-            for _, _, mailbox, host in parse_addresses(value, MAX_ADDRESSES)
-            if host is not None  # not the beginning or end of a group
-        ]
-        for value in raw_header_of(part, name)
+        Address(decode_raw(mailbox or b""), decode_raw(host))
+        for _, _, mailbox, host in parse_addresses(value, MAX_ADDRESSES)
+        if host is not None  # not the beginning or end of a group
     ]
 
 

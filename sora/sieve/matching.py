@@ -151,6 +151,17 @@ class Match(Struct, frozen=True):
         """
         return _DECIDERS[self.type](self, key)
 
+    def check(self, key: str) -> None:
+        """See that a key can be used; takes less than `of`.
+
+        Raises:
+            ValueError: The key is no pattern.
+        """
+        if self.type == "regex":
+            compile_regex(key, nocase=self.comparator.nocase)
+        elif self.type == "matches" and len(key) > MAX_KEY:
+            raise ValueError(f"it is longer than {MAX_KEY} characters")
+
     def folded(self, value: str) -> Any:
         """A value as deciders want it: once for all keys."""
         match self.type:
@@ -242,8 +253,7 @@ class _Matches(Decider):
     __slots__ = ("_least", "_marks", "_pieces")
 
     def __init__(self, match: Match, key: str) -> None:
-        if len(key) > MAX_KEY:
-            raise ValueError(f"it is longer than {MAX_KEY} characters")
+        match.check(key)
         self.match = match
         self._pieces = _glob(key, match.comparator.name)
         self._least = sum(piece.length for piece in self._pieces)

@@ -21,6 +21,7 @@ from sora.mime.text import decode_charset, decode_raw, html_text
 from sora.sieve import compose
 from sora.sieve.bodies import decoded
 from sora.sieve.checks import NUMBER, STRING, STRINGS, CommandRow, Tag, TestRow
+from sora.sieve.interpreter import FIELD, FIELD_OCTETS
 from sora.sieve.mail import Mail, raw_header_of
 from sora.sieve.variables import MODIFIERS, NAME, assign
 
@@ -70,6 +71,8 @@ class Loop(Struct):
 
 def parts_of(check: Checker, bound: Bound) -> Callable[[Run], Sequence[Part]]:
     """The parts whose headers a test looks at."""
+    if not bound.tags:
+        return _top
     whole = ":mime" not in bound.tags
     below = ":anychild" in bound.tags
     if whole and (":anychild" in bound.tags or bound.chosen(*_CONTENT)):
@@ -84,16 +87,25 @@ def parts_of(check: Checker, bound: Bound) -> Callable[[Run], Sequence[Part]]:
     return parts
 
 
-def content_of(bound: Bound) -> Callable[[Run, Part, str], list[str]] | None:
+def _top(state: Run) -> Sequence[Part]:
+    return (state.mail.top,)
+
+
+def content_of(bound: Bound) -> Callable[[Run, Part, str], Steps] | None:
     """What `:type`, `:subtype`, `:contenttype` and `:param` take out of a field (RFC 5703 §4.2); None without them."""
     chosen = bound.chosen(*_CONTENT)
     if not chosen:
         return None
     names = bound.tags[":param"] if chosen == ":param" else ()
 
-    def values(state: Run, part: Part, name: str) -> list[str]:
+    def values(state: Run, part: Part, name: str) -> Steps:
         wanted = {text.lower() for text in state.texts(names)}
-        return [text for value in raw_header_of(part, name) for text in _pieces(value, chosen, wanted)]
+        found: list[str] = []
+        for value in raw_header_of(part, name):
+            state.spend(FIELD + len(value) // FIELD_OCTETS)
+            found += _pieces(value, chosen, wanted)
+            yield from state.rest()
+        return found
 
     return values
 

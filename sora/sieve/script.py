@@ -6,16 +6,19 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
+from sora._native.sievescan import parse
 from sora.errors import BadScript
-from sora.sieve import parser
 from sora.sieve.checks import Checker
 from sora.sieve.language import EXTENSIONS, Language
 
 if TYPE_CHECKING:
+    from sora._native.sievescan import Source
     from sora.sieve.checks import Node
 
 MAX_BYTES: Final = 1 << 20
 """Of a script, unless the configuration says otherwise."""
+MAX_NESTING: Final = 30
+"""Blocks inside blocks, and likewise tests inside tests, unless the configuration says otherwise."""
 _BOM: Final = "\ufeff"
 
 
@@ -34,18 +37,25 @@ class Script(Struct, frozen=True):
     demanded: frozenset[str] = frozenset()
 
 
-def compile(source: bytes, *, extensions: frozenset[str] = EXTENSIONS, max_bytes: int = MAX_BYTES) -> Script:
+def compile(
+    source: bytes,
+    *,
+    extensions: frozenset[str] = EXTENSIONS,
+    max_bytes: int = MAX_BYTES,
+    max_nesting: int = MAX_NESTING,
+) -> Script:
     """Check a script.
 
     Args:
         extensions: What it may require.
+        max_nesting: Blocks inside blocks; not above 100, because running them takes frames of Python's own stack.
 
     Raises:
         BadScript: With all that is wrong, line by line.
     """
     if len(source) > max_bytes:
         raise BadScript([(1, 1, f"The script is larger than {max_bytes} octets")])
-    commands = parser.parse(_decoded(source))
+    commands = parse(_decoded(source), max_nesting)
     checker = Checker(Language(), extensions)
     _requires_first(commands, checker)
     nodes = checker.block(commands)
@@ -66,7 +76,7 @@ def _decoded(source: bytes) -> str:
     return text.removeprefix(_BOM)
 
 
-def _requires_first(commands: tuple[parser.CommandSource, ...], checker: Checker) -> None:
+def _requires_first(commands: tuple[Source, ...], checker: Checker) -> None:
     """RFC 5228 §3.2: `require` comes before everything else."""
     begun = False
     for command in commands:

@@ -52,6 +52,8 @@ def _redirect(check: Checker, bound: Bound) -> Callable[[Run], Steps]:
 
 def _options(check: Checker, bound: Bound) -> Callable[[Run], dict[str, Any]]:
     """The fields of `Redirect` that tags give (RFC 6009 §4, §6)."""
+    if not bound.tags:
+        return _no_options
     notify, ret = _word(check, bound, ":notify", _NOTIFY), _word(check, bound, ":ret", _RET)
     mode = _word(check, bound, ":bymode", _MODE)
     relative: int | None = bound.tags.get(":bytimerelative")
@@ -71,6 +73,10 @@ def _options(check: Checker, bound: Bound) -> Callable[[Run], dict[str, Any]]:
         return found
 
     return options
+
+
+def _no_options(_state: Run) -> dict[str, Any]:
+    return {"notify": "", "ret": ""}
 
 
 def _word(check: Checker, bound: Bound, tag: str, allowed: re.Pattern[str]) -> Callable[[Run], str]:

@@ -15,7 +15,7 @@ from sora.sieve.mail import Mail, parse_address
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sora.sieve.checks import Bound, Checker
+    from sora.sieve.checks import Bound, Checker, Steps
     from sora.sieve.interpreter import Run
 
 DAY_S: Final = 86400
@@ -40,7 +40,7 @@ _LIST_FIELDS: Final = (
 _RECIPIENT_FIELDS: Final = ("To", "Cc", "Bcc", "Resent-To", "Resent-Cc", "Resent-Bcc")
 
 
-def _vacation(check: Checker, bound: Bound) -> Callable[[Run], None]:
+def _vacation(check: Checker, bound: Bound) -> Callable[[Run], Steps]:
     reason, tags = bound.text(0), bound.tags
     seconds = _period(bound)
     sender = tags.get(":from")
@@ -51,7 +51,7 @@ def _vacation(check: Checker, bound: Bound) -> Callable[[Run], None]:
         check.error(bound, "The text of :mime must begin with MIME header fields (RFC 5230 §4.3)")
     copy = copy_of(check, bound)
 
-    def run(state: Run) -> None:
+    def run(state: Run) -> Steps:
         if state.environment.imap:
             state.fail("vacation cannot be used here (RFC 6785 §3.11)")
         if "vacation" in state.state:
@@ -63,7 +63,7 @@ def _vacation(check: Checker, bound: Bound) -> Callable[[Run], None]:
             return  # a script before this one answers already
         to = state.environment.sender
         addresses = [address.lower() for address in state.texts(tags.get(":addresses", ()))]
-        why = refusal(state, addresses)
+        why = yield from refusal(state, addresses)
         if why or not to:
             state.note(f"vacation: no answer, {why}")
             return
@@ -84,7 +84,7 @@ def _period(bound: Bound) -> int:
     return min(max(int(bound.tags.get(":days", DEFAULT_DAYS)), 1), MAX_DAYS) * DAY_S
 
 
-def refusal(state: Run, addresses: list[str]) -> str:
+def refusal(state: Run, addresses: list[str]) -> Steps:
     """Why a message is not answered (RFC 5230 §4.5, §4.6, RFC 3834 §2); empty: it is.
 
     Args:
@@ -99,7 +99,7 @@ def refusal(state: Run, addresses: list[str]) -> str:
         return "it is from the owner"
     if _NOBODY.fullmatch(sender.local):
         return f'nobody reads "{sender}"'
-    if any(mail.header(name) for name in _LIST_FIELDS):
+    if any(state.has_field(mail.top, name) for name in _LIST_FIELDS):
         return "it came by a mailing list"
     if any(value.partition(";")[0].strip().lower() != "no" for value in mail.header("Auto-Submitted")):
         return "a program has sent it"
@@ -107,9 +107,11 @@ def refusal(state: Run, addresses: list[str]) -> str:
         return "it is bulk mail"
     if any(_suppresses(value) for value in mail.header("X-Auto-Response-Suppress")):
         return "it asks for no answer"
-    if not any(str(address).lower() in own for name in _RECIPIENT_FIELDS for address in mail.addresses(name)):
-        return "it is not addressed to the owner"
-    return ""
+    for name in _RECIPIENT_FIELDS:
+        for field in (yield from state.addresses(mail.top, name)):
+            if any(str(address).lower() in own for address in field):
+                return ""
+    return "it is not addressed to the owner"
 
 
 def _suppresses(value: str) -> bool:

@@ -1,8 +1,4 @@
-"""Tokens of a script (RFC 5228 §8.1), each with its place.
-
-One regular expression reads them, in time linear in the script. Line ends are CRLF or, as people's editors make them,
-LF alone; lines and columns count from 1, columns in characters.
-"""
+"""Lexer and parser of Sieve (RFC 5228 §8) with one regular expression and plain recursion; slow and easy to believe."""
 
 from __future__ import annotations
 
@@ -12,6 +8,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from msgspec import Struct
 
+from sora._native.sievescan import Argument, Source
 from sora.errors import BadScript
 
 if TYPE_CHECKING:
@@ -163,3 +160,133 @@ def _unstuffed(lines: str) -> str:
     """Multi-line text (RFC 5228 §2.4.2): a line that begins with a dot has one too many."""
     text = re.sub(r"^\.", "", lines, flags=re.MULTILINE)
     return _LINE_END.sub("\r\n", text)
+
+
+def tokens(source: str) -> list[tuple[str, int, int, str | int]]:
+    """What the native function gives."""
+    return [
+        (token.kind.name, token.line, token.column, token.number if token.kind is Kind.NUMBER else token.text)
+        for token in Lexer(source).tokens()
+    ]
+
+
+def parse(source: str, nesting: int = 30) -> tuple[Source, ...]:
+    """The commands of a script.
+
+    Raises:
+        BadScript: It does not follow the grammar, or nests too deep.
+    """
+    return _Parser(Lexer(source).tokens(), nesting).script()
+
+
+class _Parser:
+    def __init__(self, tokens: Iterator[Token], nesting: int) -> None:
+        self._tokens = tokens
+        self._nesting = nesting
+        self._token = next(tokens)
+
+    def script(self) -> tuple[Source, ...]:
+        commands = []
+        while self._token.kind is not Kind.END:
+            commands.append(self._command(0))
+        return tuple(commands)
+
+    def _command(self, depth: int) -> Source:
+        start = self._expect_word("a command")
+        arguments = self._arguments()
+        listed = self._at("(")
+        tests = self._tests(0)
+        block = self._block(depth) if self._at("{") else None
+        if block is None and not self._skip(";"):
+            self._fail(f'Expected ";" or a block after "{start.text}" and its arguments, but found {self._token}')
+        return Source(start.line, start.column, start.text, arguments, tests, listed, block)
+
+    def _block(self, depth: int) -> tuple[Source, ...]:
+        if depth == self._nesting:
+            self._fail(f"Blocks nest deeper than {self._nesting}")
+        opening = self._next()
+        commands = []
+        while not self._skip("}"):
+            if self._token.kind is Kind.END:
+                raise BadScript([(opening.line, opening.column, "The block does not end")])
+            commands.append(self._command(depth + 1))
+        return tuple(commands)
+
+    def _arguments(self) -> tuple[Argument, ...]:
+        found: list[Argument] = []
+        while (argument := self._argument()) is not None:
+            found.append(argument)
+        return tuple(found)
+
+    def _argument(self) -> Argument | None:
+        token = self._token
+        match token.kind:
+            case Kind.STRING:
+                self._next()
+                return Argument(token.line, token.column, token.text)
+            case Kind.NUMBER:
+                self._next()
+                return Argument(token.line, token.column, token.number)
+            case Kind.TAG:
+                self._next()
+                return Argument(token.line, token.column, token.text, is_tag=True)
+        return self._list() if token.kind is Kind.MARK and token.text == "[" else None
+
+    def _list(self) -> Argument:
+        opening = self._next()
+        items = [self._string()]
+        while self._skip(","):
+            items.append(self._string())
+        if not self._skip("]"):
+            self._fail(f'Expected "," or "]", but found {self._token}')
+        return Argument(opening.line, opening.column, tuple(items))
+
+    def _string(self) -> Argument:
+        token = self._token
+        if token.kind is not Kind.STRING:
+            self._fail(f"Expected a string, but found {token}")
+        self._next()
+        return Argument(token.line, token.column, token.text)
+
+    def _tests(self, depth: int) -> tuple[Source, ...]:
+        """One test, a list of them in parentheses, or none."""
+        if self._token.kind is Kind.WORD:
+            return (self._test(depth),)
+        if not self._skip("("):
+            return ()
+        tests = [self._test(depth)]
+        while self._skip(","):
+            tests.append(self._test(depth))
+        if not self._skip(")"):
+            self._fail(f'Expected "," or ")", but found {self._token}')
+        return tuple(tests)
+
+    def _test(self, depth: int) -> Source:
+        if depth == self._nesting:
+            self._fail(f"Tests nest deeper than {self._nesting}")
+        start = self._expect_word("a test")
+        arguments, listed = self._arguments(), self._at("(")
+        return Source(start.line, start.column, start.text, arguments, self._tests(depth + 1), listed)
+
+    def _expect_word(self, what: str) -> Token:
+        if self._token.kind is not Kind.WORD:
+            self._fail(f"Expected {what}, but found {self._token}")
+        return self._next()
+
+    def _at(self, mark: str) -> bool:
+        return self._token.kind is Kind.MARK and self._token.text == mark
+
+    def _skip(self, mark: str) -> bool:
+        if self._at(mark):
+            self._next()
+            return True
+        return False
+
+    def _next(self) -> Token:
+        token = self._token
+        if token.kind is not Kind.END:
+            self._token = next(self._tokens)
+        return token
+
+    def _fail(self, text: str) -> NoReturn:
+        raise BadScript([(self._token.line, self._token.column, text)])

@@ -146,7 +146,7 @@ class Lexer:
         character = self._source[position]
         if character == '"':
             self._fail(position, "The string does not end")
-        if character.isdigit():
+        if character in "0123456789":
             self._fail(position, "This is no number")
         self._fail(
             position, f"Unexpected character {character!r}" if character.isprintable() else "Unexpected character"

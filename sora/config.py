@@ -294,6 +294,7 @@ _PATHS: Final = {
     "local_cache": ("path",),
     "uploader": ("staging_path",),
     "process": ("runtime_path",),
+    "sieve": ("before", "after", "default", "global_dir"),
 }
 
 
@@ -301,7 +302,7 @@ def _absolute(config: Config, base: Path) -> Config:
     changes = {}
     for table_name, names in _PATHS.items():
         table = getattr(config, table_name)
-        paths = {name: str(base / getattr(table, name)) for name in names if getattr(table, name)}
+        paths = {name: _anchored(getattr(table, name), base) for name in names if getattr(table, name)}
         changes[table_name] = msgspec.structs.replace(table, **paths)
     servers = {}
     for name, server in config.servers.items():
@@ -309,6 +310,10 @@ def _absolute(config: Config, base: Path) -> Config:
         servers[name] = msgspec.structs.replace(server, **files)
     changes["servers"] = msgspec.structs.replace(config.servers, **servers)
     return msgspec.structs.replace(config, **changes)
+
+
+def _anchored(path: str | tuple[str, ...], base: Path) -> str | tuple[str, ...]:
+    return str(base / path) if isinstance(path, str) else tuple(str(base / one) for one in path)
 
 
 def _filled(config: Config) -> Config:

@@ -221,6 +221,58 @@ class SieveTable(Table, frozen=True, kw_only=True):
     max_scripts: Annotated[int, Meta(ge=1, description="scripts of one account", extra=LIVE)] = 100
     max_script_size: Annotated[Size, Meta(description="largest script", extra=LIVE)] = 1 << 20
     max_storage: Annotated[Size, Meta(description="all scripts of one account together", extra=LIVE)] = 10 << 20
+    before: Annotated[
+        tuple[str, ...], Meta(description="scripts that run before those of accounts: files, directories", extra=WORKER)
+    ] = ()
+    after: Annotated[
+        tuple[str, ...], Meta(description="scripts that run after those of accounts: files, directories", extra=WORKER)
+    ] = ()
+    default: Annotated[
+        str, Meta(description="script of accounts that have no active one of their own: a file", extra=WORKER)
+    ] = ""
+    global_dir: Annotated[
+        str, Meta(description="directory of the scripts that `include :global` finds", extra=WORKER)
+    ] = ""
+    max_instructions: Annotated[
+        int, Meta(ge=1000, description="work of one run; a million takes about a second", extra=LIVE)
+    ] = 1_000_000
+    slice_instructions: Annotated[
+        int, Meta(ge=100, le=5000, description="work of one run before others have their turn", extra=LIVE)
+    ] = 3_000
+    max_actions: Annotated[int, Meta(ge=1, description="actions of one run", extra=LIVE)] = 100
+    max_redirects: Annotated[int, Meta(ge=0, description="messages that one run sends", extra=LIVE)] = 32
+    max_includes: Annotated[int, Meta(ge=0, description="scripts included in one run", extra=LIVE)] = 100
+    max_include_depth: Annotated[int, Meta(ge=0, description="scripts inside scripts", extra=LIVE)] = 10
+    max_variables: Annotated[int, Meta(ge=1, description="variables of one script", extra=LIVE)] = 256
+    max_variable_size: Annotated[Size, Meta(description="largest variable", extra=LIVE)] = 64 * 1024
+    max_text: Annotated[int, Meta(ge=1024, description="characters of a text with its variables", extra=LIVE)] = 1 << 20
+    redirect_sender: Annotated[
+        Literal["sender", "owner"], Meta(description="whom bounces of redirected mail go to", extra=LIVE)
+    ] = "sender"
+    vacation_min_period: Annotated[Duration, Meta(description="least time between two vacation replies", extra=LIVE)] = (
+        0.0
+    )
+    vacation_max_period: Annotated[Duration, Meta(description="longest time between two", extra=LIVE)] = 90 * 86400.0
+    vacation_default_period: Annotated[
+        Duration, Meta(description="time between two where a script says nothing", extra=LIVE)
+    ] = 7 * 86400.0
+    duplicate_max_period: Annotated[Duration, Meta(description="longest memory of `duplicate`", extra=LIVE)] = (
+        90 * 86400.0
+    )
+    spam_header: Annotated[str, Meta(description="header field with the spam score; empty: none", extra=LIVE)] = ""
+    spam_pattern: Annotated[
+        str, Meta(description="regular expression, its group is the score; empty: the first number", extra=LIVE)
+    ] = ""
+    spam_maximum: Annotated[float, Meta(gt=0, description="score of what is surely spam", extra=LIVE)] = 10.0
+    spam_texts: Annotated[
+        tuple[str, ...], Meta(description="scores that are words, `word=0` to `word=10`; instead of a maximum", extra=LIVE)
+    ] = ()
+    virus_header: Annotated[str, Meta(description="header field with the virus check; empty: none", extra=LIVE)] = ""
+    virus_pattern: Annotated[str, Meta(description="regular expression, its group is the result", extra=LIVE)] = ""
+    virus_maximum: Annotated[float, Meta(gt=0, description="result of what is surely a virus", extra=LIVE)] = 5.0
+    virus_texts: Annotated[
+        tuple[str, ...], Meta(description="results that are words, `word=0` to `word=5`; instead of a maximum", extra=LIVE)
+    ] = ()
 
 
 class ProcessTable(Table, frozen=True, kw_only=True):

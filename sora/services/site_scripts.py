@@ -1,0 +1,92 @@
+"""The scripts of the site: those that run before and after the ones of accounts, the default one, the global ones.
+
+They are files. All of them are read and compiled when a process starts, so that a reload brings new ones, and one with
+errors stops the reload and nothing else.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+
+from sora.errors import BadScript, ConfigError
+from sora.sieve.interpreter import Step
+from sora.sieve.script import Script, compile
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from sora.tables import SieveTable
+
+SUFFIX: Final = ".sieve"
+
+
+class SiteScripts(Struct, frozen=True):
+    """What the site runs.
+
+    Attributes:
+        default: For accounts without an active script; None: there is none.
+        shared: What `include :global` finds, by name without the suffix.
+    """
+
+    before: tuple[Step, ...] = ()
+    after: tuple[Step, ...] = ()
+    default: Step | None = None
+    shared: Mapping[str, Script] = {}
+
+    @property
+    def any(self) -> bool:
+        """Something runs for accounts that have no script."""
+        return bool(self.before or self.after or self.default)
+
+
+NONE: Final = SiteScripts()
+
+
+def load(table: SieveTable) -> SiteScripts:
+    """Read and compile the scripts that the configuration names.
+
+    Raises:
+        ConfigError: A file that cannot be read, or has errors; with its name, line and column.
+    """
+    return SiteScripts(
+        tuple(_steps("sieve.before", table.before)),
+        tuple(_steps("sieve.after", table.after)),
+        _step("sieve.default", Path(table.default)) if table.default else None,
+        {path.stem: _compile("sieve.global_dir", path) for path in _files("sieve.global_dir", table.global_dir)},
+    )
+
+
+def _steps(key: str, places: tuple[str, ...]) -> Iterator[Step]:
+    for place in places:
+        for path in _files(key, place):
+            yield _step(key, path)
+
+
+def _files(key: str, place: str) -> list[Path]:
+    """The file, or those in the directory in the order of their names."""
+    if not place:
+        return []
+    path = Path(place)
+    try:
+        if path.is_dir():
+            return sorted(found for found in path.iterdir() if found.suffix == SUFFIX and found.is_file())
+    except OSError as error:
+        raise ConfigError(f"{key}: {path}: {error.strerror}") from error
+    return [path]
+
+
+def _step(key: str, path: Path) -> Step:
+    return Step(_compile(key, path), path.name)
+
+
+def _compile(key: str, path: Path) -> Script:
+    try:
+        return compile(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{key}: {path}: {error.strerror}") from error
+    except BadScript as error:
+        line, column, text = error.errors[0]
+        raise ConfigError(f"{key}: {path}:{line}:{column}: {text}") from error

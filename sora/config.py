@@ -294,7 +294,7 @@ _PATHS: Final = {
     "local_cache": ("path",),
     "uploader": ("staging_path",),
     "process": ("runtime_path",),
-    "sieve": ("before", "after", "default", "global_dir"),
+    "sieve": ("before", "after", "default", "global_dir", "list_dir"),
 }
 
 

@@ -44,6 +44,16 @@ delivery_answered = Counter(
 )
 delivery_seconds = Histogram("sora_delivery_seconds", "From end of data to commit.")
 
+# Filters
+sieve_runs = Counter("sora_sieve_runs_total", "Runs of scripts, by what they ran for and result.", ["kind", "result"])
+sieve_run_seconds = Histogram(
+    "sora_sieve_run_seconds",
+    "Work of one run, without what it waited for.",
+    buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 2),
+)
+sieve_errors = Counter("sora_sieve_errors_total", "Scripts that failed, and mailboxes that they did not find.")
+sieve_actions = Counter("sora_sieve_actions_total", "Actions of scripts that were carried out.", ["action"])
+
 # Bodies
 bodies = Counter("sora_bodies_reads_total", "Bodies read, by source.", ["source"])
 bodies_corrupt = Counter("sora_bodies_corrupt_total", "Bodies whose hash did not match.", ["source"])

@@ -233,6 +233,9 @@ class SieveTable(Table, frozen=True, kw_only=True):
     global_dir: Annotated[
         str, Meta(description="directory of the scripts that `include :global` finds", extra=WORKER)
     ] = ""
+    list_dir: Annotated[
+        str, Meta(description="directory of external lists, NAME.txt: `:list` finds them by name", extra=WORKER)
+    ] = ""
     max_instructions: Annotated[
         int, Meta(ge=1000, description="work of one run; a million takes about a second", extra=LIVE)
     ] = 1_000_000
@@ -249,9 +252,9 @@ class SieveTable(Table, frozen=True, kw_only=True):
     redirect_sender: Annotated[
         Literal["sender", "owner"], Meta(description="whom bounces of redirected mail go to", extra=LIVE)
     ] = "sender"
-    vacation_min_period: Annotated[Duration, Meta(description="least time between two vacation replies", extra=LIVE)] = (
-        0.0
-    )
+    vacation_min_period: Annotated[
+        Duration, Meta(description="least time between two replies of vacation", extra=LIVE)
+    ] = 0.0
     vacation_max_period: Annotated[Duration, Meta(description="longest time between two", extra=LIVE)] = 90 * 86400.0
     vacation_default_period: Annotated[
         Duration, Meta(description="time between two where a script says nothing", extra=LIVE)
@@ -265,13 +268,15 @@ class SieveTable(Table, frozen=True, kw_only=True):
     ] = ""
     spam_maximum: Annotated[float, Meta(gt=0, description="score of what is surely spam", extra=LIVE)] = 10.0
     spam_texts: Annotated[
-        tuple[str, ...], Meta(description="scores that are words, `word=0` to `word=10`; instead of a maximum", extra=LIVE)
+        tuple[str, ...],
+        Meta(description="scores that are words, `word=0` to `word=10`; no maximum then", extra=LIVE),
     ] = ()
     virus_header: Annotated[str, Meta(description="header field with the virus check; empty: none", extra=LIVE)] = ""
     virus_pattern: Annotated[str, Meta(description="regular expression, its group is the result", extra=LIVE)] = ""
     virus_maximum: Annotated[float, Meta(gt=0, description="result of what is surely a virus", extra=LIVE)] = 5.0
     virus_texts: Annotated[
-        tuple[str, ...], Meta(description="results that are words, `word=0` to `word=5`; instead of a maximum", extra=LIVE)
+        tuple[str, ...],
+        Meta(description="results that are words, `word=0` to `word=5`; no maximum then", extra=LIVE),
     ] = ()
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from sora import errors
 from sora.errors import BadSyntax, LimitExceeded, SoraError
 from sora.services.delivery import MailLoop
+from sora.services.filtering import Rejected
 from sora.wire import lmtp
 from sora.wire.lmtp import Reply
 from sora.wire.xclient import BadAttribute
@@ -73,6 +74,7 @@ ERRORS: Final[Mapping[type[SoraError], tuple[int, str]]] = {
     errors.OverQuota: (552, "5.2.2"),
     errors.TooBig: (552, "5.3.4"),
     MailLoop: (554, "5.4.6"),
+    Rejected: (550, "5.7.1"),
     errors.LimitExceeded: (421, "4.7.0"),
     TooSlow: (421, "4.4.2"),
     TooManyRecipients: (452, "4.5.3"),

@@ -17,7 +17,9 @@ from sora.errors import NotFound, Refused, SoraError, Unavailable
 from sora.services.commits import Commits, Doorbell
 from sora.services.lanes import Unit
 from sora.services.letters import AppendItem, Letters, MailEnvelope, box_of
+from sora.sieve.mail import Mail
 from sora.store.account_keys import NoKeys
+from sora.store.deliveries import HELD
 from sora.types import ModSeq
 from sora.wire import lmtp
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from sora.services.changes import Changes
+    from sora.services.filtering import Filters, Wish
+    from sora.services.letters import Box, Desk, Incoming, Letter
     from sora.services.recipients import Recipient
     from sora.store.account_keys import Sealers
     from sora.store.deliveries import Delivered
@@ -40,6 +44,8 @@ __all__ = ["AppendItem", "AppendResult", "Delivery", "Doorbell", "MailEnvelope",
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
+FILTERED_AT_ONCE: Final = 16
+"""Recipients of one message whose scripts run at a time."""
 KEYS_AT_ONCE: Final = 4
 """Keys of accounts that one message asks the database for at a time."""
 MAX_HOPS: Final = 50
@@ -85,6 +91,7 @@ class Delivery:
         copies: Keep a copy of each body in the database until it is uploaded.
         fenced: True while this node must take no mail: its name is used by another process.
         clock: The time of day.
+        filters: What scripts do with LMTP messages; None: there are none.
     """
 
     def __init__(
@@ -102,8 +109,10 @@ class Delivery:
         copies: bool = False,
         fenced: Callable[[], bool] = lambda: False,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        filters: Filters | None = None,
     ) -> None:
         self.host = host
+        self.filters = filters
         self._sealers = sealers or NoKeys()
         self._letters = Letters(body_limit, copies, clock)
         self._commits = Commits(
@@ -139,23 +148,74 @@ class Delivery:
         if lmtp.count_received(header) > MAX_HOPS:
             return [MailLoop("Too many hops")] * len(envelope.recipients)
         been = lmtp.delivered_to(header)
-        accounts: dict[AccountId, list[Recipient]] = {}
-        for recipient in envelope.recipients:
-            if recipient.address.casefold() not in been:
-                accounts.setdefault(recipient.account_id, []).append(recipient)
-        failed, sealers = await self._sealers_of(accounts)
-        inline = _is_quick((data,), len(sealers))
-        letters = await _compute(inline, self._letters.of_lmtp, data, envelope, self.host, accounts, sealers)
-        units = {box: Unit("lmtp", [letter]) for box, letter in letters.items()}
-        for unit in units.values():
-            self._commits.submit(unit)
-        outcomes = {box: _error(await unit.done) for box, unit in units.items()}
+        arrived = [one for one in dict.fromkeys(envelope.recipients) if one.address.casefold() not in been]
+        failed, sealers = await self._sealers_of({recipient.account_id for recipient in arrived})
+        plain: dict[AccountId, list[Recipient]] = {}
+        filtered: list[Recipient] = []
+        for recipient in arrived:
+            if recipient.account_id not in sealers:
+                continue
+            if self.filters is not None and self.filters.applies(recipient):
+                filtered.append(recipient)
+            else:
+                plain.setdefault(recipient.account_id, []).append(recipient)
+        outcomes = await self._deliver_plain(data, envelope, plain, sealers, filtered)
         metrics.delivery_seconds.observe(time.perf_counter() - started)
         looped = MailLoop("The message was delivered here before")
-        return [
-            outcomes.get(box_of(recipient), failed.get(recipient.account_id, looped))
-            for recipient in envelope.recipients
-        ]
+        return [outcomes.get(recipient, failed.get(recipient.account_id, looped)) for recipient in envelope.recipients]
+
+    async def _deliver_plain(
+        self,
+        data: Octets,
+        envelope: MailEnvelope,
+        accounts: dict[AccountId, list[Recipient]],
+        sealers: dict[AccountId, Sealer],
+        filtered: Sequence[Recipient],
+    ) -> dict[Recipient, SoraError | None]:
+        """Store it where no script runs; and beside that, see to those where one does."""
+        inline = _is_quick((data,), len(sealers))
+        units: dict[Box, Unit] = {}
+        if accounts:
+            own = {account_id: sealers[account_id] for account_id in accounts}
+            letters = await _compute(inline, self._letters.of_lmtp, data, envelope, self.host, accounts, own)
+            units = {box: Unit("lmtp", [letter]) for box, letter in letters.items()}
+            for unit in units.values():
+                self._commits.submit(unit)
+        outcomes: dict[Recipient, SoraError | None] = {}
+        if filtered:
+            incoming = await _compute(inline, self._letters.incoming, data, envelope, self.host)
+            for start in range(0, len(filtered), FILTERED_AT_ONCE):
+                some = filtered[start : start + FILTERED_AT_ONCE]
+                runs = (self._deliver_filtered(incoming, one, sealers[one.account_id]) for one in some)
+                outcomes |= zip(some, await asyncio.gather(*runs), strict=True)
+        stored = {box: _error(await unit.done) for box, unit in units.items()}
+        plain = (recipient for members in accounts.values() for recipient in members)
+        return outcomes | {recipient: stored[box_of(recipient)] for recipient in plain}
+
+    async def _deliver_filtered(self, incoming: Incoming, recipient: Recipient, sealer: Sealer) -> SoraError | None:
+        """Let the scripts of a recipient decide, and store what they want."""
+        assert self.filters is not None
+        desk = incoming.desk((recipient,), sealer)
+        mail = Mail.stamped(desk.stamp, incoming.data)
+        try:
+            filtered = await self.filters.filter(mail, incoming.envelope, recipient, incoming.received_at)
+        except SoraError as error:
+            return error
+        if not filtered.wishes and not filtered.has_effects:
+            metrics.deliveries.labels("lmtp", "refused" if filtered.refused else "discarded").inc()
+            return filtered.refused
+        inline = _is_quick((incoming.data,), len({id(wish.mail) for wish in filtered.wishes}))
+        letters = await _compute(inline, lambda: [_letter(desk, mail, *wish) for wish in enumerate(filtered.wishes)])
+        effects = None
+        if filtered.has_effects:
+            effects = desk.effects(filtered.outgoing, filtered.remembered, filtered.replied)
+        wanted = [letter.row.mailbox_id for letter in letters]
+        unit = Unit("lmtp", letters, effects=effects)
+        self._commits.submit(unit)
+        failed = _error(await unit.done)
+        if [letter.row.mailbox_id for letter in letters] != wanted:
+            self.filters.trees.forget(recipient.account_id)  # one of the mailboxes is gone
+        return failed or filtered.refused
 
     async def _sealers_of(
         self, accounts: Iterable[AccountId]
@@ -223,6 +283,20 @@ async def _compute(inline: bool, function: Callable[_P, _T], *args: _P.args, **k
     if inline:
         return function(*args, **kwargs)
     return await asyncio.to_thread(function, *args, **kwargs)
+
+
+def _letter(desk: Desk, mail: Mail, place: int, wish: Wish) -> Letter:
+    """What a filter wants to be stored.
+
+    Args:
+        mail: The message as the filter got it.
+    """
+    if wish.made:
+        return desk.copy(wish.mailbox_id, wish.mail.data, str(place), flags=wish.flags)
+    data = None if wish.mail is mail else desk.below(wish.mail)
+    if wish.mailbox_id == HELD:
+        return desk.held(data)
+    return desk.letter(wish.mailbox_id, data, flags=wish.flags)
 
 
 def _is_quick(bodies: Sequence[Octets], times: int = 1) -> bool:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from sora.mime.digest import Digest
     from sora.sieve.actions import Remembered
+    from sora.sieve.mail import Mail
     from sora.store.copies import Pieces
     from sora.store.diskfile import Octets
     from sora.store.effects import Replied
@@ -221,6 +222,7 @@ class Desk:
         self._key = key
         self.effects_key = _derived(key, "effects", *(recipient.text for recipient in recipients))
         self._bodies: dict[tuple[bytes, int | None], tuple[NewMessage, Unsealed]] = {}
+        self._versions: dict[Mail, bytes] = {}
         self._held: dict[bytes, int] = {}  # content hashes, and the order in which they came
 
     def letter(
@@ -277,6 +279,12 @@ class Desk:
             replied=tuple(replied),
         )
 
+    def below(self, mail: Mail) -> bytes:
+        """The octets of an edited message below the stamp; the same object for the same version."""
+        if mail not in self._versions:
+            self._versions[mail] = below(mail, self.stamp)
+        return self._versions[mail]
+
     def _body(self, stamp: bytes, data: Octets | None) -> tuple[NewMessage, Unsealed]:
         name = stamp, None if data is None else id(data)
         if name not in self._bodies:
@@ -295,6 +303,33 @@ class Desk:
             )
             self._bodies[name] = row, Unsealed(self._sealer, row.content_hash, pieces, keep=incoming.copies)
         return self._bodies[name]
+
+
+def below(mail: Mail, stamp: bytes) -> bytes:
+    """The octets of an edited message below its trace fields.
+
+    Those stay at the top whatever a script adds above them, and what it deleted of them is there again: loops are known
+    by them.
+    """
+    head = mail.head
+    place = head.find(stamp)
+    if place >= 0:
+        head = head[:place] + head[place + len(stamp) :]
+    else:
+        for field in _fields_of(stamp):
+            head = head.replace(field, b"", 1)
+    return head + bytes(mail.tail)
+
+
+def _fields_of(stamp: bytes) -> list[bytes]:
+    """The fields of a header, each with its continuation lines."""
+    fields: list[bytes] = []
+    for line in stamp.splitlines(keepends=True):
+        if line[:1] in (b" ", b"\t"):
+            fields[-1] += line
+        else:
+            fields.append(line)
+    return fields
 
 
 def _derived(key: bytes, *texts: str) -> bytes:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sora.errors import ConfigError
 from sora.net.connection import Connections
+from sora.services import site_scripts
 from sora.services.auth import Auth
 from sora.services.blocks import SharedBlocks
 from sora.services.changes import Changes
@@ -23,11 +24,14 @@ from sora.services.commits import PATIENT_LANES
 from sora.services.delivery import Delivery
 from sora.services.endings import CHANNEL as ENDINGS
 from sora.services.endings import Endings
+from sora.services.filtering import Filters
 from sora.services.guesses import Guesses
 from sora.services.limits import Limits, LocalCounts
 from sora.services.peers import Peers
 from sora.services.recipients import Recipients
+from sora.services.scripts import CompiledScripts, ScriptChecks
 from sora.services.transfers import Transfers
+from sora.services.trees import Trees
 from sora.services.warmup import Warmup
 from sora.store.account_keys import CHANNEL as KEY_CHANNEL
 from sora.store.account_keys import open_sealers
@@ -70,6 +74,7 @@ class Node:
         staging: Bodies on their way to the object store.
         bodies: Reads a body from wherever it is.
         delivery: LMTP and APPEND.
+        filters: What scripts do with mail.
         transfers: COPY and MOVE.
         recipients: Whom LMTP delivers to.
         auth: Logins.
@@ -88,6 +93,7 @@ class Node:
     staging: Staging
     bodies: Bodies
     delivery: Delivery
+    filters: Filters
     transfers: Transfers
     recipients: Recipients
     auth: Auth
@@ -142,7 +148,11 @@ class Node:
             changes = Changes(dsn)
             changes.hear(CHANNEL, blocks.wake)
             stack.push_async_callback(changes.close)
-            delivery = _delivery(config, Store(deliveries), staging, sealers, changes, doorbell, instance_id, fenced)
+            filters = _filters(config, store, changes)
+            stack.callback(filters.trees.close)
+            delivery = _delivery(
+                config, Store(deliveries), staging, sealers, changes, doorbell, instance_id, fenced, filters
+            )
             stack.push_async_callback(delivery.close)
             limits = _limits(config, counts)
             guesses = Guesses(counts.failures, limits=limits, table=config.limits)
@@ -170,6 +180,7 @@ class Node:
                 staging=staging,
                 bodies=bodies,
                 delivery=delivery,
+                filters=filters,
                 transfers=_transfers(config, store, staging, sealers, bodies, doorbell, instance_id, fenced),
                 recipients=recipients,
                 auth=auth,
@@ -191,6 +202,7 @@ class Node:
     def take_live(self, config: Config) -> None:
         """Go on with a configuration in which `live` keys have changed."""
         self.config = config
+        self.filters.table = config.sieve
         self.limits = _limits(config, self.counts)
         self.guesses.limits, self.guesses.table = self.limits, config.limits
 
@@ -286,6 +298,7 @@ def _delivery(
     doorbell: Doorbell,
     instance_id: str,
     fenced: Callable[[], bool],
+    filters: Filters,
 ) -> Delivery:
     """Deliveries on connections of their own: sessions' queries must not wait behind them."""
     return Delivery(
@@ -300,6 +313,19 @@ def _delivery(
         body_limit=config.search.body_limit if config.search.index_bodies else 0,
         copies=config.uploader.durability == "database",
         fenced=fenced,
+        filters=filters,
+    )
+
+
+def _filters(config: Config, store: Store, changes: Changes) -> Filters:
+    """What scripts ask goes over the connections for queries."""
+    return Filters(
+        store,
+        Trees(store.trees, changes),
+        CompiledScripts(store.scripts, ScriptChecks()),
+        site_scripts.load(config.sieve),
+        config.sieve,
+        host=socket.gethostname(),
     )
 
 

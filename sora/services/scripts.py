@@ -13,9 +13,13 @@ import asyncio
 import contextlib
 import gc
 import sys
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from sora.sieve.script import compile
+from msgspec import Struct
+
+from sora.errors import InvalidName
+from sora.sieve.script import Script, compile
 from sora.store.scripts import Quota
 
 if TYPE_CHECKING:
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
     from sora.tables import SieveTable
     from sora.types import AccountId
 
+_Known: TypeAlias = "dict[str | None, tuple[str, bytes] | None]"
 Warnings: TypeAlias = tuple[tuple[int, int, str], ...]
 """Line, column and text."""
 
@@ -126,7 +131,7 @@ class CompiledScripts:
         self._checks = script_checks
         self._compiled: OrderedDict[bytes, _Compiled] = OrderedDict()
         self._size = 0
-        self._versions: OrderedDict[AccountId, tuple[int, dict[str | None, tuple[str, bytes] | None]]] = OrderedDict()
+        self._versions: OrderedDict[AccountId, tuple[int, _Known]] = OrderedDict()
 
     async def active(self, account_id: AccountId, number: int) -> tuple[str, Script] | None:
         """The script that runs at a delivery, and its name; None: there is none.
@@ -170,8 +175,10 @@ class CompiledScripts:
         except InvalidName:
             return None
 
-    def _known(self, account_id: AccountId, number: int) -> dict[str | None, tuple[str, bytes] | None]:
+    def _known(self, account_id: AccountId, number: int) -> _Known:
         """Versions by name, of the account's present scripts; None as name: of the active one."""
+        if number == 0:
+            return {}  # it is not known which scripts these are
         found = self._versions.get(account_id)
         if found is None or found[0] != number:
             found = self._versions[account_id] = number, {}

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sora.tables import SieveTable
 
 SUFFIX: Final = ".sieve"
+LIST_SUFFIX: Final = ".txt"
 
 
 class SiteScripts(Struct, frozen=True):
@@ -29,12 +30,14 @@ class SiteScripts(Struct, frozen=True):
     Attributes:
         default: For accounts without an active script; None: there is none.
         shared: What `include :global` finds, by name without the suffix.
+        lists: External lists (RFC 6134): their members in lower case, by name without the suffix.
     """
 
     before: tuple[Step, ...] = ()
     after: tuple[Step, ...] = ()
     default: Step | None = None
     shared: Mapping[str, Script] = {}
+    lists: Mapping[str, frozenset[str]] = {}
 
     @property
     def any(self) -> bool:
@@ -56,6 +59,7 @@ def load(table: SieveTable) -> SiteScripts:
         tuple(_steps("sieve.after", table.after)),
         _step("sieve.default", Path(table.default)) if table.default else None,
         {path.stem: _compile("sieve.global_dir", path) for path in _files("sieve.global_dir", table.global_dir)},
+        {path.stem: _members(path) for path in _files("sieve.list_dir", table.list_dir, LIST_SUFFIX)},
     )
 
 
@@ -65,17 +69,28 @@ def _steps(key: str, places: tuple[str, ...]) -> Iterator[Step]:
             yield _step(key, path)
 
 
-def _files(key: str, place: str) -> list[Path]:
+def _files(key: str, place: str, suffix: str = SUFFIX) -> list[Path]:
     """The file, or those in the directory in the order of their names."""
     if not place:
         return []
     path = Path(place)
     try:
         if path.is_dir():
-            return sorted(found for found in path.iterdir() if found.suffix == SUFFIX and found.is_file())
+            return sorted(found for found in path.iterdir() if found.suffix == suffix and found.is_file())
     except OSError as error:
         raise ConfigError(f"{key}: {path}: {error.strerror}") from error
     return [path]
+
+
+def _members(path: Path) -> frozenset[str]:
+    """One a line; empty lines and those that begin with `#` are for people."""
+    try:
+        lines = (line.strip().lower() for line in path.read_text(encoding="utf-8").splitlines())
+        return frozenset(line for line in lines if line and not line.startswith("#"))
+    except OSError as error:
+        raise ConfigError(f"sieve.list_dir: {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"sieve.list_dir: {path}: not UTF-8") from error
 
 
 def _step(key: str, path: Path) -> Step:

@@ -12,8 +12,11 @@ from sora.mime.text import decode_raw, decode_words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from mmap import mmap
 
     from sora._native.mimescan import Part
+
+    Octets = bytes | mmap
 
 _DOT_STRING: Final = re.compile(r"[^\x00-\x20\x7f()<>\[\]:;@\\,.\"]+(?:\.[^\x00-\x20\x7f()<>\[\]:;@\\,.\"]+)*")
 _TO_ESCAPE: Final = re.compile(r'(["\\])')
@@ -68,6 +71,16 @@ class Mail:
         self.head = data[: self.top.header_end]
         self._tail = memoryview(data)[self.top.header_end :]
 
+    @classmethod
+    def stamped(cls, stamp: bytes, data: Octets) -> Mail:
+        """A message with fields before its header; a body of any size stays where it is."""
+        end = _header_end(data)
+        mail = cls(stamp + data[:end])
+        if len(mail.head) != len(stamp) + end:
+            return cls(stamp + data[:])  # something in the header ends it early
+        mail._data, mail._tail = None, memoryview(data)[end:]
+        return mail
+
     def with_head(self, head: bytes) -> Mail:
         """The same body under another header, which ends in its blank line."""
         mail = Mail(head)
@@ -80,6 +93,11 @@ class Mail:
         if self._data is None:
             self._data = b"".join((self.head, self._tail))
         return self._data
+
+    @property
+    def tail(self) -> memoryview:
+        """The body."""
+        return self._tail
 
     @property
     def root(self) -> Part:
@@ -102,10 +120,10 @@ class Mail:
         return [address for value in raw_header_of(self.top, name) for address in addresses_of(value)]
 
 
-def _header_end(data: bytes) -> int:
+def _header_end(data: Octets) -> int:
     """Behind the first blank line; line ends as in the first line are looked for first, to pass over the body once."""
-    if data.startswith((b"\n", b"\r\n")):
-        return data.index(b"\n") + 1
+    if data[:2].startswith((b"\n", b"\r\n")):
+        return data.find(b"\n") + 1
     first = data.find(b"\n")
     marks = [b"\n\r\n", b"\n\n"] if data[first - 1 : first] == b"\r" else [b"\n\n", b"\n\r\n"]
     end = len(data)

@@ -10,7 +10,6 @@ from msgspec import Struct
 from sora.types import AccountId, MailboxId, ModSeq
 
 if TYPE_CHECKING:
-
     from sora.store.db import Database
 
 
@@ -90,7 +89,10 @@ class Trees:
             ModSeq(row["change_seq"]),
             row["address"],
             frozenset(address.lower() for address in (row["address"], *(row["aliases"] or ()))),
-            {name: Leaf(MailboxId(number), name, use, above) for number, name, use, above in zip(*columns, strict=True)},
+            {
+                name: Leaf(MailboxId(number), name, use, above)
+                for number, name, use, above in zip(*columns, strict=True)
+            },
             {name.lower(): number for name, number in keywords},
         )
 

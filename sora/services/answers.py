@@ -1,0 +1,210 @@
+"""Answers to what a script asks while it runs: of mailboxes, annotations, lists, other scripts, ids seen before.
+
+Mailboxes are looked up in the tree that the process keeps of the account. That something is not there is said only
+after it was read anew: the notice of a mailbox that was just made may be on its way.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from sora import log
+from sora.errors import BadScript, InvalidName
+from sora.sieve import interpreter
+from sora.store.mailboxes import canonical_name
+from sora.store.metadata import PRIVATE, SERVER, SERVER_MAILBOX, Place, Wanted
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+
+    from sora.services.scripts import CompiledScripts
+    from sora.services.site_scripts import SiteScripts
+    from sora.services.trees import Trees
+    from sora.sieve.interpreter import Ask
+    from sora.sieve.script import Script
+    from sora.store.store import Store
+    from sora.store.trees import Leaf, Tree
+    from sora.types import AccountId, MailboxId
+
+_log = log.get(__name__)
+
+OWN_ADDRESSES: Final = "urn:sora:own-addresses"
+"""The external list (RFC 6134) that every account has: its addresses."""
+
+
+class Answers:
+    """What one run wants to know.
+
+    Args:
+        number: Another one after every change of the account's scripts; 0: it is not known.
+    """
+
+    def __init__(
+        self,
+        account_id: AccountId,
+        number: int,
+        *,
+        store: Store,
+        trees: Trees,
+        scripts: CompiledScripts,
+        site: SiteScripts,
+    ) -> None:
+        self.account_id = account_id
+        self._number = number
+        self._store = store
+        self._trees = trees
+        self._scripts = scripts
+        self._site = site
+        self._tree: Tree | None = None
+        self._fresh = False
+
+    async def __call__(self, ask: Ask) -> Any:
+        """The answer to a question, as the question says.
+
+        Raises:
+            Unavailable: It cannot be had now.
+        """
+        return await _ANSWERS[type(ask)](self, ask)
+
+    async def tree(self) -> Tree:
+        """The account as it was lately.
+
+        Raises:
+            NotFound: There is no such account.
+        """
+        if self._tree is None:
+            self._tree, self._fresh = await self._trees.get(self.account_id)
+        return self._tree
+
+    async def read_again(self) -> Tree:
+        """The account as it is now."""
+        self._tree, self._fresh = await self._trees.read(self.account_id), True
+        return self._tree
+
+    async def mailbox(self, name: str) -> Leaf | None:
+        """A mailbox that mail can be filed into."""
+        try:
+            wanted = canonical_name(name)
+        except InvalidName:
+            return None
+        return await self._find(lambda tree: _can_hold(tree.mailboxes.get(wanted)))
+
+    async def mailbox_by_use(self, use: str) -> Leaf | None:
+        """The mailbox with a special use."""
+        wanted = use.lower()
+        return await self._find(lambda tree: next((leaf for leaf in _leaves(tree) if wanted in _uses(leaf)), None))
+
+    async def mailbox_by_id(self, text: str) -> Leaf | None:
+        """A mailbox by its id (RFC 9042), as MAILBOXID of RFC 8474 tells it."""
+        return await self._find(lambda tree: next((leaf for leaf in _leaves(tree) if object_id(leaf) == text), None))
+
+    async def mailbox_by_number(self, mailbox_id: MailboxId) -> Leaf | None:
+        """A mailbox by its number."""
+        return await self._find(
+            lambda tree: next((leaf for leaf in _leaves(tree) if leaf.mailbox_id == mailbox_id), None)
+        )
+
+    async def _find(self, look: Callable[[Tree], Leaf | None]) -> Leaf | None:
+        found = look(await self.tree())
+        if found is None and not self._fresh:
+            found = look(await self.read_again())
+        return found
+
+    async def _include(self, ask: interpreter.IncludeScript) -> Script | None:
+        if not ask.personal:
+            return self._site.shared.get(ask.name)
+        try:
+            return await self._scripts.named(self.account_id, self._number, ask.name)
+        except BadScript as error:
+            fields = {"account_id": self.account_id, "script": ask.name, "error": str(error)}
+            _log.warning("included script has errors", extra=fields)
+            return None
+
+    async def _list(self, name: str) -> frozenset[str] | None:
+        if name == OWN_ADDRESSES:
+            return (await self.tree()).addresses
+        return self._site.lists.get(name)
+
+    async def _list_contains(self, ask: interpreter.ListContains) -> frozenset[str] | None:
+        members = await self._list(ask.list)
+        return None if members is None else frozenset(value for value in ask.values if value.lower() in members)
+
+    async def _list_members(self, ask: interpreter.ListMembers) -> Sequence[str] | None:
+        members = await self._list(ask.list)
+        return None if members is None else sorted(members)
+
+    async def _list_exists(self, ask: interpreter.ListExists) -> bool:
+        return await self._list(ask.list) is not None
+
+    async def _mailboxes_exist(self, ask: interpreter.MailboxesExist) -> bool:
+        return all([await self.mailbox(name) for name in ask.names])
+
+    async def _mailbox_ids_exist(self, ask: interpreter.MailboxIdsExist) -> bool:
+        return all([await self.mailbox_by_id(text) for text in ask.ids])
+
+    async def _special_uses_exist(self, ask: interpreter.SpecialUsesExist) -> bool:
+        if ask.mailbox is None:
+            return all([await self.mailbox_by_use(use) for use in ask.uses])
+        leaf = await self.mailbox(ask.mailbox)
+        return leaf is not None and {use.lower() for use in ask.uses} <= _uses(leaf)
+
+    async def _metadata(self, ask: interpreter.Metadata) -> str | None:
+        found = await self._entries(ask.mailbox, (ask.entry,))
+        value = found.get(ask.entry.lower())
+        return None if value is None else value.decode("utf-8", "replace")
+
+    async def _metadata_exists(self, ask: interpreter.MetadataExists) -> bool:
+        found = await self._entries(ask.mailbox, ask.entries)
+        return all(entry.lower() in found for entry in ask.entries)
+
+    async def _entries(self, mailbox: str, names: Iterable[str]) -> Mapping[str, bytes]:
+        """Annotations of a mailbox, or of the server; private ones are those of the account."""
+        entries = {name.lower() for name in names}
+        if mailbox:
+            leaf = await self.mailbox(mailbox)
+            if leaf is None:
+                return {}
+            asked = {Place(self.account_id, leaf.mailbox_id): entries}
+        else:
+            private = {entry for entry in entries if entry.startswith(f"{PRIVATE}/")}
+            asked = {Place(self.account_id, SERVER_MAILBOX): private, SERVER: entries - private}
+        found: dict[str, bytes] = {}
+        for place, wanted in asked.items():
+            if wanted:
+                rows = await self._store.metadata.get([place], self.account_id, Wanted(tuple(wanted)))
+                found |= {entry.name: entry.value for entry in rows.get(place, ()) if entry.value is not None}
+        return found
+
+    async def _is_duplicate(self, ask: interpreter.IsDuplicate) -> bool:
+        return await self._store.filter_memory.is_duplicate(self.account_id, ask.handle, ask.unique_id)
+
+
+_ANSWERS: Final[Mapping[type[Ask], Callable[[Answers, Any], Awaitable[Any]]]] = {
+    interpreter.IncludeScript: Answers._include,
+    interpreter.ListContains: Answers._list_contains,
+    interpreter.ListMembers: Answers._list_members,
+    interpreter.ListExists: Answers._list_exists,
+    interpreter.MailboxesExist: Answers._mailboxes_exist,
+    interpreter.MailboxIdsExist: Answers._mailbox_ids_exist,
+    interpreter.SpecialUsesExist: Answers._special_uses_exist,
+    interpreter.Metadata: Answers._metadata,
+    interpreter.MetadataExists: Answers._metadata_exists,
+    interpreter.IsDuplicate: Answers._is_duplicate,
+}
+
+
+def object_id(leaf: Leaf) -> str:
+    """What MAILBOXID tells of a mailbox (RFC 8474 §4)."""
+    return f"F{leaf.mailbox_id}"
+
+
+def _can_hold(leaf: Leaf | None) -> Leaf | None:
+    return None if leaf is None or leaf.noselect else leaf
+
+
+def _leaves(tree: Tree) -> Iterable[Leaf]:
+    return (leaf for leaf in tree.mailboxes.values() if not leaf.noselect)
+
+
+def _uses(leaf: Leaf) -> set[str]:
+    return set((leaf.special_use or "").lower().split())

@@ -148,15 +148,11 @@ class Node:
             changes = Changes(dsn)
             changes.hear(CHANNEL, blocks.wake)
             stack.push_async_callback(changes.close)
-            filters = _filters(config, store, changes)
-            stack.callback(filters.trees.close)
-            delivery = _delivery(
-                config, Store(deliveries), staging, sealers, changes, doorbell, instance_id, fenced, filters
-            )
+            filters = _filters(config, stack, store, changes)
+            delivery = _delivery(config, deliveries, staging, sealers, changes, doorbell, instance_id, fenced, filters)
             stack.push_async_callback(delivery.close)
             limits = _limits(config, counts)
-            guesses = Guesses(counts.failures, limits=limits, table=config.limits)
-            guesses.on_block = blocks.begin
+            guesses = _guesses(config, counts, limits, blocks)
             auth = _auth(config, store, remembered, guesses)
             stack.push_async_callback(auth.close)
             connections = Connections()
@@ -291,7 +287,7 @@ async def _open_pool(stack: contextlib.AsyncExitStack, dsn: str, name: str, size
 
 def _delivery(
     config: Config,
-    deliveries: Store,
+    deliveries: Database,
     staging: Staging,
     sealers: Sealers,
     changes: Changes,
@@ -302,7 +298,7 @@ def _delivery(
 ) -> Delivery:
     """Deliveries on connections of their own: sessions' queries must not wait behind them."""
     return Delivery(
-        deliveries.messages,
+        Store(deliveries).messages,
         staging,
         changes,
         doorbell,
@@ -317,11 +313,13 @@ def _delivery(
     )
 
 
-def _filters(config: Config, store: Store, changes: Changes) -> Filters:
+def _filters(config: Config, stack: contextlib.AsyncExitStack, store: Store, changes: Changes) -> Filters:
     """What scripts ask goes over the connections for queries."""
+    trees = Trees(store.trees, changes)
+    stack.callback(trees.close)
     return Filters(
         store,
-        Trees(store.trees, changes),
+        trees,
         CompiledScripts(store.scripts, ScriptChecks()),
         site_scripts.load(config.sieve),
         config.sieve,
@@ -349,6 +347,12 @@ def _transfers(
         copies=config.uploader.durability == "database",
         fenced=fenced,
     )
+
+
+def _guesses(config: Config, counts: Counts, limits: Limits, blocks: SharedBlocks) -> Guesses:
+    guesses = Guesses(counts.failures, limits=limits, table=config.limits)
+    guesses.on_block = blocks.begin
+    return guesses
 
 
 def _auth(config: Config, store: Store, remembered: Remembered | None, guesses: Guesses) -> Auth:

@@ -25,6 +25,7 @@ NATIVE = Path("sora/_native")
 PAGES = Path("build/man")
 LIBRARIES = frozenset(
     {
+        "aiosmtplib",
         "argon2",
         "asyncpg",
         "cryptography",

@@ -29,6 +29,7 @@ from sora.tables import (
     LocalCacheTable,
     LogTable,
     ObjectStoreTable,
+    OutboundTable,
     PeersTable,
     ProcessTable,
     SearchTable,
@@ -60,6 +61,7 @@ class Config(Table, frozen=True, kw_only=True):
     log: LogTable = LogTable()
     search: SearchTable = SearchTable()
     sieve: SieveTable = SieveTable()
+    outbound: OutboundTable = OutboundTable()
     process: ProcessTable = ProcessTable()
     servers: ServersTable = ServersTable()
 
@@ -293,6 +295,7 @@ _PATHS: Final = {
     "encryption": ("keyring_file",),
     "local_cache": ("path",),
     "uploader": ("staging_path",),
+    "outbound": ("tls_ca", "tls_cert", "tls_key"),
     "process": ("runtime_path",),
     "sieve": ("before", "after", "default", "global_dir", "list_dir"),
 }
@@ -342,6 +345,7 @@ def _check(config: Config) -> None:
         raise ConfigError("process.runtime_path is missing")
     _check_cleanup(config)
     _check_uploader(config.uploader)
+    _check_outbound(config.outbound)
     if config.servers.peers is not None:
         _check_peers(config.servers.peers)
     if config.local_cache.capacity and not config.local_cache.path:
@@ -376,6 +380,31 @@ def _check_uploader(table: UploaderTable) -> None:
         raise ConfigError(f"uploader.adopt_after: at least {LEAST_SILENCE_S:.0f}s, or 0")
     if 0 < table.quarantine_retention < LEAST_AGE_S:
         raise ConfigError("uploader.quarantine_retention: at least 1d, or 0")
+
+
+LONGEST_REPLY_S: Final = 120.0
+"""A mail that is being sent is nobody else's for half an hour; an attempt must be over by then."""
+
+
+def _check_outbound(table: OutboundTable) -> None:
+    if table.tls_key and not table.tls_cert:
+        raise ConfigError("outbound.tls_key needs outbound.tls_cert")
+    if table.password and not table.user:
+        raise ConfigError("outbound.password needs outbound.user")
+    if table.host and table.user and table.tls == "none" and not is_loopback(f"{_bracketed(table.host)}:1"):
+        raise ConfigError(
+            'outbound.user: no password goes over the network in clear; outbound.tls = "starttls" or "tls"'
+        )
+    if not 1 <= table.timeout <= LONGEST_REPLY_S:
+        raise ConfigError(f"outbound.timeout: 1s to {LONGEST_REPLY_S:.0f}s")
+    if not 1 <= table.retry <= table.retry_longest <= table.give_up:
+        raise ConfigError("outbound: 1s <= retry <= retry_longest <= give_up")
+    if not table.hello.isascii() or any(not "!" <= c <= "~" for c in table.hello):
+        raise ConfigError("outbound.hello: a host name in ASCII")
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _check_peers(table: PeersTable) -> None:

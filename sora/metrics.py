@@ -88,6 +88,20 @@ uploads_stranded = Gauge(
 object_store_seconds = Histogram("sora_object_store_seconds", "Requests to the object store.", ["operation"])
 object_store_errors = Counter("sora_object_store_errors_total", "Failed requests.", ["operation"])
 
+# Mail that leaves
+outbound_mails = Counter("sora_outbound_mails_total", "Attempts to send mail, by result.", ["kind", "result"])
+outbound_seconds = Histogram("sora_outbound_seconds", "Time of an attempt.")
+outbound_pending = Gauge("sora_outbound_pending", "Mail that waits in the queue.", multiprocess_mode="mostrecent")
+outbound_failing = Gauge(
+    "sora_outbound_failing", "Those of it that failed at least once.", multiprocess_mode="mostrecent"
+)
+outbound_oldest_seconds = Gauge(
+    "sora_outbound_oldest_seconds", "Age of the oldest mail in the queue.", multiprocess_mode="mostrecent"
+)
+outbound_smarthost_down = Gauge(
+    "sora_outbound_smarthost_down", "1 while the smarthost cannot be reached.", multiprocess_mode="mostrecent"
+)
+
 # Changes and views
 changes_published = Counter("sora_changes_published_total", "Mailbox changes told to other workers.")
 changes_received = Counter("sora_changes_received_total", "Mailbox changes heard from other workers.")

@@ -280,6 +280,44 @@ class SieveTable(Table, frozen=True, kw_only=True):
     ] = ()
 
 
+class OutboundTable(Table, frozen=True, kw_only=True):
+    """[outbound]: the smarthost that takes what scripts send; without `host` mail waits in the queue."""
+
+    host: Annotated[str, Meta(description="host name or address of the smarthost", extra=WORKER)] = ""
+    port: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=65535,
+            description="its port; 0: that of `tls`",
+            extra={**WORKER, "default": "587; with tls 465, with none 25"},
+        ),
+    ] = 0
+    tls: Annotated[
+        Literal["none", "starttls", "tls"], Meta(description="starttls and tls are never left out", extra=WORKER)
+    ] = "starttls"
+    tls_ca: Annotated[
+        str, Meta(description="certificates that vouch for it, PEM; empty: the system's", extra=WORKER)
+    ] = ""
+    tls_cert: Annotated[str, Meta(description="our certificate chain, PEM, if it wants one", extra=WORKER)] = ""
+    tls_key: Annotated[str, Meta(description="private key to it, PEM", extra=WORKER)] = ""
+    user: Annotated[str, Meta(description="name for AUTH; empty: no login", extra=WORKER)] = ""
+    password: Annotated[str, Meta(description="password for AUTH", extra=SECRET)] = ""
+    hello: Annotated[
+        str, Meta(description="host name in EHLO and reports", extra={**WORKER, "default": "the name of the machine"})
+    ] = ""
+    connections: Annotated[int, Meta(ge=1, le=64, description="mails of one node sent at a time", extra=WORKER)] = 4
+    timeout: Annotated[Duration, Meta(description="a reply takes at most so long", extra=WORKER)] = 60.0
+    hourly_limit: Annotated[
+        int, Meta(ge=0, description="mails that scripts of one account send in an hour; 0: any", extra=WORKER)
+    ] = 500
+    retry: Annotated[Duration, Meta(description="pause after the first failure; doubled by each", extra=WORKER)] = 60.0
+    retry_longest: Annotated[Duration, Meta(description="longest pause between tries", extra=WORKER)] = 86400.0
+    give_up: Annotated[Duration, Meta(description="mail goes back to its sender after this time", extra=WORKER)] = (
+        5 * 86400.0
+    )
+
+
 class ProcessTable(Table, frozen=True, kw_only=True):
     """[process]: the supervisor and its children."""
 

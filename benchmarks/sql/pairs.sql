@@ -1160,3 +1160,37 @@ INSERT INTO metadata VALUES ({acc}, 987654321, 0, '/shared/comment', 'abc')
 DELETE FROM mailboxes WHERE account_id = {acc} AND mailbox_id = 987654321
 -- plain
 DELETE FROM metadata WHERE account_id = {acc} AND mailbox_id = 987654321
+
+-- ── claim_outbound of 64
+-- untimed
+INSERT INTO outbound_queue (account_id, kind, sender, recipient, body, body_hash, size) SELECT {acc}, 'redirect',
+'a@example.org', 'b@example.org', 'x', 'x', 1 FROM generate_series(1, 200)
+-- ours
+SELECT count(*) FROM claim_outbound('bench', 64, '5 min', 0)
+-- plain
+WITH u AS (UPDATE outbound_queue SET next_try = now() + interval '5 min', claimed_by = 'bench' WHERE queue_id IN (SELECT
+queue_id FROM outbound_queue WHERE next_try <= now() ORDER BY next_try LIMIT 64 FOR UPDATE SKIP LOCKED) RETURNING *)
+SELECT count(*) FROM u LEFT JOIN message_contents USING (account_id, content_id)
+
+-- ── claim_outbound of 64, 50 of them within the limit
+-- covers outbound_over_limit
+-- untimed
+INSERT INTO outbound_queue (account_id, kind, sender, recipient, body, body_hash, size) SELECT {acc}, 'redirect',
+'a@example.org', 'b@example.org', 'x', 'x', 1 FROM generate_series(1, 200)
+-- ours
+SELECT count(*) FROM claim_outbound('bench', 64, '5 min', 50)
+-- plain
+WITH n AS (INSERT INTO outbound_usage VALUES ({acc}, date_trunc('hour', now()), 50)), u AS (UPDATE outbound_queue SET
+next_try = now() + interval '5 min', claimed_by = 'bench', counted = true WHERE queue_id IN (SELECT queue_id FROM
+outbound_queue WHERE next_try <= now() ORDER BY next_try LIMIT 50 FOR UPDATE SKIP LOCKED) RETURNING *) SELECT count(*)
+FROM u LEFT JOIN message_contents USING (account_id, content_id)
+
+-- ── outbound_deleted of a redirect
+-- untimed
+INSERT INTO outbound_queue (account_id, kind, sender, recipient, content_id, size) VALUES ({acc}, 'redirect',
+'a@example.org', 'b@example.org', {content}, 1)
+-- ours
+DELETE FROM outbound_queue WHERE account_id = {acc} RETURNING recipient
+-- plain
+WITH d AS (DELETE FROM outbound_queue WHERE account_id = {acc} RETURNING recipient), n AS (INSERT INTO purge_candidates
+VALUES ({acc}, {content}) ON CONFLICT DO NOTHING) SELECT recipient FROM d

@@ -10,17 +10,30 @@ import socket
 from typing import TYPE_CHECKING, Final
 
 from sora import log
-from sora.errors import InUse, NotFound, Unavailable
+from sora.errors import ConfigError, InUse, NotFound, Unavailable
 from sora.server import child as children
 from sora.services.adoption import Adoption
 from sora.services.changes import Changes
 from sora.services.cleanup import Cleanup
 from sora.services.indexing import STEP_ROWS, Indexing
-from sora.services.node import open_database, own_instance_id, own_peer_address
+from sora.services.node import (
+    assemble_bodies,
+    forget_all_bodies,
+    forget_bodies,
+    open_database,
+    own_instance_id,
+    own_peer_address,
+)
+from sora.services.outbound import Sending, own_hello
 from sora.services.seat import own_seat
 from sora.services.shredding import Shredding
+from sora.services.smarthost import Smarthost
+from sora.store.account_keys import CHANNEL as KEY_CHANNEL
+from sora.store.account_keys import open_sealers
 from sora.store.bodies import open_blob_store, open_cache, open_staging
+from sora.store.keyring import open_keyring
 from sora.store.leases import Lease
+from sora.store.outbound import CHANNEL as OUTBOUND_CHANNEL
 from sora.store.shreddings import Shreddings
 from sora.store.store import Store
 
@@ -32,6 +45,9 @@ if TYPE_CHECKING:
     from sora.server.child import Child, Process
     from sora.server.scoreboard import Row
     from sora.services.shredding import Files
+    from sora.store.blobs import BlobStore
+    from sora.store.cache import Cache
+    from sora.store.staging import Staging
 
 _logger = log.get(__name__)
 
@@ -53,6 +69,8 @@ INDEX_SHARE: Final = 8
 """A batch is followed by a pause so many times as long: mail that comes in goes first. SEARCH reads the queue too."""
 SHRED_S: Final = 30.0
 """A shredded account's files are gone from every node soon after."""
+MEASURE_S: Final = 30.0
+"""The queue of mail that leaves is counted."""
 FIRST_CONTACT_S: Final = 5.0
 FIRST_PASS_S: Final = 10.0
 """Before the first cleanup: a start has better things to do."""
@@ -80,7 +98,6 @@ async def _main(process: Process) -> None:
         process.ready()
         changes = Changes(child.dsn)
         stack.push_async_callback(changes.close)
-        changes.start(listen=False)
         cleanup = Cleanup(database, blobs, child.config, publish=changes.publish)
         staging, cache = open_staging(child.config), open_cache(child.config)
         stack.callback(staging.close)
@@ -88,6 +105,8 @@ async def _main(process: Process) -> None:
         if cache is not None:
             stack.callback(cache.close)
             files.append(cache)
+        sending = _assemble_sending(child, stack, changes, store, node, (staging, cache, blobs))
+        changes.start(mailboxes=False)
         shredding = Shredding(Shreddings(database), blobs, files, node.instance_id)
         tasks = (
             _repeat(process, node.pause_s, node.beat),
@@ -95,10 +114,55 @@ async def _main(process: Process) -> None:
             _clean(process, leader, cleanup),
             _adopt(process, leader, Adoption(database, node.instance_id, child.config.uploader.adopt_after)),
             _shred(process, leader, shredding),
+            sending.run(process.stopping),
+            _repeat(process, lambda: MEASURE_S, sending.measure),
         )
         async with asyncio.TaskGroup() as group:
             for task in tasks:
                 group.create_task(task)
+
+
+def _assemble_sending(
+    child: Child,
+    stack: contextlib.AsyncExitStack,
+    changes: Changes,
+    store: Store,
+    node: Registration,
+    places: tuple[Staging, Cache | None, BlobStore],
+) -> Sending:
+    """The queue of mail that leaves; keys that are destroyed meanwhile are forgotten."""
+    config, (staging, cache, blobs) = child.config, places
+    sealers = open_sealers(open_keyring(config), store.db)
+    bodies = assemble_bodies(config, stack, cache, staging, blobs, sealers, store.db, node.instance_id)
+    stack.push_async_callback(bodies.close)
+    hello = own_hello(config.outbound)
+    sending = Sending(
+        store.outbound,
+        bodies,
+        sealers,
+        _smarthost(config, hello),
+        config.outbound,
+        name=lambda: node.claim_name(child.generation),
+        hello=hello,
+    )
+    changes.hear(OUTBOUND_CHANNEL, sending.wake, sending.wake)
+    changes.hear(
+        KEY_CHANNEL,
+        lambda payload: forget_bodies(payload, sealers, bodies),
+        lambda: forget_all_bodies(sealers, bodies),
+    )
+    return sending
+
+
+def _smarthost(config: Config, hello: str) -> Smarthost | None:
+    """None if there is none. A certificate that cannot be read any more keeps mail waiting, and the rest going."""
+    if not config.outbound.host:
+        return None
+    try:
+        return Smarthost(config.outbound, hello)
+    except ConfigError as error:
+        _logger.error("no mail is sent", extra={"detail": str(error)})
+        return None
 
 
 class Registration:
@@ -124,6 +188,13 @@ class Registration:
     def pause_s(self) -> float:
         """How long to wait before the next heartbeat."""
         return HEARTBEAT_S if self._heard else UNHEARD_S
+
+    def claim_name(self, generation: int) -> str:
+        """By which this process claims what the whole cluster may work on; empty: it must not."""
+        incarnation = self._row.get("incarnation")
+        if not incarnation or self._row.get("fenced"):
+            return ""
+        return f"{self.instance_id}/{incarnation}/{generation}"
 
     async def beat(self) -> None:
         """Say that the node lives.

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from sora import config as configuration
 from sora.net.tls import server_context
+from sora.services.smarthost import tls_context
 from sora.store.keyring import open_keyring
 
 if TYPE_CHECKING:
@@ -99,4 +100,6 @@ def check_files(config: Config) -> None:
     for _, server in tuple(config.servers.items()):
         if server.tls_cert:
             server_context(server.tls_cert, server.tls_key)
+    if config.outbound.host and config.outbound.tls != "none":
+        tls_context(config.outbound)
     open_keyring(config)

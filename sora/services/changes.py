@@ -100,6 +100,7 @@ class Changes:
         self._accounts: dict[AccountId, _AccountWatch] = {}
         self._outgoing: dict[Mailbox, ModSeq] = {}
         self._rung: set[str] = set()
+        self._buckets = BUCKETS
         self._due = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._further: dict[str, list[tuple[Callable[[str], None], Callable[[], None]]]] = {}
@@ -114,8 +115,13 @@ class Changes:
         """
         self._further.setdefault(channel, []).append((callback, missed))
 
-    def start(self, *, listen: bool = True) -> None:
-        """Begin to send and, unless nobody here watches anything, to listen; PostgreSQL may be away."""
+    def start(self, *, listen: bool = True, mailboxes: bool = True) -> None:
+        """Begin to send and, unless nobody here watches anything, to listen; PostgreSQL may be away.
+
+        Args:
+            mailboxes: False: nobody here watches mailboxes, only the channels of `hear`.
+        """
+        self._buckets = BUCKETS if mailboxes else 0
         runs = (self._send, self._listen) if listen else (self._send,)
         self._tasks = [asyncio.create_task(self._keep(run)) for run in runs]
 
@@ -263,7 +269,7 @@ class Changes:
         """Hear the others, and ask now and then for what was not heard."""
         lost = asyncio.Event()
         connection.add_termination_listener(lambda _: lost.set())
-        for bucket in range(BUCKETS):
+        for bucket in range(self._buckets):
             await connection.add_listener(_channel(bucket), self._heard)
         for channel, heard_by in self._further.items():
             await connection.add_listener(channel, self._heard_further)

@@ -138,7 +138,7 @@ class Node:
             store = Store(queries)
             instance_id = own_instance_id(config)
             sealers = open_sealers(open_keyring(config), queries)
-            bodies = _bodies(config, stack, cache, staging, blobs, sealers, queries, instance_id)
+            bodies = assemble_bodies(config, stack, cache, staging, blobs, sealers, queries, instance_id)
             stack.push_async_callback(bodies.close)
             warmup = _warmup(config, queries, bodies)
             stack.push_async_callback(warmup.close)
@@ -162,7 +162,7 @@ class Node:
             changes.hear(
                 KEY_CHANNEL,
                 lambda payload: _forget_account(payload, sealers, bodies, connections, auth),
-                lambda: _forget_all(sealers, bodies),
+                lambda: forget_all_bodies(sealers, bodies),
             )
             recipients = _recipients(config, store, changes)
             changes.start()
@@ -214,16 +214,22 @@ def _recipients(config: Config, store: Store, changes: Changes) -> Recipients:
     return recipients
 
 
-def _forget_account(payload: str, sealers: Sealers, bodies: Bodies, connections: Connections, auth: Auth) -> None:
-    """The key of an account was destroyed: nothing of it is kept here, and its sessions end."""
+def forget_bodies(payload: str, sealers: Sealers, bodies: Bodies) -> None:
+    """The key of an account was destroyed: nothing of it is kept here."""
     account_id = AccountId(int(payload, 16))
     sealers.forget(account_id)
     bodies.forget_account(account_id)
+
+
+def _forget_account(payload: str, sealers: Sealers, bodies: Bodies, connections: Connections, auth: Auth) -> None:
+    """The same, and its sessions end."""
+    forget_bodies(payload, sealers, bodies)
+    account_id = AccountId(int(payload, 16))
     auth.end(account_id)
     connections.stop_account(account_id)
 
 
-def _forget_all(sealers: Sealers, bodies: Bodies) -> None:
+def forget_all_bodies(sealers: Sealers, bodies: Bodies) -> None:
     """Keys may have been destroyed while nobody here listened: ask again before anything is opened."""
     sealers.forget_all()
     bodies.forget_all()
@@ -366,7 +372,7 @@ def _auth(config: Config, store: Store, remembered: Remembered | None, guesses: 
     )
 
 
-def _bodies(
+def assemble_bodies(
     config: Config,
     stack: contextlib.AsyncExitStack,
     cache: Cache | None,

@@ -6,18 +6,22 @@ neither. Afterwards, when that is committed, `Changes.ring(CHANNEL)` wakes those
 
 from __future__ import annotations
 
-from datetime import datetime  # noqa: TC003 — msgspec reads the annotations at run time
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Struct
 
-from sora.types import AccountId, ContentId  # noqa: TC001
+from sora.errors import NotFound
+from sora.store.blobs import BlobRef
+from sora.types import AccountId, ContentId
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sora.store.db import Connection
+    from asyncpg import Record
+
+    from sora.store.db import Connection, Database
     from sora.store.sealing import Sealer
 
 CHANNEL: Final = "sora_outbound"
@@ -119,6 +123,243 @@ def columns(entries: Sequence[Entry]) -> tuple[list[Any], ...]:
     )
 
 
+class Claimed(Struct, frozen=True):
+    """A mail that is ours to send until the claim ends.
+
+    Attributes:
+        claim: By which it was claimed.
+        body: Sealed; None: the octets are those of a content.
+        ref: Of the body or the content; None: the content is gone.
+        attempts: That failed so far.
+        age_s: Since it was queued.
+    """
+
+    queue_id: int
+    claim: str
+    account_id: AccountId
+    kind: Kind
+    sender: str
+    recipient: str
+    header: bytes
+    smtputf8: bool
+    params: Params
+    created_at: datetime
+    attempts: int
+    age_s: float
+    body: bytes | None
+    ref: BlobRef | None
+
+
+class Backlog(Struct, frozen=True):
+    """What waits.
+
+    Attributes:
+        failing: Those of `pending` that failed at least once.
+        oldest_s: Age of the oldest; 0 if nothing waits.
+    """
+
+    pending: int = 0
+    failing: int = 0
+    oldest_s: float = 0.0
+
+
+class QueuedMail(Struct, frozen=True):
+    """A mail in the queue, for people.
+
+    Attributes:
+        address: Of the account.
+        attempts: That failed.
+        claimed_by: Node that is sending it now; empty: it waits.
+    """
+
+    queue_id: int
+    kind: str
+    address: str
+    sender: str
+    recipient: str
+    size: int
+    created_at: datetime
+    attempts: int
+    next_try: datetime
+    claimed_by: str
+    last_error: str
+
+
+class Outbound:
+    """Rows of `outbound_queue`, for those who send and those who look."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def claim(
+        self, claim: str, limit: int, *, lease_s: float, hourly: int, before: datetime | None = None
+    ) -> list[Claimed]:
+        """Take mail that is due, oldest first; nobody else is given it before the lease ends.
+
+        Args:
+            claim: Whose it is then.
+            hourly: Mail that an account may send in an hour by its scripts; 0: any number.
+            before: Only what was queued before.
+        """
+        rows = await self._db.fetch(
+            "SELECT * FROM claim_outbound($1, $2, $3, $4, coalesce($5::timestamptz, 'infinity'))",
+            claim,
+            limit,
+            timedelta(seconds=lease_s),
+            hourly,
+            before,
+        )
+        return [_claimed(row, claim) for row in rows]
+
+    async def give_back(self, claimed: Sequence[Claimed], pause_s: float = 0.0) -> None:
+        """End claims without an attempt; they are due again after a pause."""
+        await self._db.execute(
+            """
+            UPDATE outbound_queue q SET next_try = clock() + $3, claimed_by = NULL
+            FROM unnest($1::bigint[], $2::text[]) c (queue_id, claim)
+            WHERE q.queue_id = c.queue_id AND q.claimed_by = c.claim
+            """,
+            [mail.queue_id for mail in claimed],
+            [mail.claim for mail in claimed],
+            timedelta(seconds=pause_s),
+        )
+
+    async def recover(self, node: str, claim: str) -> int:
+        """End the claims of processes of this node that are no more.
+
+        Args:
+            node: What the claims of the node begin with.
+            claim: Ours: nobody who uses it lives but we, and we have claimed nothing yet.
+        """
+        rows = await self._db.fetch(
+            """
+            UPDATE outbound_queue SET next_try = clock(), claimed_by = NULL
+            WHERE starts_with(claimed_by, $1) AND (claimed_by = $2 OR NOT starts_with(claimed_by, $3)) RETURNING 1
+            """,
+            node,
+            claim,
+            claim.rpartition("/")[0] + "/",
+        )
+        return len(rows)
+
+    async def sent(self, mail: Claimed) -> None:
+        """The smarthost has it; whoever else has claimed it meanwhile has come too late."""
+        await self._db.execute("DELETE FROM outbound_queue WHERE queue_id = $1", mail.queue_id)
+
+    async def failed(self, mail: Claimed, error: str, pause_s: float) -> None:
+        """Note an attempt that failed; it is due again after the pause."""
+        await self._db.execute(
+            """
+            UPDATE outbound_queue SET attempts = attempts + 1, next_try = clock() + $3, claimed_by = NULL,
+              last_error = left($4, 500)
+            WHERE queue_id = $1 AND claimed_by = $2
+            """,
+            mail.queue_id,
+            mail.claim,
+            timedelta(seconds=pause_s),
+            error,
+        )
+
+    async def replace(self, mail: Claimed, entries: Sequence[Entry]) -> bool:
+        """Remove it, and queue in its place what reports that; False: it was not ours any more."""
+        async with self._db.transaction() as conn:
+            gone = await conn.fetchval(
+                "DELETE FROM outbound_queue WHERE queue_id = $1 AND claimed_by = $2 RETURNING true",
+                mail.queue_id,
+                mail.claim,
+            )
+            if gone and entries:
+                await enqueue(conn, entries)
+            return bool(gone)
+
+    async def next_due_s(self) -> float | None:
+        """Seconds until mail is due, not more than 0 if some is; None: there is none."""
+        due: float | None = await self._db.fetchval(
+            "SELECT extract(epoch FROM min(next_try) - clock())::float8 FROM outbound_queue"
+        )
+        return due
+
+    async def backlog(self) -> Backlog:
+        """What waits."""
+        row = await self._db.fetchrow(
+            """
+            SELECT count(*) AS pending, count(*) FILTER (WHERE attempts > 0) AS failing,
+              coalesce(extract(epoch FROM clock() - min(created_at)), 0)::float8 AS oldest_s
+            FROM outbound_queue
+            """
+        )
+        return Backlog(**row) if row else Backlog()
+
+    async def list_mail(
+        self, address: str = "", recipient: str = "", after: int = 0, limit: int = 100
+    ) -> list[QueuedMail]:
+        """Mail in the order in which it was queued.
+
+        Args:
+            address: Of the account, empty: of all.
+            recipient: Empty: any.
+            after: The last one of the page before.
+        """
+        rows = await self._db.fetch(_LIST, address, recipient, after, limit)
+        return [QueuedMail(**row) for row in rows]
+
+    async def get(self, queue_id: int) -> tuple[QueuedMail, Claimed]:
+        """One mail, for people, and as those who send it see it; it is not claimed by that.
+
+        Raises:
+            NotFound: It is not in the queue (any more).
+        """
+        row = await self._db.fetchrow(_GET, queue_id)
+        if row is None:
+            raise NotFound("No such mail in the queue")
+        shown = QueuedMail(**{name: row[f"shown_{name}"] for name in QueuedMail.__struct_fields__})
+        return shown, _claimed(row, row["claimed_by"] or "")
+
+    async def retry(self, queue_id: int | None) -> int:
+        """Make one mail, or all that failed, due at once; how many that were."""
+        rows = await self._db.fetch(
+            """
+            UPDATE outbound_queue SET next_try = clock()
+            WHERE next_try > clock() AND claimed_by IS NULL AND (queue_id = $1 OR $1 IS NULL) RETURNING 1
+            """,
+            queue_id,
+        )
+        return len(rows)
+
+    async def delete(self, queue_id: int) -> QueuedMail:
+        """Remove a mail; nobody is told.
+
+        Raises:
+            NotFound: It is not in the queue (any more).
+        """
+        shown, _ = await self.get(queue_id)
+        if not await self._db.fetchval("DELETE FROM outbound_queue WHERE queue_id = $1 RETURNING true", queue_id):
+            raise NotFound("No such mail in the queue")
+        return shown
+
+
+def _claimed(row: Record, claim: str) -> Claimed:
+    account_id = AccountId(row["account_id"])
+    digest = row["body_hash"] or row["content_hash"]
+    content_id = ContentId(row["content_id"] or 0)
+    return Claimed(
+        queue_id=row["queue_id"],
+        claim=claim,
+        account_id=account_id,
+        kind=row["kind"],
+        sender=row["sender"],
+        recipient=row["recipient"],
+        header=row["header"],
+        smtputf8=row["smtputf8"],
+        params=msgspec.json.decode(row["params"], type=Params),
+        created_at=row["created_at"],
+        attempts=row["attempts"],
+        age_s=(row["now_at"] - row["created_at"]).total_seconds(),
+        body=row["body"],
+        ref=BlobRef(account_id, content_id, digest, row["size"]) if digest else None,
+    )
+
+
 _ENQUEUE: Final = """
     INSERT INTO outbound_queue
       (account_id, kind, sender, recipient, content_id, body, body_hash, header, size, smtputf8, params)
@@ -126,4 +367,23 @@ _ENQUEUE: Final = """
     FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bytea[], $7::bytea[], $8::bytea[],
       $9::bigint[], $10::boolean[], $11::jsonb[]) WITH ORDINALITY q (a, k, s, r, c, b, d, h, n, u, p, place)
     ORDER BY q.place RETURNING queue_id
+"""
+_SHOWN: Final = """
+    q.queue_id AS {0}queue_id, q.kind AS {0}kind, coalesce(a.address, '') AS {0}address, q.sender AS {0}sender,
+    q.recipient AS {0}recipient, q.size + octet_length(q.header) AS {0}size, q.created_at AS {0}created_at,
+    q.attempts AS {0}attempts, q.next_try AS {0}next_try,
+    CASE WHEN q.next_try > clock() THEN coalesce(split_part(q.claimed_by, '/', 1), '') ELSE '' END AS {0}claimed_by,
+    q.last_error AS {0}last_error
+"""
+_LIST: Final = f"""
+    SELECT {_SHOWN.format("")}
+    FROM outbound_queue q LEFT JOIN accounts a USING (account_id)
+    WHERE q.queue_id > $3 AND ($1 = '' OR a.address = lower($1)) AND ($2 = '' OR lower(q.recipient) = lower($2))
+    ORDER BY q.queue_id LIMIT $4
+"""
+_GET: Final = f"""
+    SELECT q.*, m.content_hash, clock() AS now_at, {_SHOWN.format("shown_")}
+    FROM outbound_queue q LEFT JOIN accounts a USING (account_id)
+    LEFT JOIN message_contents m ON m.account_id = q.account_id AND m.content_id = q.content_id
+    WHERE q.queue_id = $1
 """

@@ -13,6 +13,7 @@ from sora.store.mailboxes import Mailboxes
 from sora.store.messages import Messages
 from sora.store.metadata import Metadata
 from sora.store.objectids import ObjectIds
+from sora.store.outbound import Outbound
 from sora.store.scripts import Scripts
 from sora.store.search import Search
 from sora.store.similar import Similar
@@ -41,6 +42,7 @@ class Store:
         "messages",
         "metadata",
         "object_ids",
+        "outbound",
         "scripts",
         "search",
         "similar",
@@ -59,6 +61,7 @@ class Store:
         self.messages = Messages(db)
         self.metadata = Metadata(db)
         self.object_ids = ObjectIds(db)
+        self.outbound = Outbound(db)
         self.scripts = Scripts(db)
         self.search = Search(db)
         self.similar = Similar(db)

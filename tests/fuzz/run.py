@@ -2,7 +2,8 @@
 
 With atheris (which is no dependency of Sora) new inputs are those that reach new lines of Python. Without it, or with
 --plain, they are mutations of the seeds alone; the seed of the random numbers is printed, and the same one gives the
-same inputs. Either way an input that breaks something is written to a folder.
+same inputs. With --hypothesis (for targets that have a strategy) inputs are what hypothesis makes, and what breaks
+something is made small. An input that breaks something is written to a folder.
 """
 
 from __future__ import annotations
@@ -57,6 +58,40 @@ def run_plain(
     return executions, list(broken.values())
 
 
+def run_hypothesis(
+    name: str, *, seed: int, seconds: float, folder: Path, examples: int = 2000
+) -> tuple[int, list[Path]]:
+    """Run what hypothesis makes, so many examples at a time, until the time is over or something breaks.
+
+    Returns:
+        As `run_plain`.
+    """
+    import hypothesis
+
+    from tests.fuzz.strategies import STRATEGIES
+    from tests.fuzz.targets import TARGETS
+
+    executions, last, deadline = 0, b"", time.monotonic() + seconds
+
+    def test(data: bytes) -> None:
+        nonlocal executions, last
+        executions, last = executions + 1, data
+        TARGETS[name](data)
+
+    settings = hypothesis.settings(
+        max_examples=examples, database=None, deadline=None, suppress_health_check=list(hypothesis.HealthCheck)
+    )
+    while time.monotonic() < deadline:
+        try:
+            hypothesis.seed(seed)(settings(hypothesis.given(STRATEGIES[name])(test)))()
+        except Exception as error:  # the last input is the smallest one
+            path = _keep(folder, name, last)
+            sys.stderr.write(f"{path}\n{''.join(traceback.format_exception(error))}\n")
+            return executions, [path]
+        seed += 1
+    return executions, []
+
+
 def _keep(folder: Path, name: str, data: bytes) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}-{zlib.crc32(data):08x}"
@@ -68,7 +103,7 @@ def run_guided(name: str, *, seed: int, seconds: int, folder: Path) -> None:
     """Let atheris find inputs; does not return."""
     import atheris
 
-    with atheris.instrument_imports(include=["sora"], enable_loader_override=False):
+    with atheris.instrument_imports(include=["sora", "tests.support"], enable_loader_override=False):
         from tests.fuzz.seeds import SEEDS, WORDS, findings
         from tests.fuzz.targets import TARGETS
 
@@ -94,10 +129,14 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--folder", type=Path, default=Path("build/fuzz"))
+    parser.add_argument("--hypothesis", action="store_true", help="inputs made by hypothesis")
     parser.add_argument("--plain", action="store_true", help="without atheris")
     arguments = parser.parse_args()
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(2**31)
     sys.stderr.write(f"seed {seed}\n")
+    if arguments.hypothesis:
+        done = run_hypothesis(arguments.target, seed=seed, seconds=arguments.seconds, folder=arguments.folder)
+        return _report(arguments.target, seed, *done)
     if not arguments.plain and importlib.util.find_spec("atheris") is not None:
         run_guided(arguments.target, seed=seed, seconds=arguments.seconds, folder=arguments.folder)
     from tests.fuzz.seeds import SEEDS, WORDS, findings
@@ -113,6 +152,10 @@ def main() -> int:
         folder=arguments.folder,
         name=name,
     )
+    return _report(name, seed, executions, broken)
+
+
+def _report(name: str, seed: int, executions: int, broken: list[Path]) -> int:
     report = {"target": name, "seed": seed, "executions": executions, "broken": [str(path) for path in broken]}
     sys.stdout.write(json.dumps(report) + "\n")
     return 1 if broken else 0

@@ -119,6 +119,8 @@ SEEDS: Final[dict[str, Callable[[], list[bytes]]]] = {
     "deflate": _deflate,
     "work": _work,
     "sieve": sieve.seeds,
+    "sievelexer": sieve.seeds,
+    "sieveparser": lambda: [b"\x1e" + seed for seed in sieve.seeds()],
 }
 """Inputs that are valid, or nearly, by target."""
 
@@ -202,5 +204,7 @@ WORDS: Final[dict[str, list[bytes]]] = {
     "deflate": [b"\0\0\xff\xff", b"\x03\0", b"\xff" * 20],
     "work": [*_IMAP_WORDS[:20], *_MIME_WORDS, *_LMTP_WORDS],
     "sieve": [*sieve.WORDS, *_MIME_WORDS[:8]],
+    "sievelexer": sieve.WORDS,
+    "sieveparser": sieve.WORDS,
 }
 """Words that a mutation puts in, by target."""

@@ -1,6 +1,7 @@
-"""The target `sieve`: a script, a NUL, and the message that it runs on.
+"""The targets `sieve`, `sievelexer` and `sieveparser`.
 
-A script is refused with `BadScript`, or ends within its budget; a second run of it does the same as the first one.
+`sieve`: a script, a NUL, and the message that it runs on. A script is refused with `BadScript`, or ends within its
+budget; a second run of it does the same as the first one. The other two: any text is read as the plain model reads it.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from sora._native import sievescan
 from sora.errors import BadScript
 from sora.sieve.actions import Keep
 from sora.sieve.interpreter import (
@@ -25,6 +27,7 @@ from sora.sieve.interpreter import (
 from sora.sieve.language import COMMANDS, EXTENSIONS, TESTS
 from sora.sieve.mail import Mail
 from sora.sieve.script import Script, compile
+from tests.support import models_sieve
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,6 +57,34 @@ def sieve(data: bytes) -> None:
         return
     first = _run(script, message or MESSAGE)
     assert first == _run(script, message or MESSAGE)
+
+
+def sievelexer(data: bytes) -> None:
+    """The target: tokens are those of the model, in the order of their places."""
+    source = data.decode("utf-8", "replace")
+    found = _read(sievescan.tokens, source)
+    assert found == _read(models_sieve.tokens, source)
+    if isinstance(found, tuple):
+        _check_errors(found, source.count("\n") + 1)
+    else:
+        places = [(line, column) for _, line, column, _ in found]
+        assert places == sorted(places)
+        assert found[-1][0] == "END"
+
+
+def sieveparser(data: bytes) -> None:
+    """The target: the first octet says how deep things may nest, the others are the script."""
+    nesting, source = data[:1] or b"\0", data[1:].decode("utf-8", "replace")
+    found = _read(sievescan.parse, source, nesting[0] % 32)
+    assert found == _read(models_sieve.parse, source, nesting[0] % 32)
+
+
+def _read(read: Any, *arguments: Any) -> Any:
+    """What is read; of what is refused a tuple of its errors."""
+    try:
+        return read(*arguments)
+    except BadScript as error:
+        return tuple(error.errors)
 
 
 def _check_errors(errors: Sequence[tuple[int, int, str]], lines: int) -> None:

@@ -25,7 +25,7 @@ from sora.net.deflate import INFLATE_SLICE, Deflate
 from sora.types import SEEN
 from sora.wire import imap_commands, imap_search, lmtp, managesieve, pop3, proxyproto, xclient
 from tests.fuzz.imapvalues import check_body, check_envelope, read_value
-from tests.fuzz.sieve import sieve
+from tests.fuzz.sieve import sieve, sievelexer, sieveparser
 from tests.support import models_seqset, models_viewcols
 
 if TYPE_CHECKING:
@@ -702,5 +702,7 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "deflate": deflate,
     "work": work,
     "sieve": sieve,
+    "sievelexer": sievelexer,
+    "sieveparser": sieveparser,
 }
 """Every target by its name."""

@@ -13,7 +13,7 @@ import pytest
 
 from tests.fuzz.imapvalues import check_body, check_envelope, read_value
 from tests.fuzz.mutate import Mutator
-from tests.fuzz.run import run_plain
+from tests.fuzz.run import run_hypothesis, run_plain
 from tests.fuzz.seeds import FINDINGS, SEEDS, WORDS, findings
 from tests.fuzz.targets import TARGETS
 
@@ -80,6 +80,17 @@ def test_a_bug_is_found_once_and_its_input_kept(tmp_path: Path) -> None:
     assert executions == 500
     (path,) = broken
     assert b"{3" in path.read_bytes()
+
+
+def test_hypothesis_finds_a_bug_and_keeps_its_smallest_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test(data: bytes) -> None:
+        assert b";" not in data
+
+    assert run_hypothesis("sievelexer", seed=1, seconds=0.01, folder=tmp_path, examples=20)[1] == []
+    monkeypatch.setitem(TARGETS, "sievelexer", test)
+    executions, (path,) = run_hypothesis("sievelexer", seed=1, seconds=10, folder=tmp_path)
+    assert path.read_bytes() == b";"
+    assert executions > 1
 
 
 def test_work_that_is_not_linear_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from sora._native.sievescan import Argument, Source, parse, tokens
 from sora.errors import BadScript
 from sora.sieve.script import MAX_NESTING
 from tests.support import models_sieve as model
+from tests.support.sievescripts import TOKENS, TREES
 
 MAX_NUMBER = 2**63 - 1
 
@@ -181,22 +181,6 @@ def test_sources_are_values() -> None:
 
 # ---------------------------------------------------------------------------------------------------- the model
 
-_words = st.sampled_from(
-    ["if", "keep", "_a1", ":is", "TEXT:", "text: # c\r\n", "text:\n..a\n.b\r\n.\r\n", "text:\n.\n", '"', "\\",
-     '"a\\"b"', '"\n"', "é",
-     "\U0001f600", "[", "]", ",", ";", "{", "}", "(", ")", "1K", "9", "10GB", "9" * 19, "#", "/*",
-     "*/", "\n", "\r\n", "\r", ".", ":", "\t", " ", "\x00", "a"]
-)  # fmt: skip
-_grammatical = st.recursive(
-    st.sampled_from(["keep;", 'redirect "a";', "stop 5;", 'x [ "a" , "b" ] :c text:\na\n.\n;']),
-    lambda inner: st.builds(
-        lambda test, block: f"if {test} {{ {' '.join(block)} }}",
-        st.sampled_from(["true", "not a 1", 'anyof (a, b ["c"], not (d))', "a :b 2K"]),
-        st.lists(inner, max_size=3),
-    ),
-    max_leaves=5,
-)
-
 
 def outcome(read: object, source: str) -> object:
     try:
@@ -205,11 +189,11 @@ def outcome(read: object, source: str) -> object:
         return error.errors
 
 
-@given(source=st.one_of(st.lists(_words, max_size=12).map("".join), st.text(max_size=20)))
+@given(source=TOKENS)
 def test_tokens_are_those_of_the_model(source: str) -> None:
     assert outcome(tokens, source) == outcome(model.tokens, source)
 
 
-@given(source=st.one_of(st.lists(st.one_of(_words, _grammatical), max_size=8).map(" ".join), _grammatical))
+@given(source=TREES)
 def test_trees_are_those_of_the_model(source: str) -> None:
     assert outcome(parse, source) == outcome(model.parse, source)

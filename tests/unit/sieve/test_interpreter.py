@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from sora.errors import BadScript
 from sora.sieve.actions import FileInto, Keep
 from sora.sieve.interpreter import Ask, IncludeScript, Limits, Pause, Step, drive, run
-from sora.sieve.language import COMMANDS, EXTENSIONS, TESTS
 from sora.sieve.mail import Mail
 from sora.sieve.script import compile
 from tests.support.sieve import MAIL, compiled, did, environment, execute, required
+from tests.support.sievescripts import SCRIPTS
 from tests.unit.sieve.test_bodies import TREE
 
 FILEINTO = required("fileinto", "copy", "imap4flags", "editheader", "ihave", "variables")
@@ -114,66 +114,6 @@ def test_a_trace() -> None:
 
 # ---------------------------------------------------------------------------------------------------- anything
 
-_names = sorted({*COMMANDS, *TESTS})
-_tags = sorted({tag.name for row in (*COMMANDS.values(), *TESTS.values()) for tag in row.tags})
-_strings = st.sampled_from(
-    ["subject", "from", "to", "a@b.c", "*", "?*", "(a|b)*", "${a}", "${1}", "a", "INBOX", "\\Seen",
-    "i;octet", "eq", "+0100",
-     "mailto:a@b.c", "text/plain", "year", "date", "message-id", "i;ascii-numeric", "Content-Type",
-     "library", "global.a",
-     "${unicode:41}", "é\n", "", "1", "NEVER", "2024-03-05T13:30:10Z", "received"]
-)  # fmt: skip
-
-
-def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-_string = _strings.map(_quoted)
-_argument = st.one_of(
-    _string,
-    st.lists(_string, min_size=1, max_size=3).map(lambda items: f"[{', '.join(items)}]"),
-    st.sampled_from(_tags),
-    st.integers(0, 5000).map(str),
-)
-_nonsense = st.builds(
-    lambda name, arguments: f"{name} {' '.join(arguments)}", st.sampled_from(_names), st.lists(_argument, max_size=4)
-)
-
-
-@st.composite
-def _by_the_table(draw: st.DrawFn, name: str) -> str:
-    """A test or command with arguments of the right kinds."""
-    row = {**COMMANDS, **TESTS}[name]
-    values = {"STRING": _string, "STRINGS": _string, "NUMBER": st.integers(0, 5000).map(str)}
-    words = [name]
-    for tag in draw(st.lists(st.sampled_from(row.tags), max_size=2, unique=True)) if row.tags else []:
-        words += [tag.name, *([draw(values[tag.value.name])] if tag.value else [])]
-    words += [draw(values[shape.name]) for shape in row.positional]
-    return " ".join(words)
-
-
-_tests = st.recursive(
-    st.sampled_from(sorted(set(TESTS) - {"not", "allof", "anyof"})).flatmap(_by_the_table),
-    lambda inner: st.one_of(
-        inner.map(lambda test: f"not {test}"),
-        st.lists(inner, min_size=1, max_size=3).map(lambda tests: f"anyof ({', '.join(tests)})"),
-    ),
-    max_leaves=3,
-)
-_actions = st.sampled_from(sorted(set(COMMANDS) - {"if", "elsif", "else", "foreverypart", "require"})).flatmap(
-    _by_the_table
-)
-_commands = st.recursive(
-    _actions.map(lambda action: f"{action};\n"),
-    lambda inner: st.one_of(
-        st.builds(lambda test, block: f"if {test} {{ {''.join(block)} }}\n", _tests, st.lists(inner, max_size=3)),
-        st.lists(inner, max_size=3).map(lambda block: f"foreverypart {{ {''.join(block)} }}\n"),
-    ),
-    max_leaves=6,
-)
-_REQUIRE = "require [" + ", ".join(f'"{name}"' for name in sorted(EXTENSIONS - {"ihave"})) + "];\n"
-
 
 def _answer(question: Ask) -> Any:
     if isinstance(question, IncludeScript):
@@ -183,15 +123,15 @@ def _answer(question: Ask) -> Any:
 
 @settings(max_examples=300)
 @given(
-    commands=st.lists(st.one_of(_commands, _commands, _nonsense.map(lambda text: f"{text};")), max_size=6),
+    source=SCRIPTS,
     data=st.sampled_from([b"", MAIL, TREE, TREE.replace(b"\r\n", b"\n"), b"\xff\r\n\r\n"]),
     imap=st.booleans(),
 )
-def test_any_script_is_refused_or_ends_within_its_budget(commands: list[str], data: bytes, imap: bool) -> None:
+def test_any_script_is_refused_or_ends_within_its_budget(source: str, data: bytes, imap: bool) -> None:
     limits = Limits(instructions=50_000, slice=500)
     script, found = None, ()
     try:
-        script = compile((_REQUIRE + "".join(commands)).encode())
+        script = compile(source.encode())
     except BadScript as error:
         found = error.errors
     if script is None:

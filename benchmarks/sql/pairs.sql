@@ -1194,3 +1194,51 @@ DELETE FROM outbound_queue WHERE account_id = {acc} RETURNING recipient
 -- plain
 WITH d AS (DELETE FROM outbound_queue WHERE account_id = {acc} RETURNING recipient), n AS (INSERT INTO purge_candidates
 VALUES ({acc}, {content}) ON CONFLICT DO NOTHING) SELECT recipient FROM d
+
+-- ── deleted_uids of 100
+-- untimed
+SELECT expunge({box}, ARRAY[{mid}::bigint], ARRAY[{mid}::bigint + 99], false); SELECT plain.expunge({box}, {mid},
+{mid} + 99)
+-- ours
+SELECT cardinality(deleted_uids({box}))::bigint
+-- plain
+SELECT count(*) FROM plain.messages m WHERE m.account_id = {acc} AND m.mailbox_id = {mb} AND m.expunged_at IS NOT NULL
+
+-- ── list_deleted of 100
+-- covers is_kept
+-- untimed
+SELECT expunge({box}, ARRAY[{mid}::bigint], ARRAY[{mid}::bigint + 99], false); SELECT plain.expunge({box}, {mid},
+{mid} + 99)
+-- ours
+SELECT count(subject) FROM list_deleted({acc})
+-- plain
+SELECT count(c.subject) FROM plain.messages m JOIN plain.contents c USING (account_id, content_id)
+WHERE m.account_id = {acc} AND m.expunged_at IS NOT NULL
+
+-- ── restore_messages of 100
+-- covers put_back
+-- untimed
+SELECT expunge({box}, ARRAY[{mid}::bigint], ARRAY[{mid}::bigint + 99], false); SELECT plain.expunge({box}, {mid},
+{mid} + 99)
+-- ours
+SELECT cardinality(target_uids)::bigint FROM restore_messages({box}, {mb})
+-- plain
+SELECT count(plain.restore({box}, m.uid)) FROM plain.messages m WHERE m.account_id = {acc} AND m.mailbox_id = {mb} AND
+m.expunged_at IS NOT NULL
+
+-- ── list_deleted_mailboxes
+-- untimed
+UPDATE mailboxes SET deleted_at = now() WHERE account_id = {acc} AND mailbox_id = {to}
+-- ours
+SELECT mailbox_id, message_count::bigint FROM list_deleted_mailboxes({acc})
+-- plain
+SELECT b.mailbox_id, (SELECT count(*) FROM plain.messages m WHERE m.account_id = {acc} AND m.mailbox_id = b.mailbox_id AND
+m.expunged_at IS NULL) FROM mailboxes b WHERE b.account_id = {acc} AND b.deleted_at IS NOT NULL
+
+-- ── restore_mailbox
+-- untimed
+UPDATE mailboxes SET deleted_at = now() WHERE account_id = {acc} AND mailbox_id = {to}
+-- ours
+SELECT mailbox_id FROM restore_mailbox({acc}, {to})
+-- plain
+UPDATE mailboxes SET deleted_at = NULL WHERE account_id = {acc} AND mailbox_id = {to} RETURNING mailbox_id

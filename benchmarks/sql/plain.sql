@@ -103,6 +103,20 @@ BEGIN
   RETURN n;
 END $$;
 
+CREATE FUNCTION plain.restore(p_account bigint, p_mailbox bigint, p_uid bigint) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE u bigint; m bigint;
+BEGIN
+  UPDATE plain.mailboxes b SET uid_next = uid_next + 1, highest_modseq = highest_modseq + 1
+  WHERE b.account_id = p_account AND b.mailbox_id = p_mailbox RETURNING uid_next - 1, highest_modseq INTO u, m;
+  INSERT INTO plain.messages (account_id, mailbox_id, uid, content_id, size, internal_date, saved_at, created_modseq, modseq,
+    flags)
+  SELECT x.account_id, x.mailbox_id, u, x.content_id, x.size, x.internal_date, now(), m, m, x.flags FROM plain.messages x
+  WHERE x.account_id = p_account AND x.mailbox_id = p_mailbox AND x.uid = p_uid AND NOT EXISTS (
+    SELECT 1 FROM plain.messages y WHERE y.account_id = p_account AND y.content_id = x.content_id
+    AND y.internal_date = x.internal_date AND y.expunged_at IS NULL);
+  RETURN u;
+END $$;
+
 CREATE FUNCTION plain.fail() RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
   RAISE EXCEPTION 'no' USING ERRCODE = 'P0002';

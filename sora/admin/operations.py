@@ -8,7 +8,21 @@ from __future__ import annotations
 
 from typing import Final
 
-from sora.admin import accounts, acl, auth, keys, mailboxes, metadata, sieve, storage, system, trials, upkeep, uploads
+from sora.admin import (
+    accounts,
+    acl,
+    auth,
+    keys,
+    mailboxes,
+    metadata,
+    sieve,
+    storage,
+    system,
+    trials,
+    undelete,
+    upkeep,
+    uploads,
+)
 from sora.admin.context import Operation
 from sora.errors import (
     AlreadyExists,
@@ -88,11 +102,35 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         "mailboxes.delete", "DELETE /v1/accounts/{address}/mailboxes", mailboxes.delete, errors=(NotFound, NoPermission)
     ),
     Operation(
+        "mailboxes.list-deleted",
+        "GET /v1/accounts/{address}/mailboxes/deleted",
+        undelete.list_mailboxes,
+        errors=GONE,
+    ),
+    Operation(
+        "mailboxes.restore",
+        "POST /v1/accounts/{address}/mailboxes/restore",
+        undelete.restore_mailbox,
+        errors=(NotFound, AlreadyExists, InvalidName, OverQuota),
+    ),
+    Operation(
         "messages.list",
         "GET /v1/accounts/{address}/messages",
         mailboxes.list_messages,
         positional=("address", "mailbox"),
         errors=GONE,
+    ),
+    Operation(
+        "messages.list-deleted",
+        "GET /v1/accounts/{address}/messages/deleted",
+        undelete.list_messages,
+        errors=(NotFound, InvalidName),
+    ),
+    Operation(
+        "messages.restore",
+        "POST /v1/accounts/{address}/messages/restore",
+        undelete.restore_messages,
+        errors=(NotFound, InvalidName, OverQuota),
     ),
     Operation("acl.list", "GET /v1/accounts/{address}/acl", acl.list_acl, errors=GONE),
     Operation("acl.set", "PUT /v1/accounts/{address}/acl", acl.set_acl, errors=(NotFound, InvalidName)),

@@ -19,6 +19,7 @@ from sora.store.search import Search
 from sora.store.similar import Similar
 from sora.store.transfers import Transfers
 from sora.store.trees import Trees
+from sora.store.undelete import Undelete
 
 if TYPE_CHECKING:
     from sora.store.db import Database
@@ -48,6 +49,7 @@ class Store:
         "similar",
         "transfers",
         "trees",
+        "undelete",
     )
 
     def __init__(self, db: Database) -> None:
@@ -67,3 +69,4 @@ class Store:
         self.similar = Similar(db)
         self.trees = Trees(db)
         self.transfers = Transfers(db)
+        self.undelete = Undelete(db)

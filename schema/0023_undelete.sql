@@ -1,0 +1,191 @@
+-- Getting back what was expunged or deleted, for as long as its rows are there: the grace period, and longer under a legal
+-- hold. A restored message is a new one with a new UID, because an expunge is final; it shares the body of the old one.
+
+-- UIDs of a mailbox, ascending, that are not to be seen any more: the expunged ones, and all of a deleted mailbox. Not among
+-- them: those whose rows are gone, and p_since leaves out what went before it.
+CREATE FUNCTION deleted_uids(p_account_id bigint, p_mailbox_id bigint, p_since timestamptz DEFAULT '-infinity') RETURNS bigint[]
+LANGUAGE plpgsql STABLE SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
+BEGIN
+  RETURN ARRAY(
+    SELECT u.uid FROM message_expunges e CROSS JOIN LATERAL unnest(e.uids[e.trimmed + 1 :]) u (uid)
+    WHERE e.account_id = p_account_id AND e.mailbox_id = p_mailbox_id AND e.expunged_at >= p_since
+    UNION
+    SELECT m.uid FROM mailboxes b JOIN messages m USING (account_id, mailbox_id)
+    WHERE b.account_id = p_account_id AND b.mailbox_id = p_mailbox_id AND b.deleted_at >= p_since AND m.expunged_at IS NULL
+    ORDER BY 1);
+END $$;
+
+-- What can be restored, one row a message, by name and UID. kept: the account still has it in a mailbox, so it was moved or
+-- copied, and it is not restored unless that is asked for.
+CREATE FUNCTION list_deleted(p_account_id bigint, p_name text DEFAULT NULL, p_since timestamptz DEFAULT '-infinity',
+  p_after_mailbox_id bigint DEFAULT 0, p_after_uid bigint DEFAULT 0, p_limit int DEFAULT 1000)
+RETURNS TABLE (mailbox_id bigint, name text, uid bigint, size bigint, internal_date timestamptz, deleted_at timestamptz,
+               sender text, subject text, kept boolean)
+LANGUAGE plpgsql STABLE SET search_path = sora, public SET plan_cache_mode = force_generic_plan
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
+  WITH candidates AS MATERIALIZED (
+    SELECT b.mailbox_id, b.name, b.deleted_at, u.uid
+    FROM mailboxes b CROSS JOIN LATERAL unnest(deleted_uids(p_account_id, b.mailbox_id, p_since)) u (uid)
+    WHERE b.account_id = p_account_id AND (p_name IS NULL OR b.name = p_name)
+      AND (b.mailbox_id, u.uid) > (p_after_mailbox_id, p_after_uid)
+    ORDER BY b.mailbox_id, u.uid LIMIT p_limit
+  )
+  SELECT c.mailbox_id, c.name, c.uid, m.size, m.internal_date, coalesce(m.expunged_at, c.deleted_at), t.sender, t.subject,
+         is_kept(p_account_id, m.content_id, m.internal_date)
+  FROM candidates c CROSS JOIN LATERAL (
+    SELECT * FROM messages x
+    WHERE x.account_id = p_account_id AND x.mailbox_id = c.mailbox_id AND x.uid = c.uid OFFSET 0) m
+  LEFT JOIN message_contents t ON t.account_id = p_account_id AND t.content_id = m.content_id
+  ORDER BY 1, 3;
+END $$;
+
+-- The account has this message somewhere, for all to see.
+CREATE FUNCTION is_kept(p_account_id bigint, p_content_id bigint, p_internal_date timestamptz) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = sora, public SET plan_cache_mode = force_generic_plan
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+BEGIN
+  RETURN EXISTS (
+    SELECT 1 FROM messages m JOIN mailboxes b USING (account_id, mailbox_id)
+    WHERE m.account_id = p_account_id AND m.content_id = p_content_id AND m.internal_date = p_internal_date
+      AND m.expunged_at IS NULL AND b.deleted_at IS NULL);
+END $$;
+
+-- Restores up to p_limit messages of a mailbox, deleted or not, into one that is there (the same, as a rule): those of
+-- a UID set (bounds NULL: all) that went since p_since, behind the UID p_after. They get new UIDs in the order of the old ones, and their
+-- flags as they were, but for \Deleted. Skipped are those that the account has still or again, and all but one of what would
+-- be the same message twice; p_again: neither. One row always; last_uid NULL: there was nothing (more) to look at.
+CREATE FUNCTION restore_messages(p_account_id bigint, p_mailbox_id bigint, p_to_mailbox_id bigint, p_lo bigint[] DEFAULT NULL,
+  p_hi bigint[] DEFAULT NULL, p_since timestamptz DEFAULT '-infinity', p_after bigint DEFAULT 0, p_again boolean DEFAULT false, p_limit int DEFAULT 1000)
+RETURNS TABLE (last_uid bigint, source_uids bigint[], target_uids bigint[], skipped int, modseq bigint)
+LANGUAGE plpgsql ROWS 1
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET lock_timeout = '10s'
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+#variable_conflict use_column
+DECLARE
+  v_limited boolean := lock_quotas(ARRAY[p_account_id]) <> '{}';
+  v_uids bigint[];
+  v_sizes bigint[];
+BEGIN
+  -- under its lock nothing of the source is trimmed, and a message row keeps its body
+  PERFORM lock_mailboxes(ARRAY[p_mailbox_id, p_to_mailbox_id]);
+  PERFORM require_mailbox(p_account_id, p_to_mailbox_id);
+  v_uids := ARRAY(
+    SELECT u.uid FROM unnest(deleted_uids(p_account_id, p_mailbox_id, p_since)) u (uid)
+    WHERE u.uid > p_after AND (p_lo IS NULL OR EXISTS (
+      SELECT 1 FROM unnest(p_lo, p_hi) r (lo, hi) WHERE u.uid BETWEEN r.lo AND r.hi))
+    ORDER BY 1 LIMIT p_limit);
+  last_uid := v_uids[cardinality(v_uids)];
+  SELECT coalesce(array_agg(k.uid ORDER BY k.uid), '{}'), coalesce(array_agg(k.size ORDER BY k.uid), '{}')
+  INTO source_uids, v_sizes FROM (
+    SELECT m.uid, m.size, row_number() OVER (PARTITION BY m.content_id, m.internal_date ORDER BY m.uid DESC) AS place,
+           is_kept(p_account_id, m.content_id, m.internal_date) AS kept
+    FROM unnest(v_uids) u (uid) CROSS JOIN LATERAL (
+      SELECT x.uid, x.size, x.content_id, x.internal_date FROM messages x
+      WHERE x.account_id = p_account_id AND x.mailbox_id = p_mailbox_id AND x.uid = u.uid OFFSET 0) m
+  ) k WHERE p_again OR (k.place = 1 AND NOT k.kept);
+  skipped := cardinality(v_uids) - cardinality(source_uids);
+  IF v_limited AND v_sizes <> '{}' THEN
+    PERFORM require_room(p_account_id, v_sizes);
+  END IF;
+  SELECT array_agg(s.uid_next + n - 1 ORDER BY n), s.highest_modseq + 1 INTO target_uids, modseq
+  FROM mailbox_stats s, generate_series(1, cardinality(source_uids)) n
+  WHERE s.account_id = p_account_id AND s.mailbox_id = p_to_mailbox_id GROUP BY s.highest_modseq;
+  target_uids := coalesce(target_uids, '{}');
+  IF target_uids <> '{}' THEN
+    PERFORM put_back(p_account_id, p_mailbox_id, p_to_mailbox_id, source_uids, target_uids, modseq);
+    PERFORM pg_notify('sora_' || p_account_id % 16,
+      format('%s.%s.%s', to_hex(p_account_id), to_hex(p_to_mailbox_id), to_hex(modseq)));
+  END IF;
+  RETURN NEXT;
+END $$;
+
+-- Writes the rows of restore_messages(): each old UID again under a new one. Everybody's \Seen comes along.
+CREATE FUNCTION put_back(p_account_id bigint, p_mailbox_id bigint, p_to_mailbox_id bigint, p_uids bigint[], p_new_uids bigint[],
+  p_modseq bigint) RETURNS void LANGUAGE plpgsql
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+DECLARE
+  v_viewer_id bigint;
+BEGIN
+  INSERT INTO messages (account_id, mailbox_id, uid, content_id, created_modseq, internal_date, size, initial_flags)
+  SELECT p_account_id, p_to_mailbox_id, u.new_uid, m.content_id, p_modseq, m.internal_date, m.size, (
+      SELECT array_agg(f.flag_no) FROM message_flags f
+      WHERE f.account_id = p_account_id AND f.mailbox_id = p_mailbox_id AND f.block_no = (u.uid >> 10)::int
+        AND f.flag_no <> 3 AND get_bit(f.bits, (u.uid & 1023)::int) = 1)
+  FROM unnest(p_uids, p_new_uids) u (uid, new_uid) CROSS JOIN LATERAL (
+    SELECT x.content_id, x.internal_date, x.size FROM messages x
+    WHERE x.account_id = p_account_id AND x.mailbox_id = p_mailbox_id AND x.uid = u.uid OFFSET 0) m;
+  FOR v_viewer_id IN
+    SELECT DISTINCT v.viewer_id FROM message_viewer_seen v
+    WHERE v.account_id = p_account_id AND v.mailbox_id = p_mailbox_id ORDER BY 1
+  LOOP
+    PERFORM copy_viewer_seen(p_account_id, p_mailbox_id, p_account_id, p_to_mailbox_id, p_uids, p_new_uids, v_viewer_id,
+      v_viewer_id);
+  END LOOP;
+END $$;
+
+-- Deleted mailboxes whose messages are still there, the last deleted first.
+CREATE FUNCTION list_deleted_mailboxes(p_account_id bigint)
+RETURNS TABLE (mailbox_id bigint, name text, uidvalidity bigint, special_use text, deleted_at timestamptz, message_count int,
+               total_size bigint)
+LANGUAGE plpgsql STABLE SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
+  SELECT b.mailbox_id, b.name, b.uidvalidity, b.special_use, b.deleted_at, t.message_count, t.total_size
+  FROM mailboxes b JOIN mailbox_stats t USING (account_id, mailbox_id)
+  WHERE b.account_id = p_account_id AND b.deleted_at IS NOT NULL ORDER BY b.deleted_at DESC, b.mailbox_id DESC;
+END $$;
+
+-- Makes a deleted mailbox what it was: its UIDVALIDITY, UIDs, flags, rights and annotations, under its old name or a new one.
+-- A \Noselect mailbox of that name, which deletion may have left, makes room. Those above it that are missing are made. A special use that another mailbox has got meanwhile is not taken back. The quota must have room for it.
+CREATE FUNCTION restore_mailbox(p_account_id bigint, p_mailbox_id bigint, p_name text DEFAULT NULL)
+RETURNS TABLE (mailbox_id bigint, name text, uidvalidity bigint, message_count int) LANGUAGE plpgsql
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET lock_timeout = '10s' AS $$
+#variable_conflict use_column
+DECLARE
+  b mailboxes;
+  v_name text;
+  v_parent text;
+  v_limit bigint;
+  v_limited boolean;
+BEGIN
+  PERFORM lock_accounts(ARRAY[p_account_id]);
+  v_limited := lock_quotas(ARRAY[p_account_id]) <> '{}';
+  PERFORM lock_mailboxes(ARRAY[p_mailbox_id]);
+  SELECT * INTO b FROM mailboxes m WHERE m.account_id = p_account_id AND m.mailbox_id = p_mailbox_id AND m.deleted_at IS NOT NULL
+    AND EXISTS (SELECT 1 FROM accounts a WHERE a.account_id = p_account_id AND a.deleted_at IS NULL);
+  IF NOT FOUND THEN
+    PERFORM fail('P0002', 'No such deleted mailbox', p_account_id || '/' || p_mailbox_id);
+  END IF;
+  v_name := mailbox_name(coalesce(p_name, b.name));
+  IF EXISTS (SELECT 1 FROM mailboxes m WHERE m.account_id = p_account_id AND m.name = v_name AND m.deleted_at IS NULL
+             AND NOT m.noselect) THEN
+    RAISE EXCEPTION 'Mailbox exists' USING ERRCODE = '23505', DETAIL = v_name;
+  END IF;
+  IF v_limited THEN
+    PERFORM require_room(p_account_id, ARRAY(
+      SELECT m.size FROM messages m
+      WHERE m.account_id = p_account_id AND m.mailbox_id = p_mailbox_id AND m.expunged_at IS NULL));
+  END IF;
+  v_parent := array_to_string(trim_array(string_to_array(v_name, '/'), 1), '/');
+  IF v_parent <> '' AND NOT EXISTS (
+    SELECT 1 FROM mailboxes m WHERE m.account_id = p_account_id AND m.name = v_parent AND m.deleted_at IS NULL) THEN
+    PERFORM create_mailbox(p_account_id, v_parent);
+  END IF;
+  DELETE FROM mailboxes m WHERE m.account_id = p_account_id AND m.name = v_name AND m.deleted_at IS NULL AND m.noselect;
+  UPDATE mailboxes m SET deleted_at = NULL, name = v_name, special_use = CASE WHEN NOT EXISTS (
+      SELECT 1 FROM mailboxes o WHERE o.account_id = p_account_id AND o.special_use = b.special_use AND o.deleted_at IS NULL)
+    THEN b.special_use END
+  WHERE m.account_id = p_account_id AND m.mailbox_id = p_mailbox_id;
+  SELECT l.mailboxes INTO v_limit FROM account_limits l WHERE l.account_id = p_account_id;
+  IF v_limit < (SELECT u.mailboxes FROM account_usage(p_account_id) u) THEN
+    PERFORM fail('SR001', 'Too many mailboxes', v_limit::text);
+  END IF;
+  PERFORM note_account_change(p_account_id, 'restore', p_mailbox_id, v_name);
+  RETURN QUERY SELECT p_mailbox_id, v_name, b.uidvalidity, t.message_count FROM mailbox_stats t
+    WHERE t.account_id = p_account_id AND t.mailbox_id = p_mailbox_id;
+END $$;

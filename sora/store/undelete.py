@@ -1,0 +1,172 @@
+"""What was expunged or deleted and is not purged yet, and how it comes back.
+
+A message that is restored is a new one: an expunge is final, so it gets a new UID, and everything else of the old one.
+A mailbox that is restored is the old one, with its UIDVALIDITY and UIDs.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+
+from sora.store.mailboxes import canonical_name
+from sora.types import MailboxId, Uid, UidValidity
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from sora._native.seqset import UidSet
+    from sora.store.db import Database
+    from sora.types import AccountId
+
+PAGE: Final = 1000
+"""Messages of one transaction, which holds the locks of both mailboxes."""
+EVER: Final = datetime(1, 1, 1, tzinfo=UTC)
+
+
+class DeletedMessage(Struct, frozen=True):
+    """A message that nobody sees any more.
+
+    Attributes:
+        name: of its mailbox, which may be deleted too.
+        deleted_at: when it was expunged, or its mailbox deleted.
+        kept: the account has the same message in some mailbox: it was moved or copied before.
+    """
+
+    mailbox_id: MailboxId
+    name: str
+    uid: Uid
+    size: int
+    internal_date: datetime
+    deleted_at: datetime
+    sender: str | None
+    subject: str | None
+    kept: bool
+
+
+class DeletedMailbox(Struct, frozen=True):
+    """A mailbox that nobody sees any more."""
+
+    mailbox_id: MailboxId
+    name: str
+    uidvalidity: UidValidity
+    special_use: str | None
+    deleted_at: datetime
+    message_count: int
+    total_size: int
+
+
+class RestoredMessages(Struct, frozen=True):
+    """What one step brought back.
+
+    Attributes:
+        uids: new ones, ascending.
+        skipped: messages that the account has still, or again.
+    """
+
+    uids: list[Uid]
+    skipped: int
+
+
+class RestoredMailbox(Struct, frozen=True):
+    """A mailbox that is back."""
+
+    mailbox_id: MailboxId
+    name: str
+    uidvalidity: UidValidity
+    message_count: int
+
+
+class Undelete:
+    """Deleted messages and mailboxes of all accounts."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def messages(
+        self, account_id: AccountId, name: str | None = None, since: datetime = EVER
+    ) -> AsyncIterator[list[DeletedMessage]]:
+        """Deleted messages in pages, by mailbox and UID; of one mailbox name or of all.
+
+        Raises:
+            InvalidName: It cannot be a name.
+        """
+        wanted = None if name is None else canonical_name(name)
+        after: tuple[int, int] = 0, 0
+        while True:
+            rows = await self._db.fetch(
+                "SELECT * FROM list_deleted($1, $2, $3, $4, $5, $6)", account_id, wanted, since, *after, PAGE
+            )
+            if rows:
+                yield [DeletedMessage(**row) for row in rows]
+            if len(rows) < PAGE:
+                return
+            after = rows[-1]["mailbox_id"], rows[-1]["uid"]
+
+    async def mailboxes(self, account_id: AccountId) -> list[DeletedMailbox]:
+        """Deleted mailboxes, the last deleted first."""
+        rows = await self._db.fetch("SELECT * FROM list_deleted_mailboxes($1)", account_id)
+        return [DeletedMailbox(**row) for row in rows]
+
+    async def sources(self, account_id: AccountId, name: str) -> list[MailboxId]:
+        """The mailboxes that have or had a name, the present one last; empty: there was none."""
+        rows = await self._db.fetch(
+            """
+            SELECT mailbox_id FROM mailboxes WHERE account_id = $1 AND name = $2 AND NOT noselect
+            ORDER BY deleted_at NULLS LAST, mailbox_id
+            """,
+            account_id,
+            canonical_name(name),
+        )
+        return [MailboxId(row["mailbox_id"]) for row in rows]
+
+    async def restore(
+        self,
+        account_id: AccountId,
+        mailbox_id: MailboxId,
+        to_mailbox_id: MailboxId,
+        *,
+        uids: UidSet | None = None,
+        since: datetime = EVER,
+        again: bool = False,
+    ) -> AsyncIterator[RestoredMessages]:
+        """Bring messages of a mailbox back into one that is there, step by step; each step is committed.
+
+        Args:
+            uids: None: all.
+            since: only what went after this.
+            again: also what the account has still, or again.
+
+        Raises:
+            NotFound: The target is gone.
+            OverQuota: The next step does not fit.
+        """
+        lows, highs = (None, None) if uids is None else uids.bounds()
+        after = 0
+        while True:
+            row = await self._db.fetchrow(
+                "SELECT * FROM restore_messages($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+                account_id, mailbox_id, to_mailbox_id, lows, highs, since, after, again, PAGE,
+            )  # fmt: skip
+            assert row is not None, "restore_messages() always answers with one row"
+            if row["last_uid"] is None:
+                return
+            yield RestoredMessages(row["target_uids"], row["skipped"])
+            after = row["last_uid"]
+
+    async def restore_mailbox(
+        self, account_id: AccountId, mailbox_id: MailboxId, name: str | None = None
+    ) -> RestoredMailbox:
+        """Make a deleted mailbox what it was, under its old name or another one.
+
+        Raises:
+            NotFound: It is not deleted, or purged already.
+            AlreadyExists: The name is taken.
+            OverQuota: It does not fit.
+        """
+        wanted = None if name is None else canonical_name(name)
+        row = await self._db.fetchrow("SELECT * FROM restore_mailbox($1, $2, $3)", account_id, mailbox_id, wanted)
+        assert row is not None, "restore_mailbox() always answers with one row"
+        return RestoredMailbox(**row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 from sora._native.mimescan import MESSAGE, MULTIPART, TEXT
@@ -20,6 +21,8 @@ MAX_BODY: Final = 1 << 20
 """Octets of decoded texts that are looked at; what is behind them is not."""
 OCTETS_A_STEP: Final = 64
 """That one instruction decodes."""
+_LAST_DELIMITER: Final = re.compile(rb"(?:\A|\r?\n)--[^\n]*\n?\Z")
+_FIRST_DELIMITER: Final = re.compile(rb"\A\r?\n--[^\n]*")
 PIECE: Final = 64 * 1024
 """Octets that are decoded at a time; of base64, a multiple of 4."""
 _BASE64: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/\r\n\t "
@@ -111,9 +114,7 @@ def _content(state: Run, part: Part, limit: int) -> Steps:
     """RFC 5173 §5.2: of a multipart what is around its parts, of a message its header, of others the content."""
     data = state.mail.data
     if part.kind == MULTIPART:
-        first = part.children[0].header_start if part.children else part.body_end
-        last = part.children[-1].body_end if part.children else part.body_end
-        return decode_raw(data[part.body_start : first][:limit] + data[last : part.body_end][:limit])
+        return decode_raw(_around(data, part)[:limit])
     if part.kind == MESSAGE:
         inner = part.children[0]
         return decode_raw(data[inner.header_start : inner.header_end][:limit])
@@ -122,6 +123,15 @@ def _content(state: Run, part: Part, limit: int) -> Steps:
         charset = next((value for name, value in part.params if name.lower() == b"charset"), b"us-ascii")
         return decode_charset(octets, charset)
     return decode_raw(octets)
+
+
+def _around(data: bytes, part: Part) -> bytes:
+    """The prologue and the epilogue of a multipart, without the delimiters, which belong to neither."""
+    if not part.children:
+        return data[part.body_start : part.body_end]
+    before = data[part.body_start : part.children[0].header_start]
+    behind = data[part.children[-1].body_end : part.body_end]
+    return _LAST_DELIMITER.sub(b"", before) + _FIRST_DELIMITER.sub(b"", behind)
 
 
 def decoded(state: Run, raw: bytes, transfer: bytes, limit: int) -> Steps:

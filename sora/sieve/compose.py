@@ -19,11 +19,15 @@ MAX_FIELD: Final = 998
 """Characters of a field taken over from another message."""
 
 
-def field(name: str, value: str) -> bytes:
-    """One header field with its line end; what is not ASCII becomes encoded words (RFC 2047)."""
+def field(name: str, value: str, limit: int = MAX_FIELD) -> bytes:
+    """One header field with its line end; what is not ASCII becomes encoded words (RFC 2047).
+
+    Args:
+        limit: Characters of the value.
+    """
     if name.lower() in _WITH_ADDRESSES:
         return address_field(name, value)
-    text = _UNSAFE.sub(" ", value).strip()[:MAX_FIELD]
+    text = _UNSAFE.sub(" ", value).strip()[:limit]
     encoded = Header(text, "us-ascii" if text.isascii() else "utf-8", 78, name, " ").encode(linesep="\r\n")
     return f"{name}: {encoded}\r\n".encode("ascii")
 

@@ -180,6 +180,7 @@ def _address(check: Checker, bound: Bound) -> Callable[[Run], Steps]:
         if isinstance(name, str) and name.lower() not in ADDRESS_FIELDS:
             check.error(bound, f'The field "{name}" has no addresses')
     pick, parts = picker(check, bound), parts_of(check, bound)
+    whole = (bound.chosen(*_PARTS) or ":all") == ":all"
 
     def run(state: Run) -> Steps:
         values: list[str] = []
@@ -187,7 +188,8 @@ def _address(check: Checker, bound: Bound) -> Callable[[Run], Steps]:
         for part_of_mail in parts(state):
             for name in wanted:
                 for field in pick((yield from state.addresses(part_of_mail, name))):
-                    values += [value for address in field if (value := part(address)) is not None]
+                    valid = field if whole else [address for address in field if address.is_valid]
+                    values += [value for address in valid if (value := part(address)) is not None]
             yield from state.rest()
         return (yield from state.any_match(match, values, keys))
 

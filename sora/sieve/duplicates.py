@@ -31,9 +31,9 @@ def _duplicate(_check: Checker, bound: Bound) -> Callable[[Run], Steps]:
         else:
             name = "Message-ID" if header is None else state.text(header)
             values = yield from state.fields(state.mail.top, name)
-            value = values[0] if values else None
-        if not value:
-            return False  # nothing to go by: it is never a duplicate (RFC 7352 §3.1)
+            value = values[0] if values and values[0] else None
+        if value is None or not seconds:
+            return False  # nothing to go by, or nothing to remember: it is never a duplicate (RFC 7352 §3)
         entry = Remembered(state.text(handle), value, seconds)
         known: bool = yield IsDuplicate(entry.handle, entry.unique_id)
         if (not known or last) and entry not in state.remembered:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from sora.sieve import compose
 from sora.sieve.checks import COMPARATOR_TAG, INDEX_TAGS, MATCH_TAGS, STRING, STRINGS, CommandRow, Tag
 from sora.sieve.core import picker
 
@@ -65,8 +66,11 @@ def with_field(mail: Mail, name: str, value: str, *, last: bool = False) -> Mail
 
 
 def _field(name: str, value: str, end: bytes) -> bytes:
-    """The octets of a field; UTF-8 as it is (RFC 5293 §4), folded where there is white space."""
+    """The octets of a field, folded where there is white space; what is not ASCII is encoded (RFC 5293 §4)."""
     text = _LINE_ENDS.sub(" ", value).replace("\0", "").strip()
+    if not text.isascii():
+        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        return compose.field(name, text, MAX_VALUE).replace(b"\r\n", end)
     lines, line = [], f"{name}:"
     for word in _WORDS.findall(" " + text if text else ""):
         if len(line) + len(word) > _FOLD_AT and line != f"{name}:":
@@ -75,7 +79,7 @@ def _field(name: str, value: str, end: bytes) -> bytes:
         else:
             line += word
     lines.append(line)
-    return end.join(part.encode("utf-8", "surrogateescape") for part in lines) + end
+    return end.join(part.encode("ascii") for part in lines) + end
 
 
 def _deleteheader(check: Checker, bound: Bound) -> Callable[[Run], Steps]:

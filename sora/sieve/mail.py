@@ -41,6 +41,11 @@ class Address:
         return f"{self.local}@{self.domain}" if self.domain else self.local
 
     @property
+    def is_valid(self) -> bool:
+        """It has both parts; if not, no test of a part is true of it (RFC 5228 §2.7.4)."""
+        return bool(self.local and self.domain)
+
+    @property
     def path(self) -> str:
         """As SMTP wants it (RFC 5321 §4.1.2): a local part that is no dot-string is quoted."""
         local = self.local

@@ -248,14 +248,19 @@ class _Value(Decider):
 
 
 class _Matches(Decider):
-    r"""`*` and `?` of RFC 5228 §2.7.1; `*` takes as little as it can (RFC 5229 §3.2), `\` makes the next one plain."""
+    r"""`*` and `?` of RFC 5228 §2.7.1; `*` takes as little as it can (RFC 5229 §3.2), `\` makes the next one plain.
 
-    __slots__ = ("_least", "_marks", "_pieces")
+    `?` is an octet where the comparator knows no characters, which those of RFC 5228 do not: what is no ASCII is then
+    looked at as octets. It shows with `?` only.
+    """
+
+    __slots__ = ("_least", "_marks", "_octets", "_pieces")
 
     def __init__(self, match: Match, key: str) -> None:
         match.check(key)
         self.match = match
-        self._pieces = _glob(key, match.comparator.name)
+        self._octets = "?" in key and match.comparator.name != "i;unicode-casemap"
+        self._pieces = _glob(_wide(key) if self._octets else key, match.comparator.name)
         self._least = sum(piece.length for piece in self._pieces)
         self._marks = sum(piece.length for piece in self._pieces if piece.pattern is not None)
 
@@ -263,6 +268,10 @@ class _Matches(Decider):
         return length // CHARACTERS + len(self._pieces) + length * self._marks // 1000
 
     def decide(self, value: str, folded: Any) -> Captures:
+        if self._octets and not value.isascii():
+            wide = _wide(value)
+            spans = self._spans(self.match.comparator.same_length(wide))
+            return None if spans is None else (value, *(_narrow(wide[start:end]) for start, end in spans))
         if len(folded) < self._least:
             return None
         if len(folded) != len(value):
@@ -293,6 +302,16 @@ class _Matches(Decider):
             if not others[-1].at(folded, start, spans):
                 return None
         return spans
+
+
+def _wide(text: str) -> str:
+    """A character for each octet."""
+    return text if text.isascii() else text.encode("utf-8", "surrogatepass").decode("latin-1")
+
+
+def _narrow(wide: str) -> str:
+    """The text behind these octets; pieces of characters are replaced."""
+    return wide.encode("latin-1").decode("utf-8", "replace")
 
 
 class _Piece:

@@ -17,6 +17,7 @@ from msgspec import Struct
 from sora._native.mimefields import parse_content_type, parse_disposition
 from sora._native.mimescan import TEXT
 from sora.mime.envelope import encoding
+from sora.mime.parameters import decode_parameters
 from sora.mime.text import decode_charset, decode_raw, html_text
 from sora.sieve import compose
 from sora.sieve.bodies import decoded
@@ -114,7 +115,7 @@ def _pieces(value: bytes, chosen: str, wanted: set[str]) -> list[str]:
     content, disposition = parse_content_type(value), parse_disposition(value)
     params = content[2] if content is not None else disposition[1] if disposition is not None else []
     if chosen == ":param":
-        return [decode_raw(text) for name, text in params if decode_raw(name).lower() in wanted]
+        return [text for name, text in decode_parameters(params) if name in wanted]
     if content is None:
         kind = decode_raw(disposition[0]) if disposition is not None else ""
         return [] if chosen == ":subtype" else [kind]

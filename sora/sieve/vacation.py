@@ -28,6 +28,7 @@ _NOBODY: Final = re.compile(
     re.IGNORECASE,
 )
 """Local parts behind which no person reads (RFC 5230 §4.6, RFC 3834 §2)."""
+_ID: Final = re.compile("<[^<>\\s]+>")
 _LIST_FIELDS: Final = (
     "List-Id",
     "List-Help",
@@ -149,7 +150,7 @@ def _answer(state: Run, to: str, sender: str, subject: str, reason: str, *, mime
 
 def _thread(original: Mail) -> list[tuple[str, str]]:
     """In-Reply-To and References (RFC 5230 §5.8)."""
-    ids = original.header("Message-ID")
+    ids = [value for value in original.header("Message-ID") if _ID.fullmatch(value)]
     if not ids:
         return []
     earlier = (original.header("References") or original.header("In-Reply-To") or [""])[0]

@@ -103,3 +103,13 @@ def test_long_html_is_read_in_pieces() -> None:
     data = b"Content-Type: text/html\r\n\r\n" + html
     assert holds('body :contains "needle"', "body", mail=data)
     assert not holds('body :contains "hidden"', "body", mail=data)
+
+
+def test_delimiters_belong_to_no_part() -> None:  # RFC 2046 §5.1.1
+    assert not holds('body :content "multipart" :contains "limit"', "body", mail=TREE)
+    assert holds('body :content "multipart" :contains ["Epilogue"]', "body", mail=TREE)
+    assert holds('body :content "multipart" :matches "Prologue*"', "body", mail=TREE)
+    without = b"Content-Type: multipart/mixed; boundary=x\r\n\r\n--x\r\n\r\none\r\n--x--"
+    assert holds('body :content "multipart" :is ""', "body", mail=without)
+    empty = b"Content-Type: multipart/mixed; boundary=x\r\n\r\nnothing but a prologue\r\n"
+    assert holds('body :content "multipart" :contains "but a"', "body", mail=empty)

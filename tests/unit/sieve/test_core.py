@@ -343,3 +343,12 @@ def test_the_extended_example() -> None:
     assert did(script, mail=mail(Cc="me@example.com.au", Subject="MAKE some money FAST")) == ["fileinto spam"]
     assert did(script, mail=mail(Cc="me@example.com.au", Subject="hello")) == ["fileinto personal"]
     assert did(script, mail=MAIL) == ["fileinto spam"]
+
+
+def test_what_is_no_address_has_no_parts() -> None:  # RFC 5228 §2.7.4
+    odd = mail(To="broken@, @nowhere.example, justlocal, whole+tag@example.org")
+    assert holds('address :is "to" "justlocal"', mail=odd)
+    for part in (":localpart", ":domain"):
+        assert not holds(f'address {part} "to" ["broken", "justlocal", "nowhere.example", ""]', mail=odd)
+    assert not holds('address :user "to" ["broken", "justlocal", ""]', "subaddress", mail=odd)
+    assert holds('address :user "to" "whole"', "subaddress", mail=odd)

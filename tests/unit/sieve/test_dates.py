@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.sieve import did, errors, holds, mail
+from tests.support.sieve import compiled, did, errors, holds, mail
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,9 @@ def test_examples() -> None:  # §4.3, §5
 
 
 def test_mistakes() -> None:
-    assert errors('require "date"; if date "date" "century" "1" {}') == ['1:20 There is no date part "century"']
+    unknown = 'require "date"; if date :matches "date" "century" "*" { discard; }'
+    assert compiled(unknown).warnings == ((1, 20, 'There is no date part "century": the test is never true'),)
+    assert did(unknown) == ["keep"]
     assert errors('require "date"; if date :zone "CET" "date" "hour" "1" {}') == [
         '1:20 "CET" is no time zone such as "+0100"'
     ]
@@ -94,3 +96,8 @@ def test_mistakes() -> None:
     assert did(script)[0] == 'error: script 1, line 1: A time zone looks like "+0100"'
     script = 'require ["date", "variables"]; set "p" "x"; if currentdate :matches "${p}" "*" { discard; }'
     assert did(script) == ["keep"]
+
+
+def test_greenwich_is_z() -> None:  # RFC 3339 §5.6
+    for zone, written in (("+0000", "2024-03-05T07:10:00Z"), ("+0100", "2024-03-05T08:10:00+01:00")):
+        assert holds(f'date :zone "{zone}" "date" "iso8601" "{written}"', "date")

@@ -68,3 +68,15 @@ def test_example() -> None:  # §6, with variables
         if header :matches "message-id" "*" { if duplicate :uniqueid "${0}" { setflag "\\\\seen"; } }
         if duplicate :header "X-Event-ID" :handle "notifier" { discard; }"""
     assert did(script, answers={IsDuplicate: lambda question: question.unique_id == ID}) == ["keep (\\Seen)"]
+
+
+def test_any_text_is_an_id() -> None:  # RFC 7352 §3
+    script = 'require "duplicate"; if duplicate :uniqueid "" { discard; }'
+    assert did(script, answers={IsDuplicate: lambda question: question.unique_id == ""}) == ["discard"]
+    assert [one.unique_id for one in execute(script, answers={IsDuplicate: False}).remembered] == [""]
+
+
+def test_no_time_at_all() -> None:  # RFC 7352 §3: false, whatever was there before
+    script = 'require "duplicate"; if duplicate :seconds 0 { discard; }'
+    assert did(script, answers={IsDuplicate: True}) == ["keep"]
+    assert execute(script, answers={IsDuplicate: False}).remembered == ()

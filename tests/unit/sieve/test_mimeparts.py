@@ -209,3 +209,10 @@ def test_example() -> None:  # RFC 5703 §9.1, with fileinto for its actions
             elsif header :mime :type "content-type" "text" {
                 extracttext :first 100 "msgcontent"; fileinto "${msgcontent}"; break; } }"""
     assert did(script, mail=TREE) == ["fileinto Grüße, MAKE MONEY FAST"]
+
+
+def test_parameters_are_decoded() -> None:  # RFC 5703 §4.2, RFC 2231
+    field = "attachment; filename*0*=utf-8'de'Pl%C3%A4; filename*1=ne.pdf; size=5"
+    data = f"Content-Disposition: {field}\r\n\r\n".encode()
+    assert holds('header :mime :param "FileName" "content-disposition" "Pläne.pdf"', "mime", mail=data)
+    assert holds('header :mime :param "size" "content-disposition" "5"', "mime", mail=data)

@@ -180,3 +180,9 @@ def test_example() -> None:  # RFC 5230 §4.7 (shortened)
             vacation :days 23 :addresses ["tjs@example.edu", "ts4z@landru.example.edu"]
                 "I'm away until October 19. If it's an emergency, call 911, I guess."; }"""
     assert did(script, mail=mail(To="tjs@example.edu", Subject="x")) == ["vacation coyote@desert.example.org", "keep"]
+
+
+def test_an_id_that_is_none_is_not_answered_to() -> None:  # RFC 5322 §3.6.4
+    _, message = answer('vacation "x";', mail=mail(To="roadrunner@acme.example.com", Message_ID="no id"))
+    assert message["In-Reply-To"] is None
+    assert message["References"] is None

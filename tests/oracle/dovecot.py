@@ -93,6 +93,13 @@ def find_binary() -> str | None:
     return shutil.which("dovecot", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 
 
+def free_port() -> int:
+    """A port on loopback that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def _imap_binary() -> Path:
     return Path("/usr/lib/dovecot/imap")
 
@@ -102,17 +109,18 @@ class Dovecot:
 
     Attributes:
         port: Where IMAP is, without TLS; every user's password is `PASSWORD`.
+        owner: Whom the mail belongs to.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.port = 0
+        root = os.getuid() == 0  # Dovecot refuses to run as root
+        self.owner = pwd.getpwnam("mail" if root else getpass.getuser())
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         binary = find_binary()
         assert binary is not None
         self._prepare()
@@ -133,9 +141,8 @@ class Dovecot:
                 process.wait()
 
     def _prepare(self) -> None:
-        """Directories and configuration; as root the mail belongs to `mail`, since Dovecot refuses to run as root."""
-        root = os.getuid() == 0
-        owner = pwd.getpwnam("mail" if root else getpass.getuser())
+        """Directories and configuration."""
+        root, owner = os.getuid() == 0, self.owner
         internal = "dovecot" if root else owner.pw_name
         home = self.directory / "home"
         home.mkdir(parents=True)
@@ -153,7 +160,11 @@ class Dovecot:
             gid=owner.pw_gid,
             no_chroot="" if root else "chroot =",
         )
-        (self.directory / "dovecot.conf").write_text(text)
+        (self.directory / "dovecot.conf").write_text(text + self.more())
+
+    def more(self) -> str:
+        """What a kind of it has in its configuration besides, where a later setting goes before an earlier one."""
+        return ""
 
     def _wait(self) -> None:
         """Until it accepts.

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 from msgspec import Struct
 
 from sora.errors import BadScript
-from sora.sieve.matching import COMPARATORS, RELATIONS, Match
+from sora.sieve.matching import COMPARATORS, RELATIONS, Keys, Match
 from sora.sieve.texts import Template, Text, decode_encoded, template
 
 if TYPE_CHECKING:
@@ -280,11 +280,12 @@ class Checker:
             relation = "eq"
         return Match(kind[1:], comparator, relation.lower() if isinstance(relation, str) else "eq")
 
-    def keys(self, match: Match, keys: tuple[Text, ...], bound: Bound) -> tuple[Text, ...]:
+    def keys(self, match: Match, texts: tuple[Text, ...], bound: Bound) -> Keys:
         """Keys that a match type compares with; constant ones are checked now."""
+        keys = Keys(texts)
         if match.type not in ("matches", "regex"):
             return keys
-        for key in keys:
+        for key in texts:
             if isinstance(key, str):
                 try:
                     match.check(key)

@@ -155,14 +155,17 @@ def _header(check: Checker, bound: Bound) -> Callable[[Run], Steps]:
     match = check.match(bound)
     names, keys = bound.texts(0), check.keys(match, bound.texts(1), bound)
     pick, parts = picker(check, bound), parts_of(check, bound)
-    take = content_of(bound) or _fields
+    take = content_of(bound)
 
     def run(state: Run) -> Steps:
         wanted = state.texts(names)
         values: list[str] = []
         for part in parts(state):
             for name in wanted:
-                values += pick((yield from take(state, part, name)))
+                found = state.known("fields", part, name) if take is None else None
+                if found is None:
+                    found = yield from (take or _fields)(state, part, name)
+                values += pick(found)
             yield from state.rest()
         return (yield from state.any_match(match, values, keys))
 
@@ -187,7 +190,10 @@ def _address(check: Checker, bound: Bound) -> Callable[[Run], Steps]:
         wanted = [name for name in state.texts(names) if name.lower() in ADDRESS_FIELDS]
         for part_of_mail in parts(state):
             for name in wanted:
-                for field in pick((yield from state.addresses(part_of_mail, name))):
+                found = state.known("addresses", part_of_mail, name)
+                if found is None:
+                    found = yield from state.addresses(part_of_mail, name)
+                for field in pick(found):
                     valid = field if whole else [address for address in field if address.is_valid]
                     values += [value for address in valid if (value := part(address)) is not None]
             yield from state.rest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from sora.sieve.checks import COMPARATOR_TAG, MATCH_TAGS, STRINGS, CommandRow, Tag, TestRow
+from sora.sieve.matching import Keys
 from sora.sieve.variables import assign, is_name
 
 if TYPE_CHECKING:
@@ -106,10 +107,10 @@ def _hasflag(check: Checker, bound: Bound) -> Callable[[Run], Steps]:
     def run(state: Run) -> Steps:
         held = [state.variable(name.lower()) for name in names] if names else state.flags or ()
         values = split_flags(held)
-        wanted = state.texts(keys)
+        wanted = state.texts(keys.texts)
         if match.type in ("is", "contains"):  # a key may be a list of flags, as a value is (RFC 5232 §4)
             wanted = [word for key in wanted for word in key.split() or [key]]
-        return (yield from state.any_match(match, values, wanted))
+        return (yield from state.any_match(match, values, Keys(tuple(wanted))))
 
     return run
 

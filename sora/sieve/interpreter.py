@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from sora.sieve.actions import Action, Remembered
     from sora.sieve.checks import Node, Steps
     from sora.sieve.mail import Mail
-    from sora.sieve.matching import Decider, Match
+    from sora.sieve.matching import Keys, Match
     from sora.sieve.script import Script
 
 STEP: Final = 3
@@ -53,6 +53,8 @@ NOT_FOR_CHANGES: Final = frozenset({"reject", "ereject", "vacation", "vacation-s
 """Extensions that answer a delivery (RFC 6785 §3.11)."""
 BIG: Final = 2_000
 """Instructions of one comparison that is made in pieces."""
+SHORT: Final = 2_048
+"""Characters of a value that is never so big."""
 
 
 class Limits(Struct, frozen=True):
@@ -278,7 +280,7 @@ class Run:
 
     def texts(self, texts: Iterable[Text]) -> list[str]:
         """All of these."""
-        return [self.text(text) for text in texts]
+        return [text if isinstance(text, str) else self.text(text) for text in texts]
 
     def variable(self, name: str) -> str:
         """Value of a variable (RFC 5229 §3); one that is not set is empty."""
@@ -309,6 +311,13 @@ class Run:
         self.spend((part.header_end - part.header_start) // HEADER_OCTETS + COMPARISON)
         return bool(raw_header_of(part, name))
 
+    def known(self, kind: str, part: Part, name: str) -> list[Any] | None:
+        """What `fields` or `addresses` found before, so that nobody has to wait for it."""
+        found: list[Any] | None = self._memo_of(part).get((kind, name.lower()))
+        if found is not None:
+            self.spend(COMPARISON)
+        return found
+
     def _found(self, kind: str, read: Callable[[bytes], Any], part: Part, name: str) -> Steps:
         key = kind, name.lower()
         memo = self._memo_of(part)
@@ -332,9 +341,7 @@ class Run:
 
     # ------------------------------------------------------------------ matching
 
-    def any_match(
-        self, match: Match, values: Sequence[str], keys: Sequence[Text], folded: dict[Any, Any] | None = None
-    ) -> Steps:
+    def any_match(self, match: Match, values: Sequence[str], keys: Keys, folded: dict[Any, Any] | None = None) -> Steps:
         """Whether some value matches some key; sets the match variables. `:count` compares how many there are.
 
         The first value that matches decides, and of its keys the first one.
@@ -342,60 +349,71 @@ class Run:
         Args:
             folded: Keeps what is made of long values for the next test.
         """
-        wanted = self.texts(keys)
         if match.type == "count":
-            holds = RELATIONS[match.relation]
-            self.spend(len(wanted))
-            return any(holds(match.comparator.compare(str(len(values)), key)) for key in wanted)
+            return self._counts(match, len(values), self.texts(keys.texts))
         if match.type == "list":
-            return (yield from self._in_lists(values, wanted))
-        deciders = []
-        for key in wanted:
-            deciders.append(self._decider(match, key))
-            yield from self.rest()
+            return (yield from self._in_lists(values, self.texts(keys.texts)))
+        deciders = keys.deciders
+        if deciders is None:
+            deciders = yield from self._deciders(match, keys)
+        else:
+            self.spend(keys.cost)
         for place, value in enumerate(values):
-            captures = yield from self._first(deciders, value, (yield from self._folded(match, value, place, folded)))
-            if captures is not None:
-                if captures:
-                    self.captures = captures
-                return True
+            length = len(value)
+            if length < SHORT:
+                self.spend(match.fold_cost(value))
+                form = match.folded(value)
+            else:
+                form = yield from self._folded(match, value, place, folded)
+            for decider in deciders:
+                cost = decider.cost(length)
+                if cost < BIG:
+                    self.spend(cost + COMPARISON)
+                    captures = decider.decide(value, form)
+                else:
+                    captures = yield from self._pieces(decider.decide_slowly(value, form))
+                if captures is not None:
+                    self.captures = captures or self.captures
+                    return True
+                if self.spent >= self._pause_at:
+                    yield from self.rest()
         return False
 
-    def _decider(self, match: Match, key: str) -> Decider:
-        patterned = match.type in ("matches", "regex")
-        self.spend(COMPARISON + len(key) // (4 if patterned else CHARACTERS))
-        try:
-            return match.of(key)
-        except ValueError as error:
-            self.fail(f"Bad pattern: {error}")
+    def _counts(self, match: Match, count: int, wanted: Sequence[str]) -> bool:
+        holds = RELATIONS[match.relation]
+        self.spend(len(wanted))
+        return any(holds(match.comparator.compare(str(count), key)) for key in wanted)
+
+    def _deciders(self, match: Match, keys: Keys) -> Steps:
+        deciders, cost = [], 0
+        characters = 4 if match.type in ("matches", "regex") else CHARACTERS
+        for key in self.texts(keys.texts):
+            costs = COMPARISON + len(key) // characters
+            self.spend(costs)
+            try:
+                deciders.append(match.of(key))
+            except ValueError as error:
+                self.fail(f"Bad pattern: {error}")
+            cost += costs
+            yield from self.rest()
+        found = tuple(deciders)
+        keys.keep(found, cost)
+        return found
 
     def _folded(self, match: Match, value: str, place: int, kept: dict[Any, Any] | None) -> Steps:
         known = (match.type == "regex", match.type == "matches", match.comparator.name, place)
         if kept is not None and known in kept:
+            self.spend(COMPARISON)
             return kept[known]
         cost = match.fold_cost(value)
         if cost < BIG:
             self.spend(cost)
-            return match.folded(value)
-        found = yield from self._pieces(match.fold_slowly(value))
+            found = match.folded(value)
+        else:
+            found = yield from self._pieces(match.fold_slowly(value))
         if kept is not None:
             kept[known] = found
         return found
-
-    def _first(self, deciders: Sequence[Decider], value: str, folded: Any) -> Steps:
-        length = len(value)
-        for decider in deciders:
-            cost = decider.cost(length)
-            if cost < BIG:
-                self.spend(cost + COMPARISON)
-                captures = decider.decide(value, folded)
-            else:
-                captures = yield from self._pieces(decider.decide_slowly(value, folded))
-            if captures is not None:
-                return captures
-            if self.spent >= self._pause_at:
-                yield from self.rest()
-        return None
 
     def _pieces(self, work: Generator[int, None, Any]) -> Steps:
         """Work that tells beforehand what its next piece costs."""
@@ -481,17 +499,24 @@ class Run:
 
     def holds(self, test: Node) -> Steps:
         """Evaluate a test."""
-        yield from self._step(test)
+        self._line = test.line
+        self.spend(STEP)
+        if self.spent >= self._pause_at:
+            yield from self.rest()
         result = test.run(self)
         if test.asks:
             result = yield from result
-        self.note(f"{test.name}: {'true' if result else 'false'}")
+        if self.notes is not None:
+            self.note(f"{test.name}: {'true' if result else 'false'}")
         return bool(result)
 
     def block(self, commands: Sequence[Node]) -> Steps:
         """Run commands."""
         for command in commands:
-            yield from self._step(command)
+            self._line = command.line
+            self.spend(STEP)
+            if self.spent >= self._pause_at:
+                yield from self.rest()
             result = command.run(self)
             if command.asks:
                 yield from result
@@ -504,11 +529,6 @@ class Run:
         """
         if self.environment.imap and (names := script.demanded & NOT_FOR_CHANGES):
             self.fail(f'"{min(names)}" cannot be required where a mailbox changes (RFC 6785 §3.11)')
-
-    def _step(self, node: Node) -> Steps:
-        self._line = node.line
-        self.spend(STEP)
-        yield from self.rest()
 
     def rest(self) -> Steps:
         """Let others have their turn if a slice is used up."""

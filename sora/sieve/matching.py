@@ -20,6 +20,8 @@ from sora.mime.text import fold
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
 
+    from sora.sieve.texts import Text
+
 _DIGITS: Final = re.compile("[0-9]*")
 MAX_REGEX_BYTES: Final = 512 * 1024
 """Memory that one compiled expression may take."""
@@ -28,6 +30,9 @@ MAX_KEY: Final = 16 * 1024
 """Characters of a regular expression, or of a text with wildcards."""
 MAX_DIGITS: Final = 4000
 _HUGE: Final = int("9" * MAX_DIGITS)
+
+MAX_KEPT: Final = 1024
+"""Characters of the keys of a test whose deciders are kept."""
 
 CHARACTERS: Final = 256
 """Of text that one instruction looks at."""
@@ -194,6 +199,26 @@ def _composed(value: str, comparator: Comparator) -> str:
     if comparator.name != "i;unicode-casemap" or value.isascii():
         return value
     return unicodedata.normalize("NFC", value)
+
+
+class Keys(Struct, gc=False):
+    """What a test compares values with.
+
+    Attributes:
+        texts: In the order of the script.
+        deciders: Of texts that are the same in every run, once they were made; None: they have to be made.
+        cost: Instructions that it takes to make them; so a script costs the same in every run.
+    """
+
+    texts: tuple[Text, ...]
+    deciders: tuple[Decider, ...] | None = None
+    cost: int = 0
+
+    def keep(self, deciders: tuple[Decider, ...], cost: int) -> None:
+        """Remember what was made; not of variables, and not what takes much memory."""
+        small = sum(len(text) if isinstance(text, str) else MAX_KEPT for text in self.texts) < MAX_KEPT
+        if small and not any(isinstance(decider, _Regex) for decider in deciders):
+            self.deciders, self.cost = deciders, cost
 
 
 class Decider:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sora.errors import BadScript
-from sora.sieve.actions import FileInto, Keep
+from sora.sieve.actions import Discard, FileInto, Keep
 from sora.sieve.interpreter import Ask, IncludeScript, Limits, Pause, Step, drive, run
 from sora.sieve.mail import Mail
 from sora.sieve.script import compile
@@ -110,6 +111,38 @@ def test_a_trace() -> None:
     )
     assert outcome.trace == ("2: header: true", '3: set a "b"', '4: fileinto "A"')
     assert execute("keep;").trace == ()
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        'header :is "subject" ["a", "b"]',
+        'header :contains "subject" "zzz"',
+        'header :matches "subject" "*p?esent*"',
+        'header :value "ge" "subject" "z"',
+        'header :regex "subject" "pre.*t"',
+        'header :count "ge" "subject" "1"',
+        'body :contains "anvil"',
+        'address :domain "from" "desert.example.org"',
+    ],
+)
+def test_a_script_does_and_costs_the_same_in_every_run(test: str) -> None:
+    """What compares with constants is made once; a run must not show whether it was the first one."""
+    script = compiled(f'require ["relational", "regex", "body"]; if {test} {{ discard; }} elsif {test} {{ keep; }}')
+    runs = [drive(run([Step(script)], Mail(MAIL), environment()), _answer) for _ in range(3)]
+    assert len({(tuple(type(action) for action in outcome.actions), outcome.spent) for outcome in runs}) == 1
+
+
+@pytest.mark.parametrize("kind", ["is", "contains", "matches"])
+def test_keys_with_variables_are_other_ones_in_every_run(kind: str) -> None:
+    script = compiled(
+        'require ["variables", "fileinto"]; if header :matches "x-key" "*" { set "key" "${1}"; }\n'
+        f'if header :{kind} "subject" ["no", "${{key}}"] {{ discard; }}'
+    )
+    for key, discarded in (("well", True), ("ill", False), ("well", True)):
+        data = f"X-Key: {key}\r\nSubject: well\r\n\r\n".encode()
+        outcome = drive(run([Step(script)], Mail(data), environment()), _answer)
+        assert isinstance(outcome.actions[0], Discard) is discarded
 
 
 # ---------------------------------------------------------------------------------------------------- anything

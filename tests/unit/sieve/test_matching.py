@@ -8,13 +8,41 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sora.sieve.matching import COMPARATORS, MAX_KEY, MIN_WINDOW, PIECE, Captures, Match, ascii_casemap, numeric
+from sora.sieve.matching import (
+    COMPARATORS,
+    MAX_KEPT,
+    MAX_KEY,
+    MIN_WINDOW,
+    PIECE,
+    Captures,
+    Keys,
+    Match,
+    ascii_casemap,
+    numeric,
+)
+from sora.sieve.texts import Template, Text, Variable
 from tests.support.sieve import errors, holds, mail, required
 
 
 def compare(kind: str, key: str, value: str, comparator: str = "i;ascii-casemap") -> Captures:
     match = Match(kind, COMPARATORS[comparator])
     return match.of(key).decide(value, match.folded(value))
+
+
+def test_deciders_of_few_constants_are_kept() -> None:
+    def kept(kind: str, *texts: Text) -> bool:
+        keys = Keys(texts)
+        match = Match(kind)
+        keys.keep(tuple(match.of(text) for text in texts if isinstance(text, str)), 7)
+        assert (keys.cost == 7) is (keys.deciders is not None)
+        return keys.deciders is not None
+
+    assert kept("is", "a", "b")
+    assert kept("matches", "a*")
+    assert not kept("regex", "a")
+    assert kept("contains", "x" * (MAX_KEPT - 1))
+    assert not kept("contains", "x" * (MAX_KEPT - 10), "y" * 10)
+    assert not kept("is", "a", Template(("x", Variable("1"))))
 
 
 def slowly(kind: str, key: str, value: str, comparator: str = "i;ascii-casemap") -> tuple[Captures, int]:

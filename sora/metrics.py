@@ -53,6 +53,9 @@ sieve_run_seconds = Histogram(
 )
 sieve_errors = Counter("sora_sieve_errors_total", "Scripts that failed, and mailboxes that they did not find.")
 sieve_actions = Counter("sora_sieve_actions_total", "Actions of scripts that were carried out.", ["action"])
+imap_events = Counter(
+    "sora_imap_events_total", "Changes of mailboxes with a script, by what became of them.", ["result"]
+)
 
 # Bodies
 bodies = Counter("sora_bodies_reads_total", "Bodies read, by source.", ["source"])

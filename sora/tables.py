@@ -236,6 +236,18 @@ class SieveTable(Table, frozen=True, kw_only=True):
     list_dir: Annotated[
         str, Meta(description="directory of external lists, NAME.txt: `:list` finds them by name", extra=WORKER)
     ] = ""
+    url: Annotated[
+        str,
+        Meta(
+            description="the ManageSieve server as IMAP clients are told (IMAPSIEVE), sieve://host[:port]; unless given"
+            " the first address of servers.managesieve",
+            extra=LIVE,
+        ),
+    ] = ""
+    expunge_discarded: Annotated[
+        bool,
+        Meta(description="a message that a script of its mailbox does not keep is expunged at once", extra=LIVE),
+    ] = False
     max_instructions: Annotated[
         int, Meta(ge=1000, description="work of one run; a million takes about a second", extra=LIVE)
     ] = 1_000_000

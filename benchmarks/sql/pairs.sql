@@ -1151,6 +1151,12 @@ SELECT set_metadata({box}, '{0}', '{/shared/comment}', '{abc}', 200, 1000000)
 -- plain
 INSERT INTO metadata VALUES ({box}, 0, '/shared/comment', 'abc') RETURNING true
 
+-- ── script_names_changed
+-- ours
+INSERT INTO metadata VALUES ({acc}, 987654321, 0, '/shared/imapsieve/script', 'abc') RETURNING entry
+-- plain
+WITH n AS (SELECT pg_notify('sora_script_names', to_hex({acc}))) SELECT '/shared/imapsieve/script' FROM n
+
 -- ── metadata_orphaned
 -- untimed
 INSERT INTO mailboxes (account_id, mailbox_id, name) VALUES ({acc}, 987654321, 'Orphan');

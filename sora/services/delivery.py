@@ -16,10 +16,11 @@ from sora import metrics
 from sora.errors import NotFound, Refused, SoraError, Unavailable
 from sora.services.commits import Commits, Doorbell
 from sora.services.lanes import Unit
-from sora.services.letters import AppendItem, Letters, MailEnvelope, box_of
+from sora.services.letters import AppendItem, Filed, Letters, MailEnvelope, box_of
 from sora.sieve.mail import Mail
 from sora.store.account_keys import NoKeys
 from sora.store.deliveries import HELD
+from sora.store.effects import Effects
 from sora.types import ModSeq
 from sora.wire import lmtp
 
@@ -30,16 +31,18 @@ if TYPE_CHECKING:
     from sora.services.filtering import Filters, Wish
     from sora.services.letters import Box, Desk, Incoming, Letter
     from sora.services.recipients import Recipient
+    from sora.sieve.actions import Remembered
     from sora.store.account_keys import Sealers
     from sora.store.deliveries import Delivered
     from sora.store.diskfile import Octets
     from sora.store.messages import Messages
+    from sora.store.outbound import Outgoing
     from sora.store.replacing import Replaced
     from sora.store.sealing import Sealer
     from sora.store.staging import Staging
     from sora.types import AccountId, MailboxId, Uid, UidValidity
 
-__all__ = ["AppendItem", "AppendResult", "Delivery", "Doorbell", "MailEnvelope", "MailLoop"]
+__all__ = ["AppendItem", "AppendResult", "Delivery", "Doorbell", "Filed", "MailEnvelope", "MailLoop"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -276,6 +279,41 @@ class Delivery:
             raise result
         uids = tuple(row.uid for row in result)
         return AppendResult(result[0].uidvalidity, uids, result[-1].modseq, result[0].replaced_modseq)
+
+    # ------------------------------------------------------------------------------------------------ IMAPSIEVE
+
+    async def file(
+        self,
+        account_id: AccountId,
+        filed: Sequence[Filed],
+        key: bytes,
+        outgoing: Sequence[Outgoing] = (),
+        remembered: Sequence[Remembered] = (),
+    ) -> None:
+        """Store what a script files and sends, all in one transaction or none.
+
+        Args:
+            key: What another try has in common with this one: whatever was done under it is not done again.
+            outgoing: Their `letter` is a place in `filed`.
+
+        Raises:
+            NotFound: A mailbox is gone.
+            OverQuota: They do not fit.
+            Unavailable: Try again, with the same key.
+        """
+        sealer = self._sealers.peek(account_id) or await self._sealers.get(account_id)
+        inline = _is_quick([item.data for item in filed])
+        letters = await _compute(inline, self._letters.of_filed, account_id, filed, key, sealer)
+        effects = None
+        if outgoing or remembered:
+            effects = Effects(
+                account_id=account_id, key=key, sealer=sealer, outgoing=tuple(outgoing), remembered=tuple(remembered)
+            )
+        unit = Unit("imapsieve", letters, effects=effects)
+        self._commits.submit(unit)
+        error = _error(await unit.done)
+        if error is not None:
+            raise error
 
 
 async def _compute(inline: bool, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:

@@ -276,7 +276,7 @@ class Carrying:
                 letter=list(self._wishes.values()).index(held),
                 header=f"{REDIRECTED_FROM}: {owner}\r\n".encode(),
                 smtputf8=self._envelope.utf8 or not action.address.isascii(),
-                params=_params(action),
+                params=params_of(action),
             )
         )
 
@@ -400,7 +400,7 @@ def _header(name: str, pattern: str, maximum: float, texts: tuple[str, ...]) -> 
     return ScoreHeader(name, pattern, maximum, {word.strip().lower(): int(number) for word, _, number in words})
 
 
-def _params(action: Redirect) -> Params:
+def params_of(action: Redirect) -> Params:
     """RFC 6009 §4 and §6, as SMTP wants it."""
     by_at = None
     if action.by_time is not None:

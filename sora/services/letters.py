@@ -75,6 +75,20 @@ class AppendItem(Struct, frozen=True):
     internal_date: datetime | None = None
 
 
+class Filed(Struct, frozen=True):
+    """A message that a script files while it is in a mailbox already, or that is held for mail that leaves.
+
+    Attributes:
+        mailbox_id: Or `HELD`.
+        flags: Flag numbers.
+    """
+
+    mailbox_id: MailboxId
+    data: Octets
+    flags: tuple[int, ...]
+    internal_date: datetime
+
+
 class Letter(Struct):
     """A message on its way: its row, and its bytes, the larger part of which accounts share."""
 
@@ -127,6 +141,28 @@ class Letters:
     def incoming(self, data: Octets, envelope: MailEnvelope, host: str) -> Incoming:
         """What an LMTP message is to all its recipients."""
         return Incoming(data, envelope, host, self._clock(), self._body_limit, self._copies)
+
+    def of_filed(self, account_id: AccountId, filed: Sequence[Filed], key: bytes, sealer: Sealer) -> list[Letter]:
+        """One letter for each message, in order.
+
+        Args:
+            key: What another try to file them has in common with this one.
+        """
+        letters = []
+        for place, item in enumerate(filed):
+            digest = sealer.hash((item.data,))
+            row = NewMessage(
+                account_id=account_id,
+                mailbox_id=item.mailbox_id,
+                content_hash=digest,
+                size=len(item.data),
+                internal_date=item.internal_date,
+                flags=item.flags,
+                digest=mime_digest.digest(item.data, self._body_limit),
+                key=_derived(key, f"filed {place}"),
+            )
+            letters.append(Letter(row, Unsealed(sealer, digest, (item.data,), keep=self._copies)))
+        return letters
 
     def of_append(
         self,

@@ -26,9 +26,11 @@ from sora.services.endings import CHANNEL as ENDINGS
 from sora.services.endings import Endings
 from sora.services.filtering import Filters
 from sora.services.guesses import Guesses
+from sora.services.imapsieve import ImapSieve
 from sora.services.limits import Limits, LocalCounts
 from sora.services.peers import Peers
 from sora.services.recipients import Recipients
+from sora.services.scriptnames import ScriptNames
 from sora.services.scripts import CompiledScripts, ScriptChecks
 from sora.services.transfers import Transfers
 from sora.services.trees import Trees
@@ -39,6 +41,7 @@ from sora.store.blocks import CHANNEL, AuthBlocks
 from sora.store.bodies import Bodies, open_blob_store, open_cache, open_staging
 from sora.store.copies import BodyCopies
 from sora.store.db import Database
+from sora.store.events import CHANNEL as SCRIPT_NAMES
 from sora.store.keyring import open_keyring
 from sora.store.scripts import CHANNEL as SCRIPT_CHANNEL
 from sora.store.store import Store
@@ -82,6 +85,7 @@ class Node:
         limits: How many connections an address and an account may hold.
         guesses: Failed logins, and what they cost the next one.
         counts: What the limits count with; outlives them.
+        imapsieve: Scripts that run when a mailbox changes.
         warmup: Brings new mail near when somebody logs in.
     """
 
@@ -101,6 +105,7 @@ class Node:
     limits: Limits
     guesses: Guesses
     counts: Counts
+    imapsieve: ImapSieve
     warmup: Warmup
     _closing: contextlib.AsyncExitStack
     _shared: dict[object, Any] = field(default_factory=dict)
@@ -159,15 +164,12 @@ class Node:
             endings = Endings(queries, connections, auth)
             stack.push_async_callback(endings.close)
             changes.hear(ENDINGS, endings.heard, endings.missed)
-            changes.hear(
-                KEY_CHANNEL,
-                lambda payload: _forget_account(payload, sealers, bodies, connections, auth),
-                lambda: forget_all_bodies(sealers, bodies),
-            )
+            _hear_of_keys(changes, sealers, bodies, connections, auth)
             recipients = _recipients(config, store, changes)
+            imapsieve = _imapsieve(stack, store, changes)
             changes.start()
             blocks.start()
-            return cls(
+            node = cls(
                 config=config,
                 instance_id=instance_id,
                 connections=connections,
@@ -184,9 +186,12 @@ class Node:
                 limits=limits,
                 guesses=guesses,
                 counts=counts,
+                imapsieve=imapsieve,
                 warmup=warmup,
                 _closing=stack.pop_all(),
             )
+        imapsieve.begin(node)
+        return node
 
     def shared(self, make: Callable[[Node], _T]) -> _T:
         """What `make(node)` gave the first time: a protocol's state that all its listeners have in common."""
@@ -212,6 +217,25 @@ def _recipients(config: Config, store: Store, changes: Changes) -> Recipients:
     recipients = Recipients(store, config.auth.default_domain)
     changes.hear(SCRIPT_CHANNEL, lambda payload: recipients.forget(AccountId(int(payload, 16))), recipients.forget_all)
     return recipients
+
+
+def _imapsieve(stack: contextlib.AsyncExitStack, store: Store, changes: Changes) -> ImapSieve:
+    """Who is told as soon as a mailbox gets or loses a script."""
+    names = ScriptNames(store.events, changes.listening)
+    changes.hear(SCRIPT_NAMES, names.heard, names.missed)
+    stack.push_async_callback(names.close)
+    imapsieve = ImapSieve(names)
+    stack.push_async_callback(imapsieve.close)
+    return imapsieve
+
+
+def _hear_of_keys(changes: Changes, sealers: Sealers, bodies: Bodies, connections: Connections, auth: Auth) -> None:
+    """What is to be forgotten as soon as a key is destroyed."""
+    changes.hear(
+        KEY_CHANNEL,
+        lambda payload: _forget_account(payload, sealers, bodies, connections, auth),
+        lambda: forget_all_bodies(sealers, bodies),
+    )
 
 
 def forget_bodies(payload: str, sealers: Sealers, bodies: Bodies) -> None:

@@ -497,7 +497,8 @@ class Checker:
 
     def _is_namespace(self, namespace: str, place: tuple[int, int]) -> bool:
         """RFC 6609 §3.4.3 has the namespace `global`; `env` are the items of the environment."""
-        if (namespace == "global" and self.has("include")) or (namespace == "env" and self.has("environment")):
+        env = namespace.partition(".")[0] == "env"  # names of items have dots themselves
+        if (namespace == "global" and self.has("include")) or (env and self.has("environment")):
             return True
         self.warn(place, f'There is no namespace "{namespace}": the variable is always empty')
         return False

@@ -8,6 +8,7 @@ from sora.store.accounts import Accounts
 from sora.store.acl import Acl
 from sora.store.domains import Domains
 from sora.store.effects import FilterMemory
+from sora.store.events import Events
 from sora.store.leases import Leases
 from sora.store.mailboxes import Mailboxes
 from sora.store.messages import Messages
@@ -37,6 +38,7 @@ class Store:
         "acl",
         "db",
         "domains",
+        "events",
         "filter_memory",
         "leases",
         "mailboxes",
@@ -57,6 +59,7 @@ class Store:
         self.accounts = Accounts(db)
         self.acl = Acl(db)
         self.domains = Domains(db)
+        self.events = Events(db)
         self.filter_memory = FilterMemory(db)
         self.leases = Leases(db)
         self.mailboxes = Mailboxes(db)

@@ -6,6 +6,10 @@
     given link 2: bob                     whom that connection logs in as
     given quota admins: root              accounts that may SETQUOTA
     given server: /shared/comment=Hello   an annotation of the server
+    given no server: /shared/comment      no such annotation
+    given managesieve: sieve://a.example  clients are told of that server, and mailboxes have scripts (IMAPSIEVE)
+    given script alice work: keep;        her Sieve script of that name
+    given scripts have run                of what happened before; they wait for this line
     given nobody                          connections are not logged in
     given cleartext: no                   passwords need TLS
     given tls: offered                    there is a certificate; or `active`: connections begin with TLS
@@ -32,10 +36,11 @@ import pytest
 
 from sora.net.listener import Listener
 from sora.protocols.imap import connection_factory, progress
-from sora.services import passwords
+from sora.services import imapsieve, passwords
 from sora.services.auth import Identity
 from sora.services.delivery import AppendItem
 from sora.store import metadata
+from sora.store.scripts import Quota
 from tests.support import findings
 from tests.support.certificates import write_certificate
 from tests.support.transcripts import Link, SocketLink
@@ -45,6 +50,7 @@ if TYPE_CHECKING:
     from sora.services.node import Node
     from sora.types import AccountId
 
+QUOTA: Final = Quota(100, 1 << 20, 1 << 24)
 FIRST_DATE: Final = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 
 
@@ -129,6 +135,7 @@ class ImapWorld:
         self._patch = pytest.MonkeyPatch()
         self._messages = 0
         self._links: dict[int, str] = {}
+        self._held = 0
 
     async def given(self, text: str) -> None:
         """See the module's head."""
@@ -138,6 +145,21 @@ class ImapWorld:
         elif subject == "server":
             entry, _, value = rest.strip().partition("=")
             await self.node.store.metadata.set(metadata.SERVER, metadata.SERVER.account_id, {entry: value.encode()})
+            self.node.imapsieve.names.forget(metadata.SERVER.account_id)
+        elif subject.startswith("no server"):
+            await self.node.store.metadata.set(metadata.SERVER, metadata.SERVER.account_id, {rest.strip(): None})
+            self.node.imapsieve.names.forget(metadata.SERVER.account_id)
+        elif subject == "managesieve":
+            sieve = msgspec.structs.replace(self.node.config.sieve, url=rest.strip())
+            self.node.config = msgspec.structs.replace(self.node.config, sieve=sieve)
+            await self._hold_scripts()
+        elif subject.startswith("script "):
+            _, account, name = subject.split(" ", 2)
+            await self.node.store.scripts.put(self.accounts[account], name, rest.strip().encode(), QUOTA)
+        elif subject == "scripts have run":
+            self._let_scripts_run()
+            await self.node.imapsieve.settled()
+            await self._hold_scripts()
         elif subject.startswith("link "):
             self._links[int(subject[5:])] = rest.strip()
         elif subject == "cleartext":
@@ -169,6 +191,18 @@ class ImapWorld:
     def close(self) -> None:
         """Undo what is not the node's own."""
         self._patch.undo()
+        self._let_scripts_run()
+
+    async def _hold_scripts(self) -> None:
+        """Or the answer to a command would tell what its script did, or would not."""
+        while self._held < imapsieve.RUNS:
+            await self.node.imapsieve.turns.acquire()
+            self._held += 1
+
+    def _let_scripts_run(self) -> None:
+        while self._held:
+            self.node.imapsieve.turns.release()
+            self._held -= 1
 
     async def connect(self, number: int) -> Link:
         """A session, logged in unless the transcript says otherwise, behind its greeting."""

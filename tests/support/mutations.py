@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
-from sora.protocols.imap import catenate, login, mailboxes, progress
+from sora.protocols.imap import catenate, events, login, mailboxes, progress
 from sora.protocols.imap import quota as quota_module
 from sora.protocols.imap.commands import COMMANDS
 from sora.protocols.imap.session import Session
+from sora.services import imapruns
 from sora.wire import imap_fetch
 from sora.wire import imap_search as keys
 
@@ -96,6 +97,10 @@ def no_key(*kinds: type) -> Callable[[Any], Any]:
 def replacing(target: object, name: str, value: object) -> Mutation:
     """Something of a module or class is another."""
     return lambda patch: patch.setattr(target, name, value)
+
+
+async def _nothing(*_arguments: object) -> None:
+    """In the place of what changes something."""
 
 
 def _attribute(name: bytes) -> Mutation:
@@ -226,6 +231,16 @@ MUTATIONS: Final[dict[str, tuple[Mutation, ...]]] = {
     "RIGHTS=texk": (bare("LISTRIGHTS"), bare("MYRIGHTS")),
     "METADATA": (bare("GETMETADATA"), bare("SETMETADATA")),
     "LIST-METADATA": (without("LIST", metadata=None),),
+    "IMAPSIEVE": (
+        replacing(events, "arrived", _nothing),
+        replacing(events, "flagged", _nothing),
+        replacing(events, "seen", _nothing),
+        replacing(events, "alike", lambda _before, edit, changed: [(changed, edit.set)]),
+        replacing(imapruns.Doing, "_mark", _nothing),
+        replacing(imapruns.Doing, "_file", _nothing),
+        replacing(imapruns, "NOWHERE", "Same"),
+        bare("SETMETADATA"),
+    ),
     "CATENATE": (bare("APPEND"),),
     "URL-PARTIAL": (replacing(catenate, "_cut", lambda data, _partial: data),),
     "REPLACE": (bare("REPLACE"),),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from sora._native.seqset import UidSet
 from sora.errors import BadSyntax, InvalidName, LimitExceeded, NotFound, OverQuota, Refused, SoraError, TooBig
+from sora.protocols.imap import events
 from sora.protocols.imap.catenate import Urls
 from sora.protocols.imap.messagelimit import save_limit, too_many
 from sora.protocols.imap.places import Place, place_of
@@ -339,6 +340,7 @@ async def _store(s: Session, cmd: wire.Append | wire.Replace, appending: Appendi
         raise TryCreate from None
     if s.notifying is not None:
         s.notifying.wrote(mailbox.mailbox_id, result.modseq, result.uids)
+    await events.arrived(s, owner_id, mailbox.mailbox_id, "APPEND", result.uids)
     return result
 
 

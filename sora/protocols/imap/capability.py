@@ -52,6 +52,7 @@ def capabilities(
     append_limit: int,
     message_limit: int,
     save_limit: int,
+    sieve_url: str = "",
     compressed: bool = False,
 ) -> bytes:
     """The names for one state of a session, separated by spaces.
@@ -63,6 +64,7 @@ def capabilities(
         append_limit: Octets that a message may have (RFC 7889).
         message_limit: Messages that a command works on (RFC 9738).
         save_limit: Messages of one COPY or APPEND.
+        sieve_url: Of the ManageSieve server (RFC 6785); empty: there is none.
         compressed: The connection is compressed (RFC 4978); it cannot be twice.
     """
     if state is NOT_AUTHENTICATED:
@@ -70,7 +72,8 @@ def capabilities(
     else:
         compress = () if compressed else COMPRESS
         limits = (f"APPENDLIMIT={append_limit}", f"MESSAGELIMIT={message_limit}", f"SAVELIMIT={save_limit}")
-        names = [*REVISIONS, *AFTER_LOGIN, *SAVING, *SEARCHING, *limits, *OF_COMMANDS, *compress]
+        sieve = (f"IMAPSIEVE={sieve_url}",) if sieve_url else ()
+        names = [*REVISIONS, *AFTER_LOGIN, *SAVING, *SEARCHING, *limits, *sieve, *OF_COMMANDS, *compress]
     return " ".join(names).encode()
 
 

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct
 
 from sora._native.seqset import UidSet
+from sora._native.viewcols import Snapshot  # noqa: TC001 — msgspec reads the annotations at run time
 from sora.errors import Expunged, LimitExceeded, NoPermission
-from sora.protocols.imap import messagelimit
+from sora.protocols.imap import events, messagelimit
 from sora.protocols.imap.enable import CONDSTORE, switch_on
 from sora.protocols.imap.replies import NO, OK, ReadOnly, Reply
 from sora.protocols.imap.rights import ALL_FLAGS, allowed, allowed_names
 from sora.protocols.imap.selection import NO_UIDS, FlagEdit, uids_of
+from sora.store.flags import FlagChange  # noqa: TC001
 from sora.wire.imap_commands import StoreMode
 
 if TYPE_CHECKING:
@@ -29,10 +31,14 @@ class Stored(Struct, frozen=True):
     Attributes:
         left: Messages that were still there.
         failed: Those of them that had changed since the client looked.
+        before: The picture of the mailbox before.
+        change: What the database said.
     """
 
     left: int
     failed: UidSet
+    before: Snapshot
+    change: FlagChange
 
 
 async def store(s: Session, cmd: wire.Store) -> Reply | None:
@@ -56,6 +62,7 @@ async def store(s: Session, cmd: wire.Store) -> Reply | None:
     if not uids:
         return None
     done = await change_flags(s, uids, edit, tell=not cmd.silent, unchanged_since=cmd.unchanged_since)
+    await events.flagged(s, done.before, edit, done.change)
     by_uid = isinstance(cmd.messages, UidSet)
     gone = done.left < len(uids) and not by_uid
     if done.failed or gone:
@@ -97,6 +104,7 @@ async def change_flags(
     """
     selection = s.view
     view = selection.view
+    before = view.newest
     change = await s.node.store.messages.store_flags(
         view.account_id, view.mailbox_id, uids, edit.set, edit.clear, edit.replace, unchanged_since,
         viewer_id=view.viewer_id,
@@ -110,4 +118,4 @@ async def change_flags(
     selection.changed(change, edit, uids - failed if tell else NO_UIDS)
     s.publish(view.account_id, view.mailbox_id, change.modseq)
     applied = sum(int.from_bytes(applied).bit_count() for _, applied, _, _ in change.blocks)
-    return Stored(applied + len(failed), failed)
+    return Stored(applied + len(failed), failed, before, change)

@@ -19,7 +19,7 @@ from sora.errors import BadSyntax, BlobDown, Expunged
 from sora.mime import message as mime
 from sora.mime.envelope import encoding, strip_extensions
 from sora.mime.text import decode_transfer
-from sora.protocols.imap import messagelimit, objectids
+from sora.protocols.imap import events, messagelimit, objectids
 from sora.protocols.imap.bodies import BODY_COLUMNS, Ahead, chunks_of
 from sora.protocols.imap.enable import CONDSTORE, UIDONLY, switch_on
 from sora.protocols.imap.flagging import change_flags
@@ -164,6 +164,8 @@ async def fetch(s: Session, cmd: Fetch) -> Reply | None:
     answer = Answer(s.view, plan, marked, stamps, s.enabled)
     by_rows = not plan.parts or (plan.header_only and not marked)
     failed = await (_from_rows(s, uids, plan, answer) if by_rows else _with_bodies(s, uids, plan, answer))
+    if marked:
+        await events.seen(s, marked - UidSet.from_numbers(failed))
     if failed or answer.count < len(uids):
         chosen.tell(s)
     if failed:

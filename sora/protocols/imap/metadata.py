@@ -1,7 +1,8 @@
 """GETMETADATA and SETMETADATA (RFC 5464), and what LIST RETURN (METADATA ...) says (RFC 9590).
 
 On a mailbox it takes l and one of r, s, w, i and p to read or set annotations (§3.3); on shared ones of somebody else
-also w to set them. Annotations of the server are everybody's to read, and private ones everybody's own to set.
+also w to set them, and a where one names a script (RFC 6785). Annotations of the server are everybody's to read, and
+private ones everybody's own to set.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from sora.errors import NoPermission
 from sora.protocols.imap import places
 from sora.protocols.imap.replies import Coded, Reply
+from sora.store.events import ENTRY
 from sora.store.metadata import MAX_VALUE, SERVER, SERVER_MAILBOX, SHARED, Place, Wanted
 from sora.types import Rights
 from sora.wire import imap_metadata as wire
@@ -88,9 +90,13 @@ async def setmetadata(s: Session, cmd: wire.SetMetadata) -> None:
         found = await places.find(s, cmd.mailbox)
         if not found.mailbox.rights & (Rights.WRITE if shared else ANY):
             raise NoPermission
+        if ENTRY in cmd.values and not found.mailbox.rights & Rights.ADMINISTER:
+            raise NoPermission("A script acts for the owner: its name is for administrators of the mailbox to set")
         place = Place(found.place.owner_id, found.mailbox.mailbox_id)
     if not await s.node.store.metadata.set(place, s.account_id, cmd.values):
         raise Coded(b"METADATA TOOMANY", "Too many annotations")
+    if ENTRY in cmd.values:
+        s.node.imapsieve.names.forget(place.account_id)  # this session need not wait for the notice
     for heard_by in {s.account_id, place.account_id}:  # of a private entry who set it, of a shared one the owner
         s.did(heard_by, "metadata", found.place.name if cmd.mailbox else "")
 

@@ -194,6 +194,7 @@ class Session(Connection):
             append_limit=self.limits.message_size,
             message_limit=self.limits.imap_messages,
             save_limit=save_limit(self),
+            sieve_url=self.node.imapsieve.url,
             compressed=self.compressed,
         )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 from sora._native.seqset import UidSet
 from sora.crashpoints import crash_point
 from sora.errors import DatabaseDown, Expunged, NotFound, OutcomeUnknown
-from sora.protocols.imap import messagelimit
+from sora.protocols.imap import events, messagelimit
 from sora.protocols.imap.enable import CONDSTORE
 from sora.protocols.imap.places import find
 from sora.protocols.imap.progress import working
@@ -80,6 +80,7 @@ async def copy(s: Session, cmd: wire.Copy) -> Reply | None:
     if not done.source_uids:
         return None
     s.publish(target.place.owner_id, target.mailbox.mailbox_id, done.target_modseq, done.target_uids)
+    await events.arrived(s, target.place.owner_id, target.mailbox.mailbox_id, "COPY", done.target_uids)
     return Reply(code=_copyuid(done))
 
 
@@ -110,6 +111,7 @@ async def move(s: Session, cmd: wire.Move) -> Reply | None:
         selection.expunged(done.source_modseq, done.source_uids)
     s.publish(view.account_id, view.mailbox_id, done.source_modseq)
     s.publish(target.place.owner_id, target.mailbox.mailbox_id, done.target_modseq, done.target_uids)
+    await events.arrived(s, target.place.owner_id, target.mailbox.mailbox_id, "COPY", done.target_uids)
     return await _standing(s, chosen.reply, with_uid=isinstance(cmd.messages, UidSet))
 
 

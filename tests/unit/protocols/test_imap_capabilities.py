@@ -40,6 +40,7 @@ STATES = {
     "logged in under TLS": ("given tls: active", ""),
     "selected": ("", "a SELECT INBOX"),
     "compressed": ("", "a COMPRESS DEFLATE"),
+    "with ManageSieve": ("given managesieve: sieve://sieve.example.com", ""),
 }
 
 EVERY_NAME = """
@@ -49,14 +50,14 @@ EVERY_NAME = """
     SPECIAL-USE CREATE-SPECIAL-USE STATUS=SIZE METADATA QUOTA QUOTA=RES-STORAGE QUOTA=RES-MESSAGE QUOTA=RES-MAILBOX
     QUOTASET ACL RIGHTS=texk BINARY MULTIAPPEND CATENATE URL-PARTIAL REPLACE APPENDLIMIT OBJECTID SAVEDATE PREVIEW
     INPROGRESS NOTIFY COMPRESS=DEFLATE UTF8=ACCEPT UNAUTHENTICATE PARTIAL UIDONLY UIDBATCHES MESSAGELIMIT SAVELIMIT
-    MULTISEARCH SEARCH=FUZZY FILTERS I18NLEVEL=1 AUTH=PLAIN AUTH=LOGIN
+    MULTISEARCH SEARCH=FUZZY FILTERS I18NLEVEL=1 IMAPSIEVE AUTH=PLAIN AUTH=LOGIN
 """
 """What clients may rely on, by exactly these names; those with a number stand without it."""
 
 
 def bare_name(name: str) -> str:
-    """`APPENDLIMIT=1000` is APPENDLIMIT with a number."""
-    return re.sub(r"=\d{2,}$", "", name)
+    """`APPENDLIMIT=1000` is APPENDLIMIT with a number, `IMAPSIEVE=sieve://…` is IMAPSIEVE with a URL."""
+    return re.sub(r"=(\d{2,}|sieve://.*)$", "", name)
 
 
 @functools.cache

@@ -92,6 +92,12 @@ def test_environment_as_variables() -> None:
     assert did(script, items=ITEMS) == ["fileinto <MDA>"]
 
 
+def test_an_item_with_dots_as_a_variable() -> None:
+    script = 'require ["environment", "variables", "fileinto"]; fileinto "<${env.imap.cause}${env.imap.user}>";'
+    assert did(script, items={"imap.cause": "COPY"}) == ["fileinto <COPY>"]
+    assert compiled(script).warnings == ()
+
+
 def test_imapsieve_example() -> None:  # RFC 6785 §5
     script = """require ["imapsieve", "environment", "imap4flags", "fileinto"];
         if environment :is "imap.cause" "APPEND" { fileinto "ActionItem"; }"""

@@ -1,0 +1,214 @@
+"""`imap_events`: changes in mailboxes for which a script still has to run (RFC 6785), and the names of those scripts.
+
+An event is written before the command that made the change is answered, and removed when the script has run for all of
+its messages. Whoever runs it holds a claim, which ends by itself.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+from msgspec import Struct
+
+from sora._native.seqset import UidSet
+from sora.types import AccountId, ContentId, MailboxId, Uid
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from sora.store.db import Database
+
+ENTRY: Final = "/shared/imapsieve/script"
+"""The annotation whose value is the name of a script; of a mailbox, or of the server for all that have none."""
+CHANNEL: Final = "sora_script_names"
+"""Notified with the number of an account, in hex, when one of its mailboxes gets or loses a name; 0: the server."""
+
+Cause: TypeAlias = Literal["APPEND", "COPY", "FLAG"]
+
+
+class Event(Struct, frozen=True):
+    """What happened to messages of a mailbox.
+
+    Attributes:
+        event_id: 0: it is not written down.
+        account_id: Of the mailbox.
+        script: Name of the script.
+        everywhere: The server's entry named it, not the mailbox's.
+        changed_flags: Names of the flags, separated by spaces.
+        actor_id: Who gave the command.
+        login: The same as login name.
+        attempts: How often it was claimed after its first worker let go of it.
+    """
+
+    account_id: AccountId
+    mailbox_id: MailboxId
+    script: str
+    everywhere: bool
+    cause: Cause
+    uids: UidSet
+    actor_id: AccountId
+    login: str
+    changed_flags: str = ""
+    event_id: int = 0
+    attempts: int = 0
+
+    @property
+    def viewer_id(self) -> AccountId | None:
+        """Whose \\Seen counts, if not the owner's."""
+        return None if self.actor_id == self.account_id else self.actor_id
+
+
+class Owner(Struct, frozen=True):
+    """Whose script runs.
+
+    Attributes:
+        scripts: Another number after every change of the account's scripts.
+    """
+
+    address: str
+    scripts: int
+
+
+class Subject(Struct, frozen=True):
+    """A message that a script runs for.
+
+    Attributes:
+        flags: Flag numbers, as the actor sees them.
+    """
+
+    uid: Uid
+    size: int
+    internal_date: datetime
+    content_id: ContentId
+    content_hash: bytes
+    flags: tuple[int, ...]
+
+
+class Events:
+    """Rows of `imap_events`, and what scripts run for."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def add(self, event: Event, claim_s: float) -> int:
+        """Write an event down; its number.
+
+        Args:
+            claim_s: How long it is the caller's; 0: it is anybody's.
+        """
+        number: int = await self._db.fetchval(
+            _ADD,
+            event.account_id, event.mailbox_id, event.script, event.everywhere, event.cause,
+            *event.uids.bounds(), event.changed_flags, event.actor_id, event.login, claim_s,
+        )  # fmt: skip
+        return number
+
+    async def claim(self, limit: int, claim_s: float) -> list[Event]:
+        """Events that nobody works on, oldest first."""
+        return [_event(row) for row in await self._db.fetch(_CLAIM, limit, claim_s)]
+
+    async def release(self, event: Event, pause_s: float = 0.0) -> None:
+        """Let go of an event: after the pause it is anybody's."""
+        await self._db.fetchval(_KEEP, event.event_id, 0, pause_s, event.attempts)
+
+    async def keep(self, event: Event, done_to: int, claim_s: float) -> bool:
+        """The script has run for messages up to this UID; the claim begins anew. False: somebody else has it."""
+        return bool(await self._db.fetchval(_KEEP, event.event_id, done_to, claim_s, event.attempts))
+
+    async def finish(self, event: Event) -> None:
+        """The script has run for all of them."""
+        await self._db.execute("DELETE FROM imap_events WHERE event_id = $1", event.event_id)
+
+    async def subjects(
+        self, account_id: AccountId, mailbox_id: MailboxId, uids: UidSet, viewer_id: AccountId | None
+    ) -> list[Subject]:
+        """Messages that are still there, in the order of their UIDs; meant for few."""
+        rows = await self._db.fetch(_SUBJECTS, account_id, mailbox_id, list(uids), viewer_id)
+        return [
+            Subject(
+                Uid(row["uid"]), row["size"], row["internal_date"], ContentId(row["content_id"]), row["content_hash"],
+                tuple(sorted(row["flags"])),
+            )
+            for row in rows
+        ]  # fmt: skip
+
+    async def script_names(self, account_id: AccountId) -> dict[MailboxId, str]:
+        """Names of the scripts of an account's mailboxes; account 0: of the server, as mailbox 0."""
+        return _names(await self._db.fetch(f"{_NAMES} AND account_id = $1", account_id)).get(account_id, {})
+
+    async def all_script_names(self, limit: int) -> dict[AccountId, dict[MailboxId, str]] | None:
+        """The same of all accounts that have some; None: those are more than *limit* mailboxes."""
+        rows = await self._db.fetch(f"{_NAMES} LIMIT $1", limit + 1)
+        return None if len(rows) > limit else _names(rows)
+
+    async def owner(self, account_id: AccountId) -> Owner | None:
+        """Whose script runs; None: the account is gone."""
+        row = await self._db.fetchrow(_OWNER, account_id)
+        return None if row is None else Owner(**row)
+
+
+def _names(rows: Sequence[Mapping[str, Any]]) -> dict[AccountId, dict[MailboxId, str]]:
+    found: dict[AccountId, dict[MailboxId, str]] = {}
+    for row in rows:
+        name = row["value"].decode("utf-8", "replace")
+        found.setdefault(AccountId(row["account_id"]), {})[MailboxId(row["mailbox_id"])] = name
+    return found
+
+
+def _event(row: Mapping[str, Any]) -> Event:
+    ranges = zip(row["lows"], row["highs"], strict=True)
+    left = UidSet.from_ranges([(max(low, row["done_to"] + 1), high) for low, high in ranges if high > row["done_to"]])
+    return Event(
+        account_id=AccountId(row["account_id"]),
+        mailbox_id=MailboxId(row["mailbox_id"]),
+        script=row["script"],
+        everywhere=row["everywhere"],
+        cause=row["cause"],
+        uids=left,
+        actor_id=AccountId(row["actor_id"]),
+        login=row["login"],
+        changed_flags=row["changed_flags"],
+        event_id=row["event_id"],
+        attempts=row["attempts"],
+    )
+
+
+_ADD: Final = """
+    INSERT INTO imap_events (account_id, mailbox_id, script, everywhere, cause, lows, highs, changed_flags,
+      actor_id, login, claimed_until)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, clock() + make_interval(secs => $11)) RETURNING event_id
+"""
+_CLAIM: Final = """
+    UPDATE imap_events e SET attempts = e.attempts + 1, claimed_until = clock() + make_interval(secs => $2)
+    FROM (SELECT event_id FROM imap_events WHERE claimed_until <= clock() ORDER BY event_id LIMIT $1
+          FOR UPDATE SKIP LOCKED) d
+    WHERE e.event_id = d.event_id RETURNING e.*
+"""
+# attempts is another number after every claim, so that it says whose the event is
+_KEEP: Final = """
+    UPDATE imap_events SET done_to = greatest(done_to, $2), claimed_until = clock() + make_interval(secs => $3)
+    WHERE event_id = $1 AND attempts = $4 RETURNING true
+"""
+_NAMES: Final = f"SELECT account_id, mailbox_id, value FROM metadata WHERE entry = '{ENTRY}' AND viewer_id = 0"
+_OWNER: Final = """
+    SELECT address, script_version AS scripts FROM accounts WHERE account_id = $1 AND deleted_at IS NULL
+"""
+_SUBJECTS: Final = """
+    SELECT u.uid, m.size, m.internal_date, m.content_id, c.content_hash, ARRAY(
+      SELECT f.flag_no::int FROM message_flags f
+      WHERE f.account_id = $1 AND f.mailbox_id = $2 AND f.block_no = (u.uid >> 10)::int
+        AND ($4::bigint IS NULL OR f.flag_no <> 0) AND get_bit(f.bits, (u.uid & 1023)::int) = 1
+      UNION ALL
+      SELECT 0 FROM message_viewer_seen v
+      WHERE v.account_id = $1 AND v.mailbox_id = $2 AND v.viewer_id = $4 AND v.block_no = (u.uid >> 10)::int
+        AND get_bit(v.bits, (u.uid & 1023)::int) = 1) AS flags
+    FROM unnest($3::bigint[]) u (uid)
+    CROSS JOIN LATERAL (
+      SELECT * FROM messages i
+      WHERE i.account_id = $1 AND i.mailbox_id = $2 AND i.uid = u.uid AND i.expunged_at IS NULL OFFSET 0) m
+    CROSS JOIN LATERAL (
+      SELECT i.content_hash FROM message_contents i
+      WHERE i.account_id = $1 AND i.content_id = m.content_id OFFSET 0) c
+    ORDER BY u.uid
+"""

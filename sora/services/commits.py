@@ -73,14 +73,17 @@ class _Attempt(Struct, frozen=True):
     Attributes:
         patient: Wait for a mailbox that somebody else has locked.
         again: A lost answer may be followed by a second attempt.
+        apart: Somebody waits for what is locked, and tries again himself.
     """
 
     patient: bool = False
     again: bool = True
+    apart: bool = False
 
 
 _FIRST: Final = _Attempt()
 _PATIENT: Final = _Attempt(patient=True)
+_APART: Final = _Attempt(apart=True)
 
 
 class Commits:
@@ -195,7 +198,7 @@ class Commits:
         except (Refused, Busy, KeyUnavailable, asyncpg.PostgresError, asyncpg.DataError) as error:
             await self._after_refusal(units, error, attempt)
         else:
-            stored, there = self._without_locked(units, delivered)
+            stored, there = self._without_locked(units, delivered, attempt)
             if stored:
                 metrics.delivery_batch.observe(len(there))
                 self._finish(stored, there)
@@ -285,7 +288,9 @@ class Commits:
 
     # ------------------------------------------------------------------------------------------------ locked mailboxes
 
-    def _without_locked(self, units: list[Unit], delivered: list[Delivered]) -> tuple[list[Unit], list[Delivered]]:
+    def _without_locked(
+        self, units: list[Unit], delivered: list[Delivered], attempt: _Attempt
+    ) -> tuple[list[Unit], list[Delivered]]:
         """What was stored, units and rows; units whose mailbox somebody else holds step aside."""
         if not any(row.locked for row in delivered):
             return units, delivered
@@ -293,21 +298,27 @@ class Commits:
         for unit in units:
             rows = delivered[start : start + len(unit.letters)]
             start += len(rows)
-            locked = next((row.mailbox_id for row in rows if row.locked), None)
+            locked = next((row for row in rows if row.locked), None)
+            unit.locked = None if locked is None else (locked.account_id, locked.mailbox_id)
             if locked is None:
                 stored.append(unit)
                 there += rows
             elif unit.aside_since is None:
                 unit.aside_since = time.monotonic()
-                self._patience.add(locked, unit)
+                self._patience.add(locked.mailbox_id, unit)
+            elif attempt.apart:
+                pass  # see `_wait_apart`
             else:
                 self._refuse([unit], Busy(detail="the mailbox is locked, and too many others are"))
         return stored, there
 
     async def _wait_for_lock(self, units: list[Unit], attempt: _Attempt = _PATIENT) -> None:
         """Commit units of one mailbox; the first batch that waits in vain speaks for all that are there."""
-        waiting, busy = deque(units), None
+        wide = [unit for unit in units if unit.is_wide]
+        waiting, busy = deque(unit for unit in units if not unit.is_wide), None
         try:
+            for unit in wide:
+                await self._wait_apart(unit)
             while waiting:
                 batch = take(waiting)
                 busy = busy or self._overdue(batch)
@@ -321,6 +332,25 @@ class Commits:
         finally:
             for unit in units:
                 unit.answer(Unavailable(detail="delivery ended without an answer"))
+
+    async def _wait_apart(self, unit: Unit) -> None:
+        """Commit a unit for several mailboxes.
+
+        It waits for one of them at a time and holds none meanwhile: the others are as usable as if it were not there.
+        """
+        while unit.result is None:
+            if busy := self._overdue([unit]):
+                self._refuse([unit], busy)
+                return
+            if unit.locked is not None:
+                try:
+                    await self._messages.wait_for_lock(*unit.locked)
+                except Unavailable as error:
+                    self._refuse([unit], error)
+                    return
+            await self._save([unit], _APART)
+            if unit.locked is None:
+                return  # it has its answer
 
     async def _look_again(self, units: list[Unit]) -> None:
         """Their turn to wait has not come for a long time: commit them if the lock happens to be free by now."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from sora import log
 from sora.errors import SoraError, Unavailable
-from sora.store.deliveries import Share
+from sora.store.deliveries import HELD, Share
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sora.store.deliveries import Delivered
     from sora.store.effects import Effects
     from sora.store.replacing import Replaced
+    from sora.types import AccountId, MailboxId
 
 _log = log.get(__name__)
 
@@ -51,7 +52,7 @@ class Unit:
         effects: What a filter does besides; they happen if all letters are stored, and once.
     """
 
-    __slots__ = ("aside_since", "done", "effects", "letters", "path", "replaced", "result", "size")
+    __slots__ = ("aside_since", "done", "effects", "letters", "locked", "path", "replaced", "result", "size")
 
     def __init__(
         self,
@@ -69,11 +70,18 @@ class Unit:
         self.result: list[Delivered] | SoraError | None = None
         self.aside_since: float | None = None
         """When it left its batch to wait for a locked mailbox; who waits with it sees to its answer."""
+        self.locked: tuple[AccountId, MailboxId] | None = None
+        """The mailbox that it met locked last."""
 
     @property
     def boxes(self) -> frozenset[Box]:
         """Where it goes."""
         return frozenset((letter.row.account_id, letter.row.mailbox_id) for letter in self.letters)
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether it goes to several mailboxes."""
+        return len({box for box in self.boxes if box[1] != HELD}) > 1
 
     @property
     def share(self) -> Share:

@@ -92,6 +92,9 @@ DELIVER: Final = f"""
     ORDER BY d.ord
 """
 DELIVER_COPIED: Final = DELIVER.replace("$35)", "$35, p_body => $36)")
+LOCKS_FREE: Final = """
+    SELECT set_config('lock_timeout', '10s', true), lock_quotas(ARRAY[$1::bigint]), lock_mailboxes(ARRAY[$2::bigint])
+"""
 FIND_DELIVERIES: Final = """
     SELECT f.*, m.created_modseq AS modseq FROM find_deliveries($1, $2, $3) f
     LEFT JOIN messages m ON m.account_id = f.account_id AND m.mailbox_id = f.mailbox_id AND m.uid = f.uid

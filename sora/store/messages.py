@@ -20,6 +20,7 @@ from sora.store.deliveries import (
     FIND_APPENDS,
     FIND_DELIVERIES,
     HELD,
+    LOCKS_FREE,
     arguments_of,
     delivered_of,
     sorted_copies,
@@ -365,6 +366,14 @@ class Messages:
             if content_id is not None:
                 await add_parts(conn, batch[i].account_id, content_id, bodies[i])
         return rows
+
+    async def wait_for_lock(self, account_id: AccountId, mailbox_id: MailboxId) -> None:
+        """Until the lock of a mailbox and of its quota, as `deliver` takes them, is free; nothing is held afterwards.
+
+        Raises:
+            Busy: it takes too long.
+        """
+        await self._db.execute(LOCKS_FREE, account_id, mailbox_id)
 
     async def find_witnesses(self, batch: Sequence[NewMessage]) -> list[Delivered | None]:
         """Which messages of a lost `deliver` are stored: the answer is final.

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
+import sys
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
 
+from sora.crashpoints import POINTS
 from sora.errors import Busy, DatabaseDown, NotFound, OverQuota
 from sora.mime import digest as mime_digest
 from sora.services.lanes import Unit
@@ -671,3 +675,63 @@ def _counted(world: Filtered) -> list[str]:
 
     database.acquire, database.transaction = acquired, begun  # type: ignore[method-assign]
     return calls
+
+
+STEPS = ("lmtp.staged", "letters", "effects", "lmtp.committed")
+"""Where the process dies: at a crash point, or in the transaction behind what stores letters or applies effects."""
+
+
+class TestKilled:
+    """By SIGKILL, at each step of a delivery; the MTA then sends it again."""
+
+    @pytest.mark.timeout(60)
+    @pytest.mark.parametrize("step", STEPS)
+    async def test_nothing_or_all_of_it_and_once_in_the_end(self, dsn: str, tmp_path: Path, step: str) -> None:
+        async with open_node(dsn, tmp_path) as node:
+            world = Filtered(node, dsn)
+            alice = await world.account("alice")
+            assert await deliver_in_a_process(dsn, tmp_path, step) == -signal.SIGKILL
+            tables = ("messages", "outbound_queue", *MEMORY)
+            counts = [await world.value(f"SELECT count(*) FROM {table}") for table in tables]
+            assert counts == ([1, 2, 1, 1] if step == "lmtp.committed" else [0, 0, 0, 0])
+            assert await deliver_in_a_process(dsn, tmp_path, "") == 0
+            assert [await world.value(f"SELECT count(*) FROM {table}") for table in tables] == [1, 2, 1, 1]
+            assert await node.store.db.fetch(CHECK, alice, await world.inbox(alice)) == []
+
+
+async def deliver_in_a_process(dsn: str, folder: Path, step: str) -> int | None:
+    """Exit status of a process that delivers one and the same message, and dies at a step."""
+    point = step if step in POINTS else ""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _PROCESS, dsn, str(folder), step, env=os.environ | {"SORA_CRASH_AT": point}
+    )
+    return await process.wait()
+
+
+_PROCESS = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from sora.store import messages
+from tests.store.test_filtered_delivery import Filtered
+from tests.support.node import open_node
+
+dsn, folder, step = sys.argv[1:]
+apply = messages.apply
+
+async def killed(*args):
+    if step == "letters":
+        os.kill(os.getpid(), signal.SIGKILL)
+    result = await apply(*args)
+    if step == "effects":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+
+messages.apply = killed
+
+async def main():
+    async with open_node(dsn, Path(folder)) as node:
+        alice = await node.store.db.fetchval("SELECT account_id FROM accounts")
+        await Filtered(node, dsn).filter(alice, None, to=["a@y"], answer="s@x", track=["<1>"])
+
+asyncio.run(main())
+"""

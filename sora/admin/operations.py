@@ -15,6 +15,7 @@ from sora.admin import (
     keys,
     mailboxes,
     metadata,
+    queue,
     sieve,
     storage,
     system,
@@ -186,6 +187,10 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation("keys.shred", "POST /v1/accounts/{address}/shred", keys.shred, errors=(NotFound, NoPermission)),
     Operation("auth.blocked", "GET /v1/auth/blocks", auth.blocked),
     Operation("auth.unblock", "DELETE /v1/auth/blocks/{who}", auth.unblock, errors=(NotFound, InvalidName)),
+    Operation("queue.list", "GET /v1/queue", queue.list_queue),
+    Operation("queue.show", "GET /v1/queue/{queue_id}", queue.show, errors=GONE),
+    Operation("queue.retry", "POST /v1/queue/retry", queue.retry, positional=("queue_id",)),
+    Operation("queue.delete", "DELETE /v1/queue/{queue_id}", queue.delete, errors=GONE),
     Operation("uploads.status", "GET /v1/uploads", uploads.status),
     Operation("uploads.retry", "POST /v1/uploads/retry", uploads.retry),
     Operation(

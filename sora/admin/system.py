@@ -29,11 +29,12 @@ class Health(Struct, frozen=True):
     object_store: str
     staging: str
     uploads: str
+    outbound: str
 
     @property
     def well(self) -> bool:
         """True if all are ok."""
-        return self.postgresql == self.object_store == self.staging == self.uploads == "ok"
+        return self.postgresql == self.object_store == self.staging == self.uploads == self.outbound == "ok"
 
 
 class Migration(Struct, frozen=True):
@@ -69,13 +70,14 @@ class Checked(Struct, frozen=True):
 
 async def health(ctx: AdminContext) -> Health:
     """Ask every dependency whether it works."""
-    postgresql, object_store, staging, uploads = await asyncio.gather(
+    postgresql, object_store, staging, uploads, outbound = await asyncio.gather(
         _verdict(ctx.store.db.ping()),
         _verdict(_probe(ctx)),
         _verdict(asyncio.to_thread(_write_probe, ctx.config.uploader.staging_path)),
         _verdict(_nobody_is_stranded(ctx)),
+        _verdict(_mail_can_leave(ctx)),
     )
-    return Health(postgresql, object_store, staging, uploads)
+    return Health(postgresql, object_store, staging, uploads, outbound)
 
 
 async def migrate_up(ctx: AdminContext) -> Migrated:
@@ -145,6 +147,16 @@ async def _nobody_is_stranded(ctx: AdminContext) -> None:
     if found := await list_stranded(ctx.store.db):
         nodes = (f"{node.uploads} on {node.host or 'an unknown host'} ({node.instance_id})" for node in found)
         raise Refused(f"bodies whose only copy is on a silent node: {', '.join(nodes)}")
+
+
+async def _mail_can_leave(ctx: AdminContext) -> None:
+    """No mail waits for a smarthost that there is not.
+
+    Raises:
+        Refused: Some does.
+    """
+    if not ctx.config.outbound.host and (pending := (await ctx.store.outbound.backlog()).pending):
+        raise Refused(f"{pending} mails wait, and outbound.host is not set")
 
 
 def _write_probe(path: str) -> None:

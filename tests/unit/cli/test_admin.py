@@ -338,7 +338,10 @@ def test_mailboxes_and_messages(sora_admin: Callable[..., tuple[int, Any]]) -> N
 
 def test_the_installation(sora_admin: Callable[..., tuple[int, Any]]) -> None:
     sora_admin("accounts", "create", "ann@example.com")
-    assert sora_admin("health") == (0, {"postgresql": "ok", "object_store": "ok", "staging": "ok", "uploads": "ok"})
+    assert sora_admin("health") == (
+        0,
+        {"postgresql": "ok", "object_store": "ok", "staging": "ok", "uploads": "ok", "outbound": "ok"},
+    )
     code, stats = sora_admin("stats")
     assert (code, stats["accounts"], stats["mailboxes"], stats["messages"]) == (0, 1, 6, 0)
     assert sora_admin("uploads", "status")[1] == {

@@ -1,7 +1,7 @@
 """A process that does nothing but send the mail of the queue, as the janitor does: to be killed, and to have two of.
 
-`python -m tests.support.sender DSN DIRECTORY PORT CLAIM` sends to a sink on loopback until SIGTERM. Crash points are
-those of the product (`SORA_CRASH_AT`).
+`python -m tests.support.sender DSN DIRECTORY PORT CLAIM [CONNECTIONS]` sends to a sink on loopback until SIGTERM. Crash
+points are those of the product (`SORA_CRASH_AT`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora import config
+from sora.services.changes import Changes
 from sora.services.node import assemble_bodies
 from sora.services.outbound import Sending
 from sora.services.smarthost import Smarthost
@@ -21,7 +22,7 @@ from sora.store.account_keys import NoKeys
 from sora.store.blobs import DirectoryStore
 from sora.store.bodies import open_staging
 from sora.store.db import Database
-from sora.store.outbound import Outbound
+from sora.store.outbound import CHANNEL, Outbound
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -77,11 +78,15 @@ async def open_sending(
         )
 
 
-async def _main(dsn: str, directory: str, port: str, claim: str) -> None:
+async def _main(dsn: str, directory: str, port: str, claim: str, connections: str = "4") -> None:
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
-    async with open_sending(dsn, Path(directory), int(port), claim) as sending:
+    async with open_sending(dsn, Path(directory), int(port), claim, connections=int(connections)) as sending:
+        changes = Changes(dsn)
+        changes.hear(CHANNEL, sending.wake, sending.wake)
+        changes.start(mailboxes=False)
         await sending.run(stopping)
+        await changes.close()
 
 
 if __name__ == "__main__":

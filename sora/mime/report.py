@@ -70,8 +70,8 @@ def write_report(report: Report, mail: bytes, *, whole: bool) -> bytes:
     returned = _whole(mail) if whole else _header(mail)
     boundary = f"{report.unique}/report"
     parts = (_header_fields(report, boundary, wide=not mail.isascii() and whole), _explained(report), _status(report))
-    line = f"--{boundary}\r\n".encode()
-    return line.join((*parts, returned)) + f"--{boundary}--\r\n".encode()
+    # the line end before a boundary belongs to that, not to the part (RFC 2046 §5.1.1)
+    return f"\r\n--{boundary}\r\n".encode().join((*parts, returned)) + f"\r\n--{boundary}--\r\n".encode()
 
 
 def _header_fields(report: Report, boundary: str, *, wide: bool) -> bytes:
@@ -86,7 +86,6 @@ def _header_fields(report: Report, boundary: str, *, wide: bool) -> bytes:
         "Content-Type: multipart/report; report-type=delivery-status;",
         f'\tboundary="{boundary}"',
         *(["Content-Transfer-Encoding: 8bit"] if wide else []),
-        "",
         "",
     ]
     return "\r\n".join(fields).encode()
@@ -119,7 +118,6 @@ def _status(report: Report) -> bytes:
         *([f"Remote-MTA: dns; {_ascii(report.remote)}"] if report.remote else []),
         f"Diagnostic-Code: {'smtp' if report.remote else 'X-Sora'}; {_ascii(_plain(report.diagnostic))}",
         f"Last-Attempt-Date: {format_datetime(report.reported_at)}",
-        "",
         "",
     ]
     return b"Content-Type: message/delivery-status\r\n\r\n" + "\r\n".join(fields).encode()

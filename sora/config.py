@@ -346,6 +346,7 @@ def _check(config: Config) -> None:
     _check_cleanup(config)
     _check_uploader(config.uploader)
     _check_outbound(config.outbound)
+    _check_sieve(config.sieve)
     if config.servers.peers is not None:
         _check_peers(config.servers.peers)
     if config.local_cache.capacity and not config.local_cache.path:
@@ -405,6 +406,22 @@ def _check_outbound(table: OutboundTable) -> None:
 
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
+
+
+_WORD_AND_NUMBER = re.compile(r"[^=]+=(?:10|[0-9])")
+
+
+def _check_sieve(table: SieveTable) -> None:
+    for name in ("spam", "virus"):
+        try:
+            re.compile(getattr(table, f"{name}_pattern"))
+        except re.error as error:
+            raise ConfigError(f"sieve.{name}_pattern: {error}") from error
+        for text in getattr(table, f"{name}_texts"):
+            if not _WORD_AND_NUMBER.fullmatch(text):
+                raise ConfigError(f"sieve.{name}_texts: {text!r} is not word=number")
+    if table.vacation_min_period > table.vacation_max_period:
+        raise ConfigError("sieve.vacation_min_period: it is longer than sieve.vacation_max_period")
 
 
 def _check_peers(table: PeersTable) -> None:

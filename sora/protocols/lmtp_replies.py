@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 from sora import errors
 from sora.errors import BadSyntax, LimitExceeded, SoraError
+from sora.services.carrying import Rejected
 from sora.services.delivery import MailLoop
-from sora.services.filtering import Rejected
 from sora.wire import lmtp
 from sora.wire.lmtp import Reply
 from sora.wire.xclient import BadAttribute
@@ -103,4 +103,4 @@ INTERNAL_ERROR: Final = Reply(451, "4.3.0", ("Internal error, try again later",)
 def reply_to(error: SoraError) -> Reply:
     """The reply for an error: the row of its class, or of its nearest ancestor."""
     code, status = next(ERRORS[ancestor] for ancestor in type(error).__mro__ if ancestor in ERRORS)
-    return Reply(code, status, (error.text,))
+    return Reply(code, status, tuple(error.text.splitlines()) or ("",))

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from sora import config as configuration
 from sora.net.tls import server_context
+from sora.services import site_scripts
 from sora.services.smarthost import tls_context
 from sora.store.keyring import open_keyring
 
@@ -95,7 +96,7 @@ def check_files(config: Config) -> None:
     """Load what the new generation will load, so that a bad certificate stops the reload and nothing else.
 
     Raises:
-        ConfigError: A certificate, key or keyring that cannot be used.
+        ConfigError: A certificate, key, keyring or script that cannot be used.
     """
     for _, server in tuple(config.servers.items()):
         if server.tls_cert:
@@ -103,3 +104,4 @@ def check_files(config: Config) -> None:
     if config.outbound.host and config.outbound.tls != "none":
         tls_context(config.outbound)
     open_keyring(config)
+    site_scripts.load(config.sieve)

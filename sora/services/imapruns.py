@@ -16,8 +16,8 @@ from sora import log, metrics
 from sora._native.seqset import UidSet
 from sora.crashpoints import crash_point
 from sora.errors import NotFound, Refused
+from sora.services.carrying import REDIRECTED_FROM, find_mailbox, flag_numbers, params_of
 from sora.services.delivery import Filed
-from sora.services.filtering import REDIRECTED_FROM, find_mailbox, flag_numbers, params_of
 from sora.services.runs import limits_of, run
 from sora.sieve.actions import FileInto, Keep, Redirect, Send
 from sora.sieve.interpreter import Environment, Step
@@ -178,7 +178,7 @@ class Doing:
                 letter=place,
                 header=f"{REDIRECTED_FROM}: {owner}\r\n".encode(),
                 smtputf8=not (owner + action.address).isascii() or not action.mail.head.isascii(),
-                params=params_of(action),
+                params=params_of(action, datetime.now().astimezone()),
             )
         )
 

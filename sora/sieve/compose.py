@@ -43,11 +43,14 @@ def address_field(name: str, value: str) -> bytes:
 
 def text_message(fields: Sequence[tuple[str, str]], body: str) -> bytes:
     """A message with a plain text."""
+    return b"".join(field(name, value) for name, value in fields) + b"MIME-Version: 1.0\r\n" + text_entity(body)
+
+
+def text_entity(body: str) -> bytes:
+    """A plain text with its MIME header."""
     lines = _LINE_END.sub("\r\n", body)
     plain = lines.isascii() and all(len(line) <= 998 for line in lines.split("\r\n"))
     head = [
-        *(field(name, value) for name, value in fields),
-        b"MIME-Version: 1.0\r\n",
         b"Content-Type: text/plain; charset=utf-8\r\n",
         b"Content-Transfer-Encoding: %s\r\n\r\n" % (b"7bit" if plain else b"quoted-printable"),
     ]

@@ -24,7 +24,8 @@ class ScoreHeader(Struct, frozen=True):
 
     Attributes:
         name: Of the field.
-        pattern: Regular expression; its first group is the score. Empty: the first number of the value.
+        pattern: Regular expression; its first group is the score. Empty: the first number of the value, or with `texts`
+            all of it.
         maximum: The score that means the worst, or larger; for scores that are numbers.
         texts: Result for a score that is a word, in lower case; used instead of `maximum`.
     """
@@ -43,6 +44,8 @@ def score(header: ScoreHeader | None, state: Run, worst: int) -> int:
     values = state.mail.header(header.name) if header is not None else []
     if header is None or not values:
         return 0
+    if header.texts and not header.pattern:
+        return min(header.texts.get(values[0].strip().lower(), 0), worst)
     found = re.search(header.pattern, values[0]) if header.pattern else _NUMBER.search(values[0])
     if found is None:
         return 0

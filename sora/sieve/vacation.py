@@ -73,16 +73,24 @@ def _vacation(check: Checker, bound: Bound) -> Callable[[Run], Steps]:
         data = _answer(state, to, own, subject, state.text(reason), mime=mime)
         handle = state.text(tags[":handle"]) if ":handle" in tags else _handle(subject, own, state.text(reason), mime)
         filed = copy(state, data)
-        state.act(Send("vacation", "", (to,), data, handle, seconds, filed), cancels_keep=False)
+        period = _usual_period(state) if seconds is None else seconds
+        state.act(Send("vacation", "", (to,), data, handle, period, filed), cancels_keep=False)
 
     return run
 
 
-def _period(bound: Bound) -> int:
-    """Seconds in which nobody is answered twice."""
+def _period(bound: Bound) -> int | None:
+    """Seconds in which nobody is answered twice; None: the script does not say."""
     if ":seconds" in bound.tags:
         return min(int(bound.tags[":seconds"]), MAX_DAYS * DAY_S)
-    return min(max(int(bound.tags.get(":days", DEFAULT_DAYS)), 1), MAX_DAYS) * DAY_S
+    if ":days" in bound.tags:
+        return min(max(int(bound.tags[":days"]), 1), MAX_DAYS) * DAY_S
+    return None
+
+
+def _usual_period(state: Run) -> int:
+    """What the site wants where a script does not say."""
+    return int(getattr(state.environment.settings, "vacation_seconds", DEFAULT_DAYS * DAY_S))
 
 
 def refusal(state: Run, addresses: list[str]) -> Steps:

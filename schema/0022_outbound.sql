@@ -56,9 +56,12 @@ CREATE TRIGGER outbound_deleted AFTER DELETE ON outbound_queue REFERENCING OLD T
 -- for the disk: a claim that a power cut undoes is made again.
 --
 -- p_hourly: what an account may send in an hour by its scripts, 0: any number. Mail over that waits for the next hour;
--- mail counts once, however often it is tried. p_before: only what was queued before then, for whoever cannot send.
+-- mail counts once, however often it is tried.
+--
+-- p_before: instead, what was queued before then, due or not, to be given up. Only the first in the queue are looked at:
+-- they are the oldest.
 CREATE FUNCTION claim_outbound(p_claim text, p_limit int, p_lease interval, p_hourly int,
-  p_before timestamptz DEFAULT 'infinity')
+  p_before timestamptz DEFAULT NULL)
 RETURNS TABLE (queue_id bigint, account_id bigint, kind text, sender text, recipient text, content_id bigint, body bytea,
   body_hash bytea, header bytea, size bigint, smtputf8 boolean, params jsonb, created_at timestamptz, attempts int,
   content_hash bytea, now_at timestamptz)
@@ -69,10 +72,18 @@ DECLARE
   v_over bigint[];
 BEGIN
   PERFORM set_config('synchronous_commit', 'off', true);
-  v_due := ARRAY(
-    SELECT q.queue_id FROM outbound_queue q WHERE q.next_try <= clock() AND q.created_at < p_before
-    ORDER BY q.next_try LIMIT p_limit FOR UPDATE SKIP LOCKED);
-  IF p_hourly > 0 AND v_due <> '{}' THEN
+  IF p_before IS NULL THEN
+    v_due := ARRAY(
+      SELECT q.queue_id FROM outbound_queue q WHERE q.next_try <= clock()
+      ORDER BY q.next_try LIMIT p_limit FOR UPDATE SKIP LOCKED);
+  ELSE
+    v_due := ARRAY(
+      SELECT q.queue_id FROM outbound_queue q
+      WHERE q.queue_id = ANY (ARRAY(SELECT o.queue_id FROM outbound_queue o ORDER BY o.queue_id LIMIT p_limit))
+        AND q.created_at < p_before AND (q.claimed_by IS NULL OR q.next_try <= clock())
+      FOR UPDATE SKIP LOCKED);
+  END IF;
+  IF p_before IS NULL AND p_hourly > 0 AND v_due <> '{}' THEN
     v_over := outbound_over_limit(v_due, p_hourly);
     -- somewhere in the first minutes of the hour: not everybody's mail at once
     UPDATE outbound_queue q SET next_try = date_trunc('hour', clock()) + interval '1 hour' + random() * interval '5 min',

@@ -1191,6 +1191,18 @@ next_try = now() + interval '5 min', claimed_by = 'bench', counted = true WHERE 
 outbound_queue WHERE next_try <= now() ORDER BY next_try LIMIT 50 FOR UPDATE SKIP LOCKED) RETURNING *) SELECT count(*)
 FROM u LEFT JOIN message_contents USING (account_id, content_id)
 
+-- ── claim_outbound of 64 that are too old
+-- untimed
+INSERT INTO outbound_queue (account_id, kind, sender, recipient, body, body_hash, size, created_at, next_try) SELECT {acc},
+'redirect', 'a@example.org', 'b@example.org', 'x', 'x', 1, now() - interval '9 d', now() + interval '1 d' FROM
+generate_series(1, 200)
+-- ours
+SELECT count(*) FROM claim_outbound('bench', 64, '5 min', 0, now() - interval '5 d')
+-- plain
+WITH u AS (UPDATE outbound_queue SET next_try = now() + interval '5 min', claimed_by = 'bench' WHERE queue_id IN (SELECT
+queue_id FROM outbound_queue WHERE created_at < now() - interval '5 d' ORDER BY queue_id LIMIT 64 FOR UPDATE SKIP LOCKED)
+RETURNING *) SELECT count(*) FROM u LEFT JOIN message_contents USING (account_id, content_id)
+
 -- ── outbound_deleted of a redirect
 -- untimed
 INSERT INTO outbound_queue (account_id, kind, sender, recipient, content_id, size) VALUES ({acc}, 'redirect',

@@ -105,7 +105,8 @@ async def _main(process: Process) -> None:
         if cache is not None:
             stack.callback(cache.close)
             files.append(cache)
-        sending = _assemble_sending(child, stack, changes, store, node, (staging, cache, blobs))
+        hello = await asyncio.to_thread(own_hello, child.config.outbound)  # may ask the DNS
+        sending = _assemble_sending(child, stack, changes, store, node, (staging, cache, blobs), hello)
         changes.start(mailboxes=False)
         shredding = Shredding(Shreddings(database), blobs, files, node.instance_id)
         tasks = (
@@ -129,13 +130,13 @@ def _assemble_sending(
     store: Store,
     node: Registration,
     places: tuple[Staging, Cache | None, BlobStore],
+    hello: str,
 ) -> Sending:
     """The queue of mail that leaves; keys that are destroyed meanwhile are forgotten."""
     config, (staging, cache, blobs) = child.config, places
     sealers = open_sealers(open_keyring(config), store.db)
     bodies = assemble_bodies(config, stack, cache, staging, blobs, sealers, store.db, node.instance_id)
     stack.push_async_callback(bodies.close)
-    hello = own_hello(config.outbound)
     sending = Sending(
         store.outbound,
         bodies,

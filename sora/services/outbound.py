@@ -58,7 +58,10 @@ BODY_PAUSE_S: Final = 60.0
 RETURNED_WHOLE: Final = 64 * 1024
 """Larger mail is returned without its body, even if RET=FULL asks for it (RFC 3461 §4.3 allows that)."""
 EXPIRY_S: Final = 60.0
-"""How often mail that is too old is looked for while the smarthost is down."""
+"""How often mail that is too old is looked for."""
+LAST_TRY_S: Final = 3600.0
+LARGE: Final = 4_000_000
+"""Mail from this size on is sent one at a time: there are several copies of its octets in memory while it is sent."""
 
 
 class Sending:
@@ -137,8 +140,9 @@ class Sending:
                 _log.info("claims of a process that died were ended", extra={"mails": recovered})
             self._recovered = True
         if self._smarthost is None or not await self._reachable(self._smarthost):
-            await self._expire(name)
+            await self._expire(name, 0.0)
             return min(POLL_S, self._wait_s() or POLL_S)
+        await self._expire(name, LAST_TRY_S)
         await self._smarthost.tidy()
         while len(self._busy) < self._table.connections:
             mail = await self._next(name)
@@ -213,15 +217,22 @@ class Sending:
             with contextlib.suppress(Unavailable):
                 await self._queue.failed(mail, "internal error", self._table.retry_longest)
 
-    async def _expire(self, name: str) -> None:
-        """Mail that is too old goes back, whether the smarthost is there or not."""
+    async def _expire(self, name: str, more_s: float) -> None:
+        """Mail that is too old goes back: what could not be tried, and what was always over its account's limit.
+
+        Args:
+            more_s: So much longer mail has, because what is due is tried once more.
+        """
         now = asyncio.get_running_loop().time()
         if now < self._expiry_mono:
             return
-        before = datetime.now(UTC) - timedelta(seconds=self._table.give_up)
+        before = datetime.now(UTC) - timedelta(seconds=self._table.give_up + more_s)
         claimed = await self._claim(name, before)
         self._expiry_mono = now + (0.0 if claimed else EXPIRY_S)
-        why = "no smarthost is configured" if self._smarthost is None else "the smarthost is down"
+        if self._smarthost is None:
+            why = "no smarthost is configured"
+        else:
+            why = "the smarthost is down" if self._smarthost.breaker.open else "its account sends more than it may"
         for mail in claimed:
             await self._mailer.give_up(mail, Outcome("refused", "4.4.7", f"Too old: {why}", remote=False))
 
@@ -257,6 +268,7 @@ class _Mailer:
         self._smarthost = smarthost
         self._table = table
         self._hello = hello
+        self._large = asyncio.Lock()
 
     async def process(self, mail: Claimed) -> None:
         """Try to send it, and note what came of it.
@@ -265,6 +277,13 @@ class _Mailer:
             SmarthostDown: It was not tried.
             Unavailable: What came of it could not be noted.
         """
+        if mail.ref is not None and mail.ref.size >= LARGE:
+            async with self._large:
+                await self._process(mail)
+        else:
+            await self._process(mail)
+
+    async def _process(self, mail: Claimed) -> None:
         assert self._smarthost is not None
         try:
             octets = await self._octets(mail)

@@ -206,7 +206,7 @@ class Smarthost:
             await client.connect()
             if table.tls == "starttls":
                 await client.starttls()
-            await client._ehlo_or_helo_if_needed()
+            await _greet(client)
             if table.user:
                 await client.login(table.user, table.password)
         except (*_BROKEN, ValueError) as error:  # ValueError: of STARTTLS, what ssl says of a name
@@ -222,6 +222,15 @@ class Smarthost:
             _log.info("smarthost is back", extra={"host": table.host, "port": self._port})
         self.breaker.worked()
         return _Line(client, table.timeout)
+
+
+async def _greet(client: aiosmtplib.SMTP) -> None:
+    """EHLO, unless that is done; HELO for a server that does not know it."""
+    if client.is_ehlo_or_helo_needed:
+        try:
+            await client.ehlo()
+        except aiosmtplib.SMTPHeloError:
+            await client.helo()
 
 
 class _Line:

@@ -199,10 +199,10 @@ class Outbound:
         Args:
             claim: Whose it is then.
             hourly: Mail that an account may send in an hour by its scripts; 0: any number.
-            before: Only what was queued before.
+            before: Instead of what is due, what was queued before.
         """
         rows = await self._db.fetch(
-            "SELECT * FROM claim_outbound($1, $2, $3, $4, coalesce($5::timestamptz, 'infinity'))",
+            "SELECT * FROM claim_outbound($1, $2, $3, $4, $5)",
             claim,
             limit,
             timedelta(seconds=lease_s),

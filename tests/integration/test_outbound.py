@@ -260,6 +260,30 @@ async def test_no_smarthost_no_loss(store: Store, dsn: str, tmp_path: Path, sink
     assert sink.recipients() == ["a@example.org", "new@example.org"]
 
 
+async def test_mail_over_the_limit_is_not_kept_for_ever(
+    store: Store, dsn: str, tmp_path: Path, sink: Sink, ann: AccountId
+) -> None:
+    await queue(store, ann, mail("over@example.org"), mail("y@example.org", kind="dsn"))
+    await store.db.execute("UPDATE outbound_queue SET created_at = clock() - interval '6 days', counted = false")
+    await store.db.execute("INSERT INTO outbound_usage VALUES ($1, date_trunc('hour', clock()), 3)", ann)
+    await store.db.execute(
+        "UPDATE outbound_queue SET next_try = clock() + interval '1 hour' WHERE recipient = 'over@example.org'"
+    )
+    async with sending(store, dsn, tmp_path, sink.port, hourly_limit=3):
+        await until(lambda: is_empty(store))
+    assert sink.recipients() == ["a@example.org"], "a report; nothing is sent after its time"
+    assert b"its account sends more than it may" in sink.mails()[0]["data"]
+
+
+async def test_large_mail_leaves_too(store: Store, dsn: str, tmp_path: Path, sink: Sink, ann: AccountId) -> None:
+    data = b"Subject: large\r\n\r\n" + (b"x" * 70 + b"\r\n") * 70_000
+    await queue(store, ann, mail("1@example.org", data=data), mail("2@example.org", data=data), mail("3@example.org"))
+    async with sending(store, dsn, tmp_path, sink.port):
+        await until(lambda: is_empty(store))
+    assert sink.recipients() == ["1@example.org", "2@example.org", "3@example.org"]
+    assert all(mail["data"] in (data, MAIL) for mail in sink.mails())
+
+
 async def _kinds(store: Store, kinds: list[str]) -> bool:
     return [mail.kind for mail in await store.outbound.list_mail()] == kinds
 

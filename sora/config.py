@@ -408,10 +408,14 @@ def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
+_SIEVE_URL: Final = re.compile(r"sieve://[A-Za-z0-9.-]+(:[0-9]{1,5})?")
+"""`sieveurl-server` of RFC 5804 §3 as a name of a capability can have it: a bracket would end the response code."""
 _WORD_AND_NUMBER = re.compile(r"[^=]+=(?:10|[0-9])")
 
 
 def _check_sieve(table: SieveTable) -> None:
+    if table.url and not _SIEVE_URL.fullmatch(table.url):
+        raise ConfigError("sieve.url: it has the form sieve://host or sieve://host:port")
     for name in ("spam", "virus"):
         try:
             re.compile(getattr(table, f"{name}_pattern"))

@@ -284,7 +284,8 @@ def url_of(config: Config, host: str) -> str:
     table = config.servers.managesieve
     if table is None or not table.enabled or not (table.listen or table.tls_listen):
         return ""
-    address, port = split_address((table.listen or table.tls_listen)[0])
+    first = (table.listen or table.tls_listen)[0]
+    address, port = split_address(first)
     # An IPv6 address has brackets in a URL, and a bracket would end the response code CAPABILITY.
-    name = host if is_wildcard((f"{address}:{port}",)) or ":" in address else address
+    name = host if is_wildcard((first,)) or ":" in address else address
     return f"sieve://{name}" if port == MANAGESIEVE_PORT else f"sieve://{name}:{port}"

@@ -118,6 +118,8 @@ def peers(**table: Any) -> dict[str, Any]:
     ("tables", "message"),
     [
         ({"uploader": {"staging_path": "s", "adopt_after": "60s"}}, "uploader.adopt_after: at least 120s, or 0"),
+        ({"sieve": {"url": "http://mail.example.com"}}, "sieve.url: it has the form sieve://host or sieve://host:port"),
+        ({"sieve": {"url": "sieve://[::1]"}}, "sieve.url: it has the form sieve://host or sieve://host:port"),
         (
             {"uploader": {"staging_path": "s", "quarantine_retention": "1h"}},
             "uploader.quarantine_retention: at least 1d, or 0",

@@ -5,14 +5,16 @@ one database transaction makes it a message, then comes the reply, then the door
 
 **Who waits.** A batch takes the mailboxes whose locks are free. Somebody else may hold one for long (a COPY of a
 hundred thousand messages, a purge): units for it step aside, staged as they are, and wait in few tasks of their own,
-each on a connection. All others are committed at once.
+each on a connection. All others are committed at once. A unit for several mailboxes waits for one of them at a time,
+and holds none meanwhile.
 
 **Who fails.** A batch that the server refused (it answered with an SQLSTATE, so nothing was committed) is tried again
 one by one, and only what is refused alone fails. If the answer was lost instead, the commit may have happened. Then the
 witnesses decide: every message carries a key that its own transaction writes. They are read on a new connection, under
 the locks that the delivery takes, so a backend that is still committing is waited for. What they show is there; what
 they do not show is delivered again, once; if they cannot be read, the answer is a temporary failure. In no case is a
-staged file removed: if the commit did happen, it is the only copy of the body.
+staged file removed: if the commit did happen, it is the only copy of the body. A unit with effects (`store/effects.py`)
+is always delivered again, once: its letters are known by their keys, and its effects by a witness of their own.
 """
 
 from __future__ import annotations
@@ -314,8 +316,8 @@ class Commits:
 
     async def _wait_for_lock(self, units: list[Unit], attempt: _Attempt = _PATIENT) -> None:
         """Commit units of one mailbox; the first batch that waits in vain speaks for all that are there."""
-        wide = [unit for unit in units if unit.is_wide]
-        waiting, busy = deque(unit for unit in units if not unit.is_wide), None
+        wide = [unit for unit in units if attempt.patient and unit.is_wide]
+        waiting, busy = deque(unit for unit in units if unit not in wide), None
         try:
             for unit in wide:
                 await self._wait_apart(unit)

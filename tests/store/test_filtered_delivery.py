@@ -394,6 +394,19 @@ class TestLockedMailbox:
         await filtering
         assert (await world.count(alice), await world.queued()) == (3, [("redirect", "a@y")])
 
+    async def test_and_is_refused_when_the_turn_to_wait_does_not_come(
+        self, world: Filtered, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is tried once more without waiting, and takes no connection for longer."""
+        alice = await world.account("alice")
+        (lists,) = await world.boxes(alice, "Lists")
+        monkeypatch.setattr(world.node.delivery._commits._patience, "_turn_s", 0.05)
+        monkeypatch.setattr(world.node.delivery._commits._patience, "_turns", asyncio.Semaphore(0))
+        async with world.locked(lists):
+            error: object = await world.filter(alice, None, lists, to=["a@y"])
+        assert isinstance(error, Busy)
+        assert (await world.count(alice), await world.queued()) == (0, [])
+
     async def test_or_a_quota(self, world: Filtered) -> None:
         alice = await world.account("alice", quota_messages=10)
         (lists,) = await world.boxes(alice, "Lists")

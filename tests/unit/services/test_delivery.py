@@ -6,6 +6,7 @@ import asyncio
 import gc
 import hashlib
 import threading
+from collections import deque
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -894,3 +895,9 @@ async def test_lanes_that_gather_at_once_take_a_unit_once() -> None:
     await two.drained()
     assert taken == [FULL_LANE]
     assert [task.exception() for task in tasks] == [None, None]
+
+
+async def test_a_batch_has_no_more_units_without_letters_than_others() -> None:
+    """Effects alone are as much work for the database as a message."""
+    waiting = deque(lanes.Unit("lmtp", ()) for _ in range(5))
+    assert [len(lanes.take(waiting, 3)), len(lanes.take(waiting, 3))] == [3, 2]

@@ -255,6 +255,27 @@ def test_unreadable_files_are_configuration_errors(tmp_path: Path) -> None:
     assert "not UTF-8" in refusal(object_store={**s3, "secret_key_file": str(tmp_path / "secret")})
 
 
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ({"spam_pattern": "("}, "sieve.spam_pattern: missing )"),
+        ({"virus_texts": ["clean"]}, "sieve.virus_texts: 'clean' is not word=number"),
+        ({"spam_texts": ["a=1", "b=11"]}, "sieve.spam_texts: 'b=11' is not word=number"),
+        ({"vacation_min_period": "2d", "vacation_max_period": "1d"}, "sieve.vacation_min_period: it is longer"),
+        ({"slice_instructions": 50_000}, "sieve.slice_instructions"),
+    ],
+)
+def test_settings_of_scripts(table: dict[str, object], said: str) -> None:
+    assert said in refusal(sieve=table)
+
+
+def test_places_of_scripts_are_relative_to_the_file(tmp_path: Path) -> None:
+    table = {"before": ["a", "/b"], "default": "c", "global_dir": "d"}
+    sieve = config.parse({**MINIMAL, "sieve": table}, base=tmp_path).sieve
+    assert sieve.before == (str(tmp_path / "a"), "/b")
+    assert (sieve.default, sieve.global_dir, sieve.list_dir) == (str(tmp_path / "c"), str(tmp_path / "d"), "")
+
+
 def test_changed_keys_carry_their_reload_class() -> None:
     old, new = parse(), parse(limits={"recipients": 5}, database={"embedded": "other"})
     assert {key.path: key.reload for key in config.changed_keys(old, new)} == {

@@ -84,6 +84,13 @@ def test_a_certificate_that_cannot_be_read_is_found_before_the_fork(tmp_path: Pa
     reloading.check_files(config())
 
 
+def test_a_script_of_the_site_with_errors_is_found_before_the_fork(tmp_path: Path) -> None:
+    path = tmp_path / "bad.sieve"
+    path.write_text("nonsense;")
+    with pytest.raises(ConfigError, match=r"sieve\.default: .*bad\.sieve:1:1: "):
+        reloading.check_files(config(sieve={"default": str(path)}))
+
+
 def test_live_values_of_a_later_release_are_left_alone() -> None:
     told = {"limits.recipients": 7, "limits.of_tomorrow": 1, "tomorrow.key": 2, "auth.default_domain": "x.example"}
     assert reloading.apply_live(config(), told) == config(limits={"recipients": 7})

@@ -401,6 +401,17 @@ class TestEditing:
         assert row["subject"] == "Changed"
         assert row["size"] == len((await world.boxes())["INBOX"][0].octets)
 
+    async def test_a_message_in_a_file(self, world: FilterWorld) -> None:
+        """What is larger than is held in memory is mapped; its body is not copied to look at its header."""
+        script = """require ["editheader", "fileinto", "copy", "body"]; fileinto :copy "As it came";
+            if body :contains "0123456789abcde" { addheader "X-Large" "yes"; }"""
+        await world.account("alice", script, "As it came")
+        mail = MAIL + b"0123456789abcde\r\n" * 100_000 + b"last line\r\n"
+        assert await world.deliver(mail) == [STORED]
+        boxes = await world.boxes()
+        assert boxes["As it came"][0].received == mail
+        assert boxes["INBOX"][0].received == b"X-Large: yes\r\n" + mail
+
 
 class TestRefusing:
     async def test_the_reply_has_the_reason(self, world: FilterWorld) -> None:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sora.errors import BadScript
-from sora.services.scripts import AT_ONCE, SWITCH_S, ScriptChecks, quota_of
+from sora.services.scripts import AT_ONCE, SWITCH_S, CompiledScripts, ScriptChecks, quota_of
 from sora.sieve.script import Script, compile
-from sora.store.scripts import Quota
+from sora.store.scripts import Quota, StoredScript, version_of
 from sora.tables import SieveTable
+from sora.types import AccountId
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,3 +86,123 @@ async def test_what_is_too_large_is_wrong(size: int) -> None:
 
 def test_the_quota_is_that_of_the_configuration() -> None:
     assert quota_of(SieveTable(max_scripts=1, max_script_size=2, max_storage=3)) == Quota(1, 2, 3)
+
+
+class Accounts:
+    """Scripts of accounts, and how often they were read."""
+
+    def __init__(self) -> None:
+        self.scripts: dict[tuple[int, str | None], StoredScript] = {}
+        self.reads = 0
+
+    def put(self, account_id: int, name: str, content: bytes, *, active: bool = True) -> None:
+        stored = StoredScript(name, content, version_of(content))
+        self.scripts[account_id, name] = stored
+        if active:
+            self.scripts[account_id, None] = stored
+
+    async def find_active(self, account_id: int) -> StoredScript | None:
+        return await self.find(account_id, None)
+
+    async def find(self, account_id: int, name: str | None) -> StoredScript | None:
+        self.reads += 1
+        return self.scripts.get((account_id, name))
+
+
+class Kept:
+    """A cache of compiled scripts over accounts."""
+
+    def __init__(self) -> None:
+        self.accounts = Accounts()
+        self.scripts = CompiledScripts(self.accounts, ScriptChecks())  # type: ignore[arg-type]
+
+    async def active(self, account_id: int, number: int) -> tuple[str, Script] | None:
+        return await self.scripts.active(AccountId(account_id), number)
+
+
+class TestCompiledScripts:
+    async def test_it_is_read_and_compiled_once(self, watched: Watched) -> None:
+        kept = Kept()
+        kept.accounts.put(1, "main", b"keep;")
+        first, second = await kept.active(1, 1), await kept.active(1, 1)
+        assert first is not None
+        assert second is not None
+        assert first == second
+        assert first[0] == "main"
+        assert first[1] is second[1]
+        assert (kept.accounts.reads, len(watched.calls)) == (1, 1)
+
+    async def test_another_number_means_to_read_it_again(self, watched: Watched) -> None:
+        kept = Kept()
+        kept.accounts.put(1, "main", b"keep;")
+        await kept.active(1, 1)
+        kept.accounts.put(1, "other", b"discard;")
+        found = await kept.active(1, 2)
+        assert found is not None
+        assert found[0] == "other"
+        assert (kept.accounts.reads, len(watched.calls)) == (2, 2)
+
+    async def test_equal_texts_are_one(self, watched: Watched) -> None:
+        kept = Kept()
+        for account_id in (1, 2):
+            kept.accounts.put(account_id, "main", b"keep;")
+            await kept.active(account_id, 1)
+        assert (kept.accounts.reads, len(watched.calls)) == (2, 1)
+
+    async def test_that_there_is_none_is_remembered(self) -> None:
+        kept = Kept()
+        assert [await kept.active(1, 1), await kept.active(1, 1)] == [None, None]
+        assert kept.accounts.reads == 1
+        assert await kept.scripts.named(AccountId(1), 1, "x") is None
+
+    async def test_by_name(self, watched: Watched) -> None:
+        kept = Kept()
+        kept.accounts.put(1, "rules", b"keep;", active=False)
+        for _ in range(2):
+            assert await kept.scripts.named(AccountId(1), 1, "rules") is not None
+        assert (kept.accounts.reads, len(watched.calls)) == (1, 1)
+
+    async def test_without_a_number_it_is_read_each_time(self, watched: Watched) -> None:
+        kept = Kept()
+        kept.accounts.put(1, "rules", b"keep;")
+        for _ in range(2):
+            await kept.scripts.named(AccountId(1), 0, "rules")
+        assert (kept.accounts.reads, len(watched.calls)) == (2, 1)
+
+    async def test_errors_are_told_each_time(self) -> None:
+        kept = Kept()
+        kept.accounts.put(1, "main", b"nonsense")
+        for _ in range(2):
+            with pytest.raises(BadScript):
+                await kept.active(1, 1)
+
+    async def test_a_large_one_is_compiled_in_a_thread(self, watched: Watched) -> None:
+        kept = Kept()
+        kept.accounts.put(1, "main", script(AT_ONCE + 1))
+        await kept.active(1, 1)
+        assert watched.calls[0][:2] == (False, False)
+
+    async def test_room_for_some(self, watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("sora.services.scripts.KEPT_BYTES", 3 * AT_ONCE)
+        kept = Kept()
+        for account_id in (1, 2):
+            kept.accounts.put(account_id, "main", script(AT_ONCE + account_id))
+            await kept.active(account_id, 1)
+        await kept.active(1, 1)
+        kept.accounts.put(3, "main", script(AT_ONCE + 3))
+        await kept.active(3, 1)
+        assert len(watched.calls) == 3
+        await kept.active(1, 1)
+        assert len(watched.calls) == 3, "it was used lately"
+        await kept.active(2, 1)
+        assert len(watched.calls) == 4, "it made room"
+
+    async def test_one_that_is_larger_than_the_room_is_kept_alone(
+        self, watched: Watched, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("sora.services.scripts.KEPT_BYTES", 10)
+        kept = Kept()
+        kept.accounts.put(1, "main", script(100))
+        for _ in range(3):
+            await kept.active(1, 1)
+        assert len(watched.calls) == 1

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
@@ -151,7 +152,7 @@ class ImapSieve:
 
     async def _sweep(self) -> None:
         while True:
-            await asyncio.sleep(SWEEP_S)
+            await asyncio.sleep(SWEEP_S * random.uniform(0.5, 1.0))
             try:
                 while self._count < MAX_WAITING // 2 and await self.sweep() == CLAIMED_AT_ONCE:
                     pass

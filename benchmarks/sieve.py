@@ -13,7 +13,7 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from sora.sieve.interpreter import Environment, IncludeScript, Pause, Step, run
+from sora.sieve.interpreter import Environment, IncludeScript, Pause, Step, run, worked
 from sora.sieve.mail import Mail
 from sora.sieve.script import compile
 
@@ -59,7 +59,10 @@ def measured(script: Script, data: bytes, library: dict[str, Script] | None = No
         slice_ = time.process_time() - started
         total, longest = total + slice_, max(longest, slice_)
         answer = None
-        if isinstance(request, IncludeScript) and library is not None:
+        if isinstance(request, Pause) and request.work is not None:
+            answer = worked(request, time.thread_time)
+            total += answer[1] or 0.0
+        elif isinstance(request, IncludeScript) and library is not None:
             answer = library.get(request.name)
         elif not isinstance(request, Pause):
             answer = False

@@ -6,6 +6,7 @@ are empty. Scripts that it includes come with the request.
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -94,7 +95,7 @@ async def test(req: TestScript) -> Tested:
     environment = _environment(req, mail)
     notes: list[str] = []
     answers = _Answers(req, notes)
-    outcome = drive(interpreter.run([Step(script)], mail, environment, notes=notes), answers.to)
+    outcome = drive(interpreter.run([Step(script)], mail, environment, notes=notes), answers.to, time.thread_time)
     return Tested(
         outcome.error,
         environment.sender or "",

@@ -6,12 +6,17 @@ Nothing here raises on any input, and every result can be stored: no NUL, no lon
 from __future__ import annotations
 
 import binascii
+import codecs
 import re
+import sys
 import unicodedata
 from encodings.aliases import aliases
 from functools import lru_cache
 from html import unescape
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _NOT_TEXT: Final = {
     "base64_codec", "bz2_codec", "hex_codec", "mbcs", "oem", "quopri_codec", "rot_13", "tactis", "uu_codec",
@@ -102,7 +107,11 @@ def clean(text: str) -> str:
     """Replace what PostgreSQL refuses, NUL and lone surrogates, by U+FFFD."""
     if text.isascii():
         return text.replace("\0", "\ufffd") if "\0" in text else text
-    return _UNSTORABLE.sub("\ufffd", text)
+    try:
+        text.encode()  # several times as fast as looking for surrogates
+    except UnicodeEncodeError:
+        return _UNSTORABLE.sub("\ufffd", text)
+    return text.replace("\0", "\ufffd") if "\0" in text else text
 
 
 def decode_raw(data: bytes | bytearray) -> str:
@@ -116,12 +125,62 @@ def decode_raw(data: bytes | bytearray) -> str:
 
 def decode_charset(data: bytes | bytearray, charset: bytes) -> str:
     """Octets in a charset, misnomers understood; what cannot be decoded becomes U+FFFD."""
-    name = charset.decode("latin-1").strip().strip("\"'").lower()[:64].translate(_SEPARATORS)
-    name = name.partition("*")[0]  # RFC 2231 §5: a language may follow
-    codec = _CODECS.get(name, "")
+    codec = _codec_of(charset)
     if not codec:  # US-ASCII with octets above 127, and charsets nobody knows: as if nothing was declared
         return decode_raw(data)
     return clean(data.decode(codec, "replace"))
+
+
+def decode_pieces(data: bytes, charset: bytes, size: int) -> Iterator[str]:
+    """The same as `decode_charset`, so many octets at a time where it takes long.
+
+    ISO-2022 is decoded line by line (RFC 1468 §2: a line begins in ASCII), because Python's decoder gives up on long
+    escape sequences; a broken text can come out differently.
+    """
+    codec = _codec_of(charset)
+    if codec in ("", "utf_8"):
+        try:
+            yield clean(data.decode())
+        except UnicodeDecodeError:
+            codec = codec or "cp1252"
+        else:
+            return
+    if codec.startswith("iso2022"):
+        yield from (clean(piece.decode(codec, "replace")) for piece in _whole_lines(data, size))
+        return
+    codec, data = _by_its_mark(codec, data)
+    decoder = codecs.getincrementaldecoder(codec)("replace")
+    for start in range(0, len(data), size):
+        yield clean(decoder.decode(data[start : start + size], start + size >= len(data)))
+
+
+def _whole_lines(data: bytes, size: int) -> Iterator[bytes]:
+    start = 0
+    while start < len(data):
+        longest = min(start + 4 * size, len(data))
+        end = data.find(b"\n", start + size, longest) + 1 or longest
+        yield data[start:end]
+        start = end
+
+
+def _by_its_mark(codec: str, data: bytes) -> tuple[str, bytes]:
+    """UTF-16 and UTF-32 with the order of octets that their mark says; the machine's own without one."""
+    if codec not in ("utf_16", "utf_32"):
+        return codec, data
+    marks = {"_le": codecs.BOM_UTF16_LE, "_be": codecs.BOM_UTF16_BE}
+    if codec == "utf_32":
+        marks = {"_le": codecs.BOM_UTF32_LE, "_be": codecs.BOM_UTF32_BE}
+    for order, mark in marks.items():
+        if data.startswith(mark):
+            return codec + order, data[len(mark) :]
+    return codec + ("_le" if sys.byteorder == "little" else "_be"), data
+
+
+def _codec_of(charset: bytes) -> str:
+    """Python's name of a charset; empty: none."""
+    name = charset.decode("latin-1").strip().strip("\"'").lower()[:64].translate(_SEPARATORS)
+    name = name.partition("*")[0]  # RFC 2231 §5: a language may follow
+    return _CODECS.get(name, "")
 
 
 # ------------------------------------------------------------------------------------------------------- encoded words
@@ -224,19 +283,28 @@ def html_text(html: str) -> str:
 
 def without_hidden(html: str) -> str:
     """HTML without comments, scripts and styles; one that is not closed hides the rest."""
-    out: list[str] = []
+    return "".join(shown_pieces(html, len(html)))
+
+
+def shown_pieces(html: str, size: int) -> Iterator[str]:
+    """The same, in pieces for which about so many characters are looked at."""
     position = 0
-    while match := _HIDDEN.search(html, position):
-        out.append(html[position : match.start()])
+    while position < len(html):
+        end = html.find("<", position + size)  # what hides has no other "<" in it
+        end = len(html) if end < 0 else end
+        match = _HIDDEN.search(html, position, end)
+        if match is None:
+            yield html[position:end]
+            position = end
+            continue
+        yield html[position : match.start()]
         if match[1] is None:
             end = html.find("-->", match.end())
             position = end + 3 if end >= 0 else len(html)
         else:
-            out.append(" ")
+            yield " "
             closing = _HIDDEN_END[match[1].lower()].search(html, match.end())
             position = closing.end() if closing else len(html)
-    out.append(html[position:])
-    return "".join(out)
 
 
 def _character(reference: re.Match[str]) -> str:

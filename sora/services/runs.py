@@ -49,8 +49,7 @@ async def run(
                 break
             paused = time.perf_counter()
             if isinstance(request, Pause):
-                reply = None
-                await asyncio.sleep(0)
+                reply = await _paused(request)
             else:
                 reply = await answer(request)
             waited += time.perf_counter() - paused
@@ -62,6 +61,14 @@ async def run(
     metrics.sieve_runs.labels(kind, "failed" if outcome.error else "done").inc()
     metrics.sieve_run_seconds.observe(time.perf_counter() - started - waited)
     return outcome
+
+
+async def _paused(pause: Pause) -> Any:
+    """Let others have their turn; long work is done in a thread meanwhile."""
+    if pause.work is None:
+        await asyncio.sleep(0)
+        return None
+    return await asyncio.to_thread(interpreter.worked, pause, time.thread_time)
 
 
 def limits_of(table: SieveTable) -> Limits:

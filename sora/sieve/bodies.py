@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from sora._native.mimescan import MESSAGE, MULTIPART, TEXT
 from sora.mime.envelope import encoding
-from sora.mime.text import decode_charset, decode_raw, decode_transfer, html_text, without_hidden
+from sora.mime.text import decode_pieces, decode_transfer, html_text, shown_pieces
 from sora.sieve.checks import COMPARATOR_TAG, MATCH_TAGS, STRINGS, CommandRow, Tag, TestRow
 
 if TYPE_CHECKING:
@@ -20,13 +20,19 @@ if TYPE_CHECKING:
 MAX_BODY: Final = 1 << 20
 """Octets of decoded texts that are looked at; what is behind them is not."""
 OCTETS_A_STEP: Final = 64
-"""That one instruction decodes."""
+"""Of a text that one instruction decodes."""
+DECODED_A_STEP: Final = 32
+"""Octets that one instruction takes out of a transfer encoding."""
 _LAST_DELIMITER: Final = re.compile(rb"(?:\A|\r?\n)--[^\n]*\n?\Z")
 _FIRST_DELIMITER: Final = re.compile(rb"\A\r?\n--[^\n]*")
 PIECE: Final = 64 * 1024
 """Octets that are decoded at a time; of base64, a multiple of 4."""
 _BASE64: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/\r\n\t "
-SCANNED_A_STEP: Final = 1024
+CHARSET_PIECE: Final = 8 * 1024
+"""Octets of a text in a charset of its own that are decoded at a time."""
+CHARACTERS_A_STEP: Final = 12
+"""Of such a text that one instruction decodes."""
+SCANNED_A_STEP: Final = 256
 """Octets whose MIME structure one instruction finds."""
 HTML_A_STEP: Final = 16
 """Characters of HTML that one instruction turns to text."""
@@ -46,7 +52,7 @@ def _body(check: Checker, bound: Bound) -> Callable[[Run], Steps]:
         if key not in state.mail.memo:
             if raw:
                 state.spend(min(state.mail.size, MAX_BODY) // OCTETS_A_STEP)
-                values = [decode_raw(state.mail.data[len(state.mail.head) :][:MAX_BODY])]
+                values = [(yield from text_of(state, state.mail.data[len(state.mail.head) :][:MAX_BODY]))]
             else:
                 values = yield from _by_type(state, ("text",) if wanted is None else wanted, as_text=wanted is None)
             state.mail.memo[key] = values, {}
@@ -68,6 +74,7 @@ def _by_type(state: Run, types: tuple[str, ...], *, as_text: bool = False) -> St
     found: list[str] = []
     left, mail = MAX_BODY, state.mail
     state.spend(mail.size // SCANNED_A_STEP)
+    yield from state.rest()
     for part in _parts(mail.root):
         state.spend(1)
         if left > 0 and _is_wanted(part, types):
@@ -75,16 +82,20 @@ def _by_type(state: Run, types: tuple[str, ...], *, as_text: bool = False) -> St
             left -= len(content)
             yield from state.rest()
             if as_text and part.subtype.lower() == b"html":
-                content = yield from _text_of_html(state, content)
+                content = yield from text_of_html(state, content)
             found.append(content)
         yield from state.rest()
     return found
 
 
-def _text_of_html(state: Run, html: str) -> Steps:
+def text_of_html(state: Run, html: str) -> Steps:
     """The words of an HTML text, made in pieces that begin with a tag."""
-    state.spend(len(html) // HTML_A_STEP // 4)
-    shown = without_hidden(html)
+    kept = []
+    for piece in shown_pieces(html, HTML_PIECE):
+        state.spend(1 + len(piece) // HTML_A_STEP // 4)
+        kept.append(piece)
+        yield from state.rest()
+    shown = "".join(kept)
     pieces, start = [], 0
     while start < len(shown):
         end = shown.find("<", start + HTML_PIECE)
@@ -114,15 +125,27 @@ def _content(state: Run, part: Part, limit: int) -> Steps:
     """RFC 5173 §5.2: of a multipart what is around its parts, of a message its header, of others the content."""
     data = state.mail.data
     if part.kind == MULTIPART:
-        return decode_raw(_around(data, part)[:limit])
+        return (yield from text_of(state, _around(data, part)[:limit]))
     if part.kind == MESSAGE:
         inner = part.children[0]
-        return decode_raw(data[inner.header_start : inner.header_end][:limit])
+        return (yield from text_of(state, data[inner.header_start : inner.header_end][:limit]))
     octets = yield from decoded(state, data[part.body_start : part.body_end][: limit * 3], encoding(part), limit)
-    if part.kind == TEXT:
-        charset = next((value for name, value in part.params if name.lower() == b"charset"), b"us-ascii")
-        return decode_charset(octets, charset)
-    return decode_raw(octets)
+    return (yield from text_of(state, octets, charset_of(part) if part.kind == TEXT else b""))
+
+
+def charset_of(part: Part) -> bytes:
+    """What a text declares."""
+    return next((value for name, value in part.params if name.lower() == b"charset"), b"us-ascii")
+
+
+def text_of(state: Run, octets: bytes, charset: bytes = b"") -> Steps:
+    """The text that octets stand for, decoded in pieces where it takes long."""
+    pieces = []
+    for piece in decode_pieces(octets, charset, CHARSET_PIECE):
+        state.spend(len(piece) // (OCTETS_A_STEP if len(piece) == len(octets) else CHARACTERS_A_STEP))
+        pieces.append(piece)
+        yield from state.rest()
+    return "".join(pieces)
 
 
 def _around(data: bytes, part: Part) -> bytes:
@@ -138,7 +161,7 @@ def decoded(state: Run, raw: bytes, transfer: bytes, limit: int) -> Steps:
     """The octets behind a transfer encoding, as many as are wanted, decoded in pieces."""
     pieces, left = [], limit
     for piece in encoded_pieces(raw, transfer):
-        state.spend(len(piece) // OCTETS_A_STEP)
+        state.spend(len(piece) // DECODED_A_STEP)
         pieces.append(decode_transfer(piece, transfer))
         left -= len(pieces[-1])
         if left <= 0:

@@ -25,7 +25,7 @@ MAX_VALUE: Final = 8 * 1024
 """Characters of a value."""
 MAX_HEADER: Final = 1 << 20
 """Octets of a header that grows no more."""
-HEADER_OCTETS: Final = 512
+HEADER_OCTETS: Final = 384
 """Of a header that one instruction copies and reads."""
 _NAME: Final = re.compile(r"[!-9;-~]+")
 _WORDS: Final = re.compile(r"[ \t]*[^ \t]+")
@@ -100,9 +100,11 @@ def _deleteheader(check: Checker, bound: Bound) -> Callable[[Run], Steps]:
             if patterns is None or (yield from state.any_match(match, [values[place]], patterns)):
                 gone.add(place)
         if gone:
+            yield from state.rest()
             state.spend(len(state.mail.head) // HEADER_OCTETS + len(values))
             state.mail = without_fields(state.mail, field, gone)
             state.note(f"delete {len(gone)} of header {field}")
+            yield from state.rest()
 
     return run
 
@@ -110,14 +112,12 @@ def _deleteheader(check: Checker, bound: Bound) -> Callable[[Run], Steps]:
 def without_fields(mail: Mail, name: str, places: set[int]) -> Mail:
     """The message without some of the fields of a name, counted from 0."""
     wanted = name.lower().encode()
-    kept, end, place = [], 0, 0
-    for field, start, stop in mail.top.lines():
-        if field != wanted:
-            continue
-        if place in places:
-            kept.append(mail.head[end:start])
-            end = stop
-        place += 1
+    kept, end = [], 0
+    lines = [(start, stop) for field, start, stop in mail.top.lines() if field == wanted]
+    for place in sorted(places):
+        start, stop = lines[place]
+        kept.append(mail.head[end:start])
+        end = stop
     kept.append(mail.head[end:])
     return mail.with_head(b"".join(kept))
 

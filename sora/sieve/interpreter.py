@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from sora.sieve.actions import Action, Remembered
     from sora.sieve.checks import Node, Steps
     from sora.sieve.mail import Mail
-    from sora.sieve.matching import Keys, Match
+    from sora.sieve.matching import Keys, Match, Work
     from sora.sieve.script import Script
 
 STEP: Final = 3
@@ -51,7 +51,8 @@ COPIED: Final = 1024
 """Characters that one instruction copies."""
 NOT_FOR_CHANGES: Final = frozenset({"reject", "ereject", "vacation", "vacation-seconds"})
 """Extensions that answer a delivery (RFC 6785 §3.11)."""
-BIG: Final = 2_000
+INSTRUCTIONS_A_SECOND: Final = 1_000_000
+BIG: Final = 1_500
 """Instructions of one comparison that is made in pieces."""
 SHORT: Final = 2_048
 """Characters of a value that is never so big."""
@@ -116,7 +117,14 @@ class Environment(Struct, frozen=True):
 
 
 class Pause(Struct, frozen=True):
-    """A slice is used up; the answer is not looked at."""
+    """A slice is used up, and the answer is not looked at; or there is work that may last too long for one.
+
+    Attributes:
+        work: Can be called in another thread, and lets this one run meanwhile; the answer is its result and the CPU
+            seconds that it took (None: it is charged for as if it were the dearest of its kind).
+    """
+
+    work: Callable[[], Any] | None = None
 
 
 class Ask(Struct, frozen=True):
@@ -415,14 +423,28 @@ class Run:
             kept[known] = found
         return found
 
-    def _pieces(self, work: Generator[int, None, Any]) -> Steps:
-        """Work that tells beforehand what its next piece costs."""
+    def _pieces(self, work: Generator[int | Work, Any, Any]) -> Steps:
+        """Work that tells beforehand what its next piece costs, or gives it away."""
+        result = None
         while True:
             try:
-                self.spend(next(work))
+                piece = work.send(result)
             except StopIteration as end:
                 return end.value
-            yield from self.rest()
+            result = None
+            if isinstance(piece, int):
+                self.spend(piece)
+                yield from self.rest()
+            else:
+                result = yield from self._elsewhere(piece)
+
+    def _elsewhere(self, work: Work) -> Steps:
+        self.spend(work.least)
+        result, seconds = yield Pause(work.function)
+        self._pause_at = self.spent + self.limits.slice
+        took = work.cost if seconds is None else min(round(seconds * INSTRUCTIONS_A_SECOND), work.cost)
+        self.spend(max(took - work.least, 0))
+        return result
 
     def _in_lists(self, values: Sequence[str], lists: Sequence[str]) -> Steps:
         for name in lists:
@@ -602,11 +624,30 @@ def _goes_on(state: Run) -> bool:
     return True
 
 
-def drive(generator: Generator[Request, Any, Outcome], answer: Callable[[Ask], Any]) -> Outcome:
+def worked(pause: Pause, clock: Callable[[], float] | None = None) -> tuple[Any, float | None] | None:
+    """The answer to a pause, after its work if there is some.
+
+    Args:
+        clock: CPU seconds of this thread; None: nobody measures.
+    """
+    if pause.work is None:
+        return None
+    if clock is None:
+        return pause.work(), None
+    started = clock()
+    return pause.work(), clock() - started
+
+
+def drive(
+    generator: Generator[Request, Any, Outcome],
+    answer: Callable[[Ask], Any],
+    clock: Callable[[], float] | None = None,
+) -> Outcome:
     """Run to the end where nobody has to wait.
 
     Args:
         answer: Gives the answer to a question.
+        clock: As for `worked`.
     """
     reply: Any = None
     while True:
@@ -615,4 +656,4 @@ def drive(generator: Generator[Request, Any, Outcome], answer: Callable[[Ask], A
         except StopIteration as end:
             outcome: Outcome = end.value
             return outcome
-        reply = None if isinstance(request, Pause) else answer(request)
+        reply = worked(request, clock) if isinstance(request, Pause) else answer(request)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import re2
 from msgspec import Struct
@@ -38,12 +38,14 @@ CHARACTERS: Final = 256
 """Of text that one instruction looks at."""
 PIECE: Final = 64 * 1024
 """Characters that are folded or searched at a time."""
-REGEX_WORK: Final = 160
+REGEX_WORK: Final = 50
 """Steps of a regular expression (characters times size of its program) in one instruction, at the worst."""
-REGEX_PIECE: Final = 400_000
-"""Steps at a time."""
-MIN_WINDOW: Final = 1024
+REGEX_PIECE: Final = 5_000_000
+"""Steps at a time: a tenth of a second at the worst, and a millisecond if RE2 does not have to fall back."""
+MIN_WINDOW: Final = 2048
 """Octets of a long text that an expression sees at a time; a match that is longer than half of it may be missed."""
+MAX_PROGRAM: Final = 5000
+"""Size of an expression's program."""
 
 
 def ascii_casemap(text: str) -> bytes:
@@ -132,6 +134,22 @@ RELATIONS: Final[Mapping[str, Callable[[int], bool]]] = {
 }
 """RFC 5231 §3, by what a comparison gives."""
 
+
+class Work(Struct, frozen=True):
+    """Work that may last too long for a slice; it can be done in another thread, and lets the others run meanwhile.
+
+    Attributes:
+        cost: Instructions, at the worst.
+        least: Instructions, at the best.
+    """
+
+    function: Callable[[], Any]
+    cost: int
+    least: int
+
+
+Pieces: TypeAlias = "Generator[int | Work, Any, Captures]"
+"""The cost of the next piece of work, or work whose result is sent back; in the end the captures."""
 Captures = tuple[str, ...] | None
 """Of a comparison that holds: the match variables that it sets, or none of them; None: it does not hold."""
 
@@ -238,8 +256,8 @@ class Decider:
         """Whether a value matches: its captures, if there are any, or None where it does not."""
         return () if folded == self.key else None
 
-    def decide_slowly(self, value: str, folded: Any) -> Generator[int, None, Captures]:
-        """The same for a costly value, in pieces; gives the cost of each, and the captures at the end."""
+    def decide_slowly(self, value: str, folded: Any) -> Pieces:
+        """The same for a costly value, in pieces."""
         yield self.cost(len(value))
         return self.decide(value, folded)
 
@@ -250,7 +268,7 @@ class _Contains(Decider):
     def decide(self, value: str, folded: Any) -> Captures:
         return () if self.key in folded else None
 
-    def decide_slowly(self, value: str, folded: Any) -> Generator[int, None, Captures]:
+    def decide_slowly(self, value: str, folded: Any) -> Pieces:
         step = max(PIECE, len(self.key))
         for start in range(0, len(folded), step):
             piece = folded[start : start + step + len(self.key)]
@@ -405,12 +423,12 @@ class _Regex(Decider):
     def decide(self, value: str, folded: Any) -> Captures:
         return self._captures(self._pattern.search(folded))
 
-    def decide_slowly(self, value: str, folded: Any) -> Generator[int, None, Captures]:
+    def decide_slowly(self, value: str, folded: Any) -> Pieces:
         window = max(REGEX_PIECE // self._size, MIN_WINDOW)
         for start in range(0, max(len(folded) - window // 2, 1), window // 2):
             end = min(start + window, len(folded))
-            yield self.cost(end - start)
-            found = self._pattern.search(folded, start, end)
+            search = partial(self._pattern.search, folded, start, end)
+            found = yield Work(search, self.cost(end - start), (end - start) // CHARACTERS + 1)
             if found is not None:
                 return self._captures(found)
         return None
@@ -453,7 +471,10 @@ def compile_regex(key: str, *, nocase: bool) -> Any:
     options.dot_nl = True
     options.longest_match = True
     try:
-        return re2.compile(key, options)
+        pattern = re2.compile(key, options)
     except re2.error as error:
         reason = error.args[0] if error.args else ""
         raise ValueError(reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(reason)) from None
+    if pattern.programsize > MAX_PROGRAM:
+        raise ValueError("it is too large")
+    return pattern

@@ -18,9 +18,9 @@ from sora._native.mimefields import parse_content_type, parse_disposition
 from sora._native.mimescan import TEXT
 from sora.mime.envelope import encoding
 from sora.mime.parameters import decode_parameters
-from sora.mime.text import decode_charset, decode_raw, html_text
+from sora.mime.text import decode_raw
 from sora.sieve import compose
-from sora.sieve.bodies import decoded
+from sora.sieve.bodies import SCANNED_A_STEP, charset_of, decoded, text_of, text_of_html
 from sora.sieve.checks import NUMBER, STRING, STRINGS, CommandRow, Tag, TestRow
 from sora.sieve.interpreter import FIELD, FIELD_OCTETS
 from sora.sieve.mail import Mail, raw_header_of
@@ -145,7 +145,11 @@ def _foreverypart(check: Checker, bound: Bound) -> Callable[[Run], Steps]:
         loops: list[Loop] = state.state.setdefault("loops", [])
         loops.append(Loop(state.mail, {}) if outer is None else loops[-1])
         try:
-            for place, part in enumerate(_all_parts(loops[-1].mail.root if outer is None else outer)):
+            yield from state.rest()
+            state.spend(state.mail.size // SCANNED_A_STEP if outer is None else 0)
+            first = loops[-1].mail.root if outer is None else outer
+            yield from state.rest()
+            for place, part in enumerate(_all_parts(first)):
                 state.spend(1)
                 yield from state.rest()
                 if place or outer is None:
@@ -228,11 +232,9 @@ def _text_of(state: Run, part: Part, first: int | None) -> Steps:
     limit = 4 * state.limits.variable_bytes
     raw = state.state["loops"][-1].mail.data[part.header_end : part.body_end][: limit * 3]
     octets = yield from decoded(state, raw, encoding(part), limit)
-    charset = next((value for name, value in part.params if name.lower() == b"charset"), b"us-ascii")
-    text = decode_charset(octets, charset)
+    text = yield from text_of(state, octets, charset_of(part))
     if part.subtype.lower() == b"html":
-        state.spend(len(text) // 16)
-        text = html_text(text)
+        text = yield from text_of_html(state, text)
     return text if first is None else text[:first]
 
 

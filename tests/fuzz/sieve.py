@@ -23,6 +23,7 @@ from sora.sieve.interpreter import (
     Pause,
     Step,
     run,
+    worked,
 )
 from sora.sieve.language import COMMANDS, EXTENSIONS, TESTS
 from sora.sieve.mail import Mail
@@ -112,7 +113,7 @@ def _run(script: Script, message: bytes) -> tuple[Any, ...]:
         except StopIteration as end:
             outcome = end.value
             break
-        reply = None if isinstance(request, Pause) else _answer(request)
+        reply = worked(request) if isinstance(request, Pause) else _answer(request)
     assert outcome.spent <= LIMITS.instructions + OVERSHOOT
     assert not outcome.error or isinstance(outcome.actions[-1], Keep)
     actions = []

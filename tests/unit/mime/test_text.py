@@ -247,3 +247,47 @@ def test_white_space_at_the_end_of_quoted_printable_lines_is_deleted(data: bytes
 
 def test_much_white_space_in_quoted_printable_takes_linear_time() -> None:
     assert text.decode_transfer(b" " * 1_000_000 + b"x", b"quoted-printable") == b" " * 1_000_000 + b"x"
+
+
+_CHARSETS = sorted({*text._CODECS.values()} - {name for name in text._CODECS.values() if name.startswith("iso2022")})
+_octets = st.lists(
+    st.sampled_from(
+        [
+            b"a",
+            b"\n",
+            b"+AOQ-",
+            b"\xc3\xa4",
+            b"\xe4",
+            b"\xff\xfe",
+            b"\xfe\xff",
+            b"\0",
+            b"\xd8",
+            b"\xdc\0",
+            b"~{",
+            b"\x1b$B",
+        ]
+    ),
+    max_size=20,
+).map(b"".join)
+
+
+@given(data=_octets, charset=st.sampled_from(_CHARSETS), size=st.integers(1, 9))
+def test_in_pieces_it_is_the_same(data: bytes, charset: str, size: int) -> None:
+    assert "".join(text.decode_pieces(data, charset.encode(), size)) == text.decode_charset(data, charset.encode())
+
+
+def test_iso_2022_in_pieces() -> None:
+    data = "日本\n語 abc\n".encode("iso2022_jp") * 9
+    for size in (1, 10, 1000):
+        assert "".join(text.decode_pieces(data, b"iso-2022-jp", size)) == "日本\n語 abc\n" * 9
+    assert len(list(text.decode_pieces(b"\x1b" * 1000, b"iso-2022-jp", 10))) == 25
+
+
+@given(
+    html=st.lists(
+        st.sampled_from(["a", "<p>", "<", "<!--", "-->", "<script x>", "</script>", "<title>", ">", "b c"])
+    ).map("".join),
+    size=st.integers(1, 9),
+)
+def test_what_hides_in_pieces_is_the_same(html: str, size: int) -> None:
+    assert "".join(text.shown_pieces(html, size)) == text.without_hidden(html)

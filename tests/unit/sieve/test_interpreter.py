@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sora.errors import BadScript
 from sora.sieve.actions import Discard, FileInto, Keep
-from sora.sieve.interpreter import Ask, IncludeScript, Limits, Pause, Step, drive, run
+from sora.sieve.interpreter import Ask, IncludeScript, Limits, Pause, Step, drive, run, worked
 from sora.sieve.mail import Mail
 from sora.sieve.script import compile
 from tests.support.sieve import MAIL, compiled, did, environment, execute, required
@@ -103,6 +103,41 @@ def test_there_are_pauses() -> None:
         assert isinstance(request, Pause)
         pauses += 1
     assert 40 <= pauses <= 100
+
+
+def test_long_work_can_be_done_elsewhere_and_costs_what_it_took() -> None:
+    script = (
+        required("regex", "variables", "fileinto") + 'if header :regex "x" "b(c*)(a|b){20}$" { fileinto "<${1}>"; }'
+    )
+    data = b"X: " + b"a" * 100_000 + b"bcc" + b"ab" * 10 + b"\r\n\r\n"
+    requests: list[Pause] = []
+
+    def spent(seconds: float | None) -> int:
+        running = run([Step(compiled(script))], Mail(data), environment())
+        reply: Any = None
+        while True:
+            try:
+                request = running.send(reply)
+            except StopIteration as end:
+                outcome = end.value
+                break
+            assert isinstance(request, Pause)
+            requests.append(request)
+            reply = None if request.work is None else (request.work(), seconds)
+        assert [action.mailbox for action in outcome.actions] == ["<cc>"]
+        return int(outcome.spent)
+
+    unmeasured, quick, slow = spent(None), spent(0.001), spent(100.0)
+    assert any(request.work for request in requests)
+    assert quick < unmeasured // 10
+    assert slow == unmeasured
+
+
+def test_work_is_measured_by_the_clock_of_whoever_drives() -> None:
+    ticks = iter([1.0, 1.5])
+    assert worked(Pause(lambda: "done"), lambda: next(ticks)) == ("done", 0.5)
+    assert worked(Pause(lambda: "done")) == ("done", None)
+    assert worked(Pause()) is None
 
 
 def test_a_trace() -> None:

@@ -57,11 +57,14 @@ def slowly(kind: str, key: str, value: str, comparator: str = "i;ascii-casemap")
             folded = end.value
             break
     work = match.of(key).decide_slowly(value, folded)
+    result = None
     while True:
         try:
-            costs.append(next(work))
+            piece = work.send(result)
         except StopIteration as end:
             return end.value, max(costs)
+        costs.append(piece if isinstance(piece, int) else piece.least)
+        result = None if isinstance(piece, int) else piece.function()
 
 
 def test_comparators() -> None:

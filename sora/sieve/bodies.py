@@ -50,7 +50,9 @@ def _body(check: Checker, bound: Bound) -> Callable[[Run], Steps]:
         wanted = None if types is None else tuple(text.lower() for text in state.texts(types))
         key = "body", raw, wanted
         if key not in state.mail.memo:
-            if raw:
+            if state.mail.top.header_end == state.mail.top.fields_end:
+                values = []  # no empty line behind the header: not even an empty string is in there (RFC 5173 §4)
+            elif raw:
                 state.spend(min(state.mail.size, MAX_BODY) // OCTETS_A_STEP)
                 values = [(yield from text_of(state, state.mail.data[len(state.mail.head) :][:MAX_BODY]))]
             else:

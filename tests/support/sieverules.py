@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-
 class Rule(Struct, frozen=True):
     """One rule.
 
@@ -70,7 +69,9 @@ def fails(section: str, says: str, extensions: str, script: str, text: str, **ar
     return Rule(section, says, check)
 
 
-def made(section: str, says: str, extensions: str, script: str, look: Callable[[Any], Any], value: Any, **arguments: Any) -> Rule:
+def made(
+    section: str, says: str, extensions: str, script: str, look: Callable[[Any], Any], value: Any, **arguments: Any
+) -> Rule:
     """What *look* finds in the first action has this value."""
 
     def check() -> None:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.support.sieve import mail
-from tests.support.sieverules import does, fails, made, refuses, walk
+from tests.support.sieverules import Rule, does, fails, made, refuses, walk
 
 VAC = "vacation variables fileinto"
 
 
-def text(action):
+def text(action: Any) -> Any:
     return action.data.decode()
 
 
-def has(piece):
+def has(piece: str) -> Any:
     return lambda action: piece in text(action)
 
 
-def answered(says, section, **arguments):
+def answered(says: str, section: str, **arguments: Any) -> Rule:
     return does(section, says, VAC, 'vacation "gone";', ["keep"], **arguments)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.support.sieve import mail
 from tests.support.sieverules import does, fails, made, refuses, walk
 
 E = "editheader index variables fileinto"
 
 
-def head(action):
+def head(action: Any) -> Any:
     return action.mail.head.decode()
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.support.sieve import mail
 from tests.support.sieverules import does, is_, made, refuses, walk
 
 NOT = "enotify variables envelope fileinto relational"
 
 
-def has(piece):
+def has(piece: str) -> Any:
     return lambda action: piece in action.data.decode()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.support.sieverules import does, is_, made, refuses, walk
 
 M = "mime foreverypart extracttext replace enclose variables fileinto"
@@ -16,7 +18,7 @@ REMOVE = """foreverypart { if header :mime :param "filename" :matches ["Content-
     replace "Attachment removed by user request"; } }"""
 
 
-def data(action):
+def data(action: Any) -> Any:
     return action.mail.data
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.support.sieverules import is_, made, refuses, walk
 
 DSN = "envelope envelope-dsn redirect-dsn envelope-deliverby redirect-deliverby copy"
@@ -16,7 +18,7 @@ PARTS = {
 }
 
 
-def options(action):
+def options(action: Any) -> Any:
     return action.notify, action.ret, action.by_time, action.by_mode, action.by_trace
 
 

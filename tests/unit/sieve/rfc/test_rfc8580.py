@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.support.sieverules import made, refuses, walk
 
 C = "fcc vacation enotify fileinto mailbox imap4flags special-use"
 
 
-def filed(action):
+def filed(action: Any) -> Any:
     return action.copy and (action.copy.mailbox, action.copy.flags, action.copy.create, action.copy.special_use)
 
 

@@ -193,6 +193,11 @@ _ANSWERS: Final[Mapping[type[Ask], Callable[[Answers, Any], Awaitable[Any]]]] = 
 }
 
 
+def list_schemes(site: SiteScripts) -> list[str]:
+    """URI schemes of the external lists that there are, as ManageSieve announces them (RFC 6134 §6)."""
+    return sorted({name.partition(":")[0].lower() for name in (OWN_ADDRESSES, *site.lists) if ":" in name})
+
+
 def object_id(leaf: Leaf) -> str:
     """What MAILBOXID tells of a mailbox (RFC 8474 §4)."""
     return f"F{leaf.mailbox_id}"

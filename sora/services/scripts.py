@@ -10,9 +10,9 @@ begins again, which is why it gives the warnings and not the script.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import sys
+import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -23,8 +23,6 @@ from sora.sieve.script import Script, compile
 from sora.store.scripts import Quota
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from sora.services.node import Node
     from sora.sieve import checks
     from sora.store import scripts
@@ -48,7 +46,11 @@ MAX_ACCOUNTS: Final = 10_000
 
 
 class ScriptChecks:
-    """The checks of one process; `node.shared(checks_of)`."""
+    """One queue of checks.
+
+    Sessions have one (`node.shared(checks_of)`) and deliveries another, so that mail does not wait for whoever sends
+    many scripts.
+    """
 
     def __init__(self) -> None:
         self._turn = asyncio.Semaphore(1)
@@ -77,7 +79,7 @@ class ScriptChecks:
 
 
 def _compile(source: bytes) -> Script:
-    with _considerate():
+    with _considerate:
         script = compile(source, max_bytes=len(source))
         if len(source) > LARGE:
             gc.freeze()  # it stays, and need not be looked through again and again
@@ -85,7 +87,7 @@ def _compile(source: bytes) -> Script:
 
 
 def _check(source: bytes, max_bytes: int) -> Warnings:
-    with _considerate():
+    with _considerate:
         script = compile(source, max_bytes=max_bytes)
         warnings, commands = script.warnings, list(script.commands)
         del script
@@ -99,18 +101,33 @@ def _free(commands: list[checks.Node]) -> None:
         commands.pop()
 
 
-@contextlib.contextmanager
-def _considerate() -> Iterator[None]:
-    """Leave the process to its other threads as far as can be; for one thread at a time."""
-    collecting, switch_s = gc.isenabled(), sys.getswitchinterval()
-    gc.disable()
-    sys.setswitchinterval(SWITCH_S)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(switch_s)
-        if collecting:
-            gc.enable()
+class _Considerate:
+    """Leave the process to its other threads as far as can be, until the last thread in here has left."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before = False, 0.0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._before = gc.isenabled(), sys.getswitchinterval()
+                gc.disable()
+                sys.setswitchinterval(SWITCH_S)
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                collecting, switch_s = self._before
+                sys.setswitchinterval(switch_s)
+                if collecting:
+                    gc.enable()
+
+
+_considerate: Final = _Considerate()
 
 
 class _Compiled(Struct):

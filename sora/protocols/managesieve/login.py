@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from sora.errors import AuthFailed, BadSyntax
 from sora.protocols.managesieve.replies import PrivacyRequired, WrongState
 from sora.protocols.managesieve.state import KNOWN
-from sora.sieve.interpreter import Limits
+from sora.services.answers import list_schemes
 from sora.sieve.language import EXTENSIONS
 from sora.wire import managesieve as wire
 from sora.wire import sasl
@@ -46,8 +46,9 @@ def _capabilities(s: Session) -> Iterator[tuple[str, str | None]]:
     yield "SASL", " ".join(sasl.MECHANISMS) if s.private else ""
     if s.can_start_tls:
         yield "STARTTLS", None
-    yield "MAXREDIRECTS", str(Limits().redirects)
+    yield "MAXREDIRECTS", str(s.node.config.sieve.max_redirects)
     yield "NOTIFY", "mailto"
+    yield "EXTLISTS", " ".join(list_schemes(s.node.filters.site))
     yield "LANGUAGE", "en"
     yield "UNAUTHENTICATE", None
     if s.state is KNOWN:

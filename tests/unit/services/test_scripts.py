@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sora.errors import BadScript
+from sora.services import scripts
+from sora.services.answers import list_schemes
 from sora.services.scripts import AT_ONCE, SWITCH_S, CompiledScripts, ScriptChecks, quota_of
+from sora.services.site_scripts import NONE, SiteScripts
 from sora.sieve.script import Script, compile
 from sora.store.scripts import Quota, StoredScript, version_of
 from sora.tables import SieveTable
@@ -78,6 +81,24 @@ async def test_one_at_a_time_and_all_is_as_before(watched: Watched, make: Callab
     assert gc.isenabled()
 
 
+async def test_the_last_thread_that_leaves_brings_everything_back() -> None:
+    before = gc.isenabled(), sys.getswitchinterval()
+    with scripts._considerate:
+        with scripts._considerate:
+            pass
+        assert not gc.isenabled()
+        assert sys.getswitchinterval() == pytest.approx(SWITCH_S)
+    assert (gc.isenabled(), sys.getswitchinterval()) == before
+
+
+async def test_two_queues_leave_the_process_as_it_was() -> None:
+    before = gc.isenabled(), sys.getswitchinterval()
+    some, others = ScriptChecks(), ScriptChecks()
+    source = b"keep;\n" * 2000
+    await asyncio.gather(*(one.check(source, 1 << 20) for one in (some, others) * 5))
+    assert (gc.isenabled(), sys.getswitchinterval()) == before
+
+
 @pytest.mark.parametrize("size", [10, AT_ONCE + 1])
 async def test_what_is_too_large_is_wrong(size: int) -> None:
     with pytest.raises(BadScript, match=f"larger than {size - 1} octets"):
@@ -86,6 +107,13 @@ async def test_what_is_too_large_is_wrong(size: int) -> None:
 
 def test_the_quota_is_that_of_the_configuration() -> None:
     assert quota_of(SieveTable(max_scripts=1, max_script_size=2, max_storage=3)) == Quota(1, 2, 3)
+
+
+def test_the_schemes_of_lists_are_announced() -> None:
+    nobody: frozenset[str] = frozenset()
+    assert list_schemes(NONE) == ["urn"]
+    site = SiteScripts(lists={"TAG:example.com,2026:staff": nobody, "tag:x": nobody, "vips": nobody, "urn:a": nobody})
+    assert list_schemes(site) == ["tag", "urn"]
 
 
 class Accounts:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sora.errors import KeyUnavailable
 from sora.services.letters import MailEnvelope
 from sora.services.recipients import Recipient
+from sora.store.account_keys import NoKeys
 from sora.store.outbound import Outgoing, Params, enqueue, referring, sealed
-from sora.store.sealing import PLAIN
+from sora.store.sealing import PLAIN, AccountKey
 from sora.wire import lmtp
 from tests.support.sender import open_sending
 from tests.support.smtpsink import running
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from sora.services.node import Node
     from sora.services.outbound import Sending
+    from sora.store.blobs import BlobRef
     from sora.store.store import Store
     from sora.types import AccountId
     from tests.support.smtpsink import Sink
@@ -64,6 +67,22 @@ async def until(condition: Callable[[], Awaitable[bool] | bool], seconds: float 
 
 async def is_empty(store: Store) -> bool:
     return (await store.outbound.backlog()).pending == 0
+
+
+class OneKey(NoKeys):
+    """Every account has this key, until that is gone."""
+
+    def __init__(self, account_id: AccountId) -> None:
+        self.key = AccountKey(account_id, bytes(32))
+        self.gone = False
+
+    async def get(self, account_id: AccountId) -> AccountKey:  # type: ignore[override]
+        if self.gone:
+            raise KeyUnavailable
+        return self.key
+
+    async def reader(self, ref: BlobRef, stored: bytes) -> AccountKey:  # type: ignore[override]
+        return await self.get(ref.account_id)
 
 
 @contextlib.asynccontextmanager
@@ -273,6 +292,45 @@ async def test_mail_over_the_limit_is_not_kept_for_ever(
         await until(lambda: is_empty(store))
     assert sink.recipients() == ["a@example.org"], "a report; nothing is sent after its time"
     assert b"its account sends more than it may" in sink.mails()[0]["data"]
+
+
+async def test_what_is_sealed_is_sent_open(store: Store, dsn: str, tmp_path: Path, sink: Sink, ann: AccountId) -> None:
+    sealers = OneKey(ann)
+    sink.mode(RCPT={"text": "550 no", "times": 1})
+    async with store.db.transaction() as conn:
+        await enqueue(conn, [sealed(ann, mail("refused@example.org"), sealers.key)])
+    async with open_sending(dsn, tmp_path / "node", sink.port, sealers=sealers) as sender:
+        (claimed,) = await store.outbound.claim("node/1/1", 1, lease_s=60, hourly=0)
+        await sender._mailer.process(claimed)
+        ((kind, body),) = await store.db.fetch("SELECT kind, body FROM outbound_queue")
+        assert kind == "dsn"
+        assert b"refused@example.org" not in body, "reports are sealed as well"
+    async with sending(store, dsn, tmp_path, sink.port, sealers=sealers):
+        await until(lambda: is_empty(store))
+    (report,) = sink.mails()
+    assert b"refused@example.org" in report["data"]
+
+
+async def test_a_key_that_is_gone_tells_nobody_anything(
+    store: Store, dsn: str, tmp_path: Path, sink: Sink, ann: AccountId
+) -> None:
+    sealers = OneKey(ann)
+    async with store.db.transaction() as conn:
+        await enqueue(conn, [sealed(ann, mail(), sealers.key)])
+    sealers.gone = True
+    async with sending(store, dsn, tmp_path, sink.port, sealers=sealers):
+        await until(lambda: _waits(store))
+        assert (await store.outbound.list_mail())[0].attempts == 0
+    await store.db.execute("UPDATE outbound_queue SET created_at = clock() - interval '6 d', next_try = clock()")
+    async with sending(store, dsn, tmp_path, sink.port, sealers=sealers):
+        await until(lambda: is_empty(store))
+    assert sink.mails() == []
+
+
+async def _waits(store: Store) -> bool:
+    return bool(
+        await store.db.fetchval("SELECT bool_and(next_try > clock() AND claimed_by IS NULL) FROM outbound_queue")
+    )
 
 
 async def test_large_mail_leaves_too(store: Store, dsn: str, tmp_path: Path, sink: Sink, ann: AccountId) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from sora.config import Config
+    from sora.store.account_keys import Sealers
 
 QUICK: dict[str, Any] = {"tls": "none", "timeout": "5s", "retry": "1s", "retry_longest": "2s", "hello": "sora.example"}
 
@@ -51,9 +52,13 @@ def settings(dsn: str, directory: Path, port: int, **outbound: Any) -> Config:
 
 @contextlib.asynccontextmanager
 async def open_sending(
-    dsn: str, directory: Path, port: int, claim: str = "node/1/1", **outbound: Any
+    dsn: str, directory: Path, port: int, claim: str = "node/1/1", *, sealers: Sealers | None = None, **outbound: Any
 ) -> AsyncIterator[Sending]:
-    """The sender with what it needs; without encryption."""
+    """The sender with what it needs.
+
+    Args:
+        sealers: None: without encryption.
+    """
     conf = settings(dsn, directory, port, **outbound)
     async with contextlib.AsyncExitStack() as stack:
         database = await Database.open(dsn, min_size=0, max_size=8)
@@ -62,7 +67,7 @@ async def open_sending(
         stack.callback(staging.close)
         blobs = DirectoryStore(conf.object_store.path)
         stack.callback(blobs.close)
-        sealers = NoKeys()
+        sealers = sealers or NoKeys()
         bodies = assemble_bodies(conf, stack, None, staging, blobs, sealers, database, "node")
         stack.push_async_callback(bodies.close)
         table = conf.outbound

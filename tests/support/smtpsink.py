@@ -112,8 +112,7 @@ class _Handler:
             return found
         return {}
 
-    def _reply(self, server: Any, step: str, good: str) -> str:
-        mode = self._mode()
+    def _reply(self, server: Any, step: str, good: str, mode: dict[str, Any]) -> str:
         if mode.get("drop") == step:
             server.transport.abort()
         wanted = mode.get(step, good)
@@ -134,17 +133,17 @@ class _Handler:
     async def handle_MAIL(self, server: Any, session: Any, envelope: Any, address: str, options: list[str]) -> str:
         self._append("attempts", b".")
         envelope.mail_from, envelope.mail_options = address, options
-        return self._reply(server, "MAIL", "250 2.1.0 OK")
+        return self._reply(server, "MAIL", "250 2.1.0 OK", self._mode())
 
     async def handle_RCPT(self, server: Any, session: Any, envelope: Any, address: str, options: list[str]) -> str:
-        reply = self._reply(server, "RCPT", "250 2.1.5 OK")
+        reply = self._reply(server, "RCPT", "250 2.1.5 OK", self._mode())
         if reply.startswith("250"):
             envelope.rcpt_tos.append(address)
         return reply
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
-        mode = self._mode()
-        reply = self._reply(server, "DATA", "250 2.0.0 OK")
+        mode = self._mode()  # once: it may change meanwhile
+        reply = self._reply(server, "DATA", "250 2.0.0 OK", mode)
         if reply.startswith("250") and mode.get("drop") != "DATA":
             mail = {
                 "sender": envelope.mail_from.removesuffix("<>"),

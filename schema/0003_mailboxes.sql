@@ -30,6 +30,7 @@ CREATE TABLE mailboxes (
   uidvalidity bigint NOT NULL DEFAULT nextval('uidvalidities'),
   special_use text CHECK (special_use LIKE '\\_%'),               -- '\Sent' …
   noselect boolean NOT NULL DEFAULT false,                        -- a deleted parent that still has children
+  shadow boolean NOT NULL DEFAULT false,                          -- shows expunged mail (0023_undelete.sql); counts nowhere
   created_at timestamptz NOT NULL DEFAULT clock(),
   deleted_at timestamptz,
   PRIMARY KEY (account_id, mailbox_id)

@@ -32,7 +32,7 @@ BEGIN
   RETURN QUERY
   SELECT coalesce(sum(s.total_size), 0)::bigint, coalesce(sum(s.message_count), 0)::bigint, count(*)
   FROM mailboxes m JOIN mailbox_stats s USING (account_id, mailbox_id)
-  WHERE m.account_id = p_account_id AND m.deleted_at IS NULL;
+  WHERE m.account_id = p_account_id AND m.deleted_at IS NULL AND NOT m.shadow;
 END $$;
 
 CREATE FUNCTION domain_usage(p_domain_id bigint) RETURNS TABLE (bytes bigint, messages bigint)
@@ -42,7 +42,7 @@ BEGIN
   RETURN QUERY
   SELECT coalesce(sum(s.total_size), 0)::bigint, coalesce(sum(s.message_count), 0)::bigint
   FROM accounts a JOIN mailboxes m USING (account_id) JOIN mailbox_stats s USING (account_id, mailbox_id)
-  WHERE a.domain_id = p_domain_id AND a.deleted_at IS NULL AND m.deleted_at IS NULL;
+  WHERE a.domain_id = p_domain_id AND a.deleted_at IS NULL AND m.deleted_at IS NULL AND NOT m.shadow;
 END $$;
 
 -- Limits that hold for an account; NULL = none.

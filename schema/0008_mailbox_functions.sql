@@ -192,7 +192,7 @@ BEGIN
               THEN mailbox_rights(p_account_id, b.mailbox_id, p_account_id) ELSE 2047 END
   FROM (
     SELECT m.*, coalesce(m.name, s.name) AS known_name, s.name IS NOT NULL AS subscribed
-    FROM (SELECT * FROM mailboxes x WHERE x.account_id = p_account_id AND x.deleted_at IS NULL) m
+    FROM (SELECT * FROM mailboxes x WHERE x.account_id = p_account_id AND x.deleted_at IS NULL AND NOT x.shadow) m
     FULL JOIN (SELECT y.name FROM subscriptions y WHERE y.account_id = p_account_id) s ON s.name = m.name
   ) b
   LEFT JOIN mailbox_stats t ON t.account_id = b.account_id AND t.mailbox_id = b.mailbox_id

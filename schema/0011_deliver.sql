@@ -263,6 +263,7 @@ BEGIN
   WHERE NOT EXISTS (
     SELECT 1 FROM mailboxes m JOIN accounts a USING (account_id)
     WHERE m.account_id = i.account AND m.mailbox_id = i.mailbox AND m.deleted_at IS NULL AND NOT m.noselect
+      AND NOT m.shadow
       AND a.deleted_at IS NULL)
     AND NOT (i.mailbox = -1 AND EXISTS (
       SELECT 1 FROM accounts a WHERE a.account_id = i.account AND a.deleted_at IS NULL));

@@ -106,7 +106,7 @@ BEGIN
   PERFORM lock_mailboxes(ARRAY[p_mailbox_id]);
   IF NOT EXISTS (SELECT 1 FROM mailboxes m JOIN accounts a USING (account_id)
                  WHERE m.account_id = p_account_id AND m.mailbox_id = p_mailbox_id AND m.deleted_at IS NULL
-                   AND NOT m.noselect AND a.deleted_at IS NULL) THEN
+                   AND NOT m.noselect AND NOT m.shadow AND a.deleted_at IS NULL) THEN
     RETURN;
   END IF;
   RETURN QUERY

@@ -81,7 +81,8 @@ BEGIN
   PERFORM lock_accounts(ARRAY[p_account_id, nullif(p_grantee_id, least(p_grantee_id, 0))]);
   PERFORM lock_mailbox(p_mailbox_id);
   SELECT m.name INTO v_name FROM mailboxes m JOIN accounts a USING (account_id)
-  WHERE m.account_id = p_account_id AND m.mailbox_id = p_mailbox_id AND m.deleted_at IS NULL AND a.deleted_at IS NULL;
+  WHERE m.account_id = p_account_id AND m.mailbox_id = p_mailbox_id AND m.deleted_at IS NULL AND a.deleted_at IS NULL
+    AND NOT m.shadow;
   IF NOT FOUND THEN
     PERFORM fail('P0002', 'No such mailbox', p_account_id || '/' || p_mailbox_id);
   END IF;

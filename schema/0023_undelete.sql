@@ -29,7 +29,7 @@ BEGIN
   WITH candidates AS MATERIALIZED (
     SELECT b.mailbox_id, b.name, b.deleted_at, u.uid
     FROM mailboxes b CROSS JOIN LATERAL unnest(deleted_uids(p_account_id, b.mailbox_id, p_since)) u (uid)
-    WHERE b.account_id = p_account_id AND (p_name IS NULL OR b.name = p_name)
+    WHERE b.account_id = p_account_id AND NOT b.shadow AND (p_name IS NULL OR b.name = p_name)
       AND (b.mailbox_id, u.uid) > (p_after_mailbox_id, p_after_uid)
     ORDER BY b.mailbox_id, u.uid LIMIT p_limit
   )
@@ -50,7 +50,7 @@ BEGIN
   RETURN EXISTS (
     SELECT 1 FROM messages m JOIN mailboxes b USING (account_id, mailbox_id)
     WHERE m.account_id = p_account_id AND m.content_id = p_content_id AND m.internal_date = p_internal_date
-      AND m.expunged_at IS NULL AND b.deleted_at IS NULL);
+      AND m.expunged_at IS NULL AND b.deleted_at IS NULL AND NOT b.shadow);
 END $$;
 
 -- Restores up to p_limit messages of a mailbox, deleted or not, into one that is there (the same, as a rule): those of
@@ -137,7 +137,7 @@ BEGIN
   RETURN QUERY
   SELECT b.mailbox_id, b.name, b.uidvalidity, b.special_use, b.deleted_at, t.message_count, t.total_size
   FROM mailboxes b JOIN mailbox_stats t USING (account_id, mailbox_id)
-  WHERE b.account_id = p_account_id AND b.deleted_at IS NOT NULL ORDER BY b.deleted_at DESC, b.mailbox_id DESC;
+  WHERE b.account_id = p_account_id AND b.deleted_at IS NOT NULL AND NOT b.shadow ORDER BY b.deleted_at DESC, b.mailbox_id DESC;
 END $$;
 
 -- Makes a deleted mailbox what it was: its UIDVALIDITY, UIDs, flags, rights and annotations, under its old name or a new one.
@@ -188,4 +188,168 @@ BEGIN
   PERFORM note_account_change(p_account_id, 'restore', p_mailbox_id, v_name);
   RETURN QUERY SELECT p_mailbox_id, v_name, b.uidvalidity, t.message_count FROM mailbox_stats t
     WHERE t.account_id = p_account_id AND t.mailbox_id = p_mailbox_id;
+END $$;
+
+-- ── To be seen by the user ──────────────────────────────────────────────────────────────────────────────────────────
+-- A mailbox of deleted mail is a shadow: an ordinary mailbox, made and filled when somebody looks, that shows what went
+-- from the mailboxes of a name, those that are deleted among them. So every command reads it as any other. Its owner has
+-- the rights l and r in it. It counts in no quota, and LIST shows it below its own prefix only.
+
+-- Which message of a shadow stands for which deleted one. Its UIDs are given once, in the order in which messages went.
+CREATE TABLE deleted_messages (
+  account_id bigint NOT NULL,
+  shadow_id bigint NOT NULL,
+  uid bigint NOT NULL,
+  source_id bigint NOT NULL,
+  source_uid bigint NOT NULL,
+  deleted_at timestamptz NOT NULL,
+  PRIMARY KEY (account_id, shadow_id, uid),
+  FOREIGN KEY (account_id, shadow_id) REFERENCES mailboxes ON DELETE CASCADE
+);
+CREATE INDEX deleted_messages_age ON deleted_messages (deleted_at);
+
+-- The names of mailboxes from which something went within the grace period.
+CREATE FUNCTION deleted_names(p_account_id bigint, p_grace interval) RETURNS SETOF text LANGUAGE plpgsql STABLE
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
+BEGIN
+  RETURN QUERY
+  SELECT DISTINCT b.name FROM mailboxes b WHERE b.account_id = p_account_id AND NOT b.shadow AND NOT b.noselect AND (
+    EXISTS (SELECT 1 FROM message_expunges e WHERE e.account_id = p_account_id AND e.mailbox_id = b.mailbox_id
+            AND e.expunged_at >= clock() - p_grace)
+    OR b.deleted_at >= clock() - p_grace AND EXISTS (
+      SELECT 1 FROM mailbox_stats t WHERE t.account_id = p_account_id AND t.mailbox_id = b.mailbox_id AND t.message_count > 0))
+  ORDER BY 1;
+END $$;
+
+-- What a shadow should show of the mailboxes of a name: each message that the account has nowhere else, once.
+CREATE FUNCTION shown_as_deleted(p_account_id bigint, p_name text, p_grace interval, p_limit int)
+RETURNS TABLE (source_id bigint, source_uid bigint, deleted_at timestamptz) LANGUAGE plpgsql STABLE
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
+  SELECT k.mailbox_id, k.uid, k.gone_at FROM (
+    SELECT b.mailbox_id, m.uid, coalesce(m.expunged_at, b.deleted_at) AS gone_at,
+           row_number() OVER (PARTITION BY m.content_id, m.internal_date
+                              ORDER BY coalesce(m.expunged_at, b.deleted_at), b.mailbox_id, m.uid) AS place,
+           is_kept(p_account_id, m.content_id, m.internal_date) AS kept
+    FROM mailboxes b CROSS JOIN LATERAL unnest(deleted_uids(p_account_id, b.mailbox_id, clock() - p_grace)) u (uid)
+    CROSS JOIN LATERAL (
+      SELECT x.uid, x.content_id, x.internal_date, x.expunged_at FROM messages x
+      WHERE x.account_id = p_account_id AND x.mailbox_id = b.mailbox_id AND x.uid = u.uid OFFSET 0) m
+    WHERE b.account_id = p_account_id AND b.name = p_name AND NOT b.shadow
+  ) k WHERE k.place = 1 AND NOT k.kept ORDER BY k.gone_at DESC, k.mailbox_id DESC, k.uid DESC LIMIT p_limit;
+END $$;
+
+-- Makes the shadow of a name (p_shadow: what it is called) if it is missing, and brings it up to date, by p_step messages at
+-- most: `more` says that there are others. No row: nothing went and there was no shadow, or a mailbox of the account's own
+-- has the name. The sources are locked, so that nothing of them is trimmed, and their bodies purged, before it is shown.
+CREATE FUNCTION refresh_deleted(p_account_id bigint, p_name text, p_shadow text, p_grace interval, p_step int DEFAULT 5000,
+  p_limit int DEFAULT 100000)
+RETURNS TABLE (mailbox_id bigint, more boolean) LANGUAGE plpgsql ROWS 1
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET lock_timeout = '10s' AS $$
+#variable_conflict use_column
+DECLARE
+  v_id bigint;
+  v_source_id bigint[];
+  v_source_uid bigint[];
+  v_deleted_at timestamptz[];
+  v_gone bigint[];
+  v_modseq bigint;
+  v_base bigint;
+BEGIN
+  PERFORM lock_accounts(ARRAY[p_account_id]);
+  SELECT m.mailbox_id INTO v_id FROM mailboxes m JOIN accounts a USING (account_id)
+  WHERE m.account_id = p_account_id AND m.name = p_shadow AND m.deleted_at IS NULL AND m.shadow AND a.deleted_at IS NULL;
+  IF v_id IS NULL THEN
+    IF EXISTS (SELECT 1 FROM mailboxes m WHERE m.account_id = p_account_id AND m.name = p_shadow AND m.deleted_at IS NULL)
+      OR NOT EXISTS (SELECT 1 FROM deleted_names(p_account_id, p_grace) n WHERE n = p_name) THEN
+      RETURN;
+    END IF;
+    INSERT INTO mailboxes AS m (account_id, name, shadow) VALUES (p_account_id, p_shadow, true) RETURNING m.mailbox_id INTO v_id;
+    INSERT INTO mailbox_acl (account_id, mailbox_id, grantee_id, rights) VALUES (p_account_id, v_id, p_account_id, 1027);
+  END IF;
+  PERFORM lock_mailboxes(v_id || ARRAY(
+    SELECT b.mailbox_id FROM mailboxes b WHERE b.account_id = p_account_id AND b.name = p_name AND NOT b.shadow));
+  -- UNION ALL and GROUP BY, not joins, whose plans would be made for ten rows
+  WITH compared AS MATERIALIZED (
+    SELECT q.source_id, q.source_uid, max(q.uid) AS uid, max(q.deleted_at) AS deleted_at, bool_or(q.wanted) AS wanted FROM (
+      SELECT d.source_id, d.source_uid, d.uid, NULL::timestamptz AS deleted_at, false AS wanted FROM deleted_messages d
+      WHERE d.account_id = p_account_id AND d.shadow_id = v_id
+      UNION ALL
+      SELECT w.source_id, w.source_uid, NULL, w.deleted_at, true
+      FROM shown_as_deleted(p_account_id, p_name, p_grace, p_limit) w) q
+    GROUP BY 1, 2
+  ), fresh AS (
+    SELECT c.* FROM compared c WHERE c.uid IS NULL ORDER BY c.deleted_at, c.source_id, c.source_uid LIMIT p_step + 1
+  )
+  SELECT array_agg(f.source_id ORDER BY f.deleted_at, f.source_id, f.source_uid),
+         array_agg(f.source_uid ORDER BY f.deleted_at, f.source_id, f.source_uid),
+         array_agg(f.deleted_at ORDER BY f.deleted_at, f.source_id, f.source_uid),
+         ARRAY(SELECT c.uid FROM compared c WHERE NOT c.wanted ORDER BY 1)
+  INTO v_source_id, v_source_uid, v_deleted_at, v_gone FROM fresh f;
+  more := coalesce(cardinality(v_source_id), 0) > p_step;
+  IF v_gone <> '{}' THEN
+    PERFORM hide_deleted(p_account_id, v_id, v_gone);
+  END IF;
+  SELECT t.highest_modseq + 1, t.uid_next - 1 INTO v_modseq, v_base FROM mailbox_stats t
+  WHERE t.account_id = p_account_id AND t.mailbox_id = v_id;
+  IF v_source_id IS NOT NULL THEN
+    INSERT INTO deleted_messages (account_id, shadow_id, uid, source_id, source_uid, deleted_at)
+    SELECT p_account_id, v_id, v_base + i.n, i.source_id, i.source_uid, i.deleted_at
+    FROM unnest(v_source_id, v_source_uid, v_deleted_at) WITH ORDINALITY i (source_id, source_uid, deleted_at, n)
+    WHERE i.n <= p_step;
+    PERFORM put_back(p_account_id, b.source_id, v_id, b.uids, b.new_uids, v_modseq) FROM (
+      SELECT i.source_id, array_agg(i.source_uid ORDER BY i.n) AS uids, array_agg(v_base + i.n ORDER BY i.n) AS new_uids
+      FROM unnest(v_source_id, v_source_uid) WITH ORDINALITY i (source_id, source_uid, n)
+      WHERE i.n <= p_step GROUP BY 1 ORDER BY 1) b;
+  END IF;
+  IF v_source_id IS NOT NULL OR v_gone <> '{}' THEN
+    PERFORM pg_notify('sora_' || p_account_id % 16, format('%s.%s.%s', to_hex(p_account_id), to_hex(v_id), to_hex(v_modseq)));
+  END IF;
+  mailbox_id := v_id;
+  RETURN NEXT;
+END $$;
+
+-- Messages of a shadow that it should show no longer: restored ones, and those past the grace period. Their rows go at once,
+-- because they hold bodies. Called under its lock.
+CREATE FUNCTION hide_deleted(p_account_id bigint, p_shadow_id bigint, p_uids bigint[]) RETURNS void LANGUAGE plpgsql
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
+BEGIN
+  PERFORM expunge(p_account_id, p_shadow_id, p_uids, p_uids, false);
+  DELETE FROM deleted_messages d
+  WHERE d.account_id = p_account_id AND d.shadow_id = p_shadow_id AND d.uid = ANY (p_uids);
+  PERFORM trim_expunges(p_account_id, p_shadow_id, 'infinity', cardinality(p_uids));
+END $$;
+
+-- Shadows that show something past the grace period: nobody may look for a long time, and bodies must go.
+CREATE FUNCTION select_outdated_shadows(p_grace interval, p_limit int DEFAULT 100, p_without bigint[] DEFAULT '{}')
+RETURNS TABLE (account_id bigint, mailbox_id bigint) LANGUAGE sql STABLE SET search_path = sora, public AS $$
+  SELECT d.account_id, d.shadow_id FROM (
+    SELECT x.account_id, x.shadow_id, x.deleted_at FROM deleted_messages x JOIN accounts a USING (account_id)
+    WHERE x.deleted_at < clock() - p_grace AND NOT a.legal_hold AND x.shadow_id <> ALL (p_without)
+    ORDER BY x.deleted_at LIMIT p_limit * 10) d
+  GROUP BY 1, 2 ORDER BY min(d.deleted_at) LIMIT p_limit
+$$;
+
+-- Takes up to p_limit of them out of a shadow. Returns how many.
+CREATE FUNCTION trim_shadow(p_account_id bigint, p_shadow_id bigint, p_grace interval, p_limit int DEFAULT 10000)
+RETURNS bigint LANGUAGE plpgsql
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET lock_timeout = '2s' AS $$
+DECLARE
+  v_uids bigint[];
+BEGIN
+  IF account_held(p_account_id) THEN
+    RETURN 0;
+  END IF;
+  PERFORM lock_mailboxes(ARRAY[p_shadow_id]);
+  v_uids := ARRAY(
+    SELECT d.uid FROM deleted_messages d
+    WHERE d.account_id = p_account_id AND d.shadow_id = p_shadow_id AND d.deleted_at < clock() - p_grace
+    ORDER BY 1 LIMIT p_limit);
+  IF v_uids <> '{}' THEN
+    PERFORM hide_deleted(p_account_id, p_shadow_id, v_uids);
+  END IF;
+  RETURN cardinality(v_uids);
 END $$;

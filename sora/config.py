@@ -370,10 +370,18 @@ def _check_cleanup(config: Config) -> None:
             raise ConfigError(f"{path}: {error}") from error
         if value and seconds < LEAST_AGE_S:
             raise ConfigError(f"{path}: at least 1d, or leave it out")
+    _check_namespace(config.cleanup.deleted_namespace)
 
 
 LEAST_SILENCE_S: Final = 120.0
 """A node that was silent for less may only have been slow."""
+
+
+def _check_namespace(prefix: str) -> None:
+    levels = prefix.removesuffix("/").split("/")
+    plain = prefix.isascii() and prefix.isprintable() and not set(prefix) & set('"\\*%')
+    if prefix and not (plain and all(levels) and levels[0].upper() != "INBOX" and levels[0] != "Shared"):
+        raise ConfigError(f"cleanup.deleted_namespace: {prefix!r} cannot be the beginning of mailbox names")
 
 
 def _check_uploader(table: UploaderTable) -> None:

@@ -101,6 +101,9 @@ class CleanupTable(Table, frozen=True, kw_only=True):
     grace_period: Annotated[Duration, Meta(description="expunged mail can be restored this long", extra=WORKER)] = (
         14 * 86400.0
     )
+    deleted_namespace: Annotated[
+        str, Meta(description="IMAP users see expunged mail below this, read-only; empty: they do not", extra=WORKER)
+    ] = "Deleted/"
     wake_interval: Annotated[Duration, Meta(description="pause between two passes", extra=WORKER)] = 3600.0
     max_age_restriction: Annotated[
         str, Meta(description="expunge mail older than this; empty: never", extra=WORKER)

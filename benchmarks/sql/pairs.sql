@@ -1260,3 +1260,54 @@ UPDATE mailboxes SET deleted_at = now() WHERE account_id = {acc} AND mailbox_id 
 SELECT mailbox_id FROM restore_mailbox({acc}, {to})
 -- plain
 UPDATE mailboxes SET deleted_at = NULL WHERE account_id = {acc} AND mailbox_id = {to} RETURNING mailbox_id
+
+-- ── deleted_names
+-- untimed
+SELECT expunge({box}, ARRAY[{mid}::bigint], ARRAY[{mid}::bigint + 99], false); SELECT plain.expunge({box}, {mid},
+{mid} + 99)
+-- ours
+SELECT n FROM deleted_names({acc}, '14 days') n
+-- plain
+SELECT DISTINCT b.name FROM plain.mailboxes b JOIN plain.messages m USING (account_id, mailbox_id) WHERE b.account_id = {acc}
+AND m.expunged_at IS NOT NULL
+
+-- ── shown_as_deleted of 100
+-- untimed
+SELECT expunge({box}, ARRAY[{mid}::bigint], ARRAY[{mid}::bigint + 99], false); SELECT plain.expunge({box}, {mid},
+{mid} + 99)
+-- ours
+SELECT count(*) FROM mailboxes b, shown_as_deleted({acc}, b.name, '14 days', 1000) WHERE b.mailbox_id = {mb}
+-- plain
+SELECT count(*) FROM plain.messages m WHERE m.account_id = {acc} AND m.mailbox_id = {mb} AND m.expunged_at IS NOT NULL AND
+NOT EXISTS (SELECT 1 FROM plain.messages x WHERE x.account_id = {acc} AND x.content_id = m.content_id AND
+x.internal_date = m.internal_date AND x.expunged_at IS NULL)
+
+-- ── refresh_deleted of 100
+-- uncompared
+-- untimed
+SELECT expunge({box}, ARRAY[{mid}::bigint], ARRAY[{mid}::bigint + 99], false); SELECT plain.expunge({box}, {mid},
+{mid} + 99)
+-- ours
+SELECT more FROM mailboxes b, refresh_deleted({acc}, b.name, 'Deleted', '14 days') WHERE b.mailbox_id = {mb}
+-- plain
+SELECT count(plain.restore({box}, m.uid)) FROM plain.messages m WHERE m.account_id = {acc} AND m.mailbox_id = {mb} AND
+m.expunged_at IS NOT NULL
+
+-- ── select_outdated_shadows
+-- ours
+SELECT count(*) FROM select_outdated_shadows('0 s')
+-- plain
+SELECT count(DISTINCT shadow_id) FROM deleted_messages WHERE deleted_at < now()
+
+-- ── trim_shadow of 100
+-- covers hide_deleted
+-- uncompared
+-- untimed
+SELECT expunge({box}, ARRAY[{mid}::bigint], ARRAY[{mid}::bigint + 99], false);
+SELECT refresh_deleted({acc}, b.name, 'Deleted', '14 days') FROM mailboxes b WHERE b.mailbox_id = {mb};
+SELECT plain.expunge({box}, {mid}, {mid} + 99)
+-- ours
+SELECT trim_shadow({acc}, s.mailbox_id, '0 s') FROM mailboxes s WHERE s.account_id = {acc} AND s.shadow
+-- plain
+WITH d AS (DELETE FROM plain.messages m WHERE m.account_id = {acc} AND m.mailbox_id = {mb} AND m.expunged_at IS NOT NULL
+RETURNING 1) SELECT count(*) FROM d

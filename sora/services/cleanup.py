@@ -203,6 +203,16 @@ class Cleanup:
             async for rows in batches:
                 yield rows
 
+    async def shadows(self) -> AsyncGenerator[int]:
+        """Take what is past its grace out of the mailboxes in which users see their deleted mail."""
+
+        async def step(row: Record) -> int:
+            return await self.upkeep.trim_shadow(row["account_id"], row["mailbox_id"], self.grace, self.pace.rows)
+
+        async with aclosing(self._each("shadows", self.upkeep.outdated_shadows, "mailbox_id", step)) as batches:
+            async for rows in batches:
+                yield rows
+
     async def expunged(self) -> AsyncGenerator[int]:
         """Remove rows and log of messages past their grace."""
 
@@ -340,6 +350,7 @@ PHASES: Final[dict[str, Callable[[Cleanup], AsyncGenerator[int]]]] = {
     "retention": Cleanup.retention,
     "accounts_begun": Cleanup.begin_accounts,  # their mailboxes become deleted, and are emptied next
     "mailboxes": Cleanup.deleted_mailboxes,
+    "shadows": Cleanup.shadows,
     "expunged": Cleanup.expunged,
     "witnesses": Cleanup.witnesses,
     "logs": Cleanup.logs,

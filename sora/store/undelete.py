@@ -6,7 +6,7 @@ A mailbox that is restored is the old one, with its UIDVALIDITY and UIDs.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
@@ -110,11 +110,30 @@ class Undelete:
         rows = await self._db.fetch("SELECT * FROM list_deleted_mailboxes($1)", account_id)
         return [DeletedMailbox(**row) for row in rows]
 
+    async def names(self, account_id: AccountId, grace: timedelta) -> list[str]:
+        """Names of mailboxes from which something went within the grace period, in byte order."""
+        return [row[0] for row in await self._db.fetch("SELECT deleted_names($1, $2)", account_id, grace)]
+
+    async def refresh(self, account_id: AccountId, name: str, shadow: str, grace: timedelta) -> None:
+        """Show in a mailbox, made if it is missing, what went from those of a name and is nowhere else.
+
+        Nothing is done if nothing went, or if the account has a mailbox of its own that is called as the shadow is.
+
+        Args:
+            shadow: What it is called.
+        """
+        more = True
+        while more:
+            row = await self._db.fetchrow(
+                "SELECT * FROM refresh_deleted($1, $2, $3, $4)", account_id, name, shadow, grace
+            )
+            more = row is not None and row["more"]
+
     async def sources(self, account_id: AccountId, name: str) -> list[MailboxId]:
         """The mailboxes that have or had a name, the present one last; empty: there was none."""
         rows = await self._db.fetch(
             """
-            SELECT mailbox_id FROM mailboxes WHERE account_id = $1 AND name = $2 AND NOT noselect
+            SELECT mailbox_id FROM mailboxes WHERE account_id = $1 AND name = $2 AND NOT noselect AND NOT shadow
             ORDER BY deleted_at NULLS LAST, mailbox_id
             """,
             account_id,

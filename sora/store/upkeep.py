@@ -163,6 +163,14 @@ class Upkeep:
             "SELECT trim_expunges($1, $2, clock() - $3::interval, $4)", account_id, mailbox_id, grace, rows
         )
 
+    async def outdated_shadows(self, grace: timedelta, without: Sequence[int] = ()) -> list[Record]:
+        """Mailboxes of deleted mail that show some from before the grace, but for some."""
+        return await self._db.fetch("SELECT * FROM select_outdated_shadows($1, $2, $3)", grace, SELECTED, without)
+
+    async def trim_shadow(self, account_id: AccountId, mailbox_id: MailboxId, grace: timedelta, rows: int) -> int:
+        """Take what went before the grace out of a mailbox of deleted mail."""
+        return await self._count("SELECT trim_shadow($1, $2, $3, $4)", account_id, mailbox_id, grace, rows)
+
     async def journals(self, after: tuple[int, int], keep: int, mailboxes: int) -> list[Record]:
         """The next mailboxes behind a place, and the entries of their journals that are too many."""
         return await self._db.fetch("SELECT * FROM scan_journals($1, $2, $3, $4)", *after, keep, mailboxes)

@@ -170,6 +170,16 @@ def test_ages_that_would_remove_nearly_everything_are_refused(table: str, key: s
     assert f"{table}.{key}: " in refusal(**{table: {key: "ten days"}})
 
 
+@pytest.mark.parametrize("prefix", ["", "Deleted", "Deleted/", "Trash/Deleted/"])
+def test_where_deleted_mail_is_to_be_seen(prefix: str) -> None:
+    assert parse(cleanup={"deleted_namespace": prefix}).cleanup.deleted_namespace == prefix
+
+
+@pytest.mark.parametrize("prefix", ["/", "a//b", "inbox/", "Shared/x", "Del*", "a%", 'a"b', "a\\b", "Gelöscht", "a\nb"])
+def test_prefixes_that_cannot_be(prefix: str) -> None:
+    assert refusal(cleanup={"deleted_namespace": prefix}).startswith("cleanup.deleted_namespace: ")
+
+
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [

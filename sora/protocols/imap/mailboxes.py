@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Final
 from msgspec.structs import replace
 
 from sora.errors import BadSyntax, LimitExceeded, NotFound, Unavailable
-from sora.protocols.imap import metadata, modes
+from sora.protocols.imap import deleted, metadata, modes
 from sora.protocols.imap.enable import CONDSTORE, switch_on
 from sora.protocols.imap.objectids import mailbox_id
 from sora.protocols.imap.patterns import INBOX, Pattern, parents
-from sora.protocols.imap.places import as_listed, find, new_place, place_of
+from sora.protocols.imap.places import SHARED, as_listed, find, new_place, place_of
 from sora.protocols.imap.replies import Cannot, Reply, UseAttribute
 from sora.protocols.imap.rights import require
-from sora.protocols.imap.shared import NAMESPACES, own_name, tree_of
+from sora.protocols.imap.shared import own_name, tree_of
 from sora.protocols.imap.view import GONE
 from sora.store.mailboxes import ListedMailbox
 from sora.types import Rights, UidValidity
@@ -88,7 +88,10 @@ async def subscribe(s: Session, cmd: wire.Subscribe) -> None:
 
     Raises:
         NotFound: There is no such mailbox.
+        Cannot: It is one of deleted mail, which no client shall fetch with all others.
     """
+    if deleted.is_deleted(s, cmd.mailbox):
+        raise Cannot("Deleted mail cannot be subscribed to")
     await find(s, cmd.mailbox)
     name = as_listed(cmd.mailbox)
     await s.node.store.mailboxes.subscribe(s.account_id, name)
@@ -103,8 +106,13 @@ async def unsubscribe(s: Session, cmd: wire.Unsubscribe) -> None:
 
 
 async def namespace(s: Session, _cmd: wire.Namespace) -> None:
-    """RFC 2342: what is the session's own, and what others share with it."""
-    s.write(b"* NAMESPACE %s\r\n" % NAMESPACES)
+    """RFC 2342: what is the session's own, deleted mail apart, and what others share with it.
+
+    What is shared belongs to a user, so there is no namespace of the third kind.
+    """
+    root = deleted.root_of(s)
+    own = b'("%s/" "/")' % root.encode() if root else b""
+    s.write(b'* NAMESPACE (("" "/")%s) (("%s/" "/")) NIL\r\n' % (own, SHARED.encode()))
 
 
 # ---------------------------------------------------------------------------------------------------- LIST
@@ -119,7 +127,9 @@ async def list_(s: Session, cmd: imap_list.List) -> None:
     if len(cmd.patterns) > MAX_PATTERNS:
         raise LimitExceeded(f"A LIST may have {MAX_PATTERNS} patterns")
     tree = await tree_of(s, unseen="UNSEEN" in (cmd.status or ()))
-    patterns = [Pattern(cmd.reference + pattern) for pattern in cmd.patterns]
+    texts = [cmd.reference + pattern for pattern in cmd.patterns]
+    tree += await deleted.listed(s, texts, tree, counted=bool(cmd.status))
+    patterns = [Pattern(text) for text in texts]
     listed = []
     for box in tree:
         if _matches(patterns, box.name):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from sora.errors import BadSyntax, InvalidName, LimitExceeded, NoPermission, NotFound
-from sora.protocols.imap import contexts, filters, progress, results, search
+from sora.protocols.imap import contexts, deleted, filters, progress, results, search
 from sora.protocols.imap.enable import CONDSTORE, switch_on
 from sora.protocols.imap.patterns import DELIMITER, INBOX
 from sora.protocols.imap.places import is_shared, look_again, place_of
@@ -61,7 +61,7 @@ async def esearch(s: Session, cmd: MultiSearch) -> None:
         followed = any(source.scope is Scope.SELECTED for source in cmd.sources)
         with progress.working(s):
             if followed:
-                await _answer(s, _name_of(s.view, tree), wanted, returns)
+                await _answer(s, await _name_of(s, tree), wanted, returns)
             for name in names:
                 followed |= await _search_in(s, name, wanted, returns, followed=followed)
     if "UPDATE" in returns and not followed:
@@ -125,15 +125,20 @@ def looking_at(s: Session, selection: Selection) -> Iterator[None]:
 # ---------------------------------------------------------------------------------------------------- sources
 
 
-def _name_of(selection: Selection, tree: Iterable[ListedMailbox]) -> str:
+async def _name_of(s: Session, tree: Sequence[ListedMailbox]) -> str:
     """What the selected mailbox is called now: it may have been renamed since.
 
     Raises:
         NotFound: It was deleted.
     """
-    for box in tree:
-        if box.status is not None and box.status.mailbox_id == selection.view.mailbox_id:
-            return box.name
+
+    def called(boxes: Iterable[ListedMailbox]) -> str | None:
+        wanted = s.view.view.mailbox_id
+        return next((box.name for box in boxes if box.status is not None and box.status.mailbox_id == wanted), None)
+
+    name = called(tree) or called(await deleted.listed(s, [deleted.root_of(s)], tree, counted=True))
+    if name is not None:
+        return name
     raise NotFound("The selected mailbox is gone")
 
 

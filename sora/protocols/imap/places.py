@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct
 
 from sora.errors import InvalidName, NoPermission, NotFound
+from sora.protocols.imap import deleted
 from sora.protocols.imap.patterns import DELIMITER, parents
+from sora.protocols.imap.replies import Cannot
 from sora.protocols.imap.rights import require
 from sora.store.addresses import fold_address
 from sora.store.mailboxes import canonical_name
@@ -70,11 +72,15 @@ def owner_of(place: Place) -> str:
 async def place_of(s: Session, name: str) -> Place:
     """Where a name leads; the mailbox need not exist. No statement for a name of the session's own.
 
+    Of deleted mail, which is not so, what is below the name is brought up to date.
+
     Raises:
         NotFound: There is no such owner.
         InvalidName: It leads to no mailbox, but to the namespace.
     """
     if not is_shared(name):
+        if deleted.is_deleted(s, name):
+            return Place(s.account_id, None, await deleted.refresh(s, name))
         return Place(s.account_id, None, name)
     address, below = _split(name)
     if not below:
@@ -135,7 +141,10 @@ async def new_place(s: Session, name: str) -> Place:
     Raises:
         NoPermission: It is not there, or nor is the owner: who shares nothing is not to be told from nobody.
         InvalidName: It could never be a mailbox.
+        Cannot: Deleted mail alone is there.
     """
+    if deleted.is_deleted(s, name):
+        raise Cannot("These names are for deleted mail")
     try:
         place = await place_of(s, name)
     except NotFound:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from sora.protocols.imap.patterns import DELIMITER, parents
-from sora.protocols.imap.places import SHARED, prefix_of
+from sora.protocols.imap.places import prefix_of
 from sora.store.mailboxes import ListedMailbox
 from sora.types import NO_RIGHTS, UidValidity
 
@@ -58,7 +58,3 @@ def joined(own: Sequence[ListedMailbox], shared: Iterable[SharedMailbox]) -> lis
 def own_name(box: ListedMailbox) -> str:
     """What the owner calls a mailbox of the tree."""
     return box.name if box.owner_id is None else box.name.split(DELIMITER, 2)[2]
-
-
-NAMESPACES: Final = b'(("" "/")) (("%s/" "/")) NIL' % SHARED.encode()
-"""Personal, other users', shared (RFC 2342): what is shared belongs to a user, so there is none of the third kind."""

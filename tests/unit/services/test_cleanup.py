@@ -559,6 +559,7 @@ def test_the_phases_in_their_order() -> None:
         "retention",
         "accounts_begun",
         "mailboxes",
+        "shadows",
         "expunged",
         "witnesses",
         "logs",

@@ -51,7 +51,7 @@ RETRY_S: Final = 30.0
 """Before the second try, where the database or a body was away; doubled each time."""
 LONGEST_RETRY_S: Final = 3600.0
 MAX_ATTEMPTS: Final = 16
-"""Claims of an event: about half a day of retries. A script that kills its process ends here too."""
+"""Claims of an event: about ten hours of retries. A script that kills its process ends here too."""
 RUNS: Final = 2
 """Messages that are worked on at a time, each with one connection."""
 MAX_WAITING: Final = 1000
@@ -272,7 +272,6 @@ class ImapSieve:
 
 def _chunks(uids: UidSet) -> Iterator[UidSet]:
     """So many as are looked up together; a COPY may have a million."""
-    low = 0
     for first, last in uids.ranges():
         for low in range(first, last + 1, CHUNK):
             yield UidSet.from_ranges([(low, min(low + CHUNK - 1, last))])

@@ -616,7 +616,8 @@ async def test_a_notice_while_names_are_read_counts(world: World, monkeypatch: p
 
     async def slow(of: AccountId) -> dict[MailboxId, str]:
         found = await real(of)
-        names.forget(account_id)  # it comes before the answer is there
+        if of == account_id:
+            names.forget(account_id)  # it comes before the answer is there
         return found
 
     with monkeypatch.context() as patch:

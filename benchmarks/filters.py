@@ -153,7 +153,7 @@ def generated(path: str, demo: Demo, count: int, connections: int, size: int) ->
     answer = json.loads(done.stdout)
     if not answer["ok"]:
         raise RuntimeError(done.stdout + done.stderr)
-    rate: float = answer["msgs_per_s"]
+    rate: float = answer["results"][0]["ops_per_s"]
     return rate
 
 

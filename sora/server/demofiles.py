@@ -40,6 +40,9 @@ PORTS: Final = {
 """Key of the server's table and distance from the base, by name."""
 
 
+FILTER: Final = 'require ["fileinto", "mailbox"]; if header :is "subject" "hello" {fileinto :create "Greetings";}'
+
+
 class Facts(Struct, frozen=True):
     """What was chosen beside the configuration, kept in `demo.json`."""
 
@@ -228,7 +231,7 @@ def ready_line(demo: Demo, ports: Mapping[str, int]) -> str:
 
 
 def welcome(demo: Demo, ports: Mapping[str, int]) -> str:
-    """A short table for a person, and the first two commands to type."""
+    """A short table for a person, and the first commands to type."""
     addresses = demo.facts.addresses
     shown = ", ".join(addresses) if len(addresses) <= 3 else f"{addresses[0]} … {addresses[-1]}"
     rows = [f"  {name:<11} {HOST}:{port}" for name, port in ports.items()]
@@ -243,6 +246,8 @@ def welcome(demo: Demo, ports: Mapping[str, int]) -> str:
             f"['{addresses[0]}'], 'Subject: hello\\r\\n\\r\\nThe first message.\\r\\n')\"",
             "Read it:",
             f"  curl -u '{addresses[0]}:{demo.facts.password}' 'imap://{HOST}:{ports['imap']}/INBOX;MAILINDEX=1'",
+            "File the next one elsewhere (or use any ManageSieve client):",
+            f"  echo '{FILTER}' | sora-admin --config {demo.path} sieve put {addresses[0]} rules - --activate",
             f"Log: {demo.config.process.runtime_path}/sora.log",
         ]
     )

@@ -14,6 +14,7 @@ from sora import config as configuration
 from sora.errors import ConfigError
 from sora.server import demofiles
 from sora.server.runtime import Runtime
+from sora.sieve.script import compile
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -131,6 +132,8 @@ def test_what_it_says(tmp_path: Path) -> None:
     text = demofiles.welcome(demo, ports)
     for words in ("127.0.0.1:20004", "user1@example.com … user5@example.com", "password secret", "smtplib.LMTP"):
         assert words in text
+    assert compile(demofiles.FILTER.encode()).demanded == {"fileinto", "mailbox"}
+    assert f"echo '{demofiles.FILTER}' | sora-admin --config {demo.path} sieve put user1@example.com rules -" in text
 
 
 VALUES = st.one_of(st.booleans(), st.integers(-(2**60), 2**60), st.text(st.characters(exclude_categories=["Cs"])))

@@ -184,6 +184,32 @@ def dearest() -> dict[str, tuple[str, bytes]]:
             'if address :domain ["to", "cc"] "nothing" {}\n' * 10_000,
             _message(b"", b"To: " + b", ".join(b"someone%d@example.org" % number for number in range(1_000)) + b"\r\n"),
         ),
+        "wildcards, all different": (
+            "".join(f'if header :matches "subject" "a?b{number}*?{number}" {{}}\n' for number in range(25_000)),
+            _message(b""),
+        ),
+        "expressions, all different": (
+            'require "regex"; '
+            + "".join(f'if header :regex "subject" "(a|b{n})*[x-z]{{3}}" {{}}\n' for n in range(20_000)),
+            _message(b""),
+        ),
+        "flags": (
+            'require "imap4flags"; ' + ('addflag "' + " ".join(f"f{n}" for n in range(800)) + '";\n') * 200
+            + 'if hasflag "x" {}\n' * 20_000, _message(b""),
+        ),
+        "filing again and again": (
+            'require "fileinto"; ' + "".join(f'fileinto "{n}";\n' for n in range(99))
+            + 'fileinto "98";\n' * 50_000,
+            _message(b""),
+        ),
+        "names that are not there": (
+            ("if exists [" + ", ".join(f'"x-{n}"' for n in range(1000)) + "] {}\n"
+             + "if header [" + ", ".join(f'"x-{n}"' for n in range(1000)) + '] "y" {}\n') * 80, _message(b""),
+        ),
+        "modifiers of long texts": (
+            variables.replace("regex", 'enotify", "regex') + 'set "a" "' + ".é" * 20_000 + '";\n'
+            + 'set :quoteregex "b" "${a}"; set :encodeurl "b" "${a}";\n' * 5000, _message(b""),
+        ),
         "include": ('require "include"; ' + 'include "library";\n' * 2000, _message(b"")),
     }  # fmt: skip
 

@@ -141,12 +141,16 @@ def _size(check: Checker, bound: Bound) -> Callable[[Run], bool]:
     return lambda state: state.mail.size < limit
 
 
-def _exists(check: Checker, bound: Bound) -> Callable[[Run], bool]:
+def _exists(check: Checker, bound: Bound) -> Callable[[Run], Steps]:
     names, parts = bound.texts(0), parts_of(check, bound)
 
-    def run(state: Run) -> bool:
+    def run(state: Run) -> Steps:
         looked_at = parts(state)
-        return all(any(state.has_field(part, name) for part in looked_at) for name in state.texts(names))
+        for name in state.texts(names):
+            if not any(state.has_field(part, name) for part in looked_at):
+                return False
+            yield from state.rest()
+        return True
 
     return run
 
@@ -166,7 +170,7 @@ def _header(check: Checker, bound: Bound) -> Callable[[Run], Steps]:
                 if found is None:
                     found = yield from (take or _fields)(state, part, name)
                 values += pick(found)
-            yield from state.rest()
+                yield from state.rest()
         return (yield from state.any_match(match, values, keys))
 
     return run

@@ -27,6 +27,8 @@ MAX_HEADER: Final = 1 << 20
 """Octets of a header that grows no more."""
 HEADER_OCTETS: Final = 384
 """Of a header that one instruction copies and reads."""
+VALUE: Final = 4
+"""Characters of a value that one instruction folds."""
 _NAME: Final = re.compile(r"[!-9;-~]+")
 _WORDS: Final = re.compile(r"[ \t]*[^ \t]+")
 _FOLD_AT: Final = 76
@@ -45,7 +47,9 @@ def _addheader(check: Checker, bound: Bound) -> Callable[[Run], None]:
         state.spend(len(state.mail.head) // HEADER_OCTETS)
         if len(state.mail.head) > MAX_HEADER:
             state.fail(f"The header grows beyond {MAX_HEADER} octets")
-        state.mail = with_field(state.mail, field, state.text(value)[:MAX_VALUE], last=last)
+        text = state.text(value)[:MAX_VALUE]
+        state.spend(len(text) // VALUE)
+        state.mail = with_field(state.mail, field, text, last=last)
         state.note(f"add header {field}")
 
     return run

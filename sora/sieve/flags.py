@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 FLAGS_TAG: Final = Tag(":flags", STRINGS, extension="imap4flags")
 SYSTEM_FLAGS: Final = {flag.lower(): flag for flag in ("\\Seen", "\\Answered", "\\Flagged", "\\Deleted", "\\Draft")}
+MAX_FLAGS: Final = 4096
+"""Characters of all flags of a message."""
+FLAG: Final = 4
+"""Characters of flags that one instruction looks at."""
 _ATOM_SPECIALS: Final = frozenset('(){%*"\\] ')
 
 
@@ -31,6 +35,15 @@ def split_flags(texts: Iterable[str]) -> tuple[str, ...]:
     return tuple(found.values())
 
 
+def _split(state: Run, texts: Sequence[str]) -> tuple[str, ...]:
+    """The same at the price of it, for as much text as may be."""
+    length = sum(map(len, texts))
+    if length > MAX_FLAGS:
+        state.fail(f"Flags of more than {MAX_FLAGS} characters")
+    state.spend(length // FLAG)
+    return split_flags(texts)
+
+
 def _is_keyword(text: str) -> bool:
     return bool(text) and all("!" <= character <= "~" and character not in _ATOM_SPECIALS for character in text)
 
@@ -41,7 +54,7 @@ def flags_of(check: Checker, bound: Bound) -> Callable[[Run], tuple[str, ...] | 
     if texts is None:
         return lambda state: state.flags
     _warn_of(check, bound, texts)
-    return lambda state: split_flags(state.texts(texts))
+    return lambda state: _split(state, state.texts(texts))
 
 
 def _changes(
@@ -53,11 +66,11 @@ def _changes(
         _warn_of(check, bound, texts)
 
         def run(state: Run) -> None:
-            flags = split_flags(state.texts(texts))
+            flags = _split(state, state.texts(texts))
             if name:
-                assign(state, name, " ".join(change(split_flags([state.variable(name)]), flags)))
+                assign(state, name, " ".join(change(_split(state, [state.variable(name)]), flags)))
             else:
-                state.flags = change(state.flags or (), flags)
+                state.flags = _split(state, change(state.flags or (), flags))
                 state.note(f"flags are {' '.join(state.flags) or 'none'}")
 
         return run
@@ -105,8 +118,7 @@ def _hasflag(check: Checker, bound: Bound) -> Callable[[Run], Steps]:
     keys = check.keys(match, bound.texts(len(bound.positional) - 1), bound)
 
     def run(state: Run) -> Steps:
-        held = [state.variable(name.lower()) for name in names] if names else state.flags or ()
-        values = split_flags(held)
+        values = _split(state, [state.variable(name.lower()) for name in names]) if names else state.flags or ()
         wanted = state.texts(keys.texts)
         if match.type in ("is", "contains"):  # a key may be a list of flags, as a value is (RFC 5232 §4)
             wanted = [word for key in wanted for word in key.split() or [key]]

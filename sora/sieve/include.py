@@ -82,6 +82,7 @@ def _global(check: Checker, bound: Bound) -> Callable[[Run], None]:
         check.error(bound, "This is no name of a variable")
 
     def run(state: Run) -> None:
+        state.spend(len(names))
         known: frozenset[str] = state.state.get("global names", frozenset())
         state.state["global names"] = known | set(names)
         for name in names:

@@ -23,7 +23,7 @@ from msgspec import Struct, field
 from sora.errors import ScriptFailed
 from sora.sieve.actions import FileInto, Keep, Outcome, Redirect, Reject, Send, kept_once, merged, same_as, told
 from sora.sieve.mail import addresses_of, field_of, raw_header_of
-from sora.sieve.matching import CHARACTERS, RELATIONS
+from sora.sieve.matching import RELATIONS
 from sora.sieve.texts import Text, Variable
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 STEP: Final = 3
 """Instructions of a test or command by itself."""
+ACTION: Final = 3
+"""Of an action, besides half of one for each that was taken before."""
 COMPARISON: Final = 1
 """Of a value with a key, besides what their lengths cost."""
 HEADER_OCTETS: Final = 8192
@@ -358,7 +360,7 @@ class Run:
             folded: Keeps what is made of long values for the next test.
         """
         if match.type == "count":
-            return self._counts(match, len(values), self.texts(keys.texts))
+            return (yield from self._counts(match, str(len(values)), keys.texts))
         if match.type == "list":
             return (yield from self._in_lists(values, self.texts(keys.texts)))
         deciders = keys.deciders
@@ -387,16 +389,20 @@ class Run:
                     yield from self.rest()
         return False
 
-    def _counts(self, match: Match, count: int, wanted: Sequence[str]) -> bool:
+    def _counts(self, match: Match, count: str, wanted: Sequence[Text]) -> Steps:
         holds = RELATIONS[match.relation]
-        self.spend(len(wanted))
-        return any(holds(match.comparator.compare(str(count), key)) for key in wanted)
+        for key in wanted:
+            self.spend(COMPARISON)
+            if holds(match.comparator.compare(count, self.text(key))):
+                return True
+            yield from self.rest()
+        return False
 
     def _deciders(self, match: Match, keys: Keys) -> Steps:
         deciders, cost = [], 0
-        characters = 4 if match.type in ("matches", "regex") else CHARACTERS
-        for key in self.texts(keys.texts):
-            costs = COMPARISON + len(key) // characters
+        for text in keys.texts:
+            key = self.text(text)
+            costs = match.key_cost(key)
             self.spend(costs)
             try:
                 deciders.append(match.of(key))
@@ -464,6 +470,7 @@ class Run:
         self.note(f"{type(action).__name__.lower()} {told(action)}".rstrip())
         if cancels_keep:
             self.implicit_keep = False
+        self.spend(ACTION + len(self.actions) // 2)
         key = same_as(action)
         for place, taken in enumerate(self.actions) if key is not None else ():
             if same_as(taken) == key:

@@ -38,6 +38,8 @@ CHARACTERS: Final = 256
 """Of text that one instruction looks at."""
 PIECE: Final = 64 * 1024
 """Characters that are folded or searched at a time."""
+PATTERN: Final = 150
+"""Instructions that it takes to make ready for a text with `?`."""
 REGEX_WORK: Final = 50
 """Steps of a regular expression (characters times size of its program) in one instruction, at the worst."""
 REGEX_PIECE: Final = 5_000_000
@@ -173,6 +175,14 @@ class Match(Struct, frozen=True):
             ValueError: The key is no pattern.
         """
         return _DECIDERS[self.type](self, key)
+
+    def key_cost(self, key: str) -> int:
+        """Instructions that `of` takes."""
+        if self.type == "regex":
+            return 40 + len(key) // 4
+        if self.type == "matches":
+            return 1 + len(key) // 4 + sum("?" in piece for piece in key.split("*")) * PATTERN
+        return 1 + len(key) // CHARACTERS
 
     def check(self, key: str) -> None:
         """See that a key can be used; takes less than `of`.

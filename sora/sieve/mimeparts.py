@@ -24,7 +24,7 @@ from sora.sieve.bodies import SCANNED_A_STEP, charset_of, decoded, text_of, text
 from sora.sieve.checks import NUMBER, STRING, STRINGS, CommandRow, Tag, TestRow
 from sora.sieve.interpreter import FIELD, FIELD_OCTETS
 from sora.sieve.mail import Mail, raw_header_of
-from sora.sieve.variables import MODIFIERS, NAME, assign
+from sora.sieve.variables import MODIFIED, MODIFIERS, NAME, assign
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -214,7 +214,7 @@ def _extracttext(check: Checker, bound: Bound) -> Callable[[Run], Steps]:
 
     def run(state: Run) -> Steps:
         text = yield from _text_of(state, state.part, first)
-        state.spend(len(text) // 64)
+        state.spend(len(text) // MODIFIED)
         for function in functions:
             text = function(text)
         assign(state, str(name).lower(), text)

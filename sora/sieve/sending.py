@@ -24,6 +24,8 @@ _NOTIFY: Final = re.compile(r"NEVER|(SUCCESS|FAILURE|DELAY)(,(SUCCESS|FAILURE|DE
 _RET: Final = re.compile("FULL|HDRS", re.IGNORECASE)
 _MODE: Final = re.compile("NOTIFY|RETURN", re.IGNORECASE)
 _ABSOLUTE: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
+ADDRESS: Final = 15
+"""Instructions that it takes to read an address."""
 MAX_BY_TIME: Final = 999_999_999
 """Seconds (RFC 2852 §4)."""
 
@@ -42,6 +44,7 @@ def _redirect(check: Checker, bound: Bound) -> Callable[[Run], Steps]:
                 state.fail(f'There is no list "{state.text(target)}"')
         found = options(state)
         for text in addresses:
+            state.spend(ADDRESS)
             address = parse_address(text)
             if address is None:
                 state.fail(f'"{text}" is no mail address')

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Final
-from urllib.parse import quote
 
 from sora.sieve.checks import COMPARATOR_TAG, MATCH_TAGS, STRING, STRINGS, CommandRow, Tag, TestRow
 from sora.sieve.interpreter import COPIED
@@ -16,17 +15,33 @@ if TYPE_CHECKING:
     from sora.sieve.interpreter import Run
 
 NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_WILDCARDS: Final = re.compile(r"([*?\\])")
-_REGEX_SPECIALS: Final = re.compile(r"([.\[\](){}*+?^$|\\])")
+_UNRESERVED: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+_WILDCARDS: Final = "\\*?"
+_REGEX_SPECIALS: Final = "\\.[](){}*+?^$|"
+_URL: Final = {octet: f"%{octet:02X}" for octet in range(256) if chr(octet) not in _UNRESERVED}
+MODIFIED: Final = 16
+"""Characters that a modifier changes in one instruction."""
+
+
+def _quoted(specials: str) -> Callable[[str], str]:
+    """A backslash before each of these; itself comes first."""
+
+    def quoted(text: str) -> str:
+        for character in specials:
+            text = text.replace(character, f"\\{character}")
+        return text
+
+    return quoted
+
 
 MODIFIERS: Final[dict[str, tuple[int, Callable[[str], str]]]] = {
     ":lower": (40, str.lower),
     ":upper": (40, str.upper),
     ":lowerfirst": (30, lambda text: text[:1].lower() + text[1:]),
     ":upperfirst": (30, lambda text: text[:1].upper() + text[1:]),
-    ":quotewildcard": (20, lambda text: _WILDCARDS.sub(r"\\\1", text)),
-    ":quoteregex": (20, lambda text: _REGEX_SPECIALS.sub(r"\\\1", text)),
-    ":encodeurl": (15, lambda text: quote(text, safe="-._~")),
+    ":quotewildcard": (20, _quoted(_WILDCARDS)),
+    ":quoteregex": (20, _quoted(_REGEX_SPECIALS)),
+    ":encodeurl": (15, lambda text: text.encode("utf-8", "surrogateescape").decode("latin-1").translate(_URL)),
     ":length": (10, lambda text: str(len(text))),
 }
 """Precedence and what each does; the higher goes first, and of one precedence only one may be given (RFC 5229 §4.1)."""
@@ -43,7 +58,7 @@ def _set(check: Checker, bound: Bound) -> Callable[[Run], None]:
 
     def run(state: Run) -> None:
         text = state.text(value)
-        state.spend(len(text) // (64 if functions else COPIED))
+        state.spend(len(text) // (MODIFIED if functions else COPIED))
         for function in functions:
             text = function(text)
         assign(state, lowered, text)

@@ -105,6 +105,31 @@ def test_there_are_pauses() -> None:
     assert 40 <= pauses <= 100
 
 
+@pytest.mark.parametrize(
+    ("script", "least"),
+    [
+        ('if header :matches "subject" "a?b" {}', 150),
+        ('if header :regex "subject" "a|b" {}', 40),
+        ('addflag "' + " ".join(f"f{n}" for n in range(600)) + '";', 700),
+        ("".join(f'fileinto "{n}";' for n in range(100)), 2500),
+        ('set "a" "' + "x" * 60_000 + '"; set :quoteregex "b" "${a}";', 3500),
+        ("if exists [" + ", ".join(['"subject"'] * 100) + "] {}", 100),
+        ('addheader "X" "' + "x " * 2000 + '";', 1000),
+        ('redirect "a@b.c";', 15),
+        ("global [" + ", ".join(f'"v{n}"' for n in range(100)) + "];", 100),
+    ],
+)
+def test_what_takes_long_costs_much(script: str, least: int) -> None:
+    found = execute(required("regex", "imap4flags", "fileinto", "variables", "editheader", "include") + script)
+    assert not found.error
+    assert found.spent >= least
+
+
+def test_flags_have_a_length() -> None:
+    script = required("imap4flags") + 'addflag "' + " ".join(f"f{n}" for n in range(1000)) + '"; keep;'
+    assert did(script) == ["error: script 1, line 2: Flags of more than 4096 characters", "keep"]
+
+
 def test_long_work_can_be_done_elsewhere_and_costs_what_it_took() -> None:
     script = (
         required("regex", "variables", "fileinto") + 'if header :regex "x" "b(c*)(a|b){20}$" { fileinto "<${1}>"; }'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
@@ -110,7 +111,7 @@ def _notification(state: Run, target: MailTo, sender: str, message: str, level: 
         ("To", ", ".join(target.recipients)),
         ("Subject", message or target.subject or (subjects[0] if subjects else "New message")),
         ("Message-ID", f"<{environment.external_id}.n{place}@{environment.owner.rpartition('@')[2] or 'localhost'}>"),
-        ("Auto-Submitted", f"auto-notified; owner-email={environment.owner}"),
+        ("Auto-Submitted", f'auto-notified; owner-email="{_quotable(environment.owner)}"'),
         ("Importance", level[0]),
         ("X-Priority", level[1]),
         *target.fields,
@@ -118,6 +119,11 @@ def _notification(state: Run, target: MailTo, sender: str, message: str, level: 
     senders = original.header("From")
     body = target.body or f"From: {senders[0] if senders else ''}\r\nSubject: {subjects[0] if subjects else ''}\r\n"
     return compose.text_message(fields, body)
+
+
+def _quotable(text: str) -> str:
+    """For between quotes (RFC 3834 §5: a parameter; `@` cannot stand in a token)."""
+    return re.sub(r'(["\\])', r"\\\1", text)
 
 
 def _valid_notify_method(_check: Checker, bound: Bound) -> Callable[[Run], bool]:

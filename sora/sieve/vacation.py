@@ -51,6 +51,7 @@ def _vacation(check: Checker, bound: Bound) -> Callable[[Run], Steps]:
     if mime and isinstance(reason, str) and not _is_entity(reason):
         check.error(bound, "The text of :mime must begin with MIME header fields (RFC 5230 §4.3)")
     copy = copy_of(check, bound)
+    written = _handle(str(tags.get(":subject", "")), str(sender or ""), str(reason), mime)
 
     def run(state: Run) -> Steps:
         if state.environment.imap:
@@ -71,7 +72,7 @@ def _vacation(check: Checker, bound: Bound) -> Callable[[Run], Steps]:
         own = state.text(sender) if sender is not None else state.environment.owner
         subject = state.text(tags[":subject"]) if ":subject" in tags else _subject(state)
         data = _answer(state, to, own, subject, state.text(reason), mime=mime)
-        handle = state.text(tags[":handle"]) if ":handle" in tags else _handle(subject, own, state.text(reason), mime)
+        handle = state.text(tags[":handle"]) if ":handle" in tags else written
         filed = copy(state, data)
         period = _usual_period(state) if seconds is None else seconds
         state.act(Send("vacation", "", (to,), data, handle, period, filed), cancels_keep=False)
@@ -134,7 +135,10 @@ def _subject(state: Run) -> str:
 
 
 def _handle(subject: str, sender: str, reason: str, mime: bool) -> str:
-    """Answers with the same arguments are the same answer (RFC 5230 §4.2)."""
+    """Answers with the same arguments are the same answer (RFC 5230 §4.2), whatever is in their variables.
+
+    Otherwise everybody would be answered to each letter where the answer quotes something of it.
+    """
     return hashlib.blake2b(
         "\0".join((subject, sender, reason, str(mime))).encode("utf-8", "surrogateescape"), digest_size=16
     ).hexdigest()

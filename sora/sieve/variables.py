@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from string import ascii_lowercase, ascii_uppercase
 from typing import TYPE_CHECKING, Final
 
 from sora.sieve.checks import COMPARATOR_TAG, MATCH_TAGS, STRING, STRINGS, CommandRow, Tag, TestRow
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _UNRESERVED: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+_LOWER: Final = str.maketrans(ascii_uppercase, ascii_lowercase)
+"""What is not ASCII stays as it is (RFC 5229 §4.1)."""
+_UPPER: Final = str.maketrans(ascii_lowercase, ascii_uppercase)
 _WILDCARDS: Final = "\\*?"
 _REGEX_SPECIALS: Final = "\\.[](){}*+?^$|"
 _URL: Final = {octet: f"%{octet:02X}" for octet in range(256) if chr(octet) not in _UNRESERVED}
@@ -35,10 +39,10 @@ def _quoted(specials: str) -> Callable[[str], str]:
 
 
 MODIFIERS: Final[dict[str, tuple[int, Callable[[str], str]]]] = {
-    ":lower": (40, str.lower),
-    ":upper": (40, str.upper),
-    ":lowerfirst": (30, lambda text: text[:1].lower() + text[1:]),
-    ":upperfirst": (30, lambda text: text[:1].upper() + text[1:]),
+    ":lower": (40, lambda text: text.translate(_LOWER)),
+    ":upper": (40, lambda text: text.translate(_UPPER)),
+    ":lowerfirst": (30, lambda text: text[:1].translate(_LOWER) + text[1:]),
+    ":upperfirst": (30, lambda text: text[:1].translate(_UPPER) + text[1:]),
     ":quotewildcard": (20, _quoted(_WILDCARDS)),
     ":quoteregex": (20, _quoted(_REGEX_SPECIALS)),
     ":encodeurl": (15, lambda text: text.encode("utf-8", "surrogateescape").decode("latin-1").translate(_URL)),

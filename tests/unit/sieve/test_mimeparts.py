@@ -100,7 +100,7 @@ def test_extracttext() -> None:
     )
     assert did(MIME + commands.format("plain", ""), mail=TREE) == ["fileinto <Grüße, MAKE MONEY FAST>"]
     assert did(MIME + commands.format("plain", ":first 5"), mail=TREE) == ["fileinto <Grüße>"]
-    assert did(MIME + commands.format("plain", ":upper :first 3"), mail=TREE) == ["fileinto <GRÜ>"]
+    assert did(MIME + commands.format("plain", ":upper :first 3"), mail=TREE) == ["fileinto <GRü>"]
     assert did(MIME + commands.format("octet-stream", ""), mail=TREE) == ["fileinto <>"]
     assert "click here" in did(MIME + commands.format("html", ""), mail=TREE)[0]
 

@@ -97,6 +97,14 @@ def test_handles() -> None:  # §4.2
         'vacation :mime "Content-Type: a/b\r\n\r\nx";',
     ]
     assert len({plain, *map(handle, others)}) == 5
+    assert plain == handle('vacation "x";', mail=mail(To="bird@acme.example.com", Subject="another"))
+    quoting = 'vacation :subject "Away: ${1}" "x";'
+    script = f'require ["vacation", "variables"]; if header :matches "subject" "*" {{ {quoting} }}'
+    one, two = (
+        execute(script, mail=mail(To="bird@acme.example.com", Subject=subject)).actions[0].handle  # type: ignore[union-attr]
+        for subject in ("one", "two")
+    )
+    assert one == two  # the same answer, whatever it quotes
     assert handle('vacation :handle "h" "x";') == handle('vacation :handle "h" :subject "s" "y";') == "h"
 
 

@@ -8,12 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from email import policy
 from email.header import decode_header, make_header
 from email.parser import BytesParser
+from email.utils import getaddresses
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
 from tests.oracle.filters.mail import LETTERS, Letter
-from tests.oracle.filters.sides import SPARE
+from tests.oracle.filters.sides import LANES, LOST, SPARE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -26,6 +28,9 @@ TRACE: Final = ("return-path", "delivered-to", "received")
 """Fields that a server puts before a message at delivery, in this order."""
 NOWHERE: Final = Letter("all of them", "", b"")
 _LOCAL: Final = re.compile(r"\buser\d+\b")
+_QUESTION: Final = re.compile(r'(?ms)^if (.*?) \{ addflag "(t\d+)"; \}$')
+_SHOWN: Final = re.compile(r'(?m)^if (.*?) \{ addheader :last "X-Seen-(\d+)" ')
+_WORD: Final = re.compile(r"(?:=\?utf-8\?[bq]\?[^?\s]*\?=)+")
 _LINE: Final = re.compile(r"line (\d+)")
 
 
@@ -90,26 +95,30 @@ class Comparison:
 
     def run(self) -> None:
         """Everything: scripts, mail, mailboxes, what was sent."""
-        names = {case.name: f"user{number}" for number, case in enumerate(self.cases, 1)}
-        put = self._both(lambda side: [side.put(names[case.name], case) for case in self.cases])
+        names = {case.name: f"user{number}" for number, case in enumerate(self.cases, 2)}
+        put = self._both(lambda side, case: side.put(names[case.name], case), self.cases)
         for case, ours, theirs in zip(self.cases, *put, strict=True):
             self._note(case, NOWHERE, "put", "", _refusal(ours), _refusal(theirs), (ours, theirs))
         self.ran = [case for case, *both in zip(self.cases, *put, strict=True) if both == ["", ""]]
         users = [names[case.name] for case in self.ran]
-        self._both(lambda side: [side.prepare(user) for user in users])
+        self._both(lambda side, user: side.prepare(user), users)
         mailed = [self._mailed(users, letter) for letter in self.letters]
-        read = self._both(lambda side: [side.read(user) for user in users])
+        read = self._both(lambda side, user: side.read(user), users)
         for place, (case, user) in enumerate(zip(self.ran, users, strict=True)):
             self._compare(case, user, *(self._seen(mailed, read, side, place, user) for side in (0, 1)))
 
-    def _both(self, work: Callable[[Side], list[Any]]) -> list[list[Any]]:
-        with ThreadPoolExecutor(2) as pool:
-            return list(pool.map(work, self.sides))
+    def _both(self, work: Callable[[Side, Any], Any], items: Sequence[Any]) -> list[list[Any]]:
+        """Do something for everything on both sides: the results of each."""
+        with ThreadPoolExecutor(LANES) as pool, ThreadPoolExecutor(LANES) as other:
+            running = [
+                pool.map(work, repeat(side), items) for pool, side in zip((pool, other), self.sides, strict=True)
+            ]
+            return [list(results) for results in running]
 
     def _mailed(self, users: Sequence[str], letter: Letter) -> list[tuple[list[str], dict[str, list[Sent]]]]:
         """One letter to everybody: for each side the replies, and what was sent by whom."""
         before = [len(sink.taken()) for sink in self.sinks]
-        replies = self._both(lambda side: [side.deliver(user, letter) for user in users])
+        replies = self._both(lambda side, user: side.deliver(user, letter), users)
         for side in self.sides:
             side.settle()
         return [
@@ -138,7 +147,7 @@ class Comparison:
     def _compare(self, case: Case, user: str, ours: Seen, theirs: Seen) -> None:
         self._note(case, NOWHERE, "mailboxes", "", sorted(ours.mailboxes), sorted(theirs.mailboxes))
         for number, letter in enumerate(self.letters):
-            facts = [_facts(seen, number, letter, user) for seen in (ours, theirs)]
+            facts = [_facts(seen, number, letter, user, case) for seen in (ours, theirs)]
             whole = facts[0], facts[1]
             for kind in sorted(facts[0].keys() | facts[1].keys()):
                 name, _, field = kind.partition(": ")
@@ -159,23 +168,56 @@ def _refusal(text: str) -> str:
 # --------------------------------------------------------------------------------------------- what became of a letter
 
 
-def _facts(seen: Seen, number: int, letter: Letter, user: str) -> dict[str, Any]:
+def _facts(seen: Seen, number: int, letter: Letter, user: str, case: Case) -> dict[str, Any]:
     octets = letter.to(f"{user}@example.com")
     stored = [one for one in seen.stored if body_of(one.data) == body_of(octets)]
     facts: dict[str, Any] = {
-        "reply": seen.replies[number][:1] + (seen.replies[number][3:] if seen.replies[number][:1] != "2" else ""),
+        "reply": _reply_class(seen.replies[number]),
         "place": sorted(one.mailbox for one in stored),
     }
     for one in stored:
-        facts[f"flags: {one.mailbox}"] = sorted(one.flags)
-        facts[f"octets: {one.mailbox}"] = without_trace(one.data)
+        asked = dict(_asked(case))
+        facts |= {f"test: {test}": flag in one.flags for flag, test in asked.items()}
+        facts[f"flags: {one.mailbox}"] = sorted(one.flags - asked.keys())
+        fields = fields_of(without_trace(one.data))
+        for number_, test in _shown(case):
+            values = [plain(field) for field in fields if field.startswith(b"X-Seen-%b:" % number_.encode())]
+            facts[f"values: {test}"] = values
+        shown = [field for field in fields if not (case.group == "matrix" and field.startswith(b"X-Seen-"))]
+        facts[f"octets: {one.mailbox}"] = b"".join(shown) + b"\r\n" + body_of(one.data)
     mine = seen.sent[number]
-    facts["sent"] = sorted(f"{kind_of(mail, octets)} to {', '.join(mail.recipients)}" for mail in mine)
+    facts["sent"] = sorted(f"{kind_of(mail, octets)} to {_recipients(mail)}" for mail in mine)
     for mail in mine:
-        kind, to = kind_of(mail, octets), ", ".join(mail.recipients)
+        kind, to = kind_of(mail, octets), _recipients(mail)
         for name, value in sent_facts(kind, mail).items():
             facts[f"{kind}: {name}, to {to}"] = value
     return facts
+
+
+def _reply_class(reply: str) -> str:
+    return reply if reply == LOST else f"{reply[0]}xx"
+
+
+def _asked(case: Case) -> list[tuple[str, str]]:
+    """The questions of a script that `matrix` made, by the keywords that answer them."""
+    return [(flag, test) for test, flag in _QUESTION.findall(case.script)] if case.group == "matrix" else []
+
+
+def _shown(case: Case) -> list[tuple[str, str]]:
+    """Likewise those whose match variables are shown, by the numbers of the fields."""
+    return [(number, test) for test, number in _SHOWN.findall(case.script)] if case.group == "matrix" else []
+
+
+def plain(field: bytes) -> str:
+    """The value of a field: unfolded, decoded, without white space around it."""
+    text = re.sub(rb"\r\n[ \t]", b" ", field.partition(b":")[2]).decode("utf-8", "replace")
+    return re.sub(r"\s+", " ", decoded(text)).strip()
+
+
+def decoded(text: str) -> str:
+    """With encoded words in UTF-8 decoded; white space between two of them belongs to them (RFC 2047 §6.2)."""
+    text = re.sub(r"(\?=)\s+(=\?utf-8\?)", r"\1\2", text)
+    return _WORD.sub(lambda word: str(make_header(decode_header(word[0]))), text)
 
 
 def body_of(data: bytes) -> bytes:
@@ -211,8 +253,7 @@ def _by_user(sent: Iterable[Sent]) -> dict[str, list[Sent]]:
 
 def _whose(mail: Sent) -> str:
     """The account whose script sent it."""
-    header = b"".join(fields_of(mail.data)).decode("utf-8", "replace")
-    for text in (" ".join(mail.recipients), _value(mail, "From"), header):
+    for text in (" ".join(mail.recipients), _value(mail, "From"), mail.data.decode("utf-8", "replace")):
         if found := _LOCAL.search(text):
             return found[0]
     return SPARE
@@ -225,6 +266,11 @@ def _value(mail: Sent, name: str) -> str:
     if value is None:
         return "none"
     return re.sub(r"\s+", " ", str(make_header(decode_header(str(value))))).strip()
+
+
+def _recipients(mail: Sent) -> str:
+    """The forward-paths, without the quotes that a sender may put around a local part (RFC 5321 §4.1.2)."""
+    return ", ".join(path.replace('"', "") for path in mail.recipients)
 
 
 def kind_of(mail: Sent, letter: bytes) -> str:
@@ -245,15 +291,20 @@ SIGNIFICANT: Final = {
 
 def sent_facts(kind: str, mail: Sent) -> dict[str, Any]:
     """What is compared of a message that a script sent."""
-    facts: dict[str, Any] = {"sender": mail.sender}
+    facts: dict[str, Any] = {"sender": mail.sender.replace('"', "")}
     if kind == "redirect":
         fields = [field for field in fields_of(without_trace(mail.data)) if not _is_ours(field)]
         return facts | {"octets": b"".join(fields) + b"\r\n" + body_of(mail.data)}
     parsed = BytesParser(policy=policy.default).parsebytes(mail.data)
     facts |= {name: _value(mail, name) for name in SIGNIFICANT[kind]}
+    facts |= {name: _people(facts[name]) for name in ("From", "To", "Cc") if name in facts}
     facts["types"] = [part.get_content_type() for part in parsed.walk()]
     facts["text"] = [_text(part) for part in parsed.walk() if part.get_content_maintype() == "text"]
     return facts
+
+
+def _people(value: str) -> list[tuple[str, str]]:
+    return [(name, address.replace('"', "")) for name, address in getaddresses([value])]
 
 
 def _is_ours(field: bytes) -> bool:

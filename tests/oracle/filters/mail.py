@@ -397,7 +397,7 @@ LETTERS: Final = (
     Letter("attachments", "Bob.Builder+work@Build.Example", _text(_ATTACHED)),
     Letter("encoded headers", "juergen@post.example", _text(_ENCODED), parameters=" BODY=8BITMIME"),
     Letter("base64 in koi8-r", "ivan@pochta.example", _BASE64),
-    Letter("quoted-printable HTML", "amelie@france.example", _text(_QUOTED), detail="Lists"),
+    Letter("quoted-printable HTML", "amelie@france.example", _text(_QUOTED), detail="talk"),
     Letter("8-bit headers", "zoe@raw.example", _EIGHT, parameters=" BODY=8BITMIME"),
     Letter("odd addresses", '"john..doe"@Odd.Example', _text(_ADDRESSES)),
     Letter("large", "big@large.example", _LARGE),

@@ -104,7 +104,7 @@ _PARTS: Final = (
 _ENVELOPES: Final = (
     '"from" "alice@wonderland.example"', '"from" ""', '"from" "*"', '"to" "%me%@example.com"',
     '"to" "%ME%@example.com"',
-    ':localpart "to" "%me%+lists"', ':detail "to" "lists"', ':detail "to" "self+note"', ':user "to" "%me%"',
+    ':localpart "to" "%me%+talk"', ':detail "to" "talk"', ':detail "to" "self+note"', ':user "to" "%me%"',
     ':domain "to" "EXAMPLE.com"', ':domain "from" "*.example"', ':localpart "from" "john..doe"',
     ':detail "from" "work"',
     ':detail "to" "*"', ':domain "from" ""', ':localpart "from" ""', ':all "from" "bob.builder+work@build.example"',
@@ -336,7 +336,7 @@ VALUES: Final[dict[str, list[str]]] = {
         'date :matches :originalzone "date" "zone" "*"', 'date :matches :zone "-0330" "date" "time" "*:*:*"',
         'date :matches :zone "+0000" "date" "julian" "*"', 'date :matches :originalzone "date" "weekday" "*"',
         'date :matches :zone "+1345" "date" "date" "*"',
-        'date :matches :index 1 :last :zone "+0000" "received" "iso8601" "*"',
+        'date :matches :index 1 :last :zone "+0000" "received" "year" "*"',
     ],
     "match variables of MIME": [
         'header :mime :anychild :param "filename" :matches "content-disposition" "*"',

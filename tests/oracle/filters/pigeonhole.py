@@ -28,7 +28,7 @@ auth_username_format = %n
 recipient_delimiter = +
 lda_mailbox_autocreate = no
 imap_metadata = yes
-mail_attribute_dict = file:~/attributes
+mail_attribute_dict = file:%h/attributes
 service lmtp {{
   inet_listener lmtp {{
     address = 127.0.0.1
@@ -142,6 +142,11 @@ class Pigeonhole(Dovecot):
             extensions=" ".join(f"+{name}" for name in EXTENSIONS),
             no_chroot="" if os.getuid() == 0 else "chroot =",
         )
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """By protocol."""
+        return {"imap": self.port, "lmtp": self.lmtp, "managesieve": self.sieve}
 
     def log(self) -> str:
         """What it has logged."""

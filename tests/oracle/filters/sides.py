@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final, Self
 
 from msgspec import Struct
@@ -15,12 +16,14 @@ if TYPE_CHECKING:
     from tests.oracle.filters.mail import Letter
     from tests.oracle.filters.scripts import Case
 
-MAILBOXES: Final = (b"Work", b"Lists/Sieve", b"&AMk-t&AOk-")
+MAILBOXES: Final = (b"Work", b"Lists", b"Lists/Sieve", b"&AMk-t&AOk-")
 """That everybody has besides INBOX and those with a special use; the last one is `Été`."""
 ANNOTATION: Final = b'SETMETADATA INBOX (/private/comment "about the inbox")'
-SPARE: Final = "spare"
+SPARE: Final = "user1"
 """Second recipient of mail that has two; has no script."""
 
+LANES: Final = 4
+"""Accounts that are served at the same time."""
 LOST: Final = "lost"
 """Stands for a reply that did not come."""
 
@@ -49,13 +52,16 @@ class Side:
         self._ports = ports
         self._logins = logins
         self._password = password
-        self._lmtp = Lmtp(ports["lmtp"])
+        self._lmtps: SimpleQueue[Lmtp] = SimpleQueue()
+        for _ in range(LANES):
+            self._lmtps.put(Lmtp(ports["lmtp"]))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lmtp.__exit__()
+        while not self._lmtps.empty():
+            self._lmtps.get().__exit__()
 
     def prepare(self, local: str) -> None:
         """Make the mailboxes of an account."""
@@ -81,12 +87,15 @@ class Side:
         recipient = f"{local}+{letter.detail}@example.com" if letter.detail else address
         sender = letter.sender.replace("me@example.com", address)
         recipients = [recipient, f"{SPARE}@example.com"] if letter.besides else [recipient]
+        lmtp = self._lmtps.get()
         try:
-            return self._lmtp.deliver(sender, recipients, letter.to(address), letter.parameters)[0]
+            return lmtp.deliver(sender, recipients, letter.to(address), letter.parameters)[0]
         except ConnectionResetError:
-            self._lmtp.__exit__()
-            self._lmtp = Lmtp(self._ports["lmtp"])
+            lmtp.__exit__()
+            lmtp = Lmtp(self._ports["lmtp"])
             return LOST
+        finally:
+            self._lmtps.put(lmtp)
 
     def read(self, local: str) -> tuple[list[Stored], frozenset[str]]:
         """Everything that is stored, and the names of all mailboxes."""

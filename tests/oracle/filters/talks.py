@@ -17,6 +17,7 @@ from tests.oracle.dovecot import free_port
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+_REPLY: Final = re.compile(r"[2-5][0-9]{2}(?:[ -]|\Z)")
 _LITERAL: Final = re.compile(rb"\{(\d+)\+?\}\r\n\Z")
 
 
@@ -100,10 +101,16 @@ class Lmtp(Conversation):
         self.command("LHLO client.example")
 
     def reply(self) -> str:
-        """One reply, its lines joined."""
+        """One reply, its lines joined.
+
+        Raises:
+            ConnectionResetError: It is none.
+        """
         lines = []
         while True:
             line = self.line().decode("utf-8", "replace").rstrip("\r\n")
+            if not _REPLY.match(line):
+                raise ConnectionResetError(f"this is no line of a reply: {line!r}")
             lines.append(line[4:])
             if line[3:4] != "-":
                 return line[:4] + "\n".join(lines)
@@ -115,7 +122,8 @@ class Lmtp(Conversation):
 
     def deliver(self, sender: str, recipients: Sequence[str], data: bytes, parameters: str = "") -> list[str]:
         """The reply for each recipient: to its RCPT if it was not taken."""
-        assert self.command(f"MAIL FROM:<{sender}>{parameters}")[0] == "2", sender
+        reply = self.command(f"MAIL FROM:<{sender}>{parameters}")
+        assert reply[0] == "2", (sender, reply)
         replies = {recipient: self.command(f"RCPT TO:<{recipient}>") for recipient in recipients}
         taken = [recipient for recipient, reply in replies.items() if reply[0] == "2"]
         if not taken:
@@ -162,7 +170,8 @@ class Sink:
     async def handle_DATA(self, _server: object, _session: object, envelope: Any) -> str:
         """See aiosmtpd."""
         with self._changed:
-            self._taken.append(Sent(envelope.mail_from, tuple(envelope.rcpt_tos), bytes(envelope.content)))
+            sender = envelope.mail_from.removeprefix("<").removesuffix(">")
+            self._taken.append(Sent(sender, tuple(envelope.rcpt_tos), bytes(envelope.content)))
             self._changed.notify_all()
         return "250 2.0.0 taken"
 

@@ -159,8 +159,8 @@ if header :contains "sub:ject" "" { addflag "colon"; }
 require ["fileinto", "copy", "imap4flags"];
 if header :contains "subject" "e" { fileinto :copy "Work"; }
 if header :contains "from" "e" { fileinto :copy "Lists/Sieve"; }
-if size :over 1000 { fileinto :copy :flags "\\Flagged" "Archive"; }
-if size :under 500 { fileinto :copy "Été"; }
+if size :over 5K { fileinto :copy :flags "\\Flagged" "Archive"; }
+if size :under 50K { fileinto :copy "Été"; }
 if exists "list-id" { discard; }
 #### a null sender
 require ["envelope", "fileinto"];

@@ -173,7 +173,7 @@ addheader "X-After" "${after}";
 #### subaddress
 require ["envelope", "subaddress", "fileinto", "variables", "mailbox"];
 if envelope :detail :matches "to" "*" { set "detail" "${1}"; }
-if string :is "${detail}" "Lists" { fileinto "Lists/Sieve"; }
+if string :is "${detail}" "talk" { fileinto "Lists/Sieve"; }
 elsif envelope :detail :contains "to" "note" { fileinto "Work"; }
 #### subaddress of headers
 require ["subaddress", "imap4flags"];

@@ -58,6 +58,9 @@ if metadata :matches "Work" "/private/comment" "*" { addflag "work"; }
 if metadata "INBOX" "/private/nothing" "" { addflag "nothing"; }
 if metadataexists "INBOX" "/private/comment" { addflag "exists"; }
 if metadataexists "INBOX" ["/private/comment", "/private/nothing"] { addflag "both"; }
+#### metadata of a mailbox that is not there
+require ["mboxmetadata", "imap4flags"];
+addflag "before";
 if metadataexists "Nowhere" "/private/comment" { addflag "nowhere"; }
 #### metadata in a variable
 require ["mboxmetadata", "variables", "editheader"];

@@ -92,7 +92,7 @@ require "vacation";
 vacation :from "Me Myself <%me%@example.com>" "Away.";
 #### vacation for other addresses
 require "vacation";
-vacation :addresses ["sieve-talk@list.example", "xy@odd.example", "second@france.example", "fifth@work.example"] "Away.";
+vacation :addresses ["sieve-talk@list.example", "xy@odd.example", "second@france.example", "fifth@work.example"] "%me% is away.";
 #### vacation in MIME
 require "vacation";
 vacation :mime text:

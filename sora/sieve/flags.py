@@ -37,11 +37,15 @@ def split_flags(texts: Iterable[str]) -> tuple[str, ...]:
 
 def _split(state: Run, texts: Sequence[str]) -> tuple[str, ...]:
     """The same at the price of it, for as much text as may be."""
+    _measure(state, texts)
+    return split_flags(texts)
+
+
+def _measure(state: Run, texts: Sequence[str]) -> None:
     length = sum(map(len, texts))
     if length > MAX_FLAGS:
         state.fail(f"Flags of more than {MAX_FLAGS} characters")
     state.spend(length // FLAG)
-    return split_flags(texts)
 
 
 def _is_keyword(text: str) -> bool:
@@ -70,7 +74,8 @@ def _changes(
             if name:
                 assign(state, name, " ".join(change(_split(state, [state.variable(name)]), flags)))
             else:
-                state.flags = _split(state, change(state.flags or (), flags))
+                state.flags = change(state.flags or (), flags)
+                _measure(state, state.flags)
                 state.note(f"flags are {' '.join(state.flags) or 'none'}")
 
         return run

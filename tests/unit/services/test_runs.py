@@ -10,7 +10,8 @@ import pytest
 
 from sora.errors import DatabaseDown
 from sora.services.runs import limits_of, run
-from sora.sieve.interpreter import Environment, IsDuplicate, Limits, Step
+from sora.sieve import interpreter
+from sora.sieve.interpreter import Environment, IsDuplicate, Limits, Step, drive
 from sora.sieve.mail import Mail
 from sora.sieve.script import compile
 from sora.tables import SieveTable
@@ -47,6 +48,18 @@ async def test_others_have_their_turn_after_each_slice() -> None:
     other.cancel()
     assert outcome.error == ""
     assert turns >= outcome.spent // 500 - 1 > 10
+
+
+async def test_long_searches_are_made_in_a_thread_and_cost_what_they_take() -> None:
+    script = (
+        'require ["regex", "variables"]; set "a" "'
+        + "ab" * 30_000
+        + '";\n'
+        + 'if string :regex "${a}" "x[ab]*y" {}\n' * 50
+    )
+    steps = [Step(compile(script.encode()), "s")]
+    worst = drive(interpreter.run(steps, MAIL, ENVIRONMENT), no_answer).spent
+    assert (await play(script)).spent < worst // 2
 
 
 async def test_answers_may_take_their_time() -> None:

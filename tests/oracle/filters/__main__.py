@@ -12,7 +12,7 @@ from tests.oracle.filters import pigeonhole
 from tests.oracle.filters.report import run, write
 from tests.oracle.filters.scripts import cases
 
-OUT = ROOT / "benchmarks" / "results" / "filters.md"
+OUT = ROOT / "benchmarks" / "results" / "oracle-filters.md"
 
 
 def main() -> int:

@@ -275,7 +275,7 @@ class Checker:
         if not comparator.substrings and kind in (":contains", ":matches", ":regex"):
             self.error(bound.places[":comparator"], f"The comparator {name} cannot be used with {kind}")
         relation = bound.tags.get(kind, "") if kind in (":count", ":value") else ""
-        if relation != "" and (not isinstance(relation, str) or relation.lower() not in RELATIONS):
+        if kind in (":count", ":value") and (not isinstance(relation, str) or relation.lower() not in RELATIONS):
             self.error(bound.places[kind], f'Unknown relation "{relation}"')
             relation = "eq"
         return Match(kind[1:], comparator, relation.lower() if isinstance(relation, str) else "eq")

@@ -26,6 +26,7 @@ test = walk(
     is_("§4.2", ":count of nothing", N, 'header :count "eq" :comparator "i;ascii-numeric" "x-none" "0"', True),
     is_("§4.2", "each of the keys", N, 'header :count "eq" :comparator "i;ascii-numeric" "to" ["9", "2"]', True, mail=FEW),
     refuses("§3", "relations are six", N, 'if header :value "xx" "a" "b" {}', "Unknown relation"),
+    refuses("§3", "the empty text is no relation", N, 'if header :count "" "a" "b" {}', 'Unknown relation ""'),
     refuses("§3", "one match type", N, 'if header :count "eq" :is "a" "b" {}', "Only one of"),
     refuses("§2", "it is required", "", 'if header :value "eq" "a" "b" {}', "needs require"),
     does("§7 example", "a low number", N + " fileinto", SCRIPT, ["fileinto Priority"], mail=mail(From="z@b.c", X_Priority="1")),

@@ -44,6 +44,7 @@ PORTS: Final = {"none": 25, "starttls": 587, "tls": 465}
 _NOT_THE_MAIL: Final = frozenset({421, 530, 534, 535, 538})
 """Replies that say nothing of a mail: the server goes down, or does not like our login."""
 _STATUS: Final = re.compile(r"[245]\.(\d{1,3}\.\d{1,3})(?= |$)", re.ASCII)
+_NOT_TEXT: Final = re.compile(r"[\x00-\x20\x7f]+")
 _BROKEN: Final = (aiosmtplib.SMTPException, OSError, TimeoutError, EOFError)
 
 
@@ -287,7 +288,7 @@ class _Line:
                 return None
             return Outcome("deferred", "4.4.2", f"{stage}: {_said(error)}", remote=False)
         self.used_mono = time.monotonic()
-        return Outcome("sent", "2.0.0", text, relayed=not self._client.supports_extension("dsn"))
+        return Outcome("sent", "2.0.0", _readable(text), relayed=not self._client.supports_extension("dsn"))
 
     def _unable(self, parcel: Parcel) -> Outcome | None:
         """Why this smarthost cannot take it, by what it offers; it need not be asked."""
@@ -341,7 +342,7 @@ class _Line:
             self._client.close()
         self.used_mono = time.monotonic()
         permanent = 500 <= code < 600 and code not in _NOT_THE_MAIL
-        return Outcome("refused" if permanent else "deferred", _enhanced(code, text), f"{stage}: {code} {text}")
+        return Outcome("refused" if permanent else "deferred", _enhanced(code, text), f"{stage}: {code} {_readable(text)}")
 
 
 _NO_REPLY: Final = Outcome("deferred", "4.4.2", "The smarthost closed the connection", remote=False)
@@ -381,4 +382,9 @@ def _enhanced(code: int, text: str) -> str:
 
 
 def _said(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:400]
+    return _readable(f"{type(error).__name__}: {error}")[:400]
+
+
+def _readable(text: str) -> str:
+    """What a server said, for log, database and report: in one line, and `?` for octets that are no UTF-8."""
+    return _NOT_TEXT.sub(" ", text).encode("utf-8", "replace").decode().strip()

@@ -68,7 +68,7 @@ class Server:
             reply = self.replies.get(verb, self._good(verb, writer))
             if reply is None:
                 return
-            writer.write(f"{reply}\r\n".encode())
+            writer.write(f"{reply}\r\n".encode("utf-8", "surrogateescape"))
             if verb == "QUIT":
                 return
             if verb == "STARTTLS" and reply.startswith("220"):
@@ -80,7 +80,7 @@ class Server:
                 end = self.replies.get("end", "250 2.0.0 taken")
                 if end is None:
                     return
-                writer.write(f"{end}\r\n".encode())
+                writer.write(f"{end}\r\n".encode("utf-8", "surrogateescape"))
 
     def _good(self, verb: str, writer: asyncio.StreamWriter) -> str:
         if verb == "EHLO":
@@ -216,6 +216,15 @@ async def test_replies(server: Server, connect: Make, verb: str, reply: str, res
     server.replies = {}
     assert (await smarthost.send(PARCEL)).result == "sent", "the next mail is not touched by that"
     assert server.connections == (2 if reply.startswith("421") else 1)
+
+
+@pytest.mark.parametrize("verb", ["RCPT", "end"])
+async def test_what_a_server_says_can_be_written_down(server: Server, connect: Make, verb: str) -> None:
+    """The database takes neither NUL nor what is no UTF-8; a mail must not wait a day because of that."""
+    server.replies[verb] = "450-4.2.0 bo\udceete\r\n450 4.2.0 ple\0ine\x1b"
+    outcome = await connect(server.port).send(PARCEL)
+    assert (outcome.result, outcome.status) == ("deferred", "4.2.0")
+    assert outcome.text.endswith("450 4.2.0 bo?te 4.2.0 ple ine")
 
 
 @pytest.mark.parametrize("verb", ["RCPT", "DATA", "end"])

@@ -219,6 +219,7 @@ BEGIN
   ), keys AS (
     INSERT INTO recent_deliveries (account_id, key, mailbox_id, uid)
     SELECT p.account, p.key, p.mailbox, coalesce(p.uid, p.content_id) FROM placed p WHERE p.key IS NOT NULL
+    ORDER BY p.account, p.key, p.mailbox   -- no lock stands before the rows of held letters
     ON CONFLICT (account_id, key, mailbox_id) DO UPDATE SET uid = EXCLUDED.uid, delivered_at = EXCLUDED.delivered_at
   ), appends AS (
     INSERT INTO append_witnesses (account_id, append_id, mailbox_id, uid)

@@ -224,6 +224,9 @@ class SieveTable(Table, frozen=True, kw_only=True):
     max_scripts: Annotated[int, Meta(ge=1, description="scripts of one account", extra=LIVE)] = 100
     max_script_size: Annotated[Size, Meta(description="largest script", extra=LIVE)] = 1 << 20
     max_storage: Annotated[Size, Meta(description="all scripts of one account together", extra=LIVE)] = 10 << 20
+    max_nesting: Annotated[
+        int, Meta(ge=1, le=100, description="blocks inside blocks of a script, tests inside tests", extra=LIVE)
+    ] = 30
     before: Annotated[
         tuple[str, ...], Meta(description="scripts that run before those of accounts: files, directories", extra=WORKER)
     ] = ()

@@ -84,7 +84,8 @@ async def show(ctx: AdminContext, req: OneScript) -> ScriptText:
 async def put(ctx: AdminContext, req: PutScript) -> Done:
     """Store a script that has no errors, in place of the one of that name."""
     content = req.script.encode()
-    compile(content, max_bytes=ctx.config.sieve.max_script_size)
+    limits = ctx.config.sieve
+    compile(content, max_bytes=limits.max_script_size, max_nesting=limits.max_nesting)
     account = await ctx.store.accounts.get(req.address)
     await ctx.store.scripts.put(account.account_id, req.name, content, quota_of(ctx.config.sieve))
     if req.activate:

@@ -158,6 +158,7 @@ def _assemble_sending(
 def _smarthost(config: Config, hello: str) -> Smarthost | None:
     """None if there is none. A certificate that cannot be read any more keeps mail waiting, and the rest going."""
     if not config.outbound.host:
+        _logger.warning("no smarthost is configured: mail that filters send waits, see outbound.host")
         return None
     try:
         return Smarthost(config.outbound, hello)

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from sora.errors import BadScript
+from sora import log, metrics
+from sora.errors import BadScript, NotFound, Unavailable
 from sora.services.answers import Answers
-from sora.services.carrying import Carrying, NoPlace, tell
+from sora.services.carrying import Carrying, Filtered, NoPlace, Wish, tell
 from sora.services.runs import limits_of, run
 from sora.sieve.actions import Keep
 from sora.sieve.interpreter import Environment, Step
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from sora.services.carrying import Filtered
     from sora.services.letters import MailEnvelope
     from sora.services.recipients import Recipient
     from sora.services.scripts import CompiledScripts
@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from sora.store.store import Store
     from sora.tables import SieveTable
     from sora.types import AccountId
+
+
+_log = log.get(__name__)
 
 
 class Settings(Struct, frozen=True):
@@ -100,6 +103,9 @@ class Filters:
     async def filter(self, mail: Mail, envelope: MailEnvelope, recipient: Recipient, received_at: datetime) -> Filtered:
         """Run the scripts of a recipient, and find the places for what they want.
 
+        Whatever goes wrong with them, the message is kept: its sender can mend nothing, and neither can those who get
+        it besides.
+
         Args:
             mail: As it would be stored.
 
@@ -107,6 +113,18 @@ class Filters:
             NotFound: The account is gone.
             Unavailable: Nothing can be decided now.
         """
+        try:
+            return await self._filter(mail, envelope, recipient, received_at)
+        except (NotFound, Unavailable):
+            raise
+        except Exception:
+            metrics.sieve_errors.inc()
+            _log.exception("filter failed", extra={"account": recipient.address, "recipient": recipient.text})
+            return Filtered((Wish(recipient.mailbox_id, mail),))
+
+    async def _filter(
+        self, mail: Mail, envelope: MailEnvelope, recipient: Recipient, received_at: datetime
+    ) -> Filtered:
         answers = self.answers(recipient.account_id, recipient.script)
         steps = await self._steps(recipient)
         environment = await self._environment(envelope, recipient, answers, received_at)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from msgspec import Struct
 
 from sora.errors import InvalidName
-from sora.sieve.script import Script, compile
+from sora.sieve.script import MAX_NESTING, MOST_NESTING, Script, compile
 from sora.store.scripts import Quota
 
 if TYPE_CHECKING:
@@ -56,39 +56,39 @@ class ScriptChecks:
         self._turn = asyncio.Semaphore(1)
 
     async def compile(self, source: bytes) -> Script:
-        """Compile a script that is to run, however large it is.
+        """Compile a script that is to run, whatever limits were set since it was stored.
 
         Raises:
             BadScript: With all that is wrong, line by line.
         """
         if len(source) <= AT_ONCE:
-            return compile(source, max_bytes=AT_ONCE)
+            return compile(source, max_bytes=AT_ONCE, max_nesting=MOST_NESTING)
         async with self._turn:
             return await asyncio.to_thread(_compile, source)
 
-    async def check(self, source: bytes, max_bytes: int) -> Warnings:
+    async def check(self, source: bytes, max_bytes: int, max_nesting: int = MAX_NESTING) -> Warnings:
         """Check a script.
 
         Raises:
             BadScript: With all that is wrong, line by line.
         """
         if len(source) <= AT_ONCE:
-            return compile(source, max_bytes=max_bytes).warnings
+            return compile(source, max_bytes=max_bytes, max_nesting=max_nesting).warnings
         async with self._turn:
-            return await asyncio.to_thread(_check, source, max_bytes)
+            return await asyncio.to_thread(_check, source, max_bytes, max_nesting)
 
 
 def _compile(source: bytes) -> Script:
     with _considerate:
-        script = compile(source, max_bytes=len(source))
+        script = compile(source, max_bytes=len(source), max_nesting=MOST_NESTING)
         if len(source) > LARGE:
             gc.freeze()  # it stays, and need not be looked through again and again
         return script
 
 
-def _check(source: bytes, max_bytes: int) -> Warnings:
+def _check(source: bytes, max_bytes: int, max_nesting: int) -> Warnings:
     with _considerate:
-        script = compile(source, max_bytes=max_bytes)
+        script = compile(source, max_bytes=max_bytes, max_nesting=max_nesting)
         warnings, commands = script.warnings, list(script.commands)
         del script
         _free(commands)

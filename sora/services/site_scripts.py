@@ -55,18 +55,21 @@ def load(table: SieveTable) -> SiteScripts:
         ConfigError: A file that cannot be read, or has errors; with its name, line and column.
     """
     return SiteScripts(
-        tuple(_steps("sieve.before", table.before)),
-        tuple(_steps("sieve.after", table.after)),
-        _step("sieve.default", Path(table.default)) if table.default else None,
-        {path.stem: _compile("sieve.global_dir", path) for path in _files("sieve.global_dir", table.global_dir)},
+        tuple(_steps("sieve.before", table.before, table.max_nesting)),
+        tuple(_steps("sieve.after", table.after, table.max_nesting)),
+        _step("sieve.default", Path(table.default), table.max_nesting) if table.default else None,
+        {
+            path.stem: _compile("sieve.global_dir", path, table.max_nesting)
+            for path in _files("sieve.global_dir", table.global_dir)
+        },
         {path.stem: _members(path) for path in _files("sieve.list_dir", table.list_dir, LIST_SUFFIX)},
     )
 
 
-def _steps(key: str, places: tuple[str, ...]) -> Iterator[Step]:
+def _steps(key: str, places: tuple[str, ...], max_nesting: int) -> Iterator[Step]:
     for place in places:
         for path in _files(key, place):
-            yield _step(key, path)
+            yield _step(key, path, max_nesting)
 
 
 def _files(key: str, place: str, suffix: str = SUFFIX) -> list[Path]:
@@ -93,13 +96,13 @@ def _members(path: Path) -> frozenset[str]:
         raise ConfigError(f"sieve.list_dir: {path}: not UTF-8") from error
 
 
-def _step(key: str, path: Path) -> Step:
-    return Step(_compile(key, path), path.name)
+def _step(key: str, path: Path, max_nesting: int) -> Step:
+    return Step(_compile(key, path, max_nesting), path.name)
 
 
-def _compile(key: str, path: Path) -> Script:
+def _compile(key: str, path: Path, max_nesting: int) -> Script:
     try:
-        return compile(path.read_bytes())
+        return compile(path.read_bytes(), max_nesting=max_nesting)
     except OSError as error:
         raise ConfigError(f"{key}: {path}: {error.strerror}") from error
     except BadScript as error:

@@ -342,7 +342,9 @@ class _Line:
             self._client.close()
         self.used_mono = time.monotonic()
         permanent = 500 <= code < 600 and code not in _NOT_THE_MAIL
-        return Outcome("refused" if permanent else "deferred", _enhanced(code, text), f"{stage}: {code} {_readable(text)}")
+        return Outcome(
+            "refused" if permanent else "deferred", _enhanced(code, text), f"{stage}: {code} {_readable(text)}"
+        )
 
 
 _NO_REPLY: Final = Outcome("deferred", "4.4.2", "The smarthost closed the connection", remote=False)

@@ -19,6 +19,8 @@ MAX_BYTES: Final = 1 << 20
 """Of a script, unless the configuration says otherwise."""
 MAX_NESTING: Final = 30
 """Blocks inside blocks, and likewise tests inside tests, unless the configuration says otherwise."""
+MOST_NESTING: Final = 100
+"""What the configuration may say: running blocks takes frames of Python's own stack."""
 _BOM: Final = "\ufeff"
 
 
@@ -48,7 +50,7 @@ def compile(
 
     Args:
         extensions: What it may require.
-        max_nesting: Blocks inside blocks; not above 100, because running them takes frames of Python's own stack.
+        max_nesting: Blocks inside blocks; not above `MOST_NESTING`.
 
     Raises:
         BadScript: With all that is wrong, line by line.

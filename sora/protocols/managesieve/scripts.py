@@ -39,7 +39,7 @@ async def _check(s: Session, content: bytes) -> Warnings:
     largest = s.node.config.sieve.max_script_size
     if len(content) > largest:
         raise ScriptTooLarge(f"A script has at most {largest} octets")
-    return await s.node.shared(checks_of).check(content, largest)
+    return await s.node.shared(checks_of).check(content, largest, s.node.config.sieve.max_nesting)
 
 
 def _say_warnings(s: Session, warnings: Warnings) -> None:

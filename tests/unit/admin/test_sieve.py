@@ -38,6 +38,15 @@ def context(store: Store) -> AdminContext:
     return AdminContext(config=config, dsn="", store=store, blobs=None, cost=None)  # type: ignore[arg-type]
 
 
+async def test_blocks_in_blocks_are_bounded(store: Store) -> None:
+    config = Config(sieve=SieveTable(max_nesting=2))
+    context = AdminContext(config=config, dsn="", store=store, blobs=None, cost=None)  # type: ignore[arg-type]
+    await store.accounts.create(ANN)
+    await sieve.put(context, sieve.PutScript(ANN, "a", "if true { if true {} }"))
+    with pytest.raises(BadScript, match="nest deeper than 2"):
+        await sieve.put(context, sieve.PutScript(ANN, "b", "if true { if true { if true {} } }"))
+
+
 async def test_scripts_of_an_account(context: AdminContext) -> None:
     account = await context.store.accounts.create(ANN)
     await sieve.put(context, sieve.PutScript(ANN, "a", "keep; # ä"))

@@ -299,9 +299,9 @@ async def test_a_bug_is_logged_and_gets_a_fixed_text(
 async def test_warnings_come_with_the_ok(world: SieveWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """RFC 5804 §2.6: the script is stored nevertheless."""
 
-    def warned(source: bytes, *, max_bytes: int) -> object:
+    def warned(source: bytes, *, max_bytes: int, max_nesting: int) -> object:
         warnings = ((8, 3, "server redirect action limit is 2"), (9, 1, "this is odd"))
-        return msgspec.structs.replace(compile(source, max_bytes=max_bytes), warnings=warnings)
+        return msgspec.structs.replace(compile(source, max_bytes=max_bytes, max_nesting=max_nesting), warnings=warnings)
 
     monkeypatch.setattr("sora.services.scripts.compile", warned)
     link = await logged_in(world)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from sora.config import Config
 from sora.errors import DatabaseDown, InUse
 from sora.server import janitor
 from sora.server.janitor import Leadership, Registration
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
 async def incarnation(store: Store, name: str) -> int:
     value: int = await store.db.fetchval("SELECT incarnation FROM instances WHERE instance_id = $1", name)
     return value
+
+
+def test_without_a_smarthost_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    assert janitor._smarthost(Config(), "me.example") is None
+    (record,) = caplog.records
+    assert (record.levelname, "no smarthost is configured" in record.getMessage()) == ("WARNING", True)
 
 
 async def test_one_life_of_the_supervisor_is_one_incarnation(store: Store) -> None:

@@ -210,6 +210,22 @@ class TestFailures:
         assert reply.startswith("451 4.3.0 ")
         assert len((await world.boxes())["INBOX"]) == 1
 
+    async def test_what_nobody_foresaw_is_one_recipients_matter(
+        self, world: FilterWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A mistake of ours that some script finds leaves its mail in INBOX, and that of the others alone."""
+        await world.account("alice", 'require "fileinto"; fileinto "Work";', "Work")
+        await world.account("bob", "discard;")
+        await world.account("carol")
+
+        def broken(*_: object) -> None:
+            raise RuntimeError("nobody foresaw this")
+
+        monkeypatch.setattr("sora.services.carrying.find_mailbox", broken)
+        assert await world.deliver(MAIL, "alice", "bob", "carol") == [STORED] * 3
+        assert [set(await world.boxes(name)) for name in ("alice", "bob", "carol")] == [{"INBOX"}, set(), {"INBOX"}]
+        assert "nobody foresaw this" in caplog.text
+
     async def test_too_much_work(self, site: Site) -> None:
         async for world in site.open(max_instructions=1000):
             await world.account("alice", "keep;" + 'if header :contains "x" "y" { stop; }' * 400 + "discard;")

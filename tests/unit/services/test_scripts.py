@@ -34,7 +34,7 @@ class Watched:
         self._second = threading.Event()
         monkeypatch.setattr("sora.services.scripts.compile", self.compile)
 
-    def compile(self, source: bytes, *, max_bytes: int) -> Script:
+    def compile(self, source: bytes, *, max_bytes: int, max_nesting: int) -> Script:
         on_loop = threading.current_thread() is threading.main_thread()
         self.calls.append((on_loop, gc.isenabled(), sys.getswitchinterval()))
         self.running += 1
@@ -44,7 +44,7 @@ class Watched:
         if not on_loop:
             self._second.wait(0.02)  # room for a second one, if there can be one
         try:
-            return compile(source, max_bytes=max_bytes)
+            return compile(source, max_bytes=max_bytes, max_nesting=max_nesting)
         finally:
             self.running -= 1
 
@@ -103,6 +103,17 @@ async def test_two_queues_leave_the_process_as_it_was() -> None:
 async def test_what_is_too_large_is_wrong(size: int) -> None:
     with pytest.raises(BadScript, match=f"larger than {size - 1} octets"):
         await ScriptChecks().check(script(size), size - 1)
+
+
+@pytest.mark.parametrize("size", [100, AT_ONCE + 1])
+async def test_blocks_in_blocks_are_bounded_when_a_script_is_stored(size: int) -> None:
+    """What was stored runs, though the bound is another one by now."""
+    source = (b"if true {" * 4 + b"}" * 4).ljust(size)
+    checks = ScriptChecks()
+    assert await checks.check(source, size, 4) == ()
+    with pytest.raises(BadScript, match="nest deeper than 3"):
+        await checks.check(source, size, 3)
+    assert (await checks.compile((b"if true {" * 99 + b"}" * 99).ljust(size))).commands
 
 
 def test_the_quota_is_that_of_the_configuration() -> None:

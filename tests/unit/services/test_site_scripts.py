@@ -63,6 +63,17 @@ def test_a_script_with_errors(tmp_path: Path, key: str) -> None:
     assert "fileinto" in str(caught.value)
 
 
+@pytest.mark.parametrize("key", ["before", "after", "default", "global_dir"])
+def test_blocks_in_blocks(tmp_path: Path, key: str) -> None:
+    path = tmp_path / "deep.sieve"
+    path.write_text("if true {" * 40 + "}" * 40)
+    place = str(tmp_path) if key == "global_dir" else str(path)
+    table = {key: (place,) if key in ("before", "after") else place}
+    with pytest.raises(ConfigError, match="nest deeper than 30"):
+        load(SieveTable(**table))
+    assert load(SieveTable(max_nesting=40, **table)) != NONE
+
+
 @pytest.mark.parametrize("key", ["before", "default", "global_dir", "list_dir"])
 def test_a_file_that_is_not_there(tmp_path: Path, key: str) -> None:
     place = str(tmp_path / "missing")

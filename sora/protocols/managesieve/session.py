@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import time
-from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from sora import errors, log, metrics
-from sora.errors import AuthFailed, BadSyntax, Busy, LimitExceeded, PeerGone, SoraError, WireError
+from sora import log
+from sora.errors import BadSyntax, Busy, LimitExceeded, SoraError, WireError
 from sora.net.connection import Connection
 from sora.protocols.managesieve.login import say_capabilities
 from sora.protocols.managesieve.replies import code_of, reply_to
 from sora.protocols.managesieve.state import KNOWN, STRANGER, State
 from sora.protocols.managesieve.verbs import VERBS
+from sora.protocols.tally import NO_COMMAND, Tally
 from sora.wire import managesieve as wire
 from sora.wire import sasl
 from sora.wire.managesieve import Code
 
 if TYPE_CHECKING:
-    from prometheus_client import Counter, Histogram
-
     from sora.net.listener import Listener
     from sora.services.limits import Slot
     from sora.services.node import Node
@@ -28,23 +26,10 @@ if TYPE_CHECKING:
 
 _log = log.get(__name__)
 
-NO_COMMAND: Final = "none"
-"""Metric label of what is no command."""
 GOING_DOWN: Final = "Server is going down, try again later"
 SILENT: Final = "You were silent for too long"
 NAME_ROOM: Final = 4096
 """Octets of literals beside the script: names may be literals, too."""
-
-
-@cache
-def _count(label: str, result: str) -> Counter:
-    """`labels` of a metric costs as much as a small command, so each combination is looked up once."""
-    return metrics.commands.labels(Session.protocol, label, result)
-
-
-@cache
-def _seconds(label: str) -> Histogram:
-    return metrics.command_seconds.labels(Session.protocol, label)
 
 
 class Session(Connection):
@@ -58,7 +43,7 @@ class Session(Connection):
 
     protocol: ClassVar[str] = "managesieve"
     __slots__ = (
-        "_account_slot", "_bad_in_a_row", "_commands", "_deadline_mono",
+        "_account_slot", "_deadline_mono", "_tally",
         "address", "ended", "node", "scanner", "stored",
     )  # fmt: skip
 
@@ -70,8 +55,7 @@ class Session(Connection):
         self.ended = False
         self.stored = 0
         self._account_slot: Slot | None = None
-        self._bad_in_a_row = 0
-        self._commands = 0
+        self._tally = Tally(self.protocol)
         self._deadline_mono = 0.0
 
     # ------------------------------------------------------------------ what handlers use
@@ -159,7 +143,7 @@ class Session(Connection):
 
     def totals(self) -> dict[str, Any]:
         """See `Connection`."""
-        return {"commands": self._commands, "stored": self.stored}
+        return {"commands": self._tally.commands, "stored": self.stored}
 
     async def serve(self) -> None:
         """Greeting, commands, farewell."""
@@ -189,7 +173,8 @@ class Session(Connection):
         try:
             words = self.scanner.words()
         except WireError as error:
-            self._finish(self.scanner.verb if self.scanner.verb in VERBS else NO_COMMAND, error)
+            self._tally.note(self.scanner.verb if self.scanner.verb in VERBS else NO_COMMAND, error)
+            self._refuse(error)
             return
         if words is not None:
             await self._command(words)
@@ -218,38 +203,18 @@ class Session(Connection):
 
     async def _command(self, words: list[Word]) -> None:
         """Run one command and answer it."""
-        started_mono = time.monotonic()
-        label: str = NO_COMMAND
-        failure: SoraError | None = None
-        try:
+        with self._tally.command() as outcome:
             command = wire.parse_command(words)
             row = VERBS.get(command.verb)
             if row is None:
                 raise BadSyntax("Unknown command")
-            label = command.verb
+            outcome.label = command.verb
             await row.run(self, *row.read(self.state, command.arguments))
-        except (PeerGone, TimeoutError):
-            raise
-        except SoraError as error:
-            failure = error
-        except Exception:
-            _log.exception("command failed", extra={"command": label})
-            failure = errors.Unavailable("Internal error, try again later")
-        _seconds(label).observe(time.monotonic() - started_mono)
-        self._finish(label, failure)
+        if outcome.failure is not None:
+            self._refuse(outcome.failure)
 
-    def _finish(self, label: str, failure: SoraError | None) -> None:
-        """Answer a failure, count the command, and lose patience with a peer that only errs."""
-        self._commands += 1
-        result = "ok" if failure is None else "failed" if isinstance(failure, errors.Unavailable) else "refused"
-        _count(label, result).inc()
-        if failure is None:
-            self._bad_in_a_row = 0
-            return
+    def _refuse(self, failure: SoraError) -> None:
+        """Answer a failure, and lose patience with a peer that only errs."""
         self.write(reply_to(failure))
-        if isinstance(failure, errors.Unavailable):
-            _log.warning("command not done", extra={"command": label, "detail": str(failure)})
-        if isinstance(failure, WireError | AuthFailed):
-            self._bad_in_a_row += 1
-            if self._bad_in_a_row >= self.node.config.limits.bad_commands:
-                self.end(wire.write_bye("Too many bad commands"))
+        if self._tally.bad_in_a_row >= self.node.config.limits.bad_commands:
+            self.end(wire.write_bye("Too many bad commands"))

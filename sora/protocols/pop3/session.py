@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import time
-from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from sora import errors, log, metrics
-from sora.errors import AuthFailed, BadSyntax, Busy, LimitExceeded, PeerGone, SoraError, WireError
+from sora import log
+from sora.errors import BadSyntax, Busy, LimitExceeded, PeerGone, SoraError, WireError
 from sora.net.connection import Connection
 from sora.protocols.pop3.replies import reply_to
 from sora.protocols.pop3.state import AUTHORIZATION, TRANSACTION, State
 from sora.protocols.pop3.verbs import VERBS
+from sora.protocols.tally import NO_COMMAND, Tally
 from sora.services.maildrop import RENEW_S, Maildrop
 from sora.wire import pop3, sasl
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from prometheus_client import Counter, Histogram
 
     from sora.net.listener import Listener
     from sora.services.limits import Slot
@@ -26,20 +24,7 @@ if TYPE_CHECKING:
 
 _log = log.get(__name__)
 
-NO_COMMAND: Final = "none"
-"""Metric label of what is no command."""
 GOING_DOWN: Final = "Server is going down, try again later"
-
-
-@cache
-def _count(label: str, result: str) -> Counter:
-    """`labels` of a metric costs as much as a small command, so each combination is looked up once."""
-    return metrics.commands.labels(Session.protocol, label, result)
-
-
-@cache
-def _seconds(label: str) -> Histogram:
-    return metrics.command_seconds.labels(Session.protocol, label)
 
 
 class Session(Connection):
@@ -54,7 +39,7 @@ class Session(Connection):
 
     protocol: ClassVar[str] = "pop3"
     __slots__ = (
-        "_account_slot", "_bad_in_a_row", "_commands", "_deadline_mono", "_drop",
+        "_account_slot", "_deadline_mono", "_drop", "_tally",
         "ended", "name", "node", "retrieved", "scanner", "utf8",
     )  # fmt: skip
 
@@ -67,8 +52,7 @@ class Session(Connection):
         self.utf8 = False
         self._drop: Maildrop | None = None
         self._account_slot: Slot | None = None
-        self._bad_in_a_row = 0
-        self._commands = 0
+        self._tally = Tally(self.protocol)
         self.retrieved = 0
         self._deadline_mono = 0.0
 
@@ -173,7 +157,7 @@ class Session(Connection):
     def totals(self) -> dict[str, Any]:
         """See `Connection`."""
         marked = len(self._drop.marked) if self._drop is not None else 0
-        return {"commands": self._commands, "retrieved": self.retrieved, "marked": marked}
+        return {"commands": self._tally.commands, "retrieved": self.retrieved, "marked": marked}
 
     async def serve(self) -> None:
         """Greeting, commands, farewell."""
@@ -199,7 +183,8 @@ class Session(Connection):
         try:
             line = self.scanner.line()
         except WireError as error:
-            self._finish(NO_COMMAND, error)
+            self._tally.note(NO_COMMAND, error)
+            self._refuse(error)
             return
         if line is not None:
             await self._command(line)
@@ -229,39 +214,19 @@ class Session(Connection):
 
     async def _command(self, line: bytes) -> None:
         """Run one command and answer it."""
-        started_mono = time.monotonic()
-        label: str = NO_COMMAND
-        failure: SoraError | None = None
-        try:
+        with self._tally.command() as outcome:
             command = pop3.parse_command(line)
             row = VERBS.get(command.verb)
             if row is None:
                 raise BadSyntax("Unknown command")
-            label = command.verb
+            outcome.label = command.verb
             row.check(self.state, command.argument)
             await row.run(self, command.argument)
-        except (PeerGone, TimeoutError):
-            raise
-        except SoraError as error:
-            failure = error
-        except Exception:
-            _log.exception("command failed", extra={"command": label})
-            failure = errors.Unavailable("Internal error, try again later")
-        _seconds(label).observe(time.monotonic() - started_mono)
-        self._finish(label, failure)
+        if outcome.failure is not None:
+            self._refuse(outcome.failure)
 
-    def _finish(self, label: str, failure: SoraError | None) -> None:
-        """Answer a failure, count the command, and lose patience with a peer that only errs."""
-        self._commands += 1
-        result = "ok" if failure is None else "failed" if isinstance(failure, errors.Unavailable) else "refused"
-        _count(label, result).inc()
-        if failure is None:
-            self._bad_in_a_row = 0
-            return
+    def _refuse(self, failure: SoraError) -> None:
+        """Answer a failure, and lose patience with a peer that only errs."""
         self.write(reply_to(failure))
-        if isinstance(failure, errors.Unavailable):
-            _log.warning("command not done", extra={"command": label, "detail": str(failure)})
-        if isinstance(failure, WireError | AuthFailed):
-            self._bad_in_a_row += 1
-            if self._bad_in_a_row >= self.node.config.limits.bad_commands:
-                self.end(pop3.write_error("Too many bad commands"))
+        if self._tally.bad_in_a_row >= self.node.config.limits.bad_commands:
+            self.end(pop3.write_error("Too many bad commands"))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from msgspec import Struct
+
 from sora import log
 from sora.errors import BadScript, InvalidName
 from sora.sieve import interpreter
@@ -32,10 +34,18 @@ OWN_ADDRESSES: Final = "urn:sora:own-addresses"
 """The external list (RFC 6134) that every account has: its addresses."""
 
 
+class _Index(Struct):
+    """Mailboxes by what a script may ask for a thousand times; an account may have thousands of them."""
+
+    ids: dict[str, Leaf]
+    uses: dict[str, Leaf]
+
+
 class Answers:
     """What one run wants to know.
 
     Args:
+        reserved: What names of mailboxes cannot begin with; empty: nothing.
         number: Another one after every change of the account's scripts; 0: it is not known.
     """
 
@@ -48,6 +58,7 @@ class Answers:
         trees: Trees,
         scripts: CompiledScripts,
         site: SiteScripts,
+        reserved: str = "",
     ) -> None:
         self.account_id = account_id
         self._number = number
@@ -55,8 +66,10 @@ class Answers:
         self._trees = trees
         self._scripts = scripts
         self._site = site
+        self._reserved = f"{reserved.removesuffix('/')}/" if reserved else ""
         self._tree: Tree | None = None
         self._fresh = False
+        self._indexed: tuple[Tree, _Index] | None = None
 
     async def __call__(self, ask: Ask) -> Any:
         """The answer to a question, as the question says.
@@ -89,20 +102,36 @@ class Answers:
             return None
         return await self._find(lambda tree: _can_hold(tree.mailboxes.get(wanted)))
 
+    def may_make(self, name: str) -> bool:
+        """A mailbox may have this name: it is none of those that show deleted mail."""
+        return not self._reserved or not f"{name}/".startswith(self._reserved)
+
     async def mailbox_by_use(self, use: str) -> Leaf | None:
         """The mailbox with a special use."""
         wanted = use.lower()
-        return await self._find(lambda tree: next((leaf for leaf in _leaves(tree) if wanted in _uses(leaf)), None))
+        return await self._find(lambda tree: self._index(tree).uses.get(wanted))
 
     async def mailbox_by_id(self, text: str) -> Leaf | None:
         """A mailbox by its id (RFC 9042), as MAILBOXID of RFC 8474 tells it."""
-        return await self._find(lambda tree: next((leaf for leaf in _leaves(tree) if object_id(leaf) == text), None))
+        return await self._find(lambda tree: self._index(tree).ids.get(text))
 
     async def mailbox_by_number(self, mailbox_id: MailboxId) -> Leaf | None:
         """A mailbox by its number."""
         return await self._find(
             lambda tree: next((leaf for leaf in _leaves(tree) if leaf.mailbox_id == mailbox_id), None)
         )
+
+    def _index(self, tree: Tree) -> _Index:
+        if self._indexed is None or self._indexed[0] is not tree:
+            leaves = list(_leaves(tree))
+            self._indexed = (
+                tree,
+                _Index(
+                    {object_id(leaf): leaf for leaf in leaves},
+                    {use: leaf for leaf in reversed(leaves) for use in _uses(leaf)},
+                ),
+            )
+        return self._indexed[1]
 
     async def _find(self, look: Callable[[Tree], Leaf | None]) -> Leaf | None:
         found = look(await self.tree())

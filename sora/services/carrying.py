@@ -280,6 +280,8 @@ async def find_mailbox(answers: Answers, store: Store, action: FileInto) -> tupl
     leaf = leaf or await answers.mailbox(action.mailbox)
     if leaf is not None or not action.create:
         return leaf, "there is no such mailbox"
+    if not answers.may_make(action.mailbox):
+        return None, "these names are for deleted mail"
     try:
         await _create(answers.account_id, store, action)
     except AlreadyExists:

@@ -74,6 +74,7 @@ class Filters:
         table: SieveTable,
         *,
         host: str = "localhost",
+        reserved: str = "",
     ) -> None:
         self.store = store
         self.trees = trees
@@ -81,6 +82,7 @@ class Filters:
         self.site = site
         self.table = table
         self.host = host
+        self._reserved = reserved
 
     def applies(self, recipient: Recipient) -> bool:
         """Some script runs for this recipient."""
@@ -88,7 +90,15 @@ class Filters:
 
     def answers(self, account_id: AccountId, number: int) -> Answers:
         """What a run for an account asks; see `Answers`."""
-        return Answers(account_id, number, store=self.store, trees=self.trees, scripts=self.scripts, site=self.site)
+        return Answers(
+            account_id,
+            number,
+            store=self.store,
+            trees=self.trees,
+            scripts=self.scripts,
+            site=self.site,
+            reserved=self._reserved,
+        )
 
     def settings(self) -> Settings:
         """For `Environment`."""

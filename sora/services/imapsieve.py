@@ -21,6 +21,7 @@ import asyncio
 import contextlib
 import random
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from sora.services.node import Node
     from sora.services.scriptnames import Named, ScriptNames
     from sora.sieve.script import Script
-    from sora.store.events import Event, Owner
+    from sora.store.events import Event, Owner, Subject
     from sora.types import AccountId, MailboxId
 
 _log = log.get(__name__)
@@ -77,6 +78,7 @@ class ImapSieve:
         self._configured: tuple[Config | None, str] = None, ""
         self._waiting: dict[AccountId, deque[Event]] = {}
         self._count = 0
+        self._held: dict[tuple[int, int], Event] = {}  # claims, of what waits or is worked on
         self._workers: set[asyncio.Task[None]] = set()
         self.turns = asyncio.Semaphore(RUNS)
         self._sweeping: asyncio.Task[None] | None = None
@@ -150,10 +152,15 @@ class ImapSieve:
             self._enqueue(event)
         return len(claimed)
 
+    async def renew(self) -> None:
+        """What waits here long behind other events stays ours: a claim that ends counts as a death."""
+        await self._node.store.events.renew(self._held.values(), CLAIM_S)
+
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_S * random.uniform(0.5, 1.0))
             try:
+                await self.renew()
                 while self._count < MAX_WAITING // 2 and await self.sweep() == CLAIMED_AT_ONCE:
                     pass
             except Unavailable as error:
@@ -169,6 +176,8 @@ class ImapSieve:
     def _enqueue(self, event: Event) -> None:
         """Events of an account follow each other."""
         self._count += 1
+        if event.event_id:
+            self._held[event.event_id, event.attempts] = event
         waiting = self._waiting.get(event.account_id)
         if waiting is not None:
             waiting.append(event)
@@ -185,6 +194,7 @@ class ImapSieve:
                 event = waiting.popleft()
                 self._count -= 1
                 await self._guarded(event)
+                self._held.pop((event.event_id, event.attempts), None)
         finally:
             del self._waiting[account_id]
 
@@ -214,6 +224,9 @@ class ImapSieve:
 
     async def _run(self, event: Event) -> None:
         events = self._node.store.events
+        if self._closing and event.event_id:
+            await events.release(event)
+            return
         if event.attempts > MAX_ATTEMPTS:
             await self._later(event)
             return
@@ -254,27 +267,39 @@ class ImapSieve:
     async def _each(self, event: Event, run: EventRun) -> bool:
         """Run the script for one message after the other; False: somebody else goes on."""
         events = self._node.store.events
-        left = deque(_chunks(event.uids))
-        while left:
-            uids = left.popleft()
+        done_to = 0
+        for uids in _chunks(event.uids):
+            if done_to and event.event_id and not await events.keep(event, done_to, CLAIM_S):
+                return False
             for subject in await events.subjects(event.account_id, event.mailbox_id, uids, event.viewer_id):
                 if self._closing:
                     await events.release(event)
                     return False
                 async with self.turns:
-                    acted = await run.one(subject)
+                    acted = await self._one(event, run, subject)
                 if acted and event.event_id and not await events.keep(event, subject.uid, CLAIM_S):
                     return False
-            if left and event.event_id and not await events.keep(event, uids.last, CLAIM_S):
-                return False
+            done_to = uids.last
         return True
+
+    async def _one(self, event: Event, run: EventRun, subject: Subject) -> bool:
+        """Run the script for a message; in the last try one that fails does not keep others from it."""
+        try:
+            return await run.one(subject)
+        except Exception as error:
+            if event.attempts < MAX_ATTEMPTS:
+                raise
+            metrics.imap_events.labels("given up").inc()
+            about = {"account_id": event.account_id, "script": event.script, "uid": subject.uid}
+            _log.error("script given up for a message", exc_info=error, extra=about)
+            return False
 
 
 def _chunks(uids: UidSet) -> Iterator[UidSet]:
-    """So many as are looked up together; a COPY may have a million."""
-    for first, last in uids.ranges():
-        for low in range(first, last + 1, CHUNK):
-            yield UidSet.from_ranges([(low, min(low + CHUNK - 1, last))])
+    """So many as are looked up together; a COPY may have a million, and of a STORE they may be far apart."""
+    numbers = iter(uids)
+    while chunk := tuple(islice(numbers, CHUNK)):
+        yield UidSet.from_numbers(chunk)
 
 
 def url_of(config: Config, host: str) -> str:

@@ -354,6 +354,7 @@ def _filters(config: Config, stack: contextlib.AsyncExitStack, store: Store, cha
         site_scripts.load(config.sieve),
         config.sieve,
         host=socket.gethostname(),
+        reserved=config.cleanup.deleted_namespace,
     )
 
 

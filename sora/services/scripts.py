@@ -43,6 +43,8 @@ KEPT_BYTES: Final = 2 << 20
 """Octets of the scripts that are kept compiled, which take a hundred times as much; one alone may be larger."""
 MAX_ACCOUNTS: Final = 10_000
 """Whose scripts are known by name."""
+MAX_NAMES: Final = 256
+"""Of one account, those of scripts that there are not among them: anything may be asked for."""
 
 
 class ScriptChecks:
@@ -181,6 +183,8 @@ class CompiledScripts:
                 self._compiled.move_to_end(found[1])
                 return found[0], self._compiled[found[1]].script
         stored = await self._read(account_id, name)
+        if len(known) >= MAX_NAMES:
+            known.clear()
         known[name] = None if stored is None else (stored.name, stored.version)
         return None if stored is None else (stored.name, await self._compile(stored))
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sora.sieve.checks import COMPARATOR_TAG, MATCH_TAGS, STRING, STRINGS, Tag, TestRow
 from sora.sieve.interpreter import (
+    ASKED,
     MailboxesExist,
     MailboxIdsExist,
     Metadata,
@@ -50,7 +51,7 @@ def _mailboxexists(_check: Checker, bound: Bound) -> Callable[[Run], Steps]:
     names = bound.texts(0)
 
     def run(state: Run) -> Steps:
-        return (yield MailboxesExist(tuple(state.texts(names))))
+        return (yield MailboxesExist(state.named(names)))
 
     return run
 
@@ -59,7 +60,7 @@ def _mailboxidexists(_check: Checker, bound: Bound) -> Callable[[Run], Steps]:
     ids = bound.texts(0)
 
     def run(state: Run) -> Steps:
-        return (yield MailboxIdsExist(tuple(state.texts(ids))))
+        return (yield MailboxIdsExist(state.named(ids)))
 
     return run
 
@@ -70,7 +71,7 @@ def _specialuse_exists(_check: Checker, bound: Bound) -> Callable[[Run], Steps]:
 
     def run(state: Run) -> Steps:
         name = None if mailbox is None else state.text(mailbox)
-        return (yield SpecialUsesExist(name, tuple(state.texts(uses))))
+        return (yield SpecialUsesExist(name, state.named(uses)))
 
     return run
 
@@ -82,6 +83,7 @@ def _metadata(*, server: bool) -> Callable[[Checker, Bound], Callable[[Run], Ste
         entry, keys = bound.text(-2), check.keys(match, bound.texts(-1), bound)
 
         def run(state: Run) -> Steps:
+            state.spend(ASKED)
             value = yield Metadata(state.text(mailbox), state.text(entry))
             if value is None and match.type != "count":
                 return False
@@ -98,7 +100,8 @@ def _metadataexists(*, server: bool) -> Callable[[Checker, Bound], Callable[[Run
         entries = bound.texts(-1)
 
         def run(state: Run) -> Steps:
-            return (yield MetadataExists(state.text(mailbox), tuple(state.texts(entries))))
+            state.spend(ASKED)
+            return (yield MetadataExists(state.text(mailbox), state.named(entries)))
 
         return run
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from sora.sieve.actions import Remembered
 from sora.sieve.checks import NUMBER, STRING, Tag, TestRow
-from sora.sieve.interpreter import IsDuplicate
+from sora.sieve.interpreter import ASKED, IsDuplicate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +35,7 @@ def _duplicate(_check: Checker, bound: Bound) -> Callable[[Run], Steps]:
         if value is None or not seconds:
             return False  # nothing to go by, or nothing to remember: it is never a duplicate (RFC 7352 §3)
         entry = Remembered(state.text(handle), value, seconds)
+        state.spend(ASKED)
         known: bool = yield IsDuplicate(entry.handle, entry.unique_id)
         if (not known or last) and entry not in state.remembered:
             state.remembered.append(entry)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from sora.sieve.checks import STRING, STRINGS, CommandRow, Tag
-from sora.sieve.interpreter import IncludeScript, Return
+from sora.sieve.interpreter import ASKED, IncludeScript, Return
 from sora.sieve.variables import NAME
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def _include(check: Checker, bound: Bound) -> Callable[[Run], Steps]:
         chain: tuple[tuple[bool, str], ...] = state.state.get("including", ())
         _check_nesting(state, target, chain)
         done.add(target)
+        state.spend(ASKED)
         script = yield IncludeScript(str(name), personal)
         if script is None:
             if not optional:

@@ -49,6 +49,12 @@ FIELD: Final = 3
 """Instructions that it takes to decode a short field."""
 FIELD_OCTETS: Final = 24
 """Of a field that one instruction decodes."""
+ASKED: Final = 1_000
+"""Of a question that the database answers: so many are asked in a run at most as it has thousands of instructions."""
+NAMED: Final = 3
+"""Of each name in a question, and of a question that is answered without the database."""
+MOST_NAMES: Final = 1_000
+"""In one question: it is answered without a pause."""
 COPIED: Final = 1024
 """Characters that one instruction copies."""
 NOT_FOR_CHANGES: Final = frozenset({"reject", "ereject", "vacation", "vacation-seconds"})
@@ -292,6 +298,17 @@ class Run:
         """All of these."""
         return [text if isinstance(text, str) else self.text(text) for text in texts]
 
+    def named(self, texts: Sequence[Text]) -> tuple[str, ...]:
+        """The names of one question.
+
+        Raises:
+            ScriptFailed: They are too many.
+        """
+        if len(texts) > MOST_NAMES:
+            self.fail(f"A test asks for more than {MOST_NAMES} names")
+        self.spend(NAMED * len(texts))
+        return tuple(self.texts(texts))
+
     def variable(self, name: str) -> str:
         """Value of a variable (RFC 5229 §3); one that is not set is empty."""
         if name[0].isdigit():
@@ -454,6 +471,8 @@ class Run:
 
     def _in_lists(self, values: Sequence[str], lists: Sequence[str]) -> Steps:
         for name in lists:
+            self.spend(NAMED + len(values))
+            yield from self.rest()
             found = yield ListContains(name, tuple(values))
             if found is None:
                 self.fail(f'There is no list "{name}"')

@@ -17,7 +17,7 @@ from sora.sieve.checks import (
     TestRow,
 )
 from sora.sieve.core import address_part
-from sora.sieve.interpreter import ListExists
+from sora.sieve.interpreter import NAMED, ListExists
 from sora.sieve.mail import Address, parse_address
 
 if TYPE_CHECKING:
@@ -128,6 +128,8 @@ def _valid_ext_list(_check: Checker, bound: Bound) -> Callable[[Run], Steps]:
 
     def run(state: Run) -> Steps:
         for name in state.texts(names):
+            state.spend(NAMED)
+            yield from state.rest()
             if not (yield ListExists(name)):
                 return False
         return True

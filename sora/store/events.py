@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 from msgspec import Struct
 
 from sora._native.seqset import UidSet
+from sora.errors import InvalidName
+from sora.store.scripts import check_name
 from sora.types import AccountId, ContentId, MailboxId, Uid
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
 
     from sora.store.db import Database
@@ -116,6 +118,12 @@ class Events:
         """The script has run for messages up to this UID; the claim begins anew. False: somebody else has it."""
         return bool(await self._db.fetchval(_KEEP, event.event_id, done_to, claim_s, event.attempts))
 
+    async def renew(self, events: Collection[Event], claim_s: float) -> None:
+        """Claims of events that still wait for their turn begin anew."""
+        if events:
+            numbers, attempts = [event.event_id for event in events], [event.attempts for event in events]
+            await self._db.execute(_RENEW, numbers, attempts, claim_s)
+
     async def finish(self, event: Event) -> None:
         """The script has run for all of them."""
         await self._db.execute("DELETE FROM imap_events WHERE event_id = $1", event.event_id)
@@ -151,9 +159,16 @@ class Events:
 def _names(rows: Sequence[Mapping[str, Any]]) -> dict[AccountId, dict[MailboxId, str]]:
     found: dict[AccountId, dict[MailboxId, str]] = {}
     for row in rows:
-        name = row["value"].decode("utf-8", "replace")
-        found.setdefault(AccountId(row["account_id"]), {})[MailboxId(row["mailbox_id"])] = name
+        found.setdefault(AccountId(row["account_id"]), {})[MailboxId(row["mailbox_id"])] = _name(row["value"])
     return found
+
+
+def _name(value: bytes) -> str:
+    """As scripts are called; empty where none can have this name: annotations may be any octets, and long."""
+    try:
+        return check_name(value.decode())
+    except (UnicodeDecodeError, InvalidName):
+        return ""
 
 
 def _event(row: Mapping[str, Any]) -> Event:
@@ -189,6 +204,11 @@ _CLAIM: Final = """
 _KEEP: Final = """
     UPDATE imap_events SET done_to = greatest(done_to, $2), claimed_until = clock() + make_interval(secs => $3)
     WHERE event_id = $1 AND attempts = $4 RETURNING true
+"""
+_RENEW: Final = """
+    UPDATE imap_events e SET claimed_until = clock() + make_interval(secs => $3)
+    FROM unnest($1::bigint[], $2::int[]) h (event_id, attempts)
+    WHERE e.event_id = h.event_id AND e.attempts = h.attempts
 """
 _NAMES: Final = f"SELECT account_id, mailbox_id, value FROM metadata WHERE entry = '{ENTRY}' AND viewer_id = 0"
 _OWNER: Final = """

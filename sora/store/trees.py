@@ -51,7 +51,7 @@ class Tree(Struct, frozen=True):
         seq: Of the last change of it.
         address: The primary one.
         addresses: All of them, in lower case.
-        mailboxes: By name.
+        mailboxes: By name, without those that show deleted mail: nothing can be filed there.
         keywords: Flag numbers by name in lower case.
     """
 
@@ -103,7 +103,7 @@ _TREE: Final = """
     FROM accounts a CROSS JOIN LATERAL (
       SELECT array_agg(x.mailbox_id) AS ids, array_agg(x.name) AS names, array_agg(x.special_use) AS uses,
         array_agg(x.noselect) AS noselect
-      FROM mailboxes x WHERE x.account_id = a.account_id AND x.deleted_at IS NULL
+      FROM mailboxes x WHERE x.account_id = a.account_id AND x.deleted_at IS NULL AND NOT x.shadow
     ) m CROSS JOIN LATERAL (
       SELECT array_agg(x.name) AS keywords, array_agg(x.flag_no) AS numbers
       FROM account_keywords x WHERE x.account_id = a.account_id

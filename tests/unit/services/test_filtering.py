@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
+from sora._native.seqset import UidSet
 from sora.mime.text import decode_words
 from sora.store.effects import reply_entry
+from sora.types import DELETED
 from tests.support.filters import MAIL, SENDER, FilterWorld, filter_world
 from tests.support.node import open_node
 
@@ -99,6 +102,32 @@ class TestFiling:
         assert len((await world.boxes())["Lists/Sora"]) == 2
         listed = {box.name: box.subscribed for box in await world.node.store.mailboxes.list(world.accounts["alice"])}
         assert listed["Lists/Sora"]
+
+    @pytest.mark.parametrize("namespace", ["Deleted/", "Deleted", ""])
+    async def test_not_among_deleted_mail(self, dsn: str, tmp_path: Path, namespace: str) -> None:
+        """What shows deleted mail is no place for mail, and a mailbox of that name would hide it."""
+        async with (
+            open_node(dsn, tmp_path, cleanup={"deleted_namespace": namespace}) as node,
+            filter_world(node) as world,
+        ):
+            account_id, mailboxes = await world.account("alice"), node.store.mailboxes
+            await world.deliver()
+            inbox = (await mailboxes.get(account_id, "INBOX")).mailbox_id
+            first = UidSet.from_numbers([1])
+            await node.store.messages.store_flags(account_id, inbox, first, [DELETED])
+            await node.store.messages.expunge(account_id, inbox, first)
+            await node.store.undelete.refresh(account_id, "INBOX", "Deleted/INBOX", timedelta(days=1))
+            assert await mailboxes.find(account_id, "Deleted/INBOX") is not None
+            tree = await node.store.trees.get(account_id)
+            assert tree is not None
+            assert "Deleted/INBOX" not in tree.mailboxes
+            for name in ("Deleted/INBOX", "Deleted/Work", "Deletedly"):
+                await world.put("alice", f'require ["fileinto", "mailbox"]; fileinto :create "{name}";')
+                assert await world.deliver(MAIL + name.encode() + b"\r\n") == [STORED]
+            boxes = {box.name for box in await mailboxes.list(account_id)}
+            assert ("Deleted/Work" in boxes) is not bool(namespace)
+            assert "Deletedly" in boxes
+            assert len((await world.boxes())["INBOX"]) == (2 if namespace else 1)
 
     async def test_by_use_and_by_id(self, world: FilterWorld) -> None:
         account_id = await world.account("alice", "", "Work")

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sora.services.node import Node
+    from sora.store.blobs import BlobRef
 
 URL = "sieve://sieve.example.com"
 FLAG = 'require "imap4flags"; addflag "ran";'
@@ -511,7 +512,106 @@ async def test_a_large_copy_is_worked_on_in_pieces(world: World) -> None:
     await link.hang_up()
 
 
+async def test_what_is_far_apart_is_looked_up_together(world: World) -> None:
+    """A STORE of every other message costs no more statements than one of all."""
+    await world.bind("Work", 'if header "subject" "nobody has this" { discard; }')
+    for number in range(2 * imapsieve.CHUNK):
+        await world.deliver(MAIL + b"%d\r\n" % number)
+    link = await world.connect()
+    await ask(link, "SELECT INBOX")
+    await ask(link, "COPY 1:* Work")
+    await world.node.imapsieve.settled()
+    await ask(link, "SELECT Work")
+    odd = ",".join(str(number) for number in range(1, 2 * imapsieve.CHUNK, 2))
+    with world.counting() as statements:
+        await ask(link, rf"STORE {odd} +FLAGS.SILENT (\Flagged)")
+        await world.node.imapsieve.settled()
+    assert sum("CROSS JOIN LATERAL" in sql for sql in statements) == 1
+    assert await world.events() == []
+    await link.hang_up()
+
+
+async def test_what_waits_long_stays_with_who_has_it(world: World) -> None:
+    """Each time that a claim ends counts as a death of a process, and some of them are the end of an event."""
+    await world.bind("Work", FLAG)
+    link = await world.connect()
+    await ask(link, "SELECT INBOX")
+    sieve = world.node.imapsieve
+    for _ in range(imapsieve.RUNS):
+        await sieve.turns.acquire()
+    await ask(link, "COPY 1 Work")
+    await ask(link, "COPY 1 Work")
+    await world.note("Work", 1)
+    await world.node.store.db.execute("UPDATE imap_events SET claimed_until = clock()")
+    await sieve.renew()
+    async with open_other(world) as other:
+        assert await other.sweep() == 1, "the one that nobody has"
+        for _ in range(imapsieve.RUNS):
+            sieve.turns.release()
+        await sieve.settled()
+        await other.settled()
+    assert await world.events() == []
+    assert await world.flags("Work") == [("ran",), ("ran",)]
+    assert sieve._held == {}
+    await link.hang_up()
+
+
+async def test_who_comes_later_does_not_renew_what_others_have(world: World) -> None:
+    await world.bind("Work", FLAG)
+    await world.note("Work", 1)
+    mine = (await world.node.store.events.claim(1, 0.0))[0]
+    theirs = (await world.node.store.events.claim(1, 0.0))[0]
+    await world.node.store.events.renew([mine], 100.0)
+    assert [event.event_id for event in await world.node.store.events.claim(1, 0.0)] == [theirs.event_id]
+
+
+async def test_a_message_that_cannot_be_read_does_not_keep_others_from_their_script(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = world.node.bodies.get
+
+    async def get(ref: BlobRef) -> bytes:
+        if ref.size == bad:
+            raise BlobDown
+        return bytes(await real(ref))
+
+    await world.bind("Work", FLAG)
+    for text in (b"bad", b"good"):
+        await world.deliver(MAIL + text * 9 + b"\r\n")
+    link = await world.connect()
+    await ask(link, "SELECT INBOX")
+    bad = await world.node.store.db.fetchval("SELECT size FROM messages WHERE uid = 2")
+    monkeypatch.setattr(world.node.bodies, "get_now", lambda _ref: None)
+    monkeypatch.setattr(world.node.bodies, "get", get)
+    await ask(link, "COPY 1:3 Work")
+    await world.node.imapsieve.settled()
+    assert await world.flags("Work") == [("ran",), (), ()]
+    await world.node.store.db.execute(
+        "UPDATE imap_events SET claimed_until = clock(), attempts = $1", imapsieve.MAX_ATTEMPTS - 1
+    )
+    assert await world.node.imapsieve.sweep() == 1
+    await world.node.imapsieve.settled()
+    assert await world.flags("Work") == [("ran",), (), ("ran",)]
+    assert await world.events() == []
+    await link.hang_up()
+
+
 # ---------------------------------------------------------------------------------------------------- whose script
+
+
+@pytest.mark.parametrize("value", [b"a\0b", b"\xff", b"x" * 513, b"a\r\nb"])
+async def test_what_no_script_is_called_names_none(world: World, value: bytes) -> None:
+    await world.annotate("alice", await world.number("Work"), ENTRY, value)
+    world.node.imapsieve.names.forget(world.accounts["alice"])
+    assert await world.node.imapsieve.script_of(world.accounts["alice"], await world.number("Work")) is None
+
+
+async def test_a_name_may_be_spelled_otherwise(world: World) -> None:
+    """As ManageSieve's may (RFC 5198 §2)."""
+    await world.annotate("alice", await world.number("Work"), ENTRY, "u\u0308".encode())
+    world.node.imapsieve.names.forget(world.accounts["alice"])
+    named = await world.node.imapsieve.script_of(world.accounts["alice"], await world.number("Work"))
+    assert named == Named("\u00fc", everywhere=False)
 
 
 async def test_the_name_of_the_server_also_means_scripts_of_the_site(dsn: str, tmp_path: Path) -> None:

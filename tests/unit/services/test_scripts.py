@@ -13,7 +13,7 @@ import pytest
 from sora.errors import BadScript
 from sora.services import scripts
 from sora.services.answers import list_schemes
-from sora.services.scripts import AT_ONCE, SWITCH_S, CompiledScripts, ScriptChecks, quota_of
+from sora.services.scripts import AT_ONCE, MAX_NAMES, SWITCH_S, CompiledScripts, ScriptChecks, quota_of
 from sora.services.site_scripts import NONE, SiteScripts
 from sora.sieve.script import Script, compile
 from sora.store.scripts import Quota, StoredScript, version_of
@@ -170,6 +170,15 @@ class TestCompiledScripts:
         assert first[0] == "main"
         assert first[1] is second[1]
         assert (kept.accounts.reads, len(watched.calls)) == (1, 1)
+
+    async def test_names_that_nobody_has_are_not_all_remembered(self) -> None:
+        """Annotations name scripts too, and an account can set another one as often as it likes."""
+        kept = Kept()
+        for number in range(3 * MAX_NAMES):
+            assert await kept.scripts.named(AccountId(1), 1, f"no {number}") is None
+        assert len(kept.scripts._known(AccountId(1), 1)) <= MAX_NAMES
+        assert await kept.scripts.named(AccountId(1), 1, f"no {number}") is None
+        assert kept.accounts.reads == 3 * MAX_NAMES
 
     async def test_another_number_means_to_read_it_again(self, watched: Watched) -> None:
         kept = Kept()

@@ -6,7 +6,17 @@ from typing import Any
 
 import pytest
 
-from sora.sieve.interpreter import MailboxesExist, MailboxIdsExist, Metadata, MetadataExists, SpecialUsesExist
+from sora.sieve.interpreter import (
+    MOST_NAMES,
+    NAMED,
+    IsDuplicate,
+    Limits,
+    MailboxesExist,
+    MailboxIdsExist,
+    Metadata,
+    MetadataExists,
+    SpecialUsesExist,
+)
 from tests.support.sieve import did, errors, execute, holds
 
 ANSWERS: dict[Any, Any] = {
@@ -88,3 +98,40 @@ def test_mailboxid() -> None:  # RFC 9042 §4, §4.1
 def test_targets_that_differ_are_two() -> None:
     script = 'require ["fileinto", "special-use"]; fileinto "A"; fileinto :specialuse "\\\\Junk" "A"; fileinto "A";'
     assert did(script) == ["fileinto A", "fileinto A \\Junk"]
+
+
+ASKING = [
+    ('metadata "INBOX" "/private/x" "y"', "mboxmetadata"),
+    ('servermetadata "/shared/y" "12"', "servermetadata"),
+    ('metadataexists "INBOX" "/private/x"', "mboxmetadata"),
+    ('servermetadataexists "/shared/y"', "servermetadata"),
+    ('duplicate :uniqueid "x"', "duplicate"),
+]
+
+
+@pytest.mark.parametrize(("test", "extension"), ASKING)
+def test_a_question_to_the_database_is_dear(test: str, extension: str) -> None:
+    """A script of a megabyte may have tens of thousands of them."""
+    script = f'require "{extension}"; ' + f"if {test} {{}}\n" * 20
+    outcome = execute(script, answers={**ANSWERS, IsDuplicate: False}, limits=Limits(instructions=10_000))
+    assert outcome.error.endswith("The script takes too long")
+
+
+@pytest.mark.parametrize(
+    ("test", "extension"),
+    [
+        ("mailboxexists", "mailbox"),
+        ("mailboxidexists", "mailboxid"),
+        ("specialuse_exists", "special-use"),
+        ('metadataexists "INBOX"', "mboxmetadata"),
+        ("servermetadataexists", "servermetadata"),
+    ],
+)
+def test_a_test_asks_for_so_many_names_at_most(test: str, extension: str) -> None:
+    """They are looked up without a pause."""
+    for many, error in ((MOST_NAMES, ""), (MOST_NAMES + 1, f"A test asks for more than {MOST_NAMES} names")):
+        names = ", ".join(f'"x{number}"' for number in range(many))
+        outcome = execute(f'require "{extension}"; if {test} [{names}] {{}}', answers=ANSWERS)
+        assert outcome.error.endswith(error)
+        assert bool(outcome.error) == bool(error)
+        assert outcome.spent >= many * NAMED or error

@@ -230,21 +230,21 @@ SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS
 BEGIN
   RETURN QUERY
   SELECT k.mailbox_id, k.uid, k.gone_at FROM (
-    SELECT b.mailbox_id, m.uid, coalesce(m.expunged_at, b.deleted_at) AS gone_at,
+    SELECT b.mailbox_id, m.uid, m.content_id, m.internal_date, coalesce(m.expunged_at, b.deleted_at) AS gone_at,
            row_number() OVER (PARTITION BY m.content_id, m.internal_date
-                              ORDER BY coalesce(m.expunged_at, b.deleted_at), b.mailbox_id, m.uid) AS place,
-           is_kept(p_account_id, m.content_id, m.internal_date) AS kept
+                              ORDER BY coalesce(m.expunged_at, b.deleted_at), b.mailbox_id, m.uid) AS place
     FROM mailboxes b CROSS JOIN LATERAL unnest(deleted_uids(p_account_id, b.mailbox_id, clock() - p_grace)) u (uid)
     CROSS JOIN LATERAL (
       SELECT x.uid, x.content_id, x.internal_date, x.expunged_at FROM messages x
       WHERE x.account_id = p_account_id AND x.mailbox_id = b.mailbox_id AND x.uid = u.uid OFFSET 0) m
     WHERE b.account_id = p_account_id AND b.name = p_name AND NOT b.shadow
-  ) k WHERE k.place = 1 AND NOT k.kept ORDER BY k.gone_at DESC, k.mailbox_id DESC, k.uid DESC LIMIT p_limit;
+  ) k WHERE CASE WHEN k.place = 1 THEN NOT is_kept(p_account_id, k.content_id, k.internal_date) END ORDER BY k.gone_at DESC, k.mailbox_id DESC, k.uid DESC LIMIT p_limit;
 END $$;
 
 -- Makes the shadow of a name (p_shadow: what it is called) if it is missing, and brings it up to date, by p_step messages at
 -- most: `more` says that there are others. No row: nothing went and there was no shadow, or a mailbox of the account's own
--- has the name. The sources are locked, so that nothing of them is trimmed, and their bodies purged, before it is shown.
+-- has the name. It is found out before the sources are locked, because that may take long, and mail comes in meanwhile; if
+-- there is something to do, they are locked, so that nothing of them is trimmed, and their bodies purged, before it is shown.
 CREATE FUNCTION refresh_deleted(p_account_id bigint, p_name text, p_shadow text, p_grace interval, p_step int DEFAULT 5000,
   p_limit int DEFAULT 100000)
 RETURNS TABLE (mailbox_id bigint, more boolean) LANGUAGE plpgsql ROWS 1
@@ -270,8 +270,6 @@ BEGIN
     INSERT INTO mailboxes AS m (account_id, name, shadow) VALUES (p_account_id, p_shadow, true) RETURNING m.mailbox_id INTO v_id;
     INSERT INTO mailbox_acl (account_id, mailbox_id, grantee_id, rights) VALUES (p_account_id, v_id, p_account_id, 1027);
   END IF;
-  PERFORM lock_mailboxes(v_id || ARRAY(
-    SELECT b.mailbox_id FROM mailboxes b WHERE b.account_id = p_account_id AND b.name = p_name AND NOT b.shadow));
   -- UNION ALL and GROUP BY, not joins, whose plans would be made for ten rows
   WITH compared AS MATERIALIZED (
     SELECT q.source_id, q.source_uid, max(q.uid) AS uid, max(q.deleted_at) AS deleted_at, bool_or(q.wanted) AS wanted FROM (
@@ -289,7 +287,26 @@ BEGIN
          array_agg(f.deleted_at ORDER BY f.deleted_at, f.source_id, f.source_uid),
          ARRAY(SELECT c.uid FROM compared c WHERE NOT c.wanted ORDER BY 1)
   INTO v_source_id, v_source_uid, v_deleted_at, v_gone FROM fresh f;
+  mailbox_id := v_id;
   more := coalesce(cardinality(v_source_id), 0) > p_step;
+  IF v_source_id IS NULL AND v_gone = '{}' THEN
+    RETURN NEXT;
+    RETURN;
+  END IF;
+  PERFORM lock_mailboxes(v_id || ARRAY(
+    SELECT b.mailbox_id FROM mailboxes b WHERE b.account_id = p_account_id AND b.name = p_name AND NOT b.shadow));
+  -- what was restored, trimmed or taken out meanwhile
+  SELECT array_agg(i.source_id ORDER BY i.n), array_agg(i.source_uid ORDER BY i.n), array_agg(i.deleted_at ORDER BY i.n)
+  INTO v_source_id, v_source_uid, v_deleted_at
+  FROM unnest(v_source_id[: p_step], v_source_uid[: p_step], v_deleted_at[: p_step])
+    WITH ORDINALITY i (source_id, source_uid, deleted_at, n)
+  CROSS JOIN LATERAL (
+    SELECT x.content_id, x.internal_date FROM messages x
+    WHERE x.account_id = p_account_id AND x.mailbox_id = i.source_id AND x.uid = i.source_uid OFFSET 0) m
+  WHERE NOT is_kept(p_account_id, m.content_id, m.internal_date);
+  v_gone := ARRAY(
+    SELECT d.uid FROM deleted_messages d
+    WHERE d.account_id = p_account_id AND d.shadow_id = v_id AND d.uid = ANY (v_gone) ORDER BY 1);
   IF v_gone <> '{}' THEN
     PERFORM hide_deleted(p_account_id, v_id, v_gone);
   END IF;
@@ -298,17 +315,15 @@ BEGIN
   IF v_source_id IS NOT NULL THEN
     INSERT INTO deleted_messages (account_id, shadow_id, uid, source_id, source_uid, deleted_at)
     SELECT p_account_id, v_id, v_base + i.n, i.source_id, i.source_uid, i.deleted_at
-    FROM unnest(v_source_id, v_source_uid, v_deleted_at) WITH ORDINALITY i (source_id, source_uid, deleted_at, n)
-    WHERE i.n <= p_step;
+    FROM unnest(v_source_id, v_source_uid, v_deleted_at) WITH ORDINALITY i (source_id, source_uid, deleted_at, n);
     PERFORM put_back(p_account_id, b.source_id, v_id, b.uids, b.new_uids, v_modseq) FROM (
       SELECT i.source_id, array_agg(i.source_uid ORDER BY i.n) AS uids, array_agg(v_base + i.n ORDER BY i.n) AS new_uids
       FROM unnest(v_source_id, v_source_uid) WITH ORDINALITY i (source_id, source_uid, n)
-      WHERE i.n <= p_step GROUP BY 1 ORDER BY 1) b;
+      GROUP BY 1 ORDER BY 1) b;
   END IF;
   IF v_source_id IS NOT NULL OR v_gone <> '{}' THEN
     PERFORM pg_notify('sora_' || p_account_id % 16, format('%s.%s.%s', to_hex(p_account_id), to_hex(v_id), to_hex(v_modseq)));
   END IF;
-  mailbox_id := v_id;
   RETURN NEXT;
 END $$;
 

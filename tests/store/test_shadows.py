@@ -6,6 +6,7 @@ import asyncio
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+import asyncpg
 import pytest
 
 from sora._native.seqset import UidSet
@@ -170,3 +171,52 @@ async def test_two_who_look_at_once_see_the_same(store: Store, ann: AccountId, i
     assert shadow == other
     assert shadow is not None
     assert list((await sources(store, shadow)).values()) == list(range(1, 101))
+
+
+async def test_while_it_is_found_out_what_to_show_mail_comes_in(
+    dsn: str, store: Store, ann: AccountId, inbox: MailboxId
+) -> None:
+    """It may last for seconds where much was deleted; only what is to be done takes the locks of the sources."""
+    await put(store, ann, inbox, 1)
+    await expunge(store, ann, inbox, 1)
+    shadow = await refresh(store, ann)
+    holder = await asyncpg.connect(dsn)
+    try:
+        async with holder.transaction():
+            await holder.execute("SELECT sora.lock_mailboxes($1::bigint[])", [inbox])
+            assert await asyncio.wait_for(refresh(store, ann), 5) == shadow
+    finally:
+        await holder.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "shown"),
+    [
+        ("SELECT sora.restore_messages($1, $2, $2, '{2}', '{2}')", {1: 1, 2: 3}),
+        ("DELETE FROM sora.messages WHERE account_id = $1 AND mailbox_id = $2 AND uid = 2", {1: 1, 2: 3}),
+        ("SELECT $1::bigint, $2::bigint", {1: 1, 2: 2, 3: 3}),
+    ],
+    ids=["restored", "trimmed", "nothing"],
+)
+async def test_what_changes_before_the_locks_are_there(
+    dsn: str, store: Store, ann: AccountId, inbox: MailboxId, change: str, shown: dict[int, int]
+) -> None:
+    await put(store, ann, inbox, 1, 2, 3)
+    for uid in (1, 2, 3):
+        await expunge(store, ann, inbox, uid)
+    holder = await asyncpg.connect(dsn)
+    try:
+        async with holder.transaction():
+            await holder.execute("SELECT sora.lock_mailboxes($1::bigint[])", [inbox])
+            refreshing = asyncio.create_task(refresh(store, ann))
+            waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            async with asyncio.timeout(10):
+                while not await store.db.fetchval(waiting):
+                    await asyncio.sleep(0.01)
+            await holder.execute(change, ann, inbox)
+        shadow = await refreshing
+    finally:
+        await holder.close()
+    assert shadow is not None
+    assert await sources(store, shadow) == shown
+    assert len(await live(store, ann, shadow)) == len(shown)

@@ -86,9 +86,15 @@ BEGIN
   IF p_before IS NULL AND p_hourly > 0 AND v_due <> '{}' THEN
     v_over := outbound_over_limit(v_due, p_hourly);
     -- somewhere in the first minutes of the hour: not everybody's mail at once
+    -- and with them what else is due of those accounts, so that the mail of others need not wait until all that was seen
     UPDATE outbound_queue q SET next_try = date_trunc('hour', clock()) + interval '1 hour' + random() * interval '5 min',
-      last_error = 'the account has sent as much as it may in this hour'
-    WHERE q.queue_id = ANY (v_over);
+      claimed_by = NULL, last_error = 'the account has sent as much as it may in this hour'
+    WHERE q.queue_id = ANY (v_over || ARRAY(
+      SELECT w.queue_id FROM outbound_queue w
+      WHERE v_over <> '{}' AND w.next_try <= clock() AND NOT w.counted AND w.kind <> 'dsn'
+        AND w.queue_id <> ALL (v_due)
+        AND w.account_id IN (SELECT o.account_id FROM outbound_queue o WHERE o.queue_id = ANY (v_over))
+      LIMIT 10000 FOR UPDATE SKIP LOCKED));
   END IF;
   RETURN QUERY
   WITH claimed AS (

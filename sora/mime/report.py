@@ -17,6 +17,9 @@ from msgspec import Struct
 MAX_TEXT: Final = 900
 """Characters of what the other side said: a line has at most 998."""
 
+MAX_HEADER: Final = 32 * 1024
+"""Octets of the header of a mail that go back: whoever is told may never have sent it."""
+
 _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f]+")
 _SUBJECTS: Final = {
     "failed": "Undelivered Mail Returned to Sender",
@@ -129,9 +132,12 @@ def _whole(mail: bytes) -> bytes:
 
 
 def _header(mail: bytes) -> bytes:
-    """The header section (RFC 3462 §2)."""
+    """The header section (RFC 3462 §2); of one that is too large, the lines that fit."""
     ends = [end for end in (mail.find(b"\r\n\r\n"), mail.find(b"\n\n")) if end >= 0]
-    return _text("text/rfc822-headers; charset=utf-8", mail[: min(ends)] if ends else mail)
+    header = mail[: min(ends, default=len(mail))]
+    if len(header) > MAX_HEADER:
+        header = header[: header.rfind(b"\n", 0, MAX_HEADER) + 1] or header[:MAX_HEADER]
+    return _text("text/rfc822-headers; charset=utf-8", header)
 
 
 def _text(content_type: str, text: bytes) -> bytes:

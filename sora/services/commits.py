@@ -33,6 +33,7 @@ from sora.crashpoints import crash_point
 from sora.errors import Busy, DatabaseDown, KeyUnavailable, NotFound, Refused, SoraError, StagingFull, Unavailable
 from sora.services.lanes import Lanes, take
 from sora.store.deliveries import HELD
+from sora.store.effects import AlreadyAnswered
 from sora.store.outbound import CHANNEL
 from sora.store.patience import Patience
 
@@ -215,7 +216,8 @@ class Commits:
         if len(units) > 1 and (asked or not isinstance(error, Busy)):
             await self._one_by_one(units, attempt)
             return
-        if isinstance(error, NotFound) and _send_to_inbox(units[0], error):
+        again = isinstance(error, AlreadyAnswered) and units[0].forget_copies()
+        if again or (isinstance(error, NotFound) and _send_to_inbox(units[0], error)):
             await self._save(units, attempt)
             return
         if isinstance(error, SoraError):

@@ -50,6 +50,8 @@ _T = TypeVar("_T")
 
 FILTERED_AT_ONCE: Final = 16
 """Recipients of one message whose scripts run at a time."""
+FILTERED_BYTES: Final = 64 << 20
+"""Octets that they have before them together: each script may make versions of its own of a large message."""
 KEYS_AT_ONCE: Final = 4
 """Keys of accounts that one message asks the database for at a time."""
 MAX_HOPS: Final = 50
@@ -188,8 +190,9 @@ class Delivery:
         outcomes: dict[Recipient, SoraError | None] = {}
         if filtered:
             incoming = await _compute(inline, self._letters.incoming, data, envelope, self.host)
-            for start in range(0, len(filtered), FILTERED_AT_ONCE):
-                some = filtered[start : start + FILTERED_AT_ONCE]
+            at_once = max(1, min(FILTERED_AT_ONCE, FILTERED_BYTES // max(1, len(data))))
+            for start in range(0, len(filtered), at_once):
+                some = filtered[start : start + at_once]
                 runs = (self._deliver_filtered(incoming, one, sealers[one.account_id]) for one in some)
                 outcomes |= zip(some, await asyncio.gather(*runs), strict=True)
         stored = {box: _error(await unit.done) for box, unit in units.items()}

@@ -93,6 +93,17 @@ class Unit:
         """Letters for one mailbox and nothing else, as most mail is."""
         return self.effects is None and (len(self.letters) == 1 or len(self.boxes) <= 1)
 
+    def forget_copies(self) -> bool:
+        """Without the copies of replies, which are not to be sent; False: there are none."""
+        if self.effects is None or not (gone := self.effects.copies):
+            return False
+        for place in gone:
+            self.letters[place].body.release()
+        self.letters = [letter for place, letter in enumerate(self.letters) if place not in gone]
+        self.effects = self.effects.without_copies()
+        self.size = sum(letter.size for letter in self.letters)
+        return True
+
     def answer(self, result: list[Delivered] | SoraError) -> None:
         """Tell the waiting session, if it still waits."""
         self.result = self.result or result

@@ -43,8 +43,9 @@ if TYPE_CHECKING:
 
 _log = log.get(__name__)
 
-LEASE_S: Final = 1800.0
-"""Longer than an attempt can take, see `ATTEMPT_S`."""
+LEASE_S: Final = 600.0
+"""So long nobody else sends what a process has claimed that does not renew its claims. Longer than `NOTE_S`."""
+RENEW_S: Final = 60.0
 ATTEMPT_S: Final = 1200.0
 BATCH: Final = 16
 """Mails that are claimed for each connection at a time."""
@@ -90,7 +91,7 @@ class Sending:
         self._name = name
         self._mailer = _Mailer(queue, bodies, sealers, smarthost, table, hello)
         self._backlog: deque[Claimed] = deque()
-        self._claimed_mono = 0.0
+        self._held_mono = 0.0
         self._recovered = False
         self._expiry_mono = 0.0
         self._busy: dict[asyncio.Task[None], Claimed] = {}
@@ -104,6 +105,7 @@ class Sending:
         """Send until told to stop; what is in hand then is finished."""
         stop = asyncio.create_task(stopping.wait())
         stop.add_done_callback(lambda _: self._woken.set())
+        renewal = asyncio.create_task(self._renew())
         try:
             while not stopping.is_set():
                 self._woken.clear()
@@ -117,6 +119,7 @@ class Sending:
         finally:
             stop.cancel()
             await self._finish()
+            renewal.cancel()
 
     async def measure(self) -> None:
         """Show what waits."""
@@ -166,10 +169,10 @@ class Sending:
 
     async def _next(self, name: str) -> Claimed | None:
         now = asyncio.get_running_loop().time()
-        if self._backlog and now - self._claimed_mono > LEASE_S - ATTEMPT_S:
-            await self._give_back()
+        if self._backlog and now - self._held_mono > LEASE_S / 2:
+            await self._give_back()  # who knows whose it is by now
         if not self._backlog:
-            self._claimed_mono = now
+            self._held_mono = now
             self._backlog.extend(await self._claim(name))
         return self._backlog.popleft() if self._backlog else None
 
@@ -184,6 +187,18 @@ class Sending:
         if claimed:
             crash_point("outbound.claimed")
         return claimed
+
+    async def _renew(self) -> None:
+        """Keep what is in hand, however long that takes."""
+        while True:
+            await asyncio.sleep(RENEW_S)
+            began = asyncio.get_running_loop().time()
+            try:
+                await self._queue.renew([*self._backlog, *self._busy.values()], LEASE_S)
+            except Unavailable as error:
+                _log.warning("claims are not renewed", extra={"detail": str(error)})
+            else:
+                self._held_mono = began
 
     async def _give_back(self) -> None:
         claimed, self._backlog = list(self._backlog), deque()

@@ -91,5 +91,5 @@ def _for_programs(refusal: Refusal, message_id: str) -> bytes:
 def _header_of(mail: Mail) -> bytes:
     """Whole fields only; octets above ASCII are not for every relay."""
     head = mail.head[:MAX_ORIGINAL]
-    head = head[: head.rfind(b"\n") + 1].rstrip(b"\r\n")
+    head = head[: head.rfind(b"\n") + 1].rstrip(b"\r\n").replace(b"\0", b"?")
     return head.decode("ascii", "replace").encode("ascii", "replace") + b"\r\n"

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from sora.sieve.interpreter import Run
     from sora.sieve.mail import Mail
 
-PROTECTED: Final = frozenset({"received", "auto-submitted"})
-"""RFC 5293 §6: these must not be deleted."""
+PROTECTED: Final = frozenset({"received", "auto-submitted", "x-sieve-redirected-from"})
+"""RFC 5293 §6: these must not be deleted, and neither may the mark by which mail that comes back is known."""
 MAX_VALUE: Final = 8 * 1024
 """Characters of a value."""
 MAX_HEADER: Final = 1 << 20

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 _DOT_STRING: Final = re.compile(r"[^\x00-\x20\x7f()<>\[\]:;@\\,.\"]+(?:\.[^\x00-\x20\x7f()<>\[\]:;@\\,.\"]+)*")
 _TO_ESCAPE: Final = re.compile(r'(["\\])')
+_DOMAIN: Final = re.compile(r"[^\s<>()\[\]:;@\\,\"]+|\[[!-;=?-Z^-~]+\]")
+"""A name, or an address literal (RFC 5321 §4.1.3); what it is worth is for others to find out."""
+MAX_PATH: Final = 254
+"""Octets of an address (RFC 5321 §4.5.3.1.3)."""
 _BLANK: Final = " \t\r\n"
 
 
@@ -173,4 +177,7 @@ def parse_address(text: str) -> Address | None:
     found = parse_addresses(text.encode("utf-8", "surrogateescape"), 2)
     if len(found) != 1 or not found[0][2] or not found[0][3]:
         return None
-    return Address(decode_raw(found[0][2]), decode_raw(found[0][3]))
+    address = Address(decode_raw(found[0][2]), decode_raw(found[0][3]))
+    if not _DOMAIN.fullmatch(address.domain) or len(address.path.encode("utf-8", "surrogateescape")) > MAX_PATH:
+        return None
+    return address

@@ -42,6 +42,9 @@ CONTENT_TAGS: Final = (
 )
 _CONTENT: Final = tuple(tag.name for tag in CONTENT_TAGS)
 _LINE_END: Final = re.compile(r"\r\n|\r|\n")
+TRACE: Final = ("received", "delivered-to", "x-sieve-redirected-from", "auto-submitted")
+"""What tells where a message has been, and that a program made it, is true of the one around it too: mail that is sent
+on again and again is known by it."""
 OCTETS: Final = 256
 """That one instruction decodes or copies."""
 
@@ -310,7 +313,9 @@ def _enclose(_check: Checker, bound: Bound) -> Callable[[Run], None]:
 def _enclosed(state: Run, taken: Sequence[str], subject: str | None, text: str) -> Mail:
     """A new message with the text and, as an attachment, the old one (RFC 5703 §5)."""
     mail = state.mail
-    wanted = {name.lower().encode("utf-8", "surrogateescape") for name in (*taken, "from", "to", "date", "message-id")}
+    wanted = {
+        name.lower().encode("utf-8", "surrogateescape") for name in (*taken, *TRACE, "from", "to", "date", "message-id")
+    }
     if subject is None:
         wanted.add(b"subject")
     state.spend(mail.size // OCTETS)

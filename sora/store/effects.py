@@ -11,7 +11,9 @@ import hashlib
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from sora.errors import Refused
 from sora.sieve.actions import Remembered  # noqa: TC001 — msgspec reads the annotations at run time
 from sora.store.outbound import Entry, Outgoing, columns, referring, sealed
 from sora.store.sealing import Sealer  # noqa: TC001
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
     from sora.store.db import Connection, Database
 
 
+class AlreadyAnswered(Refused):
+    """Somebody has answered meanwhile, and the copy of a reply that will not be sent must not be stored."""
+
+
 class Replied(Struct, frozen=True):
     """The memory of a vacation reply (RFC 5230 §4.2), which decides whether the reply is sent.
 
@@ -30,12 +36,14 @@ class Replied(Struct, frozen=True):
         address: Who gets it.
         seconds: For how long nobody gets a second one.
         outgoing: The place of the reply in `Effects.outgoing`; it is dropped if somebody answered meanwhile.
+        copy: The place of its copy (`:fcc`) among the letters of the unit; None: there is none.
     """
 
     handle: str
     address: str
     seconds: int
     outgoing: int
+    copy: int | None = None
 
 
 class Effects(Struct, frozen=True, kw_only=True):
@@ -53,6 +61,23 @@ class Effects(Struct, frozen=True, kw_only=True):
     outgoing: tuple[Outgoing, ...] = ()
     remembered: tuple[Remembered, ...] = ()
     replied: tuple[Replied, ...] = ()
+
+    @property
+    def copies(self) -> frozenset[int]:
+        """Places of the letters that are copies of replies."""
+        return frozenset(entry.copy for entry in self.replied if entry.copy is not None)
+
+    def without_copies(self) -> Effects:
+        """The same for a unit from which those letters were taken out."""
+        gone = self.copies
+
+        def moved(mail: Outgoing) -> Outgoing:
+            return (
+                mail if mail.letter is None else replace(mail, letter=mail.letter - sum(x < mail.letter for x in gone))
+            )
+
+        replied = tuple(replace(entry, copy=None) for entry in self.replied)
+        return replace(self, outgoing=tuple(map(moved, self.outgoing)), replied=replied)
 
 
 Content: TypeAlias = tuple[ContentId, int]

@@ -28,7 +28,7 @@ from sora.store.deliveries import (
     units_of,
     witness_of,
 )
-from sora.store.effects import apply
+from sora.store.effects import AlreadyAnswered, apply
 from sora.store.flags import FlagChange, FlagEdit, FlagLanes
 from sora.store.replacing import take_away
 from sora.types import ALL_RIGHTS, MAX_UID, AccountId, ContentId, MailboxId, ModSeq, Rights, Uid, UidValidity
@@ -300,6 +300,7 @@ class Messages:
             messages are not stored.
 
         Raises:
+            AlreadyAnswered: a share has the copy of a reply that is not to be sent; give it again without.
             SoraError: as `deliver`; nothing was stored and nothing has happened.
         """
         batch = [message for share in shares for message in share.messages]
@@ -315,6 +316,9 @@ class Messages:
             rows = await self._deliver_on(conn, batch, arguments, bodies) if batch else []
             delivered = [delivered_of(row) for row in rows]
             applied = await apply(conn, list(stored_effects(shares, delivered)))
+            for share, done in zip(shares, applied, strict=True):
+                if done is not None and done.answered and share.effects is not None and share.effects.copies:
+                    raise AlreadyAnswered
         return delivered, applied
 
     async def replace(

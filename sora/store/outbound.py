@@ -224,6 +224,20 @@ class Outbound:
             timedelta(seconds=pause_s),
         )
 
+    async def renew(self, claimed: Sequence[Claimed], lease_s: float) -> None:
+        """Put off the end of claims that are still ours."""
+        if claimed:
+            await self._db.execute(
+                """
+                UPDATE outbound_queue q SET next_try = clock() + $3
+                FROM unnest($1::bigint[], $2::text[]) c (queue_id, claim)
+                WHERE q.queue_id = c.queue_id AND q.claimed_by = c.claim
+                """,
+                [mail.queue_id for mail in claimed],
+                [mail.claim for mail in claimed],
+                timedelta(seconds=lease_s),
+            )
+
     async def recover(self, node: str, claim: str) -> int:
         """End the claims of processes of this node that are no more.
 

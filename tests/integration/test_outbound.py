@@ -266,6 +266,24 @@ async def test_an_account_sends_so_much_in_an_hour(
         await until(lambda: is_empty(store))
 
 
+async def test_what_takes_longer_than_a_claim_is_sent_once(
+    store: Store, dsn: str, tmp_path: Path, sink: Sink, ann: AccountId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Claims are renewed while their process lives, so that those of a dead one need not be long."""
+    monkeypatch.setattr("sora.services.outbound.LEASE_S", 0.6)
+    monkeypatch.setattr("sora.services.outbound.RENEW_S", 0.1)
+    monkeypatch.setattr("sora.services.outbound.POLL_S", 0.1)
+    sink.mode(slow_s=1.5)
+    await queue(store, ann, mail("1@example.org"), mail("2@example.org"))
+    async with (
+        sending(store, dsn, tmp_path, sink.port, connections=1),
+        sending(store, dsn, tmp_path, sink.port, connections=1, claim="other/1/1"),
+    ):
+        await until(lambda: is_empty(store))
+    assert sink.recipients() == ["1@example.org", "2@example.org"]
+    assert sink.attempts() == 2
+
+
 async def test_no_smarthost_no_loss(store: Store, dsn: str, tmp_path: Path, sink: Sink, ann: AccountId) -> None:
     await queue(store, ann, mail("new@example.org"), mail("old@example.org"))
     await store.db.execute(

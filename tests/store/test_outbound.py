@@ -146,6 +146,39 @@ async def test_the_limit_counts_a_mail_once(store: Store, ann: AccountId) -> Non
     assert await store.db.fetchval("SELECT sent FROM outbound_usage") == 1
 
 
+async def test_what_is_over_the_limit_is_in_nobodys_way(store: Store, ann: AccountId) -> None:
+    """All of it waits for the next hour at once, and a claim that ended by itself shows no more."""
+    for _ in range(8):
+        await queue_one(store, ann)
+    await store.db.execute("UPDATE outbound_queue SET claimed_by = 'dead/1/1'")
+    bob = await store.accounts.create("bob@example.com")
+    await queue_one(store, bob)
+    ours = [mail.queue_id for mail in await store.outbound.claim("a/1/1", 3, lease_s=60, hourly=2)]
+    assert len(ours) == 2
+    assert [mail.account_id for mail in await store.outbound.claim("a/1/1", 3, lease_s=60, hourly=2)] == [bob]
+    rows = await store.db.fetch(
+        """
+        SELECT claimed_by, last_error <> '' FROM outbound_queue
+        WHERE account_id = $1 ORDER BY queue_id = ANY ($2) DESC
+        """,
+        ann,
+        ours,
+    )
+    assert [tuple(row) for row in rows] == [("a/1/1", False)] * 2 + [(None, True)] * 6
+
+
+async def test_claims_are_renewed_while_they_are_ours(store: Store, ann: AccountId) -> None:
+    for _ in range(2):
+        await queue_one(store, ann)
+    claimed = await store.outbound.claim("a/1/1", 10, lease_s=0, hourly=0)
+    (other,) = await store.outbound.claim("b/1/1", 1, lease_s=60, hourly=0)
+    await store.outbound.renew(claimed, 600)
+    rows = await store.db.fetch("SELECT claimed_by, next_try > clock() + interval '5 min' AS long FROM outbound_queue")
+    assert {tuple(row) for row in rows} == {("a/1/1", True), ("b/1/1", False)}
+    assert other.queue_id in {mail.queue_id for mail in claimed}
+    await store.outbound.renew([], 600)
+
+
 async def queue_one(store: Store, account_id: AccountId) -> None:
     mail = Outgoing("redirect", "a@example.org", "b@example.org", data=b"x")
     async with store.db.transaction() as conn:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from sora.mime.report import Report, write_report
+from sora.mime.report import MAX_HEADER, Report, write_report
 
 if TYPE_CHECKING:
     from email.message import EmailMessage
@@ -100,6 +100,11 @@ def test_utf8_is_written_in_seven_bits() -> None:
     assert fields(status)[1]["Final-Recipient"] == "utf-8; j\\x{F6}rg@example.org"
     assert fields(status)[1]["Diagnostic-Code"] == "smtp; 550 n\\x{F6}"
     assert "Subject: grün" in header.get_content()
+
+
+@pytest.mark.parametrize("mail", [b"X-Long: y\r\n" * 90_000, b"X-Long: y\n" * 90_000 + b"\nbody", b"y" * 1_000_000])
+def test_not_all_of_a_large_header_goes_back(mail: bytes) -> None:
+    assert len(write_report(REPORT, mail, whole=False)) < 2 * MAX_HEADER
 
 
 def test_relayed() -> None:

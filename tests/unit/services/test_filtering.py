@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -437,6 +438,56 @@ class TestEditing:
         assert message.received == b"X-A: b\r\n" + MAIL
         assert message.octets.count(b"Delivered-To") == message.octets.count(b"Received:") == 1
 
+    async def test_versions_have_room_for_so_many(
+        self, site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Each is a copy of the message; the scripts of the site may do what they like."""
+        script = """require ["editheader", "fileinto", "copy"]; redirect :copy "a@example.net";
+            addheader "X-A" "1"; fileinto :copy "One"; addheader "X-A" "2"; redirect "b@example.net";"""
+        monkeypatch.setattr("sora.services.carrying.EDITED_BYTES", 2000)
+        before = site.write("before.sieve", script.replace("a@", "c@"))
+        async for world in site.open():
+            await world.account("alice", script, "One")
+            await world.deliver()
+            assert set(await world.boxes()) == {"One"}
+            assert len(await world.queued()) == 2
+            monkeypatch.setattr("sora.services.carrying.EDITED_BYTES", 600)
+            await world.deliver(MAIL + b"again\r\n")
+            assert set(await world.boxes()) == {"INBOX", "One"}
+            assert (len((await world.boxes())["One"]), len(await world.queued())) == (1, 2)
+            assert "too many edited versions" in caplog.records[-1].__dict__["error"]
+        async for world in site.open(before=[before]):
+            await world.account("bob", "keep;", "One")
+            await world.deliver(MAIL, "bob")
+            assert set(await world.boxes("bob")) == {"INBOX", "One"}
+            assert len(await world.queued()) == 4
+
+    async def test_a_large_message_is_edited_for_one_at_a_time(
+        self, world: FilterWorld, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        names = ("alice", "bob", "carol")
+        for name in names:
+            await world.account(name, "keep;")
+        filters = world.node.delivery.filters
+        assert filters is not None
+        real, running, most = filters.filter, 0, 0
+
+        async def watched(*args: Any) -> Any:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            await asyncio.sleep(0)
+            running -= 1
+            return await real(*args)
+
+        monkeypatch.setattr(filters, "filter", watched)
+        await world.deliver(MAIL, *names)
+        assert most == 3
+        most = 0
+        monkeypatch.setattr("sora.services.delivery.FILTERED_BYTES", len(MAIL))
+        await world.deliver(MAIL + b"more\r\n", *names)
+        assert most == 1
+
     async def test_what_is_searched_is_what_is_stored(self, world: FilterWorld) -> None:
         script = 'require "editheader"; deleteheader "Subject"; addheader "Subject" "Changed";'
         await world.account("alice", script)
@@ -492,6 +543,14 @@ class TestRefusing:
         ):
             assert part in mail.body
 
+    async def test_a_report_can_be_sent_by_everybody(self, world: FilterWorld) -> None:
+        await world.account("alice", 'require "reject"; reject "schön";')
+        await world.deliver(b"X-Odd: a\0b\xfc\r\n" + MAIL)
+        (mail,) = await world.queued()
+        assert mail.body is not None
+        assert b"X-Odd: a?b?\r\n" in mail.body
+        assert mail.body.isascii()
+
     @pytest.mark.parametrize("case", ["null sender", "automatic"])
     async def test_nobody_would_read_the_report(self, world: FilterWorld, case: str) -> None:
         await world.account("alice", 'require "reject"; reject "schön";')
@@ -544,6 +603,29 @@ class TestSending:
         assert set(await world.boxes()) == {"INBOX"}
         assert await world.queued() == []
 
+    @pytest.mark.parametrize(
+        "disguise",
+        ['deleteheader "X-Sieve-Redirected-From";', 'enclose :subject "s" "text";'],
+    )
+    async def test_a_script_cannot_hide_a_loop(self, world: FilterWorld, disguise: str) -> None:
+        """Neither from itself, nor from whom it sends the message to."""
+        script = f'require ["editheader", "enclose"]; {disguise} redirect "a@example.net";'
+        await world.account("alice", script)
+        mail = b"Received: from far\r\nDelivered-To: carol@example.com\r\nAuto-Submitted: auto-generated\r\n" + MAIL
+        assert await world.deliver(b"X-Sieve-Redirected-From: alice@example.com\r\n" + mail) == [STORED]
+        assert await world.queued() == []
+        await world.deliver(b"X-Sieve-Redirected-From: bob@example.com\r\n" + mail)
+        (queued,) = await world.queued()
+        row = await world.node.store.db.fetchrow(
+            "SELECT header FROM message_contents WHERE content_id = $1", queued.content_id
+        )
+        assert row is not None
+        lines = row["header"].split(b"\r\n")
+        for line in mail.split(b"\r\n")[:3]:
+            assert line in lines
+        assert b"X-Sieve-Redirected-From: bob@example.com" in lines
+        assert lines.count(b"Delivered-To: alice@example.com") == 1
+
     async def test_a_retry_sends_nothing_twice(self, world: FilterWorld) -> None:
         await world.account("alice", 'require "copy"; redirect :copy "a@example.net";')
         for _ in range(2):
@@ -576,6 +658,33 @@ class TestSending:
         assert len(boxes["INBOX"]) == 2
         assert [message.octets for message in boxes["Sent"]] == [mail.body]
 
+    async def test_no_copy_of_a_reply_that_is_not_sent(
+        self, world: FilterWorld, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The forecast is that nobody answered, and somebody does meanwhile; all else happens as it would."""
+        script = """require ["vacation", "fcc", "copy", "editheader"]; vacation :handle "h" :fcc "Sent" "Away.";
+            addheader "X-Edited" "yes"; redirect :copy "a@example.net";"""
+        await world.account("alice", script)
+        await world.account("bob", script)
+
+        async def nobody(*_: object) -> bool:
+            return False
+
+        monkeypatch.setattr(type(world.node.store.filter_memory), "was_answered", nobody)
+        mails = [MAIL.replace(b"alice", b"bob") + b"%d\r\n" % number for number in range(3)]
+        replies = await asyncio.gather(*(world.deliver(mail, "bob", "alice") for mail in mails), world.deliver())
+        assert replies == [[STORED, STORED]] * 3 + [[STORED]]
+        for name, copies, messages in (("bob", 1, 3), ("alice", 1, 4)):
+            boxes = await world.boxes(name)
+            assert (len(boxes["Sent"]), len(boxes["INBOX"])) == (copies, messages)
+        queued = await world.queued()
+        assert sorted(mail.kind for mail in queued) == ["redirect"] * 7 + ["vacation"] * 2
+        held = {mail.content_id for mail in queued if mail.kind == "redirect"}
+        rows = await world.node.store.db.fetch("SELECT content_id, header FROM message_contents")
+        headers = {row["content_id"]: row["header"] for row in rows}
+        assert len(held) == 7
+        assert all(b"X-Edited: yes" in headers[content_id] for content_id in held)
+
     async def test_vacation_periods_are_the_sites(self, site: Site) -> None:
         hour = 3600.0
         async for world in site.open(
@@ -593,6 +702,20 @@ class TestSending:
             )
             assert {row["entry"] for row in rows} == {reply_entry("h", SENDER)}
             assert [round(row["left"] / hour) for row in rows] == list(texts.values())
+
+    async def test_mail_that_is_made_has_room_for_so_much(
+        self, world: FilterWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        script = 'require "enotify"; notify "mailto:a@example.net,b@example.net"; discard;'
+        await world.account("alice", script)
+        await world.deliver()
+        first, _ = await world.queued()
+        assert first.body is not None
+        monkeypatch.setattr("sora.services.carrying.MADE_BYTES", 2 * len(first.body) - 1)
+        await world.deliver(MAIL + b"again\r\n")
+        assert len(await world.queued()) == 2
+        assert set(await world.boxes()) == {"INBOX"}
+        assert "too much mail to send" in caplog.records[-1].__dict__["error"]
 
     async def test_notify(self, world: FilterWorld) -> None:
         script = 'require "enotify"; notify :message "Mail for you" "mailto:phone@example.net";'

@@ -68,6 +68,8 @@ def test_paths(text: str, path: str) -> None:
         ("A B <a@example.org>", "a@example.org"),
         ("a", "None"), ("", "None"), ("@example.org", "None"), ("a@", "None"), ("a@b.c, d@e.f",
         "None"), ("x: a@b.c;", "None"),
+        ("a@[192.0.2.1]", "a@[192.0.2.1]"), ("a@[x> NOTIFY=NEVER]", "None"), ("a@[x>y]", "None"),
+        ("a@" + "b" * 252, "a@" + "b" * 252), ("a@" + "b" * 253, "None"), ("é" * 127 + "@b", "None"),
         ("é@example.org", "é@example.org"), ('"a\r\nb"@example.org', "None"),
     ],
 )  # fmt: skip

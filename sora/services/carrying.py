@@ -229,8 +229,7 @@ class Carrying:
 
     async def _redirect(self, action: Redirect) -> None:
         owner = self._recipient.address
-        marks = (*self._mail.header(REDIRECTED_FROM), *action.mail.header(REDIRECTED_FROM))
-        if owner.lower() in (value.lower() for value in marks):
+        if owner.lower() in (value.lower() for value in action.mail.header(REDIRECTED_FROM)):
             tell(self._recipient, f"redirect to {action.address}: the message was redirected from here before")
             await self._file_at(None, action.mail, None)
             return

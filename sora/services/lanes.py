@@ -101,7 +101,6 @@ class Unit:
             self.letters[place].body.release()
         self.letters = [letter for place, letter in enumerate(self.letters) if place not in gone]
         self.effects = self.effects.without_copies()
-        self.size = sum(letter.size for letter in self.letters)
         return True
 
     def answer(self, result: list[Delivered] | SoraError) -> None:

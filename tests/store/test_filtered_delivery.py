@@ -152,6 +152,22 @@ class TestEffects:
         assert row.content_id in world.rung
         assert await world.value("SELECT count(*) FROM pending_uploads WHERE content_id = $1", row.content_id) == 1
 
+    async def test_held_letters_wait_for_each_other_in_one_direction(self, world: Filtered) -> None:
+        """No lock stands before their witnesses: two deliveries of the same two may meet there."""
+        alice = await world.account("alice")
+        desks = [await world.desk(alice, data) for data in (b"x: 1\r\n\r\n", b"x: 2\r\n\r\n")]
+        rows = sorted((desk.held().row for desk in desks), key=lambda row: row.key or b"", reverse=True)
+        insert = "INSERT INTO recent_deliveries (account_id, key, mailbox_id, uid) VALUES ($1, $2, -1, 1)"
+        async with world.node.store.db.transaction() as conn:
+            await conn.execute(insert, alice, rows[1].key)
+            delivery = asyncio.create_task(world.node.store.messages.deliver(rows, "n"))
+            waits = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+            async with asyncio.timeout(10):
+                while not await world.value(waits):
+                    await asyncio.sleep(0.01)
+            await conn.execute(insert, alice, rows[0].key)
+        assert len(await delivery) == 2
+
     async def test_effects_without_any_letter(self, world: Filtered) -> None:
         alice = await world.account("alice")
         assert await world.filter(alice, answer="s@x", track=["<1>"]) == []

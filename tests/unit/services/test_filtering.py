@@ -663,7 +663,7 @@ class TestSending:
     ) -> None:
         """The forecast is that nobody answered, and somebody does meanwhile; all else happens as it would."""
         script = """require ["vacation", "fcc", "copy", "editheader"]; vacation :handle "h" :fcc "Sent" "Away.";
-            addheader "X-Edited" "yes"; redirect :copy "a@example.net";"""
+            addheader "X-Edited" "yes"; redirect :copy "a@example.net"; deleteheader "X-Edited";"""
         await world.account("alice", script)
         await world.account("bob", script)
 

@@ -72,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         answer = asyncio.run(_run(arguments.config, operation, request))
     except SoraError as error:
-        print(f"sora-admin: {_one_line(error)}", file=sys.stderr)
+        for line in _lines(error):
+            print(f"sora-admin: {line}", file=sys.stderr)
         return TRY_AGAIN if isinstance(error, Unavailable) else REFUSED
     except KeyboardInterrupt:
         return REFUSED
@@ -117,12 +118,13 @@ def find_dsn(config: Config) -> str:
         return f"postgresql://sora@/sora?host={embedded.socket_directory}"
 
 
-def _one_line(error: SoraError) -> str:
+def _lines(error: SoraError) -> list[str]:
+    """The reason: one line, but a script has one for each of its errors."""
     # A peer is not told what is away; an operator is.
     text = "PostgreSQL cannot be reached" if isinstance(error, DatabaseDown) else error.text
-    if error.detail and error.detail != text:
-        text = f"{text}: {error.detail}"
-    return " ".join(text.split())
+    if error.detail and error.detail != error.text:
+        return [" ".join(f"{text}: {error.detail}".split())]
+    return [" ".join(line.split()) for line in text.splitlines()]
 
 
 class UsageError(Exception):
@@ -319,16 +321,25 @@ def _show_record(console: Console, record: dict[str, Any], title: str = "") -> N
     table.add_column(overflow="fold")
     later: list[Callable[[], None]] = []
     for name, value in record.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             later.append(lambda n=name, v=value: _show_record(console, v, n))  # type: ignore[misc]
         elif isinstance(value, list) and value and isinstance(value[0], dict):
             later.append(lambda v=value: _show_rows(console, v))  # type: ignore[misc]
+        elif isinstance(value, str) and "\n" in value:
+            later.append(lambda n=name, v=value: _show_text(console, n, v))  # type: ignore[misc]
         else:
             table.add_row(name.replace("_", " "), _cell(value))
     if table.row_count or title:
         _print_table(console, table)
     for step in later:
         step()
+
+
+def _show_text(console: Console, name: str, text: str) -> None:
+    """A script or a header, as it stands."""
+    console.print(Text(name.replace("_", " "), style="bold"))
+    for line in text.replace("\r\n", "\n").rstrip("\n").split("\n"):
+        console.file.write(_printable(line, keep="\t") + "\n")
 
 
 def _print_table(console: Console, table: Table) -> None:
@@ -340,13 +351,17 @@ def _print_table(console: Console, table: Table) -> None:
 
 def _cell(value: Any) -> Text:
     """Text of one value; what a peer could have written cannot move the cursor of the reader."""
-    if value is None or value in ("", [], ()):
+    if value is None or value in ("", [], (), {}):
         return Text("-")
     if isinstance(value, bool):
         return Text("yes" if value else "no")
     if isinstance(value, list | tuple):
         value = ", ".join(str(item) for item in value)
-    return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value)))
+    return Text(_printable(str(value)))
+
+
+def _printable(text: str, keep: str = "") -> str:
+    return "".join(c if c.isprintable() or c in keep else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 if __name__ == "__main__":

@@ -182,9 +182,14 @@ def test_nested_tables() -> None:
 
 
 def test_a_long_line_is_not_wrapped_and_control_characters_do_not_reach_the_terminal() -> None:
-    text = shown(Row("x" * 500 + "\x1b[31m\n", 1))
+    text = shown(Row("x" * 500 + "\x1b[31m\r", 1))
     assert "x" * 500 + "\ufffd[31m\ufffd" in text
     assert len(text.splitlines()) == 4
+
+
+def test_a_text_of_several_lines_keeps_them() -> None:
+    text = shown({"the_script": "if true {\r\n\tkeep;  \x1b[31m\n\n}\n", "table": {}, "name": "a"})
+    assert text == "table  -\nname   a\nthe script\nif true {\n\tkeep;  \ufffd[31m\n\n}\n"
 
 
 def test_json() -> None:
@@ -445,6 +450,12 @@ def test_a_script_is_checked_without_a_configuration(tmp_path: Path, capsys: pyt
     assert '"keep" has no argument :x' in capsys.readouterr().out
     assert admin.main([*missing, "test", str(script), str(mail)]) == 1
     assert capsys.readouterr().err == 'sora-admin: line 2, column 1: "keep" has no argument :x\n'
+    script.write_text("foo;\nbar;")
+    assert admin.main([*missing, "test", str(script), str(mail)]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        'sora-admin: line 1, column 1: Unknown command "foo"',
+        'sora-admin: line 2, column 1: Unknown command "bar"',
+    ]
 
 
 def test_a_directory_gives_the_texts_in_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

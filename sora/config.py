@@ -400,6 +400,8 @@ def _check_outbound(table: OutboundTable) -> None:
         raise ConfigError("outbound.tls_key needs outbound.tls_cert")
     if table.password and not table.user:
         raise ConfigError("outbound.password needs outbound.user")
+    if table.user and not table.password:
+        raise ConfigError("outbound.user needs outbound.password or outbound.password_file")
     if table.host and table.user and table.tls == "none" and not is_loopback(f"{_bracketed(table.host)}:1"):
         raise ConfigError(
             'outbound.user: no password goes over the network in clear; outbound.tls = "starttls" or "tls"'

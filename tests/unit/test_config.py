@@ -104,6 +104,8 @@ def test_a_bad_size_names_its_key(text: str) -> None:
             "servers.http_api.enabled = false",
         ),
         ({"object_store": {"path": "${NOWHERE}"}}, "object_store.path: the environment has no NOWHERE"),
+        ({"outbound": {"user": "a"}}, "outbound.user needs outbound.password or outbound.password_file"),
+        ({"outbound": {"password": "a"}}, "outbound.password needs outbound.user"),
     ],
 )
 def test_refusals_are_one_line_that_names_the_key(tables: dict[str, Any], message: str) -> None:

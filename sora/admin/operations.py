@@ -189,7 +189,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation("auth.unblock", "DELETE /v1/auth/blocks/{who}", auth.unblock, errors=(NotFound, InvalidName)),
     Operation("queue.list", "GET /v1/queue", queue.list_queue),
     Operation("queue.show", "GET /v1/queue/{queue_id}", queue.show, errors=GONE),
-    Operation("queue.retry", "POST /v1/queue/retry", queue.retry, positional=("queue_id",)),
+    Operation("queue.retry", "POST /v1/queue/retry", queue.retry, positional=("queue_id",), errors=GONE),
     Operation("queue.delete", "DELETE /v1/queue/{queue_id}", queue.delete, errors=GONE),
     Operation("uploads.status", "GET /v1/uploads", uploads.status),
     Operation("uploads.retry", "POST /v1/uploads/retry", uploads.retry),

@@ -74,7 +74,7 @@ class ShownMail(Struct, frozen=True):
 
 
 class RetriedMail(Struct, frozen=True):
-    """How many mails are due at once."""
+    """How many mails were in a pause, and are due at once."""
 
     mails: int
 
@@ -98,7 +98,15 @@ async def show(ctx: AdminContext, req: QueueNumber) -> ShownMail:
 
 
 async def retry(ctx: AdminContext, req: RetryQueue) -> RetriedMail:
-    """Try one mail, or all that waits, at once instead of after its pause."""
+    """Try one mail, or all that waits, at once instead of after its pause; how many were in one.
+
+    While the smarthost cannot be reached mails have no pauses: they wait for it.
+
+    Raises:
+        NotFound: That one is not in the queue (any more).
+    """
+    if req.queue_id:
+        await ctx.store.outbound.get(req.queue_id)
     due = await ctx.store.outbound.retry(req.queue_id or None)
     await ctx.store.db.execute("SELECT pg_notify($1, '')", CHANNEL)
     return RetriedMail(due)

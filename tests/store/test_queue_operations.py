@@ -73,6 +73,8 @@ async def test_retry_ends_pauses(context: AdminContext, store: Store, ann: Accou
     await store.db.execute("UPDATE outbound_queue SET next_try = clock() + interval '1 h', claimed_by = 'n/1/1'")
     assert (await queue.retry(context, RetryQueue())).mails == 0, "what is being sent is left alone"
     assert {mail.claimed_by for mail in await store.outbound.list_mail()} == {"n"}
+    with pytest.raises(NotFound):
+        await queue.retry(context, RetryQueue(999999))
 
 
 async def test_deleted_is_gone(context: AdminContext, store: Store, ann: AccountId) -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import tomllib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -23,7 +25,6 @@ from sora.store.addresses import canonical_domain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from sora.config import Config
 
@@ -247,7 +248,8 @@ def welcome(demo: Demo, ports: Mapping[str, int]) -> str:
             "Read it:",
             f"  curl -u '{addresses[0]}:{demo.facts.password}' 'imap://{HOST}:{ports['imap']}/INBOX;MAILINDEX=1'",
             "File the next one elsewhere (or use any ManageSieve client):",
-            f"  echo '{FILTER}' | sora-admin --config {demo.path} sieve put {addresses[0]} rules - --activate",
+            f"  echo '{FILTER}' | {Path(sys.executable).with_name('sora-admin')} --config {demo.path} "
+            f"sieve put {addresses[0]} rules - --activate",
             f"Log: {demo.config.process.runtime_path}/sora.log",
         ]
     )

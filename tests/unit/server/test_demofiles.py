@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 import tomllib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,8 +19,6 @@ from sora.server.runtime import Runtime
 from sora.sieve.script import compile
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from sora.server.demofiles import Demo
 
 
@@ -133,7 +133,8 @@ def test_what_it_says(tmp_path: Path) -> None:
     for words in ("127.0.0.1:20004", "user1@example.com … user5@example.com", "password secret", "smtplib.LMTP"):
         assert words in text
     assert compile(demofiles.FILTER.encode()).demanded == {"fileinto", "mailbox"}
-    assert f"echo '{demofiles.FILTER}' | sora-admin --config {demo.path} sieve put user1@example.com rules -" in text
+    program = Path(sys.executable).with_name("sora-admin")
+    assert f"echo '{demofiles.FILTER}' | {program} --config {demo.path} sieve put user1@example.com rules -" in text
 
 
 VALUES = st.one_of(st.booleans(), st.integers(-(2**60), 2**60), st.text(st.characters(exclude_categories=["Cs"])))

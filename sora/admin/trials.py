@@ -58,7 +58,7 @@ class TestScript(
         dict[str, str], Meta(description="scripts of the account that it may include", extra=DIRECTORY)
     ] = {}
     site: Annotated[dict[str, str], Meta(description="scripts of the site that it may include", extra=DIRECTORY)] = {}
-    missing: Annotated[bool, Meta(description="mailboxes that the script asks for do not exist")] = False
+    missing: Annotated[bool, Meta(description="the script finds no mailbox that it tests for")] = False
     duplicate: Annotated[bool, Meta(description="the message was seen before")] = False
 
 

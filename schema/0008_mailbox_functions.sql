@@ -105,7 +105,7 @@ BEGIN
     -- parents first, so that a watcher never hears of a child whose parent it does not know
     FOR r IN
       SELECT m.mailbox_id, m.name AS old_name, mailbox_name(v_new || substr(m.name, length(v_old) + 1)) AS new_name
-      FROM mailboxes m WHERE m.account_id = p_account_id AND m.deleted_at IS NULL
+      FROM mailboxes m WHERE m.account_id = p_account_id AND m.deleted_at IS NULL AND NOT m.shadow
       AND (m.name = v_old OR (m.name >= v_old || '/' AND m.name < v_old || '0')) ORDER BY m.name
     LOOP
       UPDATE mailboxes m SET name = r.new_name WHERE m.account_id = p_account_id AND m.mailbox_id = r.mailbox_id;
@@ -134,7 +134,7 @@ BEGIN
   IF v_id IS NULL THEN
     PERFORM fail('P0002', 'No such mailbox', v_name);
   END IF;
-  v_children := EXISTS (SELECT 1 FROM mailboxes m WHERE m.account_id = p_account_id AND m.deleted_at IS NULL
+  v_children := EXISTS (SELECT 1 FROM mailboxes m WHERE m.account_id = p_account_id AND m.deleted_at IS NULL AND NOT m.shadow
                         AND m.name >= v_name || '/' AND m.name < v_name || '0');
   IF v_name = 'INBOX' OR (v_noselect AND v_children) THEN
     PERFORM fail('SR005',

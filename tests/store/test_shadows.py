@@ -220,3 +220,21 @@ async def test_what_changes_before_the_locks_are_there(
     assert shadow is not None
     assert await sources(store, shadow) == shown
     assert len(await live(store, ann, shadow)) == len(shown)
+
+
+async def test_a_mailbox_called_as_the_prefix_has_no_part_in_it(store: Store, ann: AccountId, inbox: MailboxId) -> None:
+    """Somebody brought a mailbox `Deleted` along: views below it neither move with it nor hold it back."""
+    await store.mailboxes.create(ann, "Deleted/Mine")
+    await put(store, ann, inbox, 1)
+    await expunge(store, ann, inbox, 1)
+    shadow = await refresh(store, ann)
+    assert shadow is not None
+    await store.mailboxes.rename(ann, "Deleted", "Bin")
+    names = {row["name"] for row in await store.db.fetch("SELECT name FROM mailboxes WHERE deleted_at IS NULL")}
+    assert {"Bin", "Bin/Mine", "Deleted/INBOX"} <= names
+    assert "Bin/INBOX" not in names
+    await store.mailboxes.rename(ann, "Bin", "Deleted")
+    await store.mailboxes.delete(ann, "Deleted/Mine")
+    await store.mailboxes.delete(ann, "Deleted")
+    assert await store.mailboxes.find(ann, "Deleted") is None
+    assert await refresh(store, ann) == shadow

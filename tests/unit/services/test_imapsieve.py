@@ -556,6 +556,18 @@ async def test_what_waits_long_stays_with_who_has_it(world: World) -> None:
     await link.hang_up()
 
 
+async def test_claims_are_renewed_now_and_then(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    renewed = asyncio.Event()
+
+    async def renew() -> None:
+        renewed.set()
+
+    monkeypatch.setattr(imapsieve, "SWEEP_S", 0.01)
+    async with open_other(world) as other:
+        monkeypatch.setattr(other, "renew", renew)
+        await asyncio.wait_for(renewed.wait(), 10)
+
+
 async def test_who_comes_later_does_not_renew_what_others_have(world: World) -> None:
     await world.bind("Work", FLAG)
     await world.note("Work", 1)

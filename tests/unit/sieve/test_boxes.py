@@ -11,6 +11,8 @@ from sora.sieve.interpreter import (
     NAMED,
     IsDuplicate,
     Limits,
+    ListContains,
+    ListExists,
     MailboxesExist,
     MailboxIdsExist,
     Metadata,
@@ -135,3 +137,14 @@ def test_a_test_asks_for_so_many_names_at_most(test: str, extension: str) -> Non
         assert outcome.error.endswith(error)
         assert bool(outcome.error) == bool(error)
         assert outcome.spent >= many * NAMED or error
+
+
+@pytest.mark.parametrize("test", ["valid_ext_list", 'header :list "subject"'])
+def test_lists_are_looked_into_for_something(test: str) -> None:
+    names = ", ".join(f'"x{number}"' for number in range(2000))
+    outcome = execute(
+        f'require "extlists"; if {test} [{names}] {{}}',
+        answers={ListExists: True, ListContains: frozenset()},
+        limits=Limits(instructions=2000 * NAMED),
+    )
+    assert outcome.error.endswith("The script takes too long")

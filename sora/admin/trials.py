@@ -53,7 +53,9 @@ class TestScript(
         str | None, Meta(description="forward-path of the envelope; default: Delivered-To or the first in To")
     ] = None
     owner: Annotated[str | None, Meta(description="primary address of the account; default: the forward-path")] = None
-    flags: Annotated[tuple[str, ...], Meta(description="flags that the message has already")] = ()
+    flags: Annotated[
+        tuple[str, ...], Meta(description="flags that the message has already; give them after the files")
+    ] = ()
     personal: Annotated[
         dict[str, str], Meta(description="scripts of the account that it may include", extra=DIRECTORY)
     ] = {}

@@ -1307,7 +1307,7 @@ SELECT expunge({box}, ARRAY[{mid}::bigint], ARRAY[{mid}::bigint + 99], false);
 SELECT refresh_deleted({acc}, b.name, 'Deleted', '14 days') FROM mailboxes b WHERE b.mailbox_id = {mb};
 SELECT plain.expunge({box}, {mid}, {mid} + 99)
 -- ours
-SELECT trim_shadow({acc}, s.mailbox_id, '0 s') FROM mailboxes s WHERE s.account_id = {acc} AND s.shadow
+SELECT trim_shadow({acc}, s.mailbox_id, '-1 s') FROM mailboxes s WHERE s.account_id = {acc} AND s.shadow
 -- plain
 WITH d AS (DELETE FROM plain.messages m WHERE m.account_id = {acc} AND m.mailbox_id = {mb} AND m.expunged_at IS NOT NULL
 RETURNING 1) SELECT count(*) FROM d

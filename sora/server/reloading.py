@@ -8,9 +8,8 @@ import msgspec
 from msgspec import Struct
 
 from sora import config as configuration
-from sora.net.tls import server_context
+from sora.net.tls import client_context, server_context
 from sora.services import site_scripts
-from sora.services.smarthost import tls_context
 from sora.store.keyring import open_keyring
 
 if TYPE_CHECKING:
@@ -102,6 +101,6 @@ def check_files(config: Config) -> None:
         if server.tls_cert:
             server_context(server.tls_cert, server.tls_key)
     if config.outbound.host and config.outbound.tls != "none":
-        tls_context(config.outbound)
+        client_context(config.outbound.tls_ca, config.outbound.tls_cert, config.outbound.tls_key)
     open_keyring(config)
     site_scripts.load(config.sieve)

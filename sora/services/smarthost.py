@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import ssl
 import time
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -21,7 +20,8 @@ import aiosmtplib
 from msgspec import Struct
 
 from sora import log, metrics
-from sora.errors import ConfigError, Unavailable
+from sora.errors import Unavailable
+from sora.net.tls import client_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -141,7 +141,7 @@ class Smarthost:
         self._table = table
         self._hello = hello
         self._port = table.port or PORTS[table.tls]
-        self._context = None if table.tls == "none" else tls_context(table)
+        self._context = None if table.tls == "none" else client_context(table.tls_ca, table.tls_cert, table.tls_key)
         self._idle: list[_Line] = []
 
     async def probe(self) -> None:
@@ -348,21 +348,6 @@ class _Line:
 
 
 _NO_REPLY: Final = Outcome("deferred", "4.4.2", "The smarthost closed the connection", remote=False)
-
-
-def tls_context(table: OutboundTable) -> ssl.SSLContext:
-    """How the smarthost must prove who it is, and how we do.
-
-    Raises:
-        ConfigError: A file that cannot be read.
-    """
-    try:
-        context = ssl.create_default_context(cafile=table.tls_ca or None)
-        if table.tls_cert:
-            context.load_cert_chain(table.tls_cert, table.tls_key or None)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"outbound.tls_ca, tls_cert or tls_key: {error}") from error
-    return context
 
 
 def xtext(text: str) -> str:

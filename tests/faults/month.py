@@ -257,7 +257,16 @@ class Month:
             await self.conn.execute(f"CREATE TABLE fresh.{name} (LIKE sora.{name} INCLUDING ALL)")
             if options:
                 await self.conn.execute(f"ALTER TABLE fresh.{name} SET ({options})")
-            await self.conn.execute(f"INSERT INTO fresh.{name} OVERRIDING SYSTEM VALUE SELECT * FROM sora.{name}")
+            columns = await self.conn.fetchval(
+                """
+                SELECT string_agg(quote_ident(attname), ', ') FROM pg_attribute
+                WHERE attrelid = ('sora.' || $1)::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
+                """,
+                name,
+            )
+            await self.conn.execute(
+                f"INSERT INTO fresh.{name} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM sora.{name}"
+            )
             sizes = await self.conn.fetchrow(
                 f"SELECT pg_total_relation_size('sora.{name}'), pg_total_relation_size('fresh.{name}')"
             )

@@ -86,7 +86,7 @@ def test_the_ready_line_is_the_contracts(demo: Demo, directory: Path) -> None:
     assert demo.ready["accounts"] == [f"user{number}@example.com" for number in (1, 2, 3)]
     assert list(demo.ports) == ["imap", "imaps", "pop3", "pop3s", "lmtp", "managesieve", "metrics"]
     base = demo.ports["imap"]
-    assert [port - base for port in demo.ports.values()] == [0, 1, 2, 3, 4, 7]
+    assert [port - base for port in demo.ports.values()] == [0, 1, 2, 3, 4, 5, 7]
     for port in demo.ports.values():
         socket.create_connection(("127.0.0.1", port), timeout=5).close()
 

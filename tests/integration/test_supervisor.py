@@ -217,7 +217,9 @@ def other_value(key: configuration.Key, value: Any) -> Any:
     if key.path == "limits.uid_batch":
         return value - 7  # the default is the most that RFC 10022 allows
     if isinstance(value, tuple):
-        return ["192.0.2.0/24"]
+        return ["192.0.2.0/24"] if key.path.endswith("networks") else ["nothing=1"]
+    if isinstance(value, str):
+        return {"sieve.redirect_sender": "owner", "sieve.url": "sieve://other"}.get(key.path, "X-Other")
     if isinstance(value, bool):
         return not value
     return f"{value + 7:.0f}s" if key.kind == "duration" else value + 7

@@ -12,7 +12,8 @@ import pytest
 from msgspec.structs import replace
 
 from sora.errors import ConfigError
-from sora.services.smarthost import Breaker, Parcel, Smarthost, SmarthostDown, tls_context, xtext
+from sora.net.tls import client_context
+from sora.services.smarthost import Breaker, Parcel, Smarthost, SmarthostDown, xtext
 from sora.store.outbound import NO_PARAMS, Params
 from sora.tables import OutboundTable
 from tests.support.certificates import write_certificate
@@ -351,10 +352,10 @@ async def test_tls_with_a_client_certificate(connect: Make, certificates: Certif
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
-        tls_context(OutboundTable(host="h", tls_ca=str(tmp_path / "missing")))
+        client_context(str(tmp_path / "missing"), "", "")
     (tmp_path / "bad").write_text("no certificate")
     with pytest.raises(ConfigError):
-        tls_context(OutboundTable(host="h", tls_cert=str(tmp_path / "bad")))
+        client_context("", str(tmp_path / "bad"), "")
 
 
 def test_the_breaker_waits_longer_and_longer() -> None:

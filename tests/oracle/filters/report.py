@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -43,6 +44,8 @@ SETTINGS: Final = {
 }
 """What Pigeonhole's configuration says too."""
 SETTLED_S: Final = 60
+LOOK_S: Final = 0.2
+"""Between two looks at the queue, unless the sink takes a mail."""
 
 
 class Result(Struct, frozen=True):
@@ -76,11 +79,12 @@ class Sora(Side):
         self._sink = sink
 
     def settle(self) -> None:
-        """Until the queue is empty."""
+        """Until the queue is empty. A mail that the sink has may stand there still: what is taken is not yet marked."""
+        ends_mono = time.monotonic() + SETTLED_S
         while queued := asyncio.run(self._queued()):
-            enough = len(self._sink.taken()) + queued
-            if not self._sink.wait(partial(_has, enough), SETTLED_S):
+            if time.monotonic() > ends_mono:
                 raise TimeoutError(f"{queued} mails stay in the queue")
+            self._sink.wait(partial(_has, len(self._sink.taken()) + 1), LOOK_S)
 
     async def _queued(self) -> int:
         connection = await asyncpg.connect(self._dsn)

@@ -340,7 +340,8 @@ BEGIN
     RETURN 0;
   END IF;
   FOREACH v_table IN ARRAY ARRAY['account_changes', 'recent_deliveries', 'append_witnesses', 'sieve_duplicates',
-                                 'vacation_replies', 'outbound_queue', 'outbound_usage', 'purge_candidates'] LOOP
+                                 'vacation_replies', 'outbound_queue', 'outbound_usage', 'purge_candidates',
+                                 'import_messages'] LOOP
     EXECUTE format('DELETE FROM %I WHERE ctid = ANY (ARRAY('
       'SELECT ctid FROM %1$I WHERE account_id = $1 LIMIT $2))', v_table)
     USING p_account_id, p_limit;

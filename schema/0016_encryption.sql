@@ -194,6 +194,7 @@ BEGIN
   DELETE FROM vacation_replies f WHERE f.account_id = p_account_id;
   DELETE FROM outbound_queue o WHERE o.account_id = p_account_id;
   DELETE FROM outbound_usage o WHERE o.account_id = p_account_id;
+  DELETE FROM imports i WHERE i.account_id = p_account_id;   -- names of its folders
   UPDATE shreddings SET messages = messages + v_messages, copies = copies + v_copies, texts = texts + v_texts,
     contents = contents + v_contents WHERE account_id = p_account_id;
   RETURN v_messages + v_copies + v_texts + v_contents;

@@ -74,6 +74,12 @@ POINTS: Final[dict[str, str]] = {
     "shred.keys_removed": "its wrapped keys are gone from the object store too",
     "shred.rows_removed": "a batch of its rows is removed",
     "shred.files_removed": "its staged and cached files are gone from this node, which is not noted",
+    "import.begun": "an import has a row, nothing has come",
+    "import.folder_begun": "the mailbox of a folder is there, nothing has come into it",
+    "import.staged": "bodies of a batch are on disk in staging, nothing is in the database",
+    "import.committed": "a batch is committed with the rows that say so",
+    "import.folder_done": "all of a folder is here, the next one is not begun",
+    "import.scripts_done": "everything has come, the import is not noted as finished",
     "rotate.key_added": "a master key is in the keyring, nothing is wrapped with it",
     "rotate.rewrapped": "the keys of a batch of accounts are wrapped anew",
 }

@@ -34,6 +34,10 @@ MailboxName = Annotated[str, Meta(description="mailbox name, `/` between levels"
 Password = Annotated[str, Meta(description="the password", max_length=1024, extra=SECRET)]
 
 
+def _silent(text: str, done: int, total: int) -> None:
+    """Nobody watches."""
+
+
 @dataclass(slots=True)
 class AdminContext:
     """Handed to every operation. `store` and `blobs` connect when they are first used, not before.
@@ -41,6 +45,7 @@ class AdminContext:
     Attributes:
         dsn: of the primary; migrations use a connection of their own.
         cost: of new password hashes.
+        progress: told of long work: what is in hand, how much is done, and how much there is.
     """
 
     config: Config
@@ -48,6 +53,7 @@ class AdminContext:
     store: Store
     blobs: BlobStore
     cost: HashCost
+    progress: Callable[[str, int, int], None] = _silent
 
 
 class Done(Struct, frozen=True):

@@ -16,6 +16,7 @@ from sora.admin import (
     mailboxes,
     metadata,
     queue,
+    moving,
     sieve,
     storage,
     system,
@@ -41,6 +42,7 @@ from sora.errors import (
 
 NEW: Final = (AlreadyExists, InvalidName)
 GONE: Final = (NotFound,)
+MOVED: Final = (NotFound, Refused, OverQuota, ConfigError)
 
 OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation("accounts.create", "POST /v1/accounts", accounts.create, errors=NEW),
@@ -181,6 +183,13 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         errors=(BadScript,),
         failed=lambda found: int(bool(found.error)),
         standalone=True,
+    ),
+    Operation(
+        "import.maildir",
+        "POST /v1/accounts/{address}/import/maildir",
+        moving.import_maildir,
+        errors=MOVED,
+        failed=moving.failed,
     ),
     Operation("keys.list", "GET /v1/keys", keys.list_keys, errors=(Refused, ConfigError)),
     Operation("keys.rotate", "POST /v1/keys/rotate", keys.rotate, failed=keys.failed, errors=(Refused, ConfigError)),

@@ -28,6 +28,7 @@ from sora import log, units
 from sora.admin.context import AdminContext, facts
 from sora.admin.operations import OPERATIONS
 from sora.cli import completion
+from sora.cli.progress import Watched
 from sora.errors import DatabaseDown, Refused, SoraError, Unavailable
 from sora.server.embedded_pg import EmbeddedPostgres
 from sora.services.passwords import HashCost
@@ -102,7 +103,10 @@ async def opened(config: Config) -> AsyncIterator[AdminContext]:
     db = await Database.open(dsn, min_size=0, max_size=4, application_name="sora-admin")
     try:
         blobs = open_blob_store(config.object_store)
-        yield AdminContext(config=config, dsn=dsn, store=Store(db), blobs=blobs, cost=HashCost())
+        with Watched(sys.stderr) as watched:
+            yield AdminContext(
+                config=config, dsn=dsn, store=Store(db), blobs=blobs, cost=HashCost(), progress=watched.show
+            )
     finally:
         await db.close()
 

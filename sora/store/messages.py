@@ -340,6 +340,17 @@ class Messages:
             rows = await self._deliver_on(conn, batch, arguments_of(batch, instance_id, patient=True), bodies)
         return [delivered_of(row, modseq) for row in rows]
 
+    async def deliver_on(
+        self,
+        conn: Connection,
+        batch: Sequence[NewMessage],
+        instance_id: str,
+        bodies: Sequence[Pieces] | None = None,
+    ) -> list[Delivered]:
+        """`deliver` as a part of the caller's transaction; waits for locks."""
+        rows = await self._deliver_on(conn, batch, arguments_of(batch, instance_id, patient=True), bodies)
+        return [delivered_of(row) for row in rows]
+
     async def _deliver_copied(
         self, batch: Sequence[NewMessage], arguments: Sequence[Any], bodies: Sequence[Pieces]
     ) -> list[Record]:

@@ -32,7 +32,7 @@ first_valid_gid = 1
 ssl = no
 disable_plaintext_auth = no
 auth_mechanisms = plain
-mail_location = sdbox:~/sdbox
+mail_location = {mail}
 mail_max_keyword_length = 200
 mail_plugins = acl
 mail_fsync = never
@@ -107,13 +107,17 @@ def _imap_binary() -> Path:
 class Dovecot:
     """The server; a context manager that stops it.
 
+    Args:
+        mail: `mail_location`.
+
     Attributes:
         port: Where IMAP is, without TLS; every user's password is `PASSWORD`.
         owner: Whom the mail belongs to.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, mail: str = "sdbox:~/sdbox") -> None:
         self.directory = directory
+        self._mail = mail
         self.port = 0
         root = os.getuid() == 0  # Dovecot refuses to run as root
         self.owner = pwd.getpwnam("mail" if root else getpass.getuser())
@@ -152,6 +156,7 @@ class Dovecot:
         text = _CONFIGURATION.format(
             directory=self.directory,
             port=self.port,
+            mail=self._mail,
             internal=internal,
             internal_group=grp.getgrgid(pwd.getpwnam(internal).pw_gid).gr_name,
             login="dovenull" if root else owner.pw_name,

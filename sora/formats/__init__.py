@@ -1,0 +1,1 @@
+"""Mail as other programs keep it: maildir, mbox, and the files of Dovecot beside them. Pure: octets and names."""

@@ -1,0 +1,1 @@
+"""Other stores: what mail is read from and written to. All of it blocks, and belongs into one thread."""

@@ -29,6 +29,7 @@ LIBRARIES = frozenset(
         "argon2",
         "asyncpg",
         "cryptography",
+        "imapclient",
         "litestar",
         "minio",
         "nacl",

@@ -80,6 +80,8 @@ POINTS: Final[dict[str, str]] = {
     "import.committed": "a batch is committed with the rows that say so",
     "import.folder_done": "all of a folder is here, the next one is not begun",
     "import.scripts_done": "everything has come, the import is not noted as finished",
+    "export.page_written": "a page of messages is written, the list of UIDs of the folder is not",
+    "export.mailbox_done": "all of a mailbox is written, the next one is not begun",
     "rotate.key_added": "a master key is in the keyring, nothing is wrapped with it",
     "rotate.rewrapped": "the keys of a batch of accounts are wrapped anew",
 }

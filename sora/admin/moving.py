@@ -10,13 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from sora.admin.context import SIZE, Address, AdminContext
+from sora.admin.context import SECRET, SIZE, Address, AdminContext
+from sora.moving.imap_source import ImapSource
+from sora.moving.maildir_sink import MaildirSink
 from sora.moving.maildir_source import MaildirSource
+from sora.services.exporting import Exporter, ExportReport
 from sora.services.importing import Importer, Report
 from sora.services.offline import opened
 
 if TYPE_CHECKING:
+    from sora.moving.sink import Sink
     from sora.moving.source import Source
+    from sora.store.accounts import Account
 
 DryRun = Annotated[bool, Meta(description="only say what would be done")]
 MessageSize = Annotated[
@@ -48,6 +53,59 @@ def _absolute(path: str) -> Path:
     return Path(path).absolute()
 
 
+class ImportImap(Struct, frozen=True, forbid_unknown_fields=True):
+    """Request of `import imap`."""
+
+    address: Address
+    host: Annotated[str, Meta(description="the other server", min_length=1, max_length=255)]
+    user: Annotated[str, Meta(description="login name there", min_length=1, max_length=320)]
+    password: Annotated[str, Meta(description="the password there", max_length=1024, extra=SECRET)]
+    port: Annotated[int, Meta(description="0: 993 with TLS from the start, else 143", ge=0, le=65535)] = 0
+    security: Annotated[Literal["tls", "starttls", "none"], Meta(description="how the connection is protected")] = "tls"
+    verify: Annotated[bool, Meta(description="check the certificate of the server")] = True
+    max_message_size: MessageSize = 0
+    dry_run: DryRun = False
+
+
+async def import_imap(ctx: AdminContext, req: ImportImap) -> Report:
+    """Bring an account of another IMAP server, with UIDs, flags, keywords and subscriptions."""
+    port = req.port or (993 if req.security == "tls" else 143)
+    source = ImapSource(req.host, port, req.user, req.password, req.security, verify=req.verify)
+    name = f"imap {req.user}@{req.host}:{port}"
+    return await _import(ctx, req.address, source, name, req.max_message_size, dry_run=req.dry_run)
+
+
+class ExportMaildir(Struct, frozen=True, forbid_unknown_fields=True):
+    """Request of `export maildir`."""
+
+    address: Address
+    path: Annotated[str, Meta(description="a new or empty directory, on this machine", min_length=1, max_length=4096)]
+    layout: Annotated[Literal["auto", "maildir++", "fs"], Meta(description="how folders lie below it")] = "auto"
+    dry_run: DryRun = False
+
+
+async def export_maildir(ctx: AdminContext, req: ExportMaildir) -> ExportReport:
+    """Write the mail of an account as a maildir that Dovecot reads with the same UIDs; run again, it goes on."""
+    account = await ctx.store.accounts.get(req.address)
+    path = _absolute(req.path)
+    report = ExportReport(account.address, str(path), req.dry_run)
+    listed = await ctx.store.mailboxes.list(account.account_id)
+    mailboxes = [mailbox.name for mailbox in listed if mailbox.exists]
+    about = f"account {account.account_id}"
+    sink = None if req.dry_run else MaildirSink(path, mailboxes, about, req.layout)
+    await _export(ctx, account, sink, report)
+    return report
+
+
+async def _export(ctx: AdminContext, account: Account, sink: Sink | None, report: ExportReport) -> None:
+    async with opened(ctx.config, ctx.dsn, ctx.store.db, ctx.blobs) as offline:
+        exporter = Exporter(offline, ctx.store, sink, ctx.progress)
+        try:
+            await exporter.run(account.account_id, report)
+        finally:
+            await exporter.close()
+
+
 async def _import(
     ctx: AdminContext, address: str, source: Source, name: str, max_message_size: int, *, dry_run: bool
 ) -> Report:
@@ -60,6 +118,6 @@ async def _import(
             await importer.close()
 
 
-def failed(answer: Report) -> int:
+def failed(answer: Report | ExportReport) -> int:
     """The exit code: 1 if something did not come."""
     return int(bool(answer.problems))

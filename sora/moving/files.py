@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _DIRECTORY: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
+_WRITE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 MAX_SMALL: Final = 16 * 1024 * 1024
 """Octets of a file that is read whole, such as a list of names."""
 
@@ -83,3 +84,58 @@ def subdirectories(fd: int) -> Iterator[tuple[bytes, bool]]:
             elif entry.is_symlink() and entry.is_dir():
                 found.append((os.fsencode(entry.name), True))
     yield from sorted(found)
+
+
+def make_target(path: Path, marker: bytes, about: bytes) -> int:
+    """An export's directory: a new or empty one, or the one that the same export has begun.
+
+    Raises:
+        FileExistsError: It holds something else.
+        OSError: It cannot be made.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd = open_root(path)
+    try:
+        found = read_small(fd, marker)
+        if found is None and os.listdir(fd):
+            raise FileExistsError(0, "the directory is not empty")
+        if found is not None and found != about:
+            raise FileExistsError(0, "the directory has an export of something else")
+        if found is None:
+            write_file(fd, marker, about)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def make_directory(root: int, path: bytes) -> int:
+    """A directory below another, made where it is missing; open."""
+    fd = os.dup(root)
+    try:
+        for name in path.split(b"/") if path else ():
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o700, dir_fd=fd)
+            below = os.open(name, _DIRECTORY, dir_fd=fd)
+            os.close(fd)
+            fd = below
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def write_file(parent: int, name: bytes, *pieces: bytes, mtime: float | None = None) -> None:
+    """A file that is whole under its name, or not there: written under another name, synced, renamed."""
+    temporary = b".%s.part" % name[:200]
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary, dir_fd=parent)
+    fd = os.open(temporary, _WRITE, 0o600, dir_fd=parent)
+    with open(fd, "wb") as file:
+        for piece in pieces:
+            file.write(piece)
+        file.flush()
+        if mtime is not None:
+            os.utime(fd, (mtime, mtime))
+        os.fsync(fd)
+    os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)

@@ -281,6 +281,10 @@ class MaildirSource:
         found, self._problems = self._problems, []
         return found
 
+    def notes(self) -> list[str]:
+        """See `Source.notes`."""
+        return []
+
     def _problem(self, name: bytes, text: str) -> None:
         self._problems.append(f"{name.decode('utf-8', 'replace')}: {text}")
 

@@ -106,6 +106,9 @@ class Source(Protocol):
     def problems(self) -> list[str]:
         """What cannot be read, and was passed over; told once."""
 
+    def notes(self) -> list[str]:
+        """What was left out on purpose; told once."""
+
     def close(self) -> None:
         """Let go of everything."""
 

@@ -172,6 +172,8 @@ class Importer:
         await self._bring_scripts(account_id, report)
         for text in await self._call(self._source.problems):
             report.problem(text)
+        for text in await self._call(self._source.notes):
+            report.note(text)
         if not dry_run:
             assert import_id is not None
             await self._imports.finish(account_id, import_id)

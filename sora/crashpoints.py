@@ -82,6 +82,9 @@ POINTS: Final[dict[str, str]] = {
     "import.scripts_done": "everything has come, the import is not noted as finished",
     "export.page_written": "a page of messages is written, the list of UIDs of the folder is not",
     "export.mailbox_done": "all of a mailbox is written, the next one is not begun",
+    "erase.deleted": "an account to erase is deleted, all of it is still there",
+    "erase.shredded": "its key is destroyed, if it had one",
+    "erase.purged": "its rows and bodies are gone, the account itself is still there",
     "rotate.key_added": "a master key is in the keyring, nothing is wrapped with it",
     "rotate.rewrapped": "the keys of a batch of accounts are wrapped anew",
 }

@@ -191,7 +191,7 @@ async def shred(ctx: AdminContext, req: ShredAccount) -> Receipt:
     """Destroy the data key of an account, and with it all its mail, for ever; nothing brings it back."""
     account_id = await _find(ctx, req.address)
     shreddings = Shreddings(ctx.store.db)
-    with _files(ctx.config) as (instance_id, files):
+    with node_files(ctx.config) as (instance_id, files):
         await Shredding(shreddings, ctx.blobs, files, instance_id).shred(account_id)
     done = await shreddings.get(account_id)
     return Receipt(
@@ -229,7 +229,7 @@ def _keyring_file(ctx: AdminContext) -> str:
 
 
 @contextlib.contextmanager
-def _files(config: Config) -> Iterator[tuple[str, list[Files]]]:
+def node_files(config: Config) -> Iterator[tuple[str, list[Files]]]:
     """Name and files of the node that this command runs on; it may run on a machine that is none."""
     instance = Path(config.uploader.staging_path) / INSTANCE_FILE
     if not instance.exists():

@@ -5,18 +5,28 @@ They run on a node, as the user that Sora runs as: bodies are staged in the node
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import msgspec
 from msgspec import Meta, Struct
 
 from sora.admin.context import SECRET, SIZE, Address, AdminContext
+from sora.admin.keys import node_files
+from sora.errors import NotFound, Refused
+from sora.formats.mbox import Variant  # noqa: TC001 — msgspec reads the annotations at run time
 from sora.moving.imap_source import ImapSource
 from sora.moving.maildir_sink import MaildirSink
 from sora.moving.maildir_source import MaildirSource
+from sora.moving.mbox_sink import MboxSink
+from sora.moving.mbox_source import MboxSource
+from sora.services.erasing import Erased, Erasing
 from sora.services.exporting import Exporter, ExportReport
 from sora.services.importing import Importer, Report
 from sora.services.offline import opened
+from sora.services.settings import settings_of, write_settings
 
 if TYPE_CHECKING:
     from sora.moving.sink import Sink
@@ -51,6 +61,25 @@ async def import_maildir(ctx: AdminContext, req: ImportMaildir) -> Report:
 def _absolute(path: str) -> Path:
     """As it is named in the import, whatever the directory of the next run is."""
     return Path(path).absolute()
+
+
+class ImportMbox(Struct, frozen=True, forbid_unknown_fields=True):
+    """Request of `import mbox`."""
+
+    address: Address
+    path: Annotated[str, Meta(description="a file, or a directory of them", min_length=1, max_length=4096)]
+    mailbox: Annotated[str, Meta(description="where a single file goes; else as it is called", max_length=1000)] = ""
+    format: Annotated[Variant, Meta(description="how lines that begin with From are quoted")] = "mboxrd"
+    max_message_size: MessageSize = 0
+    dry_run: DryRun = False
+
+
+async def import_mbox(ctx: AdminContext, req: ImportMbox) -> Report:
+    """Bring mbox files into an account, with the flags and keywords of their headers."""
+    path = _absolute(req.path)
+    source = await asyncio.to_thread(MboxSource, path, req.format, req.mailbox)
+    name = f"mbox {path}" + (f" to {req.mailbox}" if req.mailbox else "")
+    return await _import(ctx, req.address, source, name, req.max_message_size, dry_run=req.dry_run)
 
 
 class ImportImap(Struct, frozen=True, forbid_unknown_fields=True):
@@ -95,6 +124,72 @@ async def export_maildir(ctx: AdminContext, req: ExportMaildir) -> ExportReport:
     sink = None if req.dry_run else MaildirSink(path, mailboxes, about, req.layout)
     await _export(ctx, account, sink, report)
     return report
+
+
+class ExportMbox(Struct, frozen=True, forbid_unknown_fields=True):
+    """Request of `export mbox`."""
+
+    address: Address
+    path: Annotated[str, Meta(description="a new or empty directory, on this machine", min_length=1, max_length=4096)]
+    format: Annotated[Variant, Meta(description="how lines that begin with From are quoted")] = "mboxrd"
+    dry_run: DryRun = False
+
+
+async def export_mbox(ctx: AdminContext, req: ExportMbox) -> ExportReport:
+    """Write the mail of an account as mbox files, one for each mailbox; run again, it goes on."""
+    account = await ctx.store.accounts.get(req.address)
+    path = _absolute(req.path)
+    report = ExportReport(account.address, str(path), req.dry_run)
+    sink = None if req.dry_run else MboxSink(path, f"account {account.account_id}", req.format)
+    await _export(ctx, account, sink, report)
+    return report
+
+
+class ExportAccount(Struct, frozen=True, forbid_unknown_fields=True):
+    """Request of `accounts export`."""
+
+    address: Address
+    path: Annotated[str, Meta(description="a new or empty directory, on this machine", min_length=1, max_length=4096)]
+    dry_run: DryRun = False
+
+
+async def export_account(ctx: AdminContext, req: ExportAccount) -> ExportReport:
+    """Write all that is kept of one account: its mail as a maildir, and account.json with everything else."""
+    account = await ctx.store.accounts.get(req.address)
+    path = _absolute(req.path)
+    report = ExportReport(account.address, str(path), req.dry_run)
+    listed = await ctx.store.mailboxes.list(account.account_id)
+    mailboxes = [mailbox.name for mailbox in listed if mailbox.exists]
+    about = f"account {account.account_id}"
+    sink = None if req.dry_run else MaildirSink(path / "Maildir", mailboxes, about)
+    await _export(ctx, account, sink, report)
+    if not req.dry_run:
+        settings = await settings_of(ctx.store, account)
+        await asyncio.to_thread(write_settings, path, msgspec.json.format(msgspec.json.encode(settings), indent=2))
+    return report
+
+
+class EraseAccount(Struct, frozen=True, forbid_unknown_fields=True):
+    """Request of `accounts erase`."""
+
+    address: Address
+    confirm: Annotated[str, Meta(description="the address once more: nothing brings it back", max_length=320)]
+
+
+async def erase_account(ctx: AdminContext, req: EraseAccount) -> Erased:
+    """Erase an account at once and for good, with its key, mail, settings and files; nothing brings it back."""
+    if req.confirm != req.address:
+        raise Refused("--confirm is not the address: nothing was erased")
+    account = await find_account(ctx, req.address)
+    with node_files(ctx.config) as (instance_id, files):
+        return await Erasing(ctx.store, ctx.blobs, files, instance_id, ctx.progress).erase(account)
+
+
+async def find_account(ctx: AdminContext, address: str) -> Account:
+    """The account, or the deleted one, that has the address."""
+    with contextlib.suppress(NotFound):
+        return await ctx.store.accounts.get(address)
+    return await ctx.store.accounts.get(address, deleted=True)
 
 
 async def _export(ctx: AdminContext, account: Account, sink: Sink | None, report: ExportReport) -> None:

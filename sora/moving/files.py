@@ -125,12 +125,17 @@ def make_directory(root: int, path: bytes) -> int:
     return fd
 
 
+def create(parent: int, name: bytes) -> int:
+    """A new file, in place of one that a run which was cut short has left."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=parent)
+    return os.open(name, _WRITE, 0o600, dir_fd=parent)
+
+
 def write_file(parent: int, name: bytes, *pieces: bytes, mtime: float | None = None) -> None:
     """A file that is whole under its name, or not there: written under another name, synced, renamed."""
     temporary = b".%s.part" % name[:200]
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(temporary, dir_fd=parent)
-    fd = os.open(temporary, _WRITE, 0o600, dir_fd=parent)
+    fd = create(parent, temporary)
     with open(fd, "wb") as file:
         for piece in pieces:
             file.write(piece)

@@ -82,13 +82,7 @@ class MaildirSink:
         return True
 
     def _begin_uidlist(self, folder: SinkFolder) -> BinaryIO:
-        opened = os.open(
-            _PARTIAL,
-            os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC,
-            0o600,
-            dir_fd=self._folder,
-        )
-        file = open(opened, "wb")
+        file = open(files.create(self._folder, _PARTIAL), "wb")
         guid = os.urandom(16).hex().encode()
         for line in dovecot.write_uidlist(folder.uidvalidity, folder.uid_next, guid, ()):
             file.write(line)

@@ -29,6 +29,8 @@ from sora.services.offline import opened
 from sora.services.settings import settings_of, write_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sora.moving.sink import Sink
     from sora.moving.source import Source
     from sora.store.accounts import Account
@@ -54,7 +56,10 @@ class ImportMaildir(Struct, frozen=True, forbid_unknown_fields=True):
 async def import_maildir(ctx: AdminContext, req: ImportMaildir) -> Report:
     """Bring a maildir into an account, with UIDs, flags, keywords, subscriptions and Sieve scripts."""
     path, sieve = _absolute(req.path), _absolute(req.sieve) if req.sieve else None
-    source = MaildirSource(path, req.layout, req.escape, sieve)
+
+    def source() -> MaildirSource:
+        return MaildirSource(path, req.layout, req.escape, sieve)
+
     return await _import(ctx, req.address, source, f"maildir {path}", req.max_message_size, dry_run=req.dry_run)
 
 
@@ -77,8 +82,11 @@ class ImportMbox(Struct, frozen=True, forbid_unknown_fields=True):
 async def import_mbox(ctx: AdminContext, req: ImportMbox) -> Report:
     """Bring mbox files into an account, with the flags and keywords of their headers."""
     path = _absolute(req.path)
-    source = await asyncio.to_thread(MboxSource, path, req.format, req.mailbox)
     name = f"mbox {path}" + (f" to {req.mailbox}" if req.mailbox else "")
+
+    def source() -> MboxSource:
+        return MboxSource(path, req.format, req.mailbox)
+
     return await _import(ctx, req.address, source, name, req.max_message_size, dry_run=req.dry_run)
 
 
@@ -99,8 +107,11 @@ class ImportImap(Struct, frozen=True, forbid_unknown_fields=True):
 async def import_imap(ctx: AdminContext, req: ImportImap) -> Report:
     """Bring an account of another IMAP server, with UIDs, flags, keywords and subscriptions."""
     port = req.port or (993 if req.security == "tls" else 143)
-    source = ImapSource(req.host, port, req.user, req.password, req.security, verify=req.verify)
     name = f"imap {req.user}@{req.host}:{port}"
+
+    def source() -> ImapSource:
+        return ImapSource(req.host, port, req.user, req.password, req.security, verify=req.verify)
+
     return await _import(ctx, req.address, source, name, req.max_message_size, dry_run=req.dry_run)
 
 
@@ -202,11 +213,11 @@ async def _export(ctx: AdminContext, account: Account, sink: Sink | None, report
 
 
 async def _import(
-    ctx: AdminContext, address: str, source: Source, name: str, max_message_size: int, *, dry_run: bool
+    ctx: AdminContext, address: str, source: Callable[[], Source], name: str, max_message_size: int, *, dry_run: bool
 ) -> Report:
     account = await ctx.store.accounts.get(address)
     async with opened(ctx.config, ctx.dsn, ctx.store.db, ctx.blobs) as offline:
-        importer = Importer(offline, ctx.store, source, ctx.progress, max_message_size)
+        importer = Importer(offline, ctx.store, await asyncio.to_thread(source), ctx.progress, max_message_size)
         try:
             return await importer.run(account.account_id, account.address, name, dry_run=dry_run)
         finally:

@@ -86,8 +86,20 @@ class ImapSource:
                 ssl_context=self._context if self._security == "tls" else None,
                 timeout=TIMEOUT_S,
             )
-            self._bound.begin()
-            self._bound.hold(client)
+        except ssl.SSLCertVerificationError as error:
+            raise Refused(f"{self._host}: the certificate is not to be trusted", detail=_text(error)) from error
+        try:
+            self._log_in(client)
+        except BaseException:
+            with contextlib.suppress(OSError, IMAPClientError):
+                client.shutdown()
+            raise
+        return client
+
+    def _log_in(self, client: Any) -> None:
+        self._bound.begin()
+        self._bound.hold(client)
+        try:
             if self._security == "starttls":
                 client.starttls(self._context)
             client.login(self._user, self._password)
@@ -96,7 +108,6 @@ class ImapSource:
         except ssl.SSLCertVerificationError as error:
             raise Refused(f"{self._host}: the certificate is not to be trusted", detail=_text(error)) from error
         client.normalise_times = False
-        return client
 
     def _do(self, act: Callable[[Any], _T], folder: SourceFolder | None = None) -> _T:
         """Ask the server, on a new connection if the old one broke.

@@ -70,7 +70,6 @@ class MaildirSink:
             number: letter for letter, number in enumerate(folder.keywords) if letter < maildir.MAX_LETTERS
         }
         for number in list(folder.keywords)[maildir.MAX_LETTERS :]:
-            del self._letters[number]
             self._notes.append(f"{folder.name}: no letter left for the keyword {folder.keywords[number]}")
         files.write_file(
             self._folder,

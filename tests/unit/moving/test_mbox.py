@@ -1,0 +1,137 @@
+"""mbox files: what is written is read again, whatever stands in the messages."""
+
+from __future__ import annotations
+
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sora.errors import Refused
+from sora.formats.mbox import Variant
+from sora.moving.mbox_sink import MboxSink
+from sora.moving.mbox_source import MboxSource
+from sora.moving.sink import SinkFolder, SinkMessage
+
+if TYPE_CHECKING:
+    from sora.moving.source import SourceFolder, SourceMessage
+
+FORMATS = pytest.mark.parametrize("variant", get_args(Variant))
+WHEN = datetime(2015, 3, 4, 5, 6, 7, tzinfo=UTC)
+LINES = st.sampled_from(
+    [b"", b"text", b"From ann@example.com Tue Mar  4 05:06:07 2015", b">From there", b"From here", b"Status: RO", b" x"]
+)
+BODIES = st.lists(LINES, max_size=6).map(lambda lines: b"".join(line + b"\r\n" for line in lines))
+MESSAGES = st.lists(st.tuples(BODIES, st.sets(st.sampled_from([0, 1, 2, 3, 4, 16])).map(sorted).map(tuple)), max_size=6)
+
+
+def read(source: MboxSource) -> list[tuple[SourceFolder, SourceMessage, bytes]]:
+    found = []
+    for folder in source.folders():
+        for window in source.messages(folder):
+            for message in window:
+                pieces = list(source.pieces(folder, [message]))
+                assert not pieces[-1].problem
+                found.append((folder, message, b"".join(piece.octets for piece in pieces)))
+    return found
+
+
+@FORMATS
+@settings(max_examples=60, deadline=None)
+@given(messages=MESSAGES)
+def test_what_is_written_is_read(variant: Variant, messages: list[tuple[bytes, tuple[int, ...]]]) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "out"
+        sink = MboxSink(path, "account 1", variant)
+        assert sink.begin(SinkFolder("Work/Übung", 7, 1, {16: "Later"}))
+        given_bodies = []
+        for uid, (text, flags) in enumerate(messages, 1):
+            whole = b"Subject: %d\r\n\r\n%s" % (uid, text)
+            given_bodies.append(whole)
+            sink.put(SinkMessage(uid, flags, WHEN, len(whole)), whole)
+        sink.end()
+        sink.close()
+        source = MboxSource(path, variant)
+        found = read(source)
+        source.close()
+    assert [message.internal_date for _, message, _ in found] == [WHEN] * len(messages)
+    bodies = [octets for _, _, octets in found]
+    if variant == "mboxo":  # which `>From ` was quoted, nobody can tell
+        bodies = [octets.replace(b">From ", b"From ") for octets in bodies]
+        given_bodies = [octets.replace(b">From ", b"From ") for octets in given_bodies]
+    assert bodies == given_bodies
+    assert all(folder.name == "Work/Übung" for folder, _, _ in found)
+    numbers = [message.flags.system for _, message, _ in found]
+    assert numbers == [tuple(n for n in flags if n < 16) for _, flags in messages]
+    assert [message.flags.keywords for _, message, _ in found] == [
+        ("Later",) if 16 in flags else () for _, flags in messages
+    ]
+
+
+def test_messages_that_are_alike_are_several(tmp_path: Path) -> None:
+    one = b"From a Tue Mar  4 05:06:07 2015\nSubject: x\n\nbody\n\n"
+    (tmp_path / "mail").write_bytes(one * 3)
+    source = MboxSource(tmp_path / "mail")
+    before = [message.key for _, message, _ in read(source)]
+    source.close()
+    assert len(set(before)) == 3
+    (tmp_path / "mail").write_bytes(one.replace(b"Subject", b"Status: RO\nSubject") + one * 3)
+    source = MboxSource(tmp_path / "mail")
+    after = [message.key for _, message, _ in read(source)]
+    source.close()
+    assert after[:3] == before
+
+
+@pytest.mark.parametrize("length", [0, 3, 4, 400])
+def test_a_content_length_that_leads_nowhere_is_not_believed(tmp_path: Path, length: int) -> None:
+    (tmp_path / "mail").write_bytes(
+        b"From a Tue Mar  4 05:06:07 2015\nSubject: x\nContent-Length: %d\n\nbody\n\n"
+        b"From b Tue Mar  4 05:06:07 2015\nSubject: y\n\nmore\n" % length
+    )
+    source = MboxSource(tmp_path / "mail", "mboxcl2")
+    assert [octets for _, _, octets in read(source)] == [
+        b"Subject: x\r\n\r\nbody\r\n",
+        b"Subject: y\r\n\r\nmore\r\n",
+    ]
+    source.close()
+
+
+def test_a_file_without_an_end(tmp_path: Path) -> None:
+    (tmp_path / "mail").write_bytes(b"From a Tue Mar  4 05:06:07 2015\nSubject: x\n\nno end of line")
+    source = MboxSource(tmp_path / "mail")
+    assert [octets for _, _, octets in read(source)] == [b"Subject: x\r\n\r\nno end of line"]
+    source.close()
+
+
+def test_a_directory_of_files(tmp_path: Path) -> None:
+    (tmp_path / "Lists").mkdir()
+    for name in ("inbox", "Lists/one.mbox", "empty"):
+        (tmp_path / name).write_bytes(b"" if name == "empty" else b"From a Tue Mar  4 05:06:07 2015\nSubject: x\n\n\n")
+    (tmp_path / "notes.txt").write_text("no mbox")
+    (tmp_path / "link").symlink_to(tmp_path / "inbox")
+    source = MboxSource(tmp_path)
+    assert [folder.name for folder in source.folders()] == ["INBOX", "Lists/one", "empty"]
+    assert source.notes() == ["notes.txt is no mbox"]
+    source.close()
+
+
+def test_a_single_file_goes_where_it_is_told(tmp_path: Path) -> None:
+    (tmp_path / "ann").write_bytes(b"From a Tue Mar  4 05:06:07 2015\nSubject: x\n\n\n")
+    source = MboxSource(tmp_path / "ann", mailbox="INBOX")
+    assert [folder.name for folder in source.folders()] == ["INBOX"]
+    source.close()
+    with pytest.raises(Refused):
+        MboxSource(tmp_path / "missing")
+
+
+def test_a_mailbox_that_is_written_is_done(tmp_path: Path) -> None:
+    for run in range(2):
+        sink = MboxSink(tmp_path / "out", "account 1")
+        assert sink.begin(SinkFolder("INBOX", 7, 1, {})) == (not run)
+        if not run:
+            sink.end()
+        sink.close()

@@ -125,7 +125,7 @@ class ExportMaildir(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 async def export_maildir(ctx: AdminContext, req: ExportMaildir) -> ExportReport:
-    """Write the mail of an account as a maildir that Dovecot reads with the same UIDs; run again, it goes on."""
+    """Write the mail of an account as a maildir, which Dovecot reads with the same UIDs."""
     account = await ctx.store.accounts.get(req.address)
     path = _absolute(req.path)
     report = ExportReport(account.address, str(path), req.dry_run)
@@ -147,7 +147,7 @@ class ExportMbox(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 async def export_mbox(ctx: AdminContext, req: ExportMbox) -> ExportReport:
-    """Write the mail of an account as mbox files, one for each mailbox; run again, it goes on."""
+    """Write the mail of an account as mbox files, one for each mailbox."""
     account = await ctx.store.accounts.get(req.address)
     path = _absolute(req.path)
     report = ExportReport(account.address, str(path), req.dry_run)
@@ -188,7 +188,7 @@ class EraseAccount(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 async def erase_account(ctx: AdminContext, req: EraseAccount) -> Erased:
-    """Erase an account at once and for good, with its key, mail, settings and files; nothing brings it back."""
+    """Erase an account at once and for good, with its key, mail and settings; nothing brings it back."""
     if req.confirm != req.address:
         raise Refused("--confirm is not the address: nothing was erased")
     account = await find_account(ctx, req.address)

@@ -18,7 +18,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from sora.store.mailboxes import canonical_name
-from sora.types import MAX_UID, AccountId, MailboxId, UidValidity
+from sora.types import AccountId, MailboxId, UidValidity
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 DAY_S: Final = 86_400
 """A UIDVALIDITY further in the future than this is not taken over: later ones of the same name must be greater."""
+MAX_KEPT_UID: Final = 4_000_000_000
+"""A source that has gone further leaves too few UIDs (2^32 in all) for what is still to come."""
 
 
 class NewFolder(Struct, frozen=True):
@@ -227,9 +229,10 @@ class Imports:
         """
         async with self._db.transaction() as conn:
             state = await self._lock(conn, folder)
-            next_uid = max(state["expected"], min(uid_next, MAX_UID))
+            next_uid = max(state["expected"], min(uid_next, MAX_KEPT_UID))
             keeps = state["keeps_uids"]
-            if keeps and state["uid_next"] != state["expected"] and next_uid > state["expected"]:
+            taken = state["uid_next"] != state["expected"] and next_uid > state["expected"]
+            if keeps and (taken or uid_next > MAX_KEPT_UID):
                 keeps = False
                 await conn.execute(_RENEW, folder.account_id, folder.mailbox_id, folder.source_uidvalidity)
             if keeps:
@@ -267,7 +270,7 @@ def _ascend(batch: Sequence[Incoming], uid_next: int) -> bool:
         if message.uid and message.uid < at:
             return False
         at = max(at, message.uid) + 1
-    return at <= MAX_UID
+    return at <= MAX_KEPT_UID
 
 
 def _can_keep(mailbox: Record, uidvalidity: int) -> bool:

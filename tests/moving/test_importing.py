@@ -15,7 +15,7 @@ from sora.admin import moving
 from sora.crashpoints import POINTS
 from sora.errors import NotFound, OverQuota, Refused, StagingFull
 from sora.services import importing
-from sora.store.imports import Imports
+from sora.store.imports import Imports, NewFolder
 from sora.store.staging import Staging
 from tests.moving.house import ADDRESS, House, open_house
 from tests.support.letters import letter, new_message
@@ -144,6 +144,93 @@ async def test_a_uidvalidity_that_cannot_be_kept(house: House, uidvalidity: int)
     assert await house.uidvalidity("INBOX") not in (0, 4_294_967_295)
 
 
+@pytest.mark.parametrize(("uids", "uid_next"), [([1, 4_294_967_290], 0), ([1, 2], 4_294_967_295)])
+async def test_a_source_that_has_used_up_its_uids(house: House, uids: list[int], uid_next: int) -> None:
+    """There are UIDs left for what comes later."""
+    house.fill("", uids, uid_next=uid_next)
+    report = await bring(house)
+    assert (report.messages, report.folders[0].uids_kept) == (2, False)
+    assert await house.uids("INBOX") == [1, 2]
+    (delivered,) = await house.store.messages.deliver([new_message(house.ann)], "node-1")
+    assert delivered.uid < 5_000
+    assert await house.uidvalidity("INBOX") != 77
+
+
+async def test_two_messages_with_one_uid(house: House) -> None:
+    house.fill("", [1, 2])
+    path = house.mail / "dovecot-uidlist"
+    path.write_text(path.read_text().replace("\n2 ", "\n1 "))
+    report = await bring(house)
+    assert (report.messages, report.folders[0].uids_kept) == (2, False)
+    assert await house.uids("INBOX") == [1, 2]
+
+
+async def test_a_special_use_goes_to_the_folder_that_has_mail(house: House) -> None:
+    imports = Imports(house.store.db, house.store.messages)
+    import_id = await imports.open(house.ann, "test")
+
+    async def uses() -> dict[str, str]:
+        found = await house.store.mailboxes.list(house.ann)
+        return {mailbox.special_use: mailbox.name for mailbox in found if mailbox.special_use}
+
+    await imports.folder(house.ann, import_id, NewFolder(b"1", ("Sent Items",), 77, "\\Sent"))
+    assert (await uses())["\\Sent"] == "Sent Items"
+    drafts = await house.store.mailboxes.get(house.ann, "Drafts")
+    await house.store.messages.deliver([new_message(house.ann, mailbox_id=drafts.mailbox_id)], "node-1")
+    await imports.folder(house.ann, import_id, NewFolder(b"2", ("Entwürfe",), 77, "\\Drafts"))
+    assert (await uses())["\\Drafts"] == "Drafts"
+    assert len(await uses()) == 5
+
+
+async def test_a_mailbox_that_is_only_a_name_becomes_one(house: House) -> None:
+    await house.store.mailboxes.create(house.ann, "Work/Below")
+    await house.store.mailboxes.delete(house.ann, "Work")
+    house.fill(".Work", [4])
+    assert (await bring(house)).messages == 1
+    assert await house.uids("Work") == [4]
+
+
+async def test_a_mailbox_that_is_deleted_while_mail_comes(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.fill(".Work", [4])
+    house.fill(".Zoo", [4])
+    begin = Imports.folder
+
+    async def deleted(self: Imports, *arguments: object) -> object:
+        folder = await begin(self, *arguments)  # type: ignore[arg-type]
+        if folder.name == "Work":
+            await house.store.mailboxes.delete(house.ann, "Work")
+        return folder
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Imports, "folder", deleted)
+        report = await bring(house)
+    assert report.problems == ["Work: the mailbox was deleted while mail came to it"]
+    assert await house.uids("Zoo") == [4]
+    assert (await bring(house)).messages == 1
+
+
+async def test_a_mailbox_that_cannot_be_made(house: House) -> None:
+    for name in (".A", ".B"):
+        house.fill(name, [1])
+    count = len(await house.store.mailboxes.list(house.ann))
+    await house.store.accounts.set_quota(house.ann, quota_bytes=None, quota_messages=None, quota_mailboxes=count + 1)
+    report = await bring(house)
+    assert len(report.problems) == 1
+    assert report.messages == 1
+
+
+async def test_keywords_that_are_too_many_stay_behind(house: House) -> None:
+    await house.store.mailboxes.register_keywords(house.ann, [f"k{number}" for number in range(999)])
+    house.fill("", [1])
+    for number, letters in enumerate(("a", "b", "c")):
+        (house.mail / "cur" / f"k{number}:2,{letters}").write_text("Subject: k\n\n")
+    (house.mail / "dovecot-keywords").write_text("0 new\n1 K5\n2 newer\n")
+    report = await bring(house)
+    assert report.messages == 4
+    assert any("one too many" in note for note in report.notes)
+    assert [len(row.flags) for row in await house.rows("INBOX")] == [1, 1, 1, 0]
+
+
 async def test_a_mailbox_that_was_deleted_comes_again_with_another_uidvalidity(house: House) -> None:
     house.fill("", [])
     house.fill(".Work", [3])
@@ -236,7 +323,7 @@ async def test_folders_that_would_be_one_stay_apart(house: House) -> None:
     for name in (".a&AAo-b", ".a_b"):
         house.fill(name, [1])
     report = await bring(house)
-    assert {line.mailbox for line in report.folders} == {"INBOX", "a_b", "a_b (2)"} - {"INBOX"}
+    assert {line.mailbox for line in report.folders} == {"a_b", "a_b (2)"}
     assert "two folders would be" in report.notes[0]
     assert (await bring(house)).messages == 0
 
@@ -271,6 +358,32 @@ async def test_killed_anywhere_it_goes_on(house: House, point: str) -> None:
         assert await house.uids(name) == list(range(3, 60, 3))
         assert await house.uidvalidity(name) == 77
     assert (await bring(house)).messages == 0
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("point", [point for point in POINTS if point.startswith("export.")])
+async def test_an_export_that_was_killed_goes_on(house: House, point: str) -> None:
+    house.fill("", list(range(1, 500, 2)))
+    house.fill(".Work", [4])
+    await bring(house)
+    target = house.folder / "out"
+    command = [sys.executable, "-m", "sora.cli.admin", "--config", str(house.config_path)]
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        "export",
+        "maildir",
+        ADDRESS,
+        str(target),
+        env={**os.environ, "SORA_CRASH_AT": f"{point}:{4 if point == 'export.mailbox_done' else 2}"},
+    )
+    assert await process.wait() == -signal.SIGKILL
+    report = await moving.export_maildir(house.context, moving.ExportMaildir(ADDRESS, str(target)))
+    assert report.messages + report.present == 251
+    assert report.present > 0
+    assert len(list((target / "cur").iterdir())) == 250
+    lines = (target / "dovecot-uidlist").read_text().splitlines()
+    assert lines[0].startswith("3 V77 N500 G")
+    assert [int(line.split()[0]) for line in lines[1:]] == list(range(1, 500, 2))
 
 
 async def test_who_imports_at_the_same_time_brings_nothing_twice(house: House) -> None:

@@ -40,9 +40,9 @@ LIST_RANGE: Final = 2000
 TOGETHER_BYTES: Final = 1024 * 1024
 TOGETHER: Final = 50
 """Small messages of one FETCH."""
-PART_BYTES: Final = 1024 * 1024
-"""Of a large message."""
-MOST_BYTES: Final = 8 * 1024 * 1024
+PART_BYTES: Final = 4 * 1024 * 1024
+"""Of a large message: a server may read all of it for each part."""
+MOST_BYTES: Final = 16 * 1024 * 1024
 """Octets that one command may be answered with."""
 
 SPECIAL: Final = {b"\\sent": "\\Sent", b"\\drafts": "\\Drafts", b"\\trash": "\\Trash", b"\\junk": "\\Junk",

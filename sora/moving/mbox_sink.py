@@ -21,8 +21,12 @@ if TYPE_CHECKING:
     from sora.moving.sink import SinkFolder, SinkMessage, SinkScript
 
 SUFFIX: Final = ".mbox"
+SLICE: Final = 1024 * 1024
+"""Octets that are converted together."""
 _PART: Final = b".%s.part"
 _RETURN_PATH: Final = re.compile(rb"(?im)^return-path:[ \t]*<([^>\r\n]*)>")
+_END: Final = re.compile(rb"(?:\A|\n)\r?\n")
+"""The empty line that ends a header, with the end of the line before it."""
 _LINES: Final = re.compile(rb"(?m)^>*From ")
 
 
@@ -72,20 +76,26 @@ class MboxSink:
         """See `Sink.put`."""
         assert self._file is not None
         assert data is not None, "nothing is there already"
-        header, separator, body = to_lf(data).partition(b"\n\n")
-        if not separator:
-            header = header.rstrip(b"\n")
+        end = _END.search(data)
+        header = to_lf(data if end is None else data[: end.start() + end[0].count(b"\n") - 1])
+        start = len(data) if end is None else end.end()
         keywords = [self._keywords[number] for number in message.flags if number in self._keywords]
         system = [number for number in message.flags if number < FIRST_KEYWORD]
         self._file.write(mbox.write_from(_sender(header), message.internal_date))
-        self._file.write(self._quoted(header) + b"\n" if header else b"")
+        self._file.write(self._quoted(header))
+        if header and not header.endswith(b"\n"):
+            self._file.write(b"\n")
         self._file.write(mbox.write_flags(system, keywords))
-        body = self._quoted(body)
-        if body and not body.endswith(b"\n"):
-            body += b"\n"
+        torn = start < len(data) and not data.endswith(b"\n")
         if self._variant == "mboxcl2":
-            self._file.write(b"Content-Length: %d\n" % len(body))
-        self._file.write(b"\n" + body + b"\n")
+            length = len(data) - start - data.count(b"\r\n", start) + torn
+            self._file.write(b"Content-Length: %d\n" % length)
+        self._file.write(b"\n")
+        while start < len(data):  # in slices of whole lines
+            stop = data.find(b"\n", start + SLICE) + 1 or len(data)
+            self._file.write(self._quoted(to_lf(data[start:stop])))
+            start = stop
+        self._file.write(b"\n\n" if torn else b"\n")
 
     def _quoted(self, text: bytes) -> bytes:
         if self._variant == "mboxcl2" or b"From " not in text:

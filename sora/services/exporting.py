@@ -142,24 +142,29 @@ class Exporter:
     async def _write_rows(self, sink: Sink, rows: list[ExportRow], line: ExportedMailbox, report: ExportReport) -> None:
         # In order: the sink lists UIDs as they come.
         for group in _groups(rows):
-            there = await self._call(self._there, sink, group)
-            bodies = await asyncio.gather(
-                *(_body(self._offline, row, present) for row, present in zip(group, there, strict=True)),
-                return_exceptions=True,
-            )
-            for row, body in zip(group, bodies, strict=True):
-                if isinstance(body, BlobDown):
-                    if len(report.problems) < MAX_PROBLEMS:
-                        report.problems.append(f"{line.mailbox}: UID {row.uid}: {body.detail or body.text}")
-                    continue
-                if isinstance(body, BaseException):
-                    raise body
-                await self._call(sink.put, _message(row), body)
-                line.present += body is None
-                line.messages += body is not None
-                line.bytes += len(body or b"")
+            await self._write_group(sink, group, line, report)
             self._done += len(group)
             self._progress(line.mailbox, self._done, max(self._total, self._done))
+
+    async def _write_group(
+        self, sink: Sink, group: list[ExportRow], line: ExportedMailbox, report: ExportReport
+    ) -> None:
+        there = await self._call(self._there, sink, group)
+        bodies = await asyncio.gather(
+            *(_body(self._offline, row, present) for row, present in zip(group, there, strict=True)),
+            return_exceptions=True,
+        )
+        for row, body in zip(group, bodies, strict=True):
+            if isinstance(body, BlobDown):
+                if len(report.problems) < MAX_PROBLEMS:
+                    report.problems.append(f"{line.mailbox}: UID {row.uid}: {body.detail or body.text}")
+                continue
+            if isinstance(body, BaseException):
+                raise body
+            await self._call(sink.put, _message(row), body)
+            line.present += body is None
+            line.messages += body is not None
+            line.bytes += len(body or b"")
 
     def _there(self, sink: Sink, group: list[ExportRow]) -> list[bool]:
         return [sink.has(_message(row)) for row in group]

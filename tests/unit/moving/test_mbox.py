@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from sora.errors import Refused
 from sora.formats.mbox import Variant
+from sora.moving import mbox_sink
 from sora.moving.mbox_sink import MboxSink
 from sora.moving.mbox_source import MboxSource
 from sora.moving.sink import SinkFolder, SinkMessage
@@ -70,6 +71,36 @@ def test_what_is_written_is_read(variant: Variant, messages: list[tuple[bytes, t
     assert [message.flags.keywords for _, message, _ in found] == [
         ("Later",) if 16 in flags else () for _, flags in messages
     ]
+
+
+@FORMATS
+@pytest.mark.parametrize(
+    ("stored", "header", "body"),
+    [
+        (b"A: b\n\ntext\n", b"A: b\r\n", b"text\r\n"),
+        (b"\r\ntext", b"", b"text\r\n"),
+        (b"A: b", b"A: b\r\n", b""),
+        (b"A: b\r\n\r\n", b"A: b\r\n", b""),
+        (b"A: b\r\n\r\n\r\n\r\nx", b"A: b\r\n", b"\r\n\r\nx\r\n"),
+        (b"\n\n", b"", b"\r\n"),
+    ],
+)
+def test_headers_and_bodies_of_every_shape(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: Variant, stored: bytes, header: bytes, body: bytes
+) -> None:
+    monkeypatch.setattr(mbox_sink, "SLICE", 1)
+    sink = MboxSink(tmp_path / "out", "account 1", variant)
+    sink.begin(SinkFolder("INBOX", 7, 1, {}))
+    sink.put(SinkMessage(1, (), WHEN, len(stored)), stored)
+    sink.put(SinkMessage(2, (), WHEN, 5), b"C: d\r\n\r\nFrom x\r\n>From y\r\nz\r\n")
+    sink.end()
+    sink.close()
+    source = MboxSource(tmp_path / "out", variant)
+    first, second = (octets for _, _, octets in read(source))
+    source.close()
+    assert first == header + b"\r\n" + body
+    quoted = b">" if variant == "mboxo" else b""
+    assert second == b"C: d\r\n\r\n" + quoted + b"From x\r\n>From y\r\nz\r\n"
 
 
 def test_messages_that_are_alike_are_several(tmp_path: Path) -> None:

@@ -73,6 +73,8 @@ _DECLINED: Final[dict[str, tuple[type[SoraError], str]]] = {
     "40001": (Busy, ""),  # serialization failure
     "53300": (Busy, ""),  # too many connections
 }
+_RESERVATION: Final = "journal_reservation"
+"""A constraint whose violation ends with the next segment of the journal, see schema/0025_journal.sql."""
 _DOWN: Final = frozenset(
     {
         "25006",  # read-only: a demoted primary, or a standby
@@ -280,6 +282,8 @@ def _of_sqlstate(error: Exception, maybe_done: bool) -> Exception:
     if state.startswith(_DOWN_CLASSES) or state in _DOWN:
         # class 08 is also what asyncpg itself raises when the connection is lost in the middle
         return _down(error, maybe_done and (state.startswith("08") or state in _AMBIGUOUS))
+    if getattr(error, "constraint_name", None) == _RESERVATION:
+        return _count(Busy(detail=f"{_RESERVATION}: {error}"), "busy")
     if state in _DECLINED:
         kind, text = _DECLINED[state]
         if kind is Busy:

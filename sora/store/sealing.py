@@ -226,7 +226,7 @@ class AccountKey:
         key: The account's data key, `KEY_BYTES` octets.
     """
 
-    __slots__ = ("_account", "_hash_key", "_seal_key", "account_id", "fingerprint")
+    __slots__ = ("_account", "_hash_key", "_record_key", "_seal_key", "account_id", "fingerprint")
 
     def __init__(self, account_id: AccountId, key: bytes) -> None:
         if len(key) != KEY_BYTES:
@@ -236,6 +236,7 @@ class AccountKey:
         self._account = _ACCOUNT.pack(account_id)
         self._hash_key = _derive(key, b"sora hash")
         self._seal_key = _derive(key, b"sora body")
+        self._record_key = _derive(key, b"sora record")
 
     def hash(self, pieces: Iterable[Octets]) -> bytes:
         """See `Sealer.hash`."""
@@ -268,6 +269,26 @@ class AccountKey:
             if genuine:
                 return True
         return ref.matches(stored)
+
+    def seal_record(self, context: bytes, data: bytes) -> bytes:
+        """What is stored of a record that is no body: nonce and ciphertext. It opens with the same context alone.
+
+        Args:
+            context: Says where the record stands, and of what kind it is.
+        """
+        nonce = sodium.randombytes(_NONCE)
+        return nonce + sodium.crypto_aead_xchacha20poly1305_ietf_encrypt(
+            data, self._account + context, nonce, self._record_key
+        )
+
+    def open_record(self, context: bytes, stored: bytes) -> bytes | None:
+        """A record; None if it is not what was sealed with this key in this place."""
+        try:
+            return sodium.crypto_aead_xchacha20poly1305_ietf_decrypt(
+                stored[_NONCE:], self._account + context, stored[:_NONCE], self._record_key
+            )
+        except (CryptoError, ValueError, TypeError):  # not genuine, or too short to be
+            return None
 
     def _header(self, ref: BlobRef, stored: bytes) -> Header | None:
         """The header, if it fits the row and the length."""

@@ -15,13 +15,17 @@ ALTER TABLE mailbox_stats ADD COLUMN uid_reserved bigint, ADD COLUMN modseq_rese
 
 -- seq: the last number that was taken for an object; closed_seq: of the last one that is in the store for certain. recovery_point: all
 -- that was committed before it is in the bucket. skipped: accounts that could not be written, for want of their key.
+-- compact_upto: the compaction under way makes segments up to this one needless; 0: none is. compacted_*: what the last one left.
 CREATE TABLE journal_state (
   one boolean PRIMARY KEY DEFAULT true CHECK (one),
   seq bigint NOT NULL DEFAULT 0,
   closed_seq bigint NOT NULL DEFAULT 0,
   recovery_point timestamptz,
   skipped int NOT NULL DEFAULT 0,
-  stopped_at timestamptz
+  stopped_at timestamptz,
+  compact_upto bigint NOT NULL DEFAULT 0,
+  compacted_segments bigint NOT NULL DEFAULT 0,
+  compacted_bytes bigint NOT NULL DEFAULT 0
 );
 INSERT INTO journal_state DEFAULT VALUES;
 
@@ -31,7 +35,7 @@ CREATE TABLE journal_segments (
   closed_at timestamptz NOT NULL DEFAULT clock()
 );
 
--- first_seq: the oldest segment that is needed for the account. since_bytes: what it takes of segments since its snapshot.
+-- first_seq: the oldest segment that is needed for the account, if since_bytes is not 0. since_bytes: what it takes of segments since its snapshot.
 CREATE TABLE journal_accounts (
   account_id bigint PRIMARY KEY,
   first_seq bigint NOT NULL,
@@ -211,7 +215,7 @@ BEGIN
   END IF;
   UPDATE journal_state SET closed_seq = greatest(closed_seq, p_seq);
   INSERT INTO journal_accounts AS j (account_id, first_seq, since_bytes, snapshot_seq, snapshot_parts, snapshot_bytes)
-  SELECT g.account, CASE WHEN g.whole OR v_snapshot THEN g.n ELSE coalesce(o.first_seq, g.n) END,
+  SELECT g.account, CASE WHEN g.whole OR v_snapshot OR coalesce(o.since_bytes, 0) = 0 THEN g.n ELSE o.first_seq END,
     CASE WHEN v_snapshot THEN 0 WHEN g.whole THEN g.bytes ELSE coalesce(o.since_bytes, 0) + g.bytes END,
     CASE WHEN v_snapshot THEN p_seq ELSE coalesce(o.snapshot_seq, 0) END,
     CASE WHEN v_snapshot THEN p_snapshot_parts ELSE coalesce(o.snapshot_parts, 0) END,

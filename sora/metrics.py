@@ -122,4 +122,15 @@ cleanup_finished = Gauge(
 )
 orphaned_objects = Gauge("sora_orphaned_objects", "Objects without a row.", multiprocess_mode="mostrecent")
 orphaned_bytes = Gauge("sora_orphaned_objects_size_bytes", "Their octets.", multiprocess_mode="mostrecent")
+journal_recovery_point = Gauge(
+    "sora_journal_recovery_point_timestamp_seconds",
+    "What was committed before is in the account journal; 0: nothing is.",
+    multiprocess_mode="mostrecent",
+)
+journal_segments = Counter("sora_journal_segments_total", "Segments of the account journal written.")
+journal_bytes = Counter("sora_journal_written_bytes_total", "Octets of the account journal written.")
+journal_errors = Counter("sora_journal_errors_total", "Accounts that could not be written to the journal.")
+journal_skipped = Gauge(
+    "sora_journal_skipped_accounts", "Accounts that the last pass left out.", multiprocess_mode="mostrecent"
+)
 janitor_rows = Counter("sora_janitor_rows_total", "Rows handled, by phase.", ["phase"])

@@ -30,7 +30,7 @@ from sora.store.journal import (
 from sora.types import MAX_UID, AccountId, MailboxId
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
     from asyncpg import Record
 
@@ -61,6 +61,8 @@ class State(Struct, frozen=True):
         recovery_point: What was committed before is in the bucket.
         skipped: Accounts that the last pass could not write.
         stopped_at: Since when it is off.
+        compact_upto: The last segment that the compaction under way makes needless; 0: none is under way.
+        compacted_segments: How many were left by the last one, and `compacted_bytes` of them.
     """
 
     seq: int
@@ -68,6 +70,9 @@ class State(Struct, frozen=True):
     recovery_point: datetime | None
     skipped: int
     stopped_at: datetime | None
+    compact_upto: int
+    compacted_segments: int
+    compacted_bytes: int
 
 
 class Extent(Struct, frozen=True):
@@ -205,7 +210,7 @@ class Reading:
         """All filters."""
         return Scripts(tuple(ScriptFacts(**row) for row in await self._rows(_SCRIPTS)))
 
-    async def outbound(self) -> AsyncIterator[Outbound]:
+    async def outbound(self) -> AsyncGenerator[Outbound]:
         """Mail that waits to leave; one page at least, because the first says that there was no other."""
         page, last = 0, 0
         while True:
@@ -216,7 +221,7 @@ class Reading:
                 return
             page, last = page + 1, rows[-1]["queue_id"]
 
-    async def pages(self, mark: Mark) -> AsyncIterator[Page]:
+    async def pages(self, mark: Mark) -> AsyncGenerator[Page]:
         """A mailbox, some blocks at a time; one page at least, for what is said of the mailbox itself."""
         after, more = _FIRST, True
         while more:
@@ -257,7 +262,12 @@ class Marks:
 
     async def state(self) -> State:
         """How far the journal is."""
-        row = await self._db.fetchrow("SELECT seq, closed_seq, recovery_point, skipped, stopped_at FROM journal_state")
+        row = await self._db.fetchrow(
+            """
+            SELECT seq, closed_seq, recovery_point, skipped, stopped_at, compact_upto, compacted_segments,
+              compacted_bytes FROM journal_state
+            """
+        )
         assert row is not None, "the migration makes it"
         return State(**row)
 
@@ -355,28 +365,42 @@ class Marks:
             """
             SELECT j.account_id, j.first_seq, j.since_bytes, j.snapshot_bytes,
               j.account_id <> 0 AND NOT EXISTS (SELECT 1 FROM accounts a WHERE a.account_id = j.account_id) AS gone
-            FROM journal_accounts j WHERE j.first_seq <= $1 ORDER BY j.first_seq LIMIT $2
+            FROM journal_accounts j WHERE j.first_seq <= $1 AND j.since_bytes > 0 ORDER BY j.first_seq LIMIT $2
             """,
             upto_seq,
             limit,
         )
         return [Held(**row) for row in rows]
 
-    async def segment_at(self, place: int) -> int:
-        """The number of the segment that stands at a place of all that there are, from 0; 0: there are not so many."""
-        seq: int | None = await self._db.fetchval(
-            "SELECT seq FROM journal_segments ORDER BY seq OFFSET $1 LIMIT 1", place
+    async def compact(self, upto: int) -> None:
+        """A compaction begins; 0: it has ended."""
+        await self._db.execute(
+            """
+            UPDATE journal_state SET compact_upto = $1::bigint,
+              compacted_segments = CASE WHEN $1::bigint = 0 THEN s.segments ELSE compacted_segments END,
+              compacted_bytes = CASE WHEN $1::bigint = 0 THEN s.bytes ELSE compacted_bytes END
+            FROM (SELECT count(*) AS segments, coalesce(sum(bytes), 0) AS bytes FROM journal_segments) s
+            """,
+            upto,
         )
+
+    async def newest_segment(self) -> int:
+        """The number of the last segment that is in the bucket; 0: there is none."""
+        seq: int | None = await self._db.fetchval("SELECT max(seq) FROM journal_segments")
         return seq or 0
 
-    async def needless(self) -> list[int]:
-        """Segments that no account needs."""
-        rows = await self._db.fetch(
+    async def first_needed(self) -> int:
+        """The oldest segment that somebody needs; 0 while there are accounts of which nothing is written."""
+        seq: int = await self._db.fetchval(
             """
-            SELECT seq FROM journal_segments WHERE seq < (SELECT min(first_seq) FROM journal_accounts) ORDER BY seq
+            SELECT CASE WHEN EXISTS (
+                SELECT 1 FROM accounts a WHERE NOT EXISTS (
+                  SELECT 1 FROM journal_accounts j WHERE j.account_id = a.account_id)) THEN 0
+              ELSE coalesce((SELECT min(first_seq) FROM journal_accounts WHERE since_bytes > 0), closed_seq + 1) END
+            FROM journal_state
             """
         )
-        return [row["seq"] for row in rows]
+        return seq
 
     async def segments_deleted(self, seqs: Sequence[int]) -> None:
         """They are gone from the bucket."""

@@ -1,0 +1,603 @@
+"""The journal's writer on a real database and a real object store: what is in the bucket is what is in the database."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+import pytest
+
+from sora import crashpoints
+from sora._native.seqset import UidSet
+from sora.errors import BlobDown, Busy, KeyUnavailable
+from sora.services import journal as writing
+from sora.services.journal import Journal
+from sora.services.key_objects import NoKeyObjects, open_key_objects
+from sora.services.shredding import Shredding
+from sora.store import journal
+from sora.store.account_keys import NoKeys, open_sealers
+from sora.store.blobs import DirectoryStore
+from sora.store.keyring import Keyring
+from sora.store.marks import AHEAD, Marks
+from sora.store.shreddings import Shreddings
+from tests.support.replay import journaled, replay, segments, snapshots, stored
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from sora.store.account_keys import Sealers
+    from sora.store.leases import Lease
+    from sora.store.store import Store
+    from sora.types import AccountId, MailboxId
+
+WHEN = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
+
+
+@pytest.fixture
+async def blobs(tmp_path: Path) -> AsyncIterator[DirectoryStore]:
+    made = DirectoryStore(tmp_path / "objects")
+    await made.prepare()
+    yield made
+    made.close()
+
+
+class Died(BaseException):
+    """What stands for SIGKILL."""
+
+
+def die_at(monkeypatch: pytest.MonkeyPatch, point: str, count: int = 1) -> None:
+    passes = 0
+
+    def crash_point(name: str) -> None:
+        nonlocal passes
+        assert name in crashpoints.POINTS
+        passes += name == point
+        if name == point and passes == count:
+            raise Died
+
+    monkeypatch.setattr(writing, "crash_point", crash_point)
+
+
+async def leader(store: Store, name: str = "node-1") -> Lease:
+    await store.leases.register(name)
+    return await store.leases.acquire("janitor", name)
+
+
+async def writer(
+    store: Store, blobs: DirectoryStore, keyring: Keyring | None = None, *, lease: Lease | None = None, **more: Any
+) -> Journal:
+    """A writer that has the lease, or believes so."""
+    held = lease or await leader(store)
+
+    async def ask() -> Lease:
+        return held
+
+    sealers: Sealers = open_sealers(keyring, store.db) if keyring else NoKeys()
+    keys = open_key_objects(keyring, store.db, blobs) if keyring else NoKeyObjects()
+    return Journal(Marks(store.db), blobs, sealers, keys, ask, **more)
+
+
+async def put(
+    store: Store, account_id: AccountId, mailbox_id: MailboxId, *uids: int, flags: tuple[int, ...] = ()
+) -> None:
+    await store.db.execute(
+        """
+        WITH given AS (
+          SELECT u AS uid, ($2::bigint << 33) + u AS content_id FROM unnest($3::bigint[]) u
+        ), new AS (
+          INSERT INTO message_contents (account_id, content_id, content_hash, size, thread_id, envelope, body_structure)
+          SELECT $1::bigint, content_id, decode(lpad(to_hex(content_id), 64, '0'), 'hex'), 100, 1, ''::bytea, ''::bytea
+          FROM given)
+        INSERT INTO messages (account_id, mailbox_id, uid, content_id, created_modseq, internal_date, size,
+          initial_flags)
+        SELECT $1, $2, g.uid, g.content_id, s.highest_modseq + 1, $5, 100, $4
+        FROM given g, mailbox_stats s WHERE s.account_id = $1 AND s.mailbox_id = $2
+        """,
+        account_id, mailbox_id, list(uids), list(flags) or None, WHEN,
+    )  # fmt: skip
+
+
+async def flag(
+    store: Store, account_id: AccountId, mailbox_id: MailboxId, first: int, last: int, number: int = 0
+) -> None:
+    await store.db.execute(
+        "SELECT store_flags($1, $2, ARRAY[$3::bigint], ARRAY[$4::bigint], ARRAY[$5::int2], '{}')",
+        account_id, mailbox_id, first, last, number,
+    )  # fmt: skip
+
+
+async def expunge(store: Store, account_id: AccountId, mailbox_id: MailboxId, *uids: int) -> None:
+    await store.messages.expunge(account_id, mailbox_id, UidSet.from_numbers(uids), only_deleted=False)
+
+
+async def test_what_changes_is_in_the_next_segment(
+    store: Store, blobs: DirectoryStore, ann: AccountId, inbox: MailboxId
+) -> None:
+    pen = await writer(store, blobs)
+    await put(store, ann, inbox, 1, 2, 3, 2000, flags=(1,))
+    assert await pen.step()
+    assert await journaled(blobs, ann) == await stored(store.db, ann) != {}
+    assert len(await segments(blobs)) == 1
+    await pen.step()
+    assert len(await segments(blobs)) == 1, "nothing has changed"
+
+    await flag(store, ann, inbox, 2, 2)
+    await expunge(store, ann, inbox, 3)
+    await put(store, ann, inbox, 5)
+    await pen.step()
+    found = await segments(blobs)
+    assert len(found) == 2
+    (frame,) = found[max(found)]
+    page = journal.unpack(frame.payload)
+    assert isinstance(page, journal.Page)
+    assert page.blocks == (0,), "the other block is as it was"
+    assert [(row.uid, bool(row.expunged_at)) for row in page.messages] == [(3, True), (5, False)]
+    assert await journaled(blobs, ann) == await stored(store.db, ann)
+
+
+async def test_small_things_are_written_when_they_change(store: Store, blobs: DirectoryStore, ann: AccountId) -> None:
+    bob = await store.accounts.create("bob@example.com")
+    pen = await writer(store, blobs)
+    await pen.step()
+    db = store.db
+    changes = {
+        "credentials": f"INSERT INTO credentials (account_id, kind, hash) VALUES ({ann}, 'password', 'x')",
+        "aliases": f"INSERT INTO aliases (address, account_id) VALUES ('a@example.com', {ann})",
+        "keywords": f"SELECT register_keywords({ann}, '{{$Junk}}')",
+        "mailboxes": f"SELECT create_mailbox({ann}, 'Work', '\\Archive')",
+        "subscriptions": f"SELECT subscribe({ann}, 'Nowhere')",
+        "grants": f"SELECT set_acl({ann}, mailbox_id, {bob}, false, 3, '=') FROM mailboxes WHERE account_id = {ann} "
+        "AND name = 'Work'",
+        "metadata": f"INSERT INTO metadata VALUES ({ann}, 0, {ann}, '/private/comment', 'hm')",
+        "quota_bytes": f"UPDATE accounts SET quota_bytes = 5 WHERE account_id = {ann}",
+        "disabled": f"UPDATE accounts SET disabled = true WHERE account_id = {ann}",
+    }
+    before = (await replay(blobs))[ann].account
+    for field, sql in changes.items():
+        await db.execute(sql)
+        await pen.step()
+        after = (await replay(blobs))[ann].account
+        assert getattr(after, field) != getattr(before, field), field
+        newest = max(await segments(blobs))
+        await pen.step()
+        assert max(await segments(blobs)) == newest, f"{field} was written twice"
+        before = after
+    assert before is not None
+    (work,) = (box for box in before.mailboxes if box.name == "Work")
+    assert work.special_use == "\\Archive"
+    (grant,) = before.grants
+    assert (grant.mailbox_id, grant.grantee_id, grant.rights) == (work.mailbox_id, bob, 3)
+    await db.execute("UPDATE domains SET quota_bytes = 7")
+    await db.execute("INSERT INTO metadata VALUES (0, 0, 0, '/shared/comment', 'all')")
+    await pen.step()
+    domains = (await replay(blobs))[0].domains  # type: ignore[index]
+    assert domains is not None
+    assert domains.domains[0].quota_bytes == 7
+    assert domains.metadata[0].value == b"all"
+
+
+async def test_scripts_and_mail_that_waits_are_written(store: Store, blobs: DirectoryStore, ann: AccountId) -> None:
+    pen = await writer(store, blobs)
+    await pen.step()
+    await store.db.execute(
+        "INSERT INTO sieve_scripts (account_id, name, content, version, active) VALUES ($1, 'a', 'keep;', $2, true)",
+        ann, bytes(32),
+    )  # fmt: skip
+    await store.db.execute(
+        """
+        INSERT INTO outbound_queue (account_id, kind, sender, recipient, body, body_hash, size, params)
+        SELECT $1, 'redirect', 'a@b', 'c' || g || '@d', repeat('x', 400000)::bytea, 'h', 400000, '{"notify": "never"}'
+        FROM generate_series(1, 5) g
+        """,
+        ann,
+    )
+    await pen.step()
+    state = (await replay(blobs))[ann]
+    assert [(script.name, script.content, script.active) for script in state.scripts] == [("a", b"keep;", True)]
+    assert [mail.recipient for mail in state.outbound.values()] == [f"c{n}@d" for n in range(1, 6)]
+    assert {len(mail.body or b"") for mail in state.outbound.values()} == {400000}
+    found = await segments(blobs)
+    kinds = [type(journal.unpack(frame.payload)) for frame in found[max(found)]]
+    assert kinds == [journal.Scripts, *[journal.Outbound] * 3], "two mails a page"
+    await store.db.execute("DELETE FROM outbound_queue WHERE recipient <> 'c3@d'")
+    await store.db.execute("DELETE FROM sieve_scripts")
+    await pen.step()
+    state = (await replay(blobs))[ann]
+    assert [mail.recipient for mail in state.outbound.values()] == ["c3@d"]
+    assert state.scripts == ()
+
+
+POINTS = ["journal.read", "journal.put", "journal.marked"]
+
+
+@pytest.mark.parametrize("point", POINTS)
+async def test_nothing_is_missed_when_the_writer_dies(
+    store: Store, blobs: DirectoryStore, ann: AccountId, inbox: MailboxId, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    lease = await leader(store)
+    await put(store, ann, inbox, 1, 2)
+    await (await writer(store, blobs, lease=lease)).step()
+    await put(store, ann, inbox, 3)
+    await flag(store, ann, inbox, 1, 1)
+    with monkeypatch.context() as patch:
+        die_at(patch, point)
+        with pytest.raises(Died):
+            await (await writer(store, blobs, lease=lease)).step()
+    await expunge(store, ann, inbox, 3)
+    await flag(store, ann, inbox, 2, 2, 4)
+    await (await writer(store, blobs, lease=lease)).step()
+    assert await journaled(blobs, ann) == await stored(store.db, ann)
+    assert not await store.db.fetch("SELECT * FROM journal_dirty")
+
+
+async def test_a_reservation_stands_in_the_bucket_before_it_counts(
+    store: Store, blobs: DirectoryStore, ann: AccountId, inbox: MailboxId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = await leader(store)
+    await put(store, ann, inbox, 7)
+    with monkeypatch.context() as patch:
+        die_at(patch, "journal.put")
+        with pytest.raises(Died):
+            await (await writer(store, blobs, lease=lease)).step()
+    row = "SELECT uid_reserved, modseq_reserved FROM mailbox_stats WHERE mailbox_id = $1"
+    assert tuple(await store.db.fetchrow(row, inbox) or ()) == (None, None)
+    box = (await replay(blobs))[ann].mailboxes[inbox]
+    assert (box.uid_reserved, box.modseq_reserved) == (8 + AHEAD, 3 + AHEAD)
+    await (await writer(store, blobs, lease=lease)).step()
+    assert tuple(await store.db.fetchrow(row, inbox) or ()) == (8 + AHEAD, 3 + AHEAD)
+
+
+async def test_who_passes_a_reservation_is_refused_for_a_while(
+    store: Store, blobs: DirectoryStore, ann: AccountId, inbox: MailboxId
+) -> None:
+    pen = await writer(store, blobs)
+    await put(store, ann, inbox, 7)
+    await pen.step()
+    last = 7 + AHEAD
+    await put(store, ann, inbox, last)  # the last one that is reserved
+    with pytest.raises(Busy):
+        await put(store, ann, inbox, last + 1)
+    await pen.step()
+    await put(store, ann, inbox, last + 1)
+    await store.db.execute("UPDATE mailbox_stats SET highest_modseq = modseq_reserved - 1 WHERE mailbox_id = $1", inbox)
+    with pytest.raises(Busy):
+        await flag(store, ann, inbox, 7, 7)
+    with pytest.raises(Busy):
+        await expunge(store, ann, inbox, 7)
+    await pen.step()
+    await flag(store, ann, inbox, 7, 7)
+    await pen.step()
+    assert await journaled(blobs, ann) == await stored(store.db, ann)
+
+
+async def test_an_import_asks_for_the_uids_that_it_keeps(
+    store: Store, blobs: DirectoryStore, ann: AccountId, inbox: MailboxId
+) -> None:
+    pen = await writer(store, blobs)
+    ask = "SELECT reserve_uids($1, $2, $3)"
+    assert await store.db.fetchval(ask, ann, inbox, 5_000_000), "nothing is reserved yet, so nothing refuses"
+    await pen.step()
+    assert await store.db.fetchval(ask, ann, inbox, 1 + AHEAD)
+    assert not await store.db.fetchval(ask, ann, inbox, 5_000_001)
+    await pen.step()
+    assert await store.db.fetchval(ask, ann, inbox, 5_000_001)
+    await put(store, ann, inbox, 5_000_000)
+    await pen.step()
+    newest = max(await segments(blobs))
+    await pen.step()
+    assert max(await segments(blobs)) == newest
+
+
+async def test_a_mailbox_whose_uids_are_used_up_does_not_come_again_and_again(
+    store: Store, blobs: DirectoryStore, ann: AccountId, inbox: MailboxId
+) -> None:
+    await put(store, ann, inbox, 4_294_967_295)
+    pen = await writer(store, blobs)
+    await pen.step()
+    assert (await replay(blobs))[ann].mailboxes[inbox].uid_reserved == 4_294_967_296
+    newest = max(await segments(blobs))
+    await pen.step()
+    assert max(await segments(blobs)) == newest
+
+
+async def test_a_locked_mailbox_is_reserved_by_the_next_pass(
+    store: Store, dsn: str, blobs: DirectoryStore, ann: AccountId, inbox: MailboxId
+) -> None:
+    pen = await writer(store, blobs)
+    other = await asyncpg.connect(dsn, server_settings={"search_path": "sora, public"})
+    async with other.transaction():
+        await other.execute("SELECT 1 FROM mailbox_stats WHERE mailbox_id = $1 FOR UPDATE", inbox)
+        await pen.step()  # waits for nobody
+    row = "SELECT uid_reserved FROM mailbox_stats WHERE mailbox_id = $1"
+    assert await store.db.fetchval(row, inbox) is None
+    await pen.step()
+    assert await store.db.fetchval(row, inbox) == 1 + AHEAD
+    await other.close()
+
+
+async def test_of_two_writers_the_one_without_the_lease_changes_nothing(
+    store: Store, blobs: DirectoryStore, ann: AccountId, inbox: MailboxId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = await writer(store, blobs)
+    await old.step()
+    await put(store, ann, inbox, 1)
+    await store.leases.register("node-1")  # its first life is void, and so is its lease
+    new = await writer(store, blobs, lease=await leader(store, "node-2"))
+    assert not await old.step()
+    await new.step()
+    assert await journaled(blobs, ann) == await stored(store.db, ann)
+    await flag(store, ann, inbox, 1, 1)
+    assert not await old.step(), "still"
+    await new.step()
+    assert await journaled(blobs, ann) == await stored(store.db, ann)
+
+
+async def test_a_writer_that_wakes_up_late_does_no_harm(
+    store: Store, blobs: DirectoryStore, ann: AccountId, inbox: MailboxId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has read, and puts what it read when another one has written what came after."""
+    old = await writer(store, blobs)
+    await old.step()
+    await put(store, ann, inbox, 1, 2)
+    new: list[Journal] = []
+
+    async def meanwhile(key: str, data: bytes, *rest: Any) -> None:
+        monkeypatch.undo()
+        await store.leases.register("node-1")
+        new.append(await writer(store, blobs, lease=await leader(store, "node-2")))
+        await expunge(store, ann, inbox, 1)
+        await flag(store, ann, inbox, 2, 2)
+        await new[0].step()
+        await DirectoryStore.put(blobs, key, data, *rest)
+
+    monkeypatch.setattr(blobs, "put", meanwhile)
+    assert not await old.step()
+    assert len(await segments(blobs)) == 3
+    assert await journaled(blobs, ann) == await stored(store.db, ann)
+    await flag(store, ann, inbox, 2, 2, 1)
+    await new[0].step()
+    assert await journaled(blobs, ann) == await stored(store.db, ann)
+
+
+async def test_records_are_sealed_and_a_shredded_account_is_not_to_be_read(
+    store: Store, blobs: DirectoryStore, ann: AccountId, inbox: MailboxId, path: Path, tmp_path: Path
+) -> None:
+    keyring = Keyring(path)
+    pen = await writer(store, blobs, keyring, most_segments=0)
+    await store.db.execute("INSERT INTO credentials (account_id, kind, hash) VALUES ($1, 'password', 'Geheim')", ann)
+    await put(store, ann, inbox, 1)
+    await pen.step()
+    sealers = open_sealers(keyring, store.db)
+    assert await journaled(blobs, ann, sealers) == await stored(store.db, ann)
+    for frames in (await segments(blobs)).values():
+        assert {frame.sealed for frame in frames if frame.account_id} <= {True}
+        assert not any(b"ann@example.com" in frame.payload or b"Geheim" in frame.payload for frame in frames)
+    assert [entry.key async for entry in blobs.list(f"keys/{ann:016x}/")], "the key is there before what it seals"
+    key = await sealers.get(ann)
+    before = await segments(blobs)
+
+    shredding = Shredding(Shreddings(store.db), blobs, [], "")
+    await shredding.shred(ann)
+    await pen.step()
+    state = (await replay(blobs, sealers))[ann] if ann in await told(blobs) else None
+    assert state is None
+    assert [entry.key async for entry in blobs.list(journal.snapshot_prefix(ann))] == []
+    with pytest.raises(KeyUnavailable):
+        await open_sealers(keyring, store.db).get(ann)
+    assert any(frame.account_id == ann for frames in before.values() for frame in frames)
+    assert key is not None
+    newest = max(await segments(blobs))
+    await pen.step()
+    assert max(await segments(blobs)) == newest, "nothing more to be said of it"
+
+
+async def told(blobs: DirectoryStore) -> set[int]:
+    """Accounts whose last word is not that they are gone."""
+    last: dict[int, bool] = {}
+    for _, frames in sorted((await segments(blobs)).items()):
+        for frame in frames:
+            gone = not frame.sealed and isinstance(journal.unpack(frame.payload), journal.Gone)
+            last[frame.account_id] = not gone
+    return {account_id for account_id, there in last.items() if there}
+
+
+async def test_an_account_without_its_key_does_not_hold_up_the_others(
+    store: Store, blobs: DirectoryStore, ann: AccountId, inbox: MailboxId, path: Path, tmp_path: Path
+) -> None:
+    keyring = Keyring(path)
+    await open_sealers(keyring, store.db).get(ann)
+    await store.db.execute("ALTER TABLE account_keys DROP CONSTRAINT account_keys_key_id_fkey")
+    await store.db.execute("UPDATE account_keys SET key_id = 'lost'")
+    bob = await store.accounts.create("bob@example.com")
+    pen = await writer(store, blobs, keyring)
+    await pen.step()
+    assert bob in {frame.account_id for frames in (await segments(blobs)).values() for frame in frames}
+    assert ann not in {frame.account_id for frames in (await segments(blobs)).values() for frame in frames}
+    assert (await Marks(store.db).state()).skipped == 1
+
+
+async def test_a_purged_account_is_said_to_be_gone(store: Store, blobs: DirectoryStore, ann: AccountId) -> None:
+    pen = await writer(store, blobs)
+    await pen.step()
+    await store.db.execute("DELETE FROM subscriptions; DELETE FROM mailboxes; DELETE FROM accounts")
+    await pen.step()
+    state = (await replay(blobs))[ann]
+    assert state.gone is journal.Reason.PURGED
+    assert state.account is None
+
+
+async def test_compaction_keeps_everything(
+    store: Store, blobs: DirectoryStore, ann: AccountId, inbox: MailboxId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "SMALL_BYTES", 200)
+    bob = await store.accounts.create("bob@example.com")
+    box = (await store.mailboxes.get(bob, "INBOX")).mailbox_id
+    pen = await writer(store, blobs, most_segments=3)
+    await put(store, bob, box, 1, 2, 3)
+    for round_ in range(12):
+        await put(store, ann, inbox, *range(1 + round_ * 300, 1 + round_ * 300 + 200), flags=(round_ % 3,))
+        await expunge(store, ann, inbox, 1 + round_ * 300)
+        await flag(store, ann, inbox, 1, 50 * round_ + 1, 4)
+        if round_ == 6:
+            await flag(store, bob, box, 2, 2)
+        await pen.step()
+        for account_id in (ann, bob):
+            assert await journaled(blobs, account_id) == await stored(store.db, account_id)
+    assert len(await segments(blobs)) <= 6
+    assert ann in await snapshots(blobs)
+    assert len([entry async for entry in blobs.list(journal.snapshot_prefix(ann))]) == 1
+
+
+@pytest.mark.parametrize("point", ["journal.snapshot_put", "journal.snapshot_marked", "journal.deleted", *POINTS])
+@pytest.mark.parametrize("count", [1, 2])
+async def test_compaction_that_dies_keeps_everything(
+    store: Store,
+    blobs: DirectoryStore,
+    ann: AccountId,
+    inbox: MailboxId,
+    monkeypatch: pytest.MonkeyPatch,
+    point: str,
+    count: int,
+) -> None:
+    monkeypatch.setattr(writing, "SMALL_BYTES", 200)
+    bob = await store.accounts.create("bob@example.com")
+    lease = await leader(store)
+    died = 0
+    for round_ in range(8):
+        await put(store, ann, inbox, *range(1 + round_ * 300, 1 + round_ * 300 + 200))
+        await expunge(store, ann, inbox, 1 + round_ * 300)
+        with monkeypatch.context() as patch:
+            die_at(patch, point, count)
+            try:
+                await (await writer(store, blobs, lease=lease, most_segments=2)).step()
+            except Died:
+                died += 1
+        for account_id in (ann, bob):
+            found, there = await journaled(blobs, account_id), await stored(store.db, account_id)
+            assert found == there or (died and point == "journal.read")
+    assert died or (point, count) == ("journal.snapshot_marked", 2) or (point, count) == ("journal.snapshot_put", 2)
+    await (await writer(store, blobs, lease=lease, most_segments=2)).step()
+    for account_id in (ann, bob):
+        assert await journaled(blobs, account_id) == await stored(store.db, account_id)
+
+
+async def test_a_large_account_spans_objects_and_counts_when_all_of_it_is_there(
+    store: Store, blobs: DirectoryStore, ann: AccountId, inbox: MailboxId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = await leader(store)
+    await put(store, ann, inbox, *range(1, 60_000, 3))
+    with monkeypatch.context() as patch:
+        die_at(patch, "journal.put", 2)
+        with pytest.raises(Died):
+            await (await writer(store, blobs, lease=lease, segment_bytes=20_000)).step()
+    assert len(await segments(blobs)) == 2
+    assert ann not in await replay(blobs)
+    pen = await writer(store, blobs, lease=lease, segment_bytes=20_000)
+    await pen.step()
+    assert await journaled(blobs, ann) == await stored(store.db, ann)
+    assert len(await segments(blobs)) > 4
+    pen = await writer(store, blobs, lease=lease, segment_bytes=20_000, most_segments=0)
+    await pen.step()
+    assert len([entry async for entry in blobs.list(journal.snapshot_prefix(ann))]) > 1
+    assert await journaled(blobs, ann) == await stored(store.db, ann)
+
+
+async def test_a_database_that_was_put_back_writes_all_anew(
+    store: Store, blobs: DirectoryStore, ann: AccountId, inbox: MailboxId
+) -> None:
+    await put(store, ann, inbox, 1, 2, 3, 2000)
+    pen = await writer(store, blobs)
+    await pen.step()
+    earlier = [dict(row) for row in await store.db.fetch("SELECT seq, closed_seq FROM journal_state")]
+    await flag(store, ann, inbox, 2000, 2000)
+    await pen.step()
+    # what a backup had: no flag, and not that segment; UIDs of the lost time are given out for other mail
+    await store.db.execute("DELETE FROM message_flags")
+    await store.db.execute("UPDATE journal_state SET seq = $1, closed_seq = $2", *earlier[0].values())
+    await store.db.execute("UPDATE journal_marks SET modseq = modseq - 1 WHERE mailbox_id = $1", inbox)
+    await store.db.execute("DELETE FROM journal_segments WHERE seq > $1", earlier[0]["seq"])
+    assert await journaled(blobs, ann) != await stored(store.db, ann)
+    await (await writer(store, blobs)).step() if await release(store) else None
+    assert await journaled(blobs, ann) == await stored(store.db, ann)
+
+
+async def release(store: Store) -> bool:
+    await store.db.execute("DELETE FROM leases")
+    return True
+
+
+async def test_a_bucket_that_was_exchanged_gets_everything(
+    store: Store, blobs: DirectoryStore, ann: AccountId, inbox: MailboxId
+) -> None:
+    await put(store, ann, inbox, 1, 2)
+    lease = await leader(store)
+    await (await writer(store, blobs, lease=lease)).step()
+    for seq in await segments(blobs):
+        await blobs.delete(journal.segment_key(seq))
+    await (await writer(store, blobs, lease=lease)).step()
+    assert await journaled(blobs, ann) == await stored(store.db, ann)
+
+
+async def test_turned_off_it_says_so_and_reserves_nothing(
+    store: Store, blobs: DirectoryStore, ann: AccountId, inbox: MailboxId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = await leader(store)
+    pen = await writer(store, blobs, lease=lease)
+    await put(store, ann, inbox, 1)
+    await pen.step()
+    with monkeypatch.context() as patch:
+        die_at(patch, "journal.stopped")
+        with pytest.raises(Died):
+            await pen.stop()
+    reserved = "SELECT count(uid_reserved) FROM mailbox_stats"
+    assert await store.db.fetchval(reserved), "the bucket says so first"
+    await pen.stop()
+    assert datetime.fromisoformat((await blobs.get(journal.STOPPED)).decode()) <= datetime.now(UTC)
+    assert not await store.db.fetchval(reserved)
+    await put(store, ann, inbox, 5 + AHEAD)
+    await pen.stop()
+    assert not await store.db.fetchval("SELECT count(*) FROM journal_dirty")
+    await pen.step()
+    assert await journaled(blobs, ann) == await stored(store.db, ann)
+    assert [entry.key async for entry in blobs.list(journal.STOPPED)] == []
+    assert (await Marks(store.db).state()).stopped_at is None
+
+
+async def test_what_was_trimmed_meanwhile_is_not_missed(
+    store: Store, blobs: DirectoryStore, ann: AccountId, inbox: MailboxId
+) -> None:
+    pen = await writer(store, blobs)
+    await put(store, ann, inbox, 1, 2, 1500)
+    await pen.step()
+    await expunge(store, ann, inbox, 1, 1500)
+    await store.db.fetchval("SELECT trim_expunges($1, $2, clock() + interval '1 s')", ann, inbox)
+    assert not await store.db.fetch("SELECT * FROM message_expunges")
+    await pen.step()
+    assert await journaled(blobs, ann) == await stored(store.db, ann)
+
+
+async def test_the_recovery_point_is_when_the_pass_began(
+    store: Store, blobs: DirectoryStore, ann: AccountId, inbox: MailboxId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pen = await writer(store, blobs)
+    before = await Marks(store.db).now()
+    await pen.step()
+    first = (await Marks(store.db).state()).recovery_point
+    assert first is not None
+    assert before <= first <= await Marks(store.db).now()
+    await put(store, ann, inbox, 1)
+
+    async def away(*_: Any) -> None:
+        raise BlobDown(detail="away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(blobs, "put", away)
+        with pytest.raises(BlobDown):
+            await pen.step()
+    assert (await Marks(store.db).state()).recovery_point == first
+    await pen.step()
+    later = (await Marks(store.db).state()).recovery_point
+    assert later is not None
+    assert later > first + timedelta(0)

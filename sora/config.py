@@ -25,6 +25,7 @@ from sora.tables import (
     CleanupTable,
     DatabaseTable,
     EncryptionTable,
+    JournalTable,
     LimitsTable,
     LocalCacheTable,
     LogTable,
@@ -56,6 +57,7 @@ class Config(Table, frozen=True, kw_only=True):
     local_cache: LocalCacheTable = LocalCacheTable()
     uploader: UploaderTable = UploaderTable()
     cleanup: CleanupTable = CleanupTable()
+    journal: JournalTable = JournalTable()
     auth: AuthTable = AuthTable()
     limits: LimitsTable = LimitsTable()
     log: LogTable = LogTable()

@@ -119,6 +119,19 @@ class CleanupTable(Table, frozen=True, kw_only=True):
     ] = 0.0
 
 
+class JournalTable(Table, frozen=True, kw_only=True):
+    """[journal]: what the object store has of the database, so that it can be built anew from there alone."""
+
+    interval: Annotated[
+        Duration,
+        Meta(
+            le=3600,
+            description="what is older than this is in the bucket, if both are there; 0: no journal",
+            extra=WORKER,
+        ),
+    ] = 60.0
+
+
 class AuthTable(Table, frozen=True, kw_only=True):
     """[auth]: who may log in, and how."""
 

@@ -1311,3 +1311,73 @@ SELECT trim_shadow({acc}, s.mailbox_id, '-1 s') FROM mailboxes s WHERE s.account
 -- plain
 WITH d AS (DELETE FROM plain.messages m WHERE m.account_id = {acc} AND m.mailbox_id = {mb} AND m.expunged_at IS NOT NULL
 RETURNING 1) SELECT count(*) FROM d
+
+-- ── note_dirty of a credential
+-- uncompared
+-- ours
+INSERT INTO credentials (account_id, kind, hash) VALUES ({acc}, 'password', 'x')
+-- plain
+WITH c AS (INSERT INTO credentials (account_id, kind, name, hash) VALUES ({acc}, 'app_password', 'y', 'x') RETURNING 1)
+INSERT INTO journal_dirty (account_id, kind) SELECT {acc}, 'account' FROM c
+
+-- ── note_outbound of 10 mails
+-- uncompared
+-- ours
+INSERT INTO outbound_queue (account_id, kind, sender, recipient, content_id, size) SELECT {acc}, 'redirect', 'a@b', 'c@d',
+{content}, 1 FROM generate_series(1, 10)
+-- plain
+WITH q AS (INSERT INTO outbound_queue (account_id, kind, sender, recipient, content_id, size) SELECT {acc}, 'redirect', 'a@b',
+'c@d', {content}, 1 FROM generate_series(1, 10) RETURNING account_id) INSERT INTO journal_dirty (account_id, kind)
+SELECT DISTINCT account_id, 'outbound' FROM q
+
+-- ── journal_due when nothing is written
+-- ours
+SELECT count(*) FROM journal_due(-1, 1000000)
+-- plain
+SELECT count(*) + 1 FROM accounts
+
+-- ── journal_page of all that 16 blocks have
+-- ours
+SELECT octet_length(uids)::bigint / 8, octet_length(hashes)::bigint / 32 FROM journal_page({box}, 0, -1, 16)
+-- plain
+SELECT count(*), count(c.content_hash) FROM plain.messages m JOIN plain.contents c USING (account_id, content_id)
+WHERE m.account_id = {acc} AND m.mailbox_id = {mb} AND m.uid < 16384
+
+-- ── journal_page of one that is new
+-- ours
+SELECT octet_length(uids)::bigint / 8 FROM journal_page({box}, {modseq} - 1, -1, 16)
+-- untimed
+SELECT expunge({box}, ARRAY[{mid}::bigint], ARRAY[{mid}::bigint], false)
+-- plain
+SELECT count(*) FROM plain.messages m JOIN plain.contents c USING (account_id, content_id)
+WHERE m.account_id = {acc} AND m.mailbox_id = {mb} AND m.uid = {mid}
+
+-- ── take_journal_seq
+-- uncompared
+-- ours
+SELECT take_journal_seq('held', 1)
+-- plain
+UPDATE journal_state SET seq = seq + 1 RETURNING seq
+
+-- ── journal_written of a mailbox
+-- uncompared
+-- ours
+SELECT journal_written('held', 1, 5, 100, ARRAY[{acc}::bigint], '{5}', '{100}', '{t}', '{}', ARRAY[{acc}::bigint], ARRAY[{mb}::bigint], ARRAY[{modseq}::bigint],
+'{4000000000}', '{4000000000000}')
+-- plain
+WITH s AS (INSERT INTO journal_segments VALUES (5, 100)), a AS (INSERT INTO journal_accounts VALUES ({acc}, 5, 100)), k AS
+(INSERT INTO journal_marks VALUES ({acc}, {mb}, {modseq}, 0, 4000000000, 4000000000000)) UPDATE mailbox_stats SET
+uid_reserved = 4000000000, modseq_reserved = 4000000000000 WHERE account_id = {acc} AND mailbox_id = {mb}
+
+-- ── reserve_uids
+-- ours
+SELECT reserve_uids({box}, 5000000)
+-- plain
+SELECT coalesce(uid_reserved, 4294967296) >= 5000000 FROM mailbox_stats WHERE account_id = {acc} AND mailbox_id = {mb}
+
+-- ── forget_journal
+-- uncompared
+-- ours
+SELECT forget_journal('held', 1)
+-- plain
+DELETE FROM journal_dirty

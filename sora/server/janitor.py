@@ -16,6 +16,8 @@ from sora.services.adoption import Adoption
 from sora.services.changes import Changes
 from sora.services.cleanup import Cleanup
 from sora.services.indexing import STEP_ROWS, Indexing
+from sora.services.journal import Journal
+from sora.services.key_objects import open_key_objects
 from sora.services.node import (
     assemble_bodies,
     forget_all_bodies,
@@ -33,6 +35,7 @@ from sora.store.account_keys import open_sealers
 from sora.store.bodies import open_blob_store, open_cache, open_staging
 from sora.store.keyring import open_keyring
 from sora.store.leases import Lease
+from sora.store.marks import Marks
 from sora.store.outbound import CHANNEL as OUTBOUND_CHANNEL
 from sora.store.shreddings import Shreddings
 from sora.store.store import Store
@@ -45,8 +48,10 @@ if TYPE_CHECKING:
     from sora.server.child import Child, Process
     from sora.server.scoreboard import Row
     from sora.services.shredding import Files
+    from sora.store.account_keys import Sealers
     from sora.store.blobs import BlobStore
     from sora.store.cache import Cache
+    from sora.store.db import Database
     from sora.store.staging import Staging
 
 _logger = log.get(__name__)
@@ -71,6 +76,11 @@ SHRED_S: Final = 30.0
 """A shredded account's files are gone from every node soon after."""
 MEASURE_S: Final = 30.0
 """The queue of mail that leaves is counted."""
+JOURNAL_SHARE: Final = 0.6
+"""Of `journal.interval`: a pass begins so soon after the one before that it has ended when the interval is over."""
+JOURNAL_LEAST_S: Final = 0.2
+JOURNAL_OFF_S: Final = 60.0
+"""While it is off, what was noted for it is removed."""
 FIRST_CONTACT_S: Final = 5.0
 FIRST_PASS_S: Final = 10.0
 """Before the first cleanup: a start has better things to do."""
@@ -105,8 +115,10 @@ async def _main(process: Process) -> None:
         if cache is not None:
             stack.callback(cache.close)
             files.append(cache)
+        sealers = open_sealers(open_keyring(child.config), database)
+        journal = _open_journal(child, database, blobs, sealers, leader)
         hello = await asyncio.to_thread(own_hello, child.config.outbound)  # may ask the DNS
-        sending = _assemble_sending(child, stack, changes, store, node, (staging, cache, blobs), hello)
+        sending = _assemble_sending(child, stack, changes, store, node, (staging, cache, blobs), sealers, hello)
         changes.start(mailboxes=False)
         shredding = Shredding(Shreddings(database), blobs, files, node.instance_id)
         tasks = (
@@ -115,6 +127,7 @@ async def _main(process: Process) -> None:
             _clean(process, leader, cleanup),
             _adopt(process, leader, Adoption(database, node.instance_id, child.config.uploader.adopt_after)),
             _shred(process, leader, shredding),
+            _journal(process, journal),
             sending.run(process.stopping),
             _repeat(process, lambda: MEASURE_S, sending.measure),
         )
@@ -130,11 +143,11 @@ def _assemble_sending(
     store: Store,
     node: Registration,
     places: tuple[Staging, Cache | None, BlobStore],
+    sealers: Sealers,
     hello: str,
 ) -> Sending:
     """The queue of mail that leaves; keys that are destroyed meanwhile are forgotten."""
     config, (staging, cache, blobs) = child.config, places
-    sealers = open_sealers(open_keyring(config), store.db)
     bodies = assemble_bodies(config, stack, cache, staging, blobs, sealers, store.db, node.instance_id)
     stack.push_async_callback(bodies.close)
     sending = Sending(
@@ -153,6 +166,11 @@ def _assemble_sending(
         lambda: forget_all_bodies(sealers, bodies),
     )
     return sending
+
+
+def _open_journal(child: Child, database: Database, blobs: BlobStore, sealers: Sealers, leader: Leadership) -> Journal:
+    keys = open_key_objects(open_keyring(child.config), database, blobs)
+    return Journal(Marks(database), blobs, sealers, keys, leader.lease)
 
 
 def _smarthost(config: Config, hello: str) -> Smarthost | None:
@@ -265,6 +283,14 @@ class Leadership:
         async with self._asking:
             return await self._held()
 
+    async def lease(self) -> Lease | None:
+        """The lease if we are the leader, for what is done under it.
+
+        Raises:
+            Unavailable: It cannot be known.
+        """
+        return Lease(LEASE, self._row.get("lease_token")) if await self.held() else None
+
     async def _held(self) -> bool:
         now = asyncio.get_running_loop().time()
         if now < self._renew_at:
@@ -363,6 +389,27 @@ async def _shred(process: Process, leader: Leadership, shredding: Shredding) -> 
             await shredding.remove_dropped_keys()
 
     await _repeat(process, lambda: SHRED_S, step)
+
+
+async def _journal(process: Process, journal: Journal) -> None:
+    """A segment whenever something has changed; without a journal, what is noted for it goes."""
+    pause_s = JOURNAL_LEAST_S
+
+    async def step() -> None:
+        nonlocal pause_s
+        interval_s = process.config.journal.interval
+        pause_s = interval_s * JOURNAL_SHARE or JOURNAL_OFF_S
+        began = asyncio.get_running_loop().time()
+        try:
+            await (journal.step() if interval_s else journal.stop())
+        except Unavailable:
+            raise
+        except Exception:
+            # not worth the other tasks of this process
+            _logger.exception("the journal was not written")
+        pause_s = max(JOURNAL_LEAST_S, pause_s - (asyncio.get_running_loop().time() - began))
+
+    await _repeat(process, lambda: pause_s, step)
 
 
 async def _clean(process: Process, leader: Leadership, cleanup: Cleanup) -> None:

@@ -450,8 +450,10 @@ async def test_compaction_keeps_everything(
     assert len([entry async for entry in blobs.list(journal.snapshot_prefix(ann))]) == 1
 
 
-@pytest.mark.parametrize("point", ["journal.snapshot_put", "journal.snapshot_marked", "journal.deleted", *POINTS])
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize(
+    ("point", "count"),
+    [("journal.snapshot_put", 1), ("journal.snapshot_marked", 1), ("journal.deleted", 1), *((at, 2) for at in POINTS)],
+)
 async def test_compaction_that_dies_keeps_everything(
     store: Store,
     blobs: DirectoryStore,
@@ -477,7 +479,7 @@ async def test_compaction_that_dies_keeps_everything(
         for account_id in (ann, bob):
             found, there = await journaled(blobs, account_id), await stored(store.db, account_id)
             assert found == there or (died and point == "journal.read")
-    assert died or (point, count) == ("journal.snapshot_marked", 2) or (point, count) == ("journal.snapshot_put", 2)
+    assert died
     await (await writer(store, blobs, lease=lease, most_segments=2)).step()
     for account_id in (ann, bob):
         assert await journaled(blobs, account_id) == await stored(store.db, account_id)

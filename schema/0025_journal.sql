@@ -69,14 +69,21 @@ CREATE TABLE journal_dirty (
 );
 CREATE INDEX journal_dirty_account ON journal_dirty (account_id);
 
+-- Mailboxes that show expunged mail are made anew when somebody looks, and are no part of the journal.
+CREATE INDEX mailboxes_shadow ON mailboxes (account_id, mailbox_id) WHERE shadow;
+
 CREATE FUNCTION note_dirty() RETURNS trigger LANGUAGE plpgsql
 SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
   IF TG_TABLE_NAME = 'domains' THEN
     INSERT INTO journal_dirty (account_id, kind) VALUES (0, 'account');
-  ELSE
-    INSERT INTO journal_dirty (account_id, kind) VALUES (coalesce(NEW.account_id, OLD.account_id), TG_ARGV[0]);
+    RETURN NULL;
+  ELSIF TG_TABLE_NAME = 'mailboxes' THEN
+    IF coalesce(NEW.shadow, OLD.shadow) THEN
+      RETURN NULL;
+    END IF;
   END IF;
+  INSERT INTO journal_dirty (account_id, kind) VALUES (coalesce(NEW.account_id, OLD.account_id), TG_ARGV[0]);
   RETURN NULL;
 END $$;
 CREATE TRIGGER journal AFTER INSERT OR UPDATE OR DELETE ON domains FOR EACH ROW EXECUTE FUNCTION note_dirty();
@@ -119,6 +126,8 @@ SET search_path = sora, public AS $$
     WHERE s.account_id > p_after AND (m.modseq IS DISTINCT FROM s.highest_modseq
       OR m.uid_reserved IS DISTINCT FROM s.uid_reserved OR m.modseq_reserved IS DISTINCT FROM s.modseq_reserved
       OR m.uid_wanted > m.uid_reserved)
+      AND NOT EXISTS (
+        SELECT 1 FROM mailboxes b WHERE b.account_id = s.account_id AND b.mailbox_id = s.mailbox_id AND b.shadow)
     UNION
     SELECT 0 WHERE p_after < 0 AND NOT EXISTS (SELECT 1 FROM journal_accounts j WHERE j.account_id = 0)
   ) q ORDER BY 1 LIMIT p_limit

@@ -456,6 +456,7 @@ _MARKS: Final = """
     WHERE s.account_id = $1 AND ($2 OR k.modseq IS DISTINCT FROM s.highest_modseq
       OR k.uid_reserved IS DISTINCT FROM s.uid_reserved OR k.modseq_reserved IS DISTINCT FROM s.modseq_reserved
       OR k.uid_wanted > k.uid_reserved)
+      AND NOT EXISTS (SELECT 1 FROM mailboxes b WHERE b.account_id = $1 AND b.mailbox_id = s.mailbox_id AND b.shadow)
     ORDER BY 1
 """
 _CREDENTIALS: Final = """
@@ -464,7 +465,7 @@ _CREDENTIALS: Final = """
 _ALIASES: Final = "SELECT address, login, created_at FROM aliases WHERE account_id = $1 ORDER BY 1"
 _MAILBOXES: Final = """
     SELECT mailbox_id, name, uidvalidity, special_use, noselect, created_at, deleted_at FROM mailboxes
-    WHERE account_id = $1 ORDER BY 1
+    WHERE account_id = $1 AND NOT shadow ORDER BY 1
 """
 _GRANTS: Final = """
     SELECT mailbox_id, grantee_id, negative, rights, domain_id FROM mailbox_acl WHERE account_id = $1 ORDER BY 1, 2, 3

@@ -603,3 +603,24 @@ async def test_the_recovery_point_is_when_the_pass_began(
     later = (await Marks(store.db).state()).recovery_point
     assert later is not None
     assert later > first + timedelta(0)
+
+
+async def test_a_mailbox_that_shows_expunged_mail_is_no_part_of_it(
+    store: Store, blobs: DirectoryStore, ann: AccountId, inbox: MailboxId
+) -> None:
+    pen = await writer(store, blobs)
+    await put(store, ann, inbox, 1)
+    await pen.step()
+    before = await journaled(blobs, ann)
+    newest = max(await segments(blobs))
+    shadow = await store.db.fetchval(
+        "INSERT INTO mailboxes (account_id, name, shadow) VALUES ($1, 'Deleted/INBOX', true) RETURNING mailbox_id", ann
+    )
+    await put(store, ann, shadow, 1)
+    await pen.step()
+    assert max(await segments(blobs)) == newest
+    await flag(store, ann, inbox, 1, 1)
+    await store.db.execute("SELECT subscribe($1, 'x')", ann)
+    await pen.step()
+    assert (await journaled(blobs, ann)).keys() == before.keys()
+    assert await store.db.fetchval("SELECT count(uid_reserved) FROM mailbox_stats WHERE mailbox_id = $1", shadow) == 0

@@ -36,11 +36,12 @@ from sora import log, metrics
 from sora.crashpoints import crash_point
 from sora.errors import BlobDown, Busy, DatabaseDown, KeyUnavailable, NotFound, SoraError, Unavailable
 from sora.services.key_objects import NoKeyObjects
+from sora.store import labels
 from sora.store.account_keys import NoKeys
 from sora.store.blobs import TakesFiles, local_name
 from sora.store.bodies import INLINE_BYTES
 from sora.store.diskfile import WouldBlock
-from sora.store.sealing import is_sealed, most_stored
+from sora.store.sealing import AccountKey, is_sealed, most_stored
 from sora.store.staging import SETTLE_S
 from sora.store.uploads import Backlog, PendingUpload
 
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from sora.store.blobs import BlobRef, BlobStore
     from sora.store.bodies import Source
     from sora.store.cache import Cache
+    from sora.store.sealing import Sealer
     from sora.store.staging import StagedFile, Staging
     from sora.store.uploads import PendingUploads, StagedFact
 
@@ -385,7 +387,7 @@ class Uploads:
         """The object is in the store afterwards."""
         crash_point("uploader.claimed")
         if not row.uploaded:
-            await self._send(row.ref)
+            await self._send(row)
         crash_point("uploader.put")
 
     async def _mark(self, rows: Sequence[PendingUpload]) -> None:
@@ -397,8 +399,9 @@ class Uploads:
         await self._pending.done_many(rows, self._retire)
         metrics.uploads.labels("done").inc(len(rows))
 
-    async def _send(self, ref: BlobRef) -> None:
+    async def _send(self, row: PendingUpload) -> None:
         """Put the object there, or make sure that it is."""
+        ref = row.ref
         staged = await self._staged(ref)
         linked = self._linking if staged is not None else None
         if staged is None:
@@ -409,12 +412,17 @@ class Uploads:
             if not stored:
                 raise BodyLost(detail=ref.key)
             return
+        sealer: Sealer | None = None
         if is_sealed(staged):
             await self._keys.ensure(ref.account_id)
+            sealer = await self._sealers.reader(ref, staged)
+        label = (
+            labels.write(row.label, ref.key, sealer if isinstance(sealer, AccountKey) else None) if row.label else b""
+        )
         if linked is not None:
-            await linked.put_file(ref.key, self._staging.path(ref.account_id, ref.content_hash), staged)
+            await linked.put_file(ref.key, self._staging.path(ref.account_id, ref.content_hash), staged, label)
         else:
-            await self._blobs.put(ref.key, staged)
+            await self._blobs.put(ref.key, staged, label)
         self._breaker.succeeded()
 
     async def _staged(self, ref: BlobRef) -> bytes | None:

@@ -127,8 +127,19 @@ class BlobEntry(Struct, frozen=True):
 class BlobStore(Protocol):
     """Objects by key. Every method may raise BlobDown; keys are those that `check_key` passes."""
 
-    async def put(self, key: str, data: bytes) -> None:
-        """Store an object; on disk, and readable everywhere, afterwards."""
+    async def put(self, key: str, data: bytes, label: bytes = b"") -> None:
+        """Store an object; on disk, and readable everywhere, afterwards.
+
+        Args:
+            label: A few octets that are stored with it (`labels.py`); they may be lost in a power cut.
+        """
+
+    async def label(self, key: str) -> bytes:
+        """What was stored with an object; empty: nothing.
+
+        Raises:
+            NotFound: No such object.
+        """
 
     async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         """Octets of an object, cut at its end like a slice.
@@ -171,7 +182,7 @@ class BlobStore(Protocol):
 class TakesFiles(Protocol):
     """A store that need not write what is on its disk already."""
 
-    async def put_file(self, key: str, path: Path, data: bytes) -> None:
+    async def put_file(self, key: str, path: Path, data: bytes, label: bytes = b"") -> None:
         """`BlobStore.put` of a file that is synced, has these octets, and will never be written to.
 
         The file may be gone, or lie where the store cannot use it: then `data` is stored.
@@ -199,11 +210,12 @@ class _Put:
             by a group that was cut short must not take that for a success.
     """
 
-    __slots__ = ("broken", "data", "done", "error", "fd", "linked", "path", "source", "temporary", "unsynced")
+    __slots__ = ("broken", "data", "done", "error", "fd", "label", "linked", "path", "source", "temporary", "unsynced")
 
-    def __init__(self, path: Path, data: bytes, source: Path | None) -> None:
+    def __init__(self, path: Path, data: bytes, source: Path | None, label: bytes) -> None:
         self.path = path
         self.data = data
+        self.label = label
         self.source = source
         self.linked = False
         self.done = asyncio.Event()
@@ -238,6 +250,8 @@ class _Put:
         if not self.linked:
             os.fsync(self.fd)
             self.temporary.rename(self.path)
+        if self.label:
+            _write_label(self.path, self.label)
 
     def finish(self, failed: Mapping[Path, OSError]) -> None:
         """Leave nothing behind; `failed` are directories that could not be synced."""
@@ -255,6 +269,8 @@ class DirectoryStore:
     and the octets stay. Others may hold a name of it too (staging, the cache), and change its time and its permissions
     as they use it: an object may seem younger than it is, never older, and its owner alone can read it in any case.
 
+    A label is a hidden file beside the object.
+
     Anything else is written under another name, synced, renamed, and its directory synced; so a key is there completely
     or not at all, after a power cut too. Objects that come while others are written make up the next group: a group
     takes each of these steps for all its objects together, because syncing is what costs.
@@ -270,13 +286,17 @@ class DirectoryStore:
         self._puts: list[_Put] = []
         self._putting: asyncio.Task[None] | None = None
 
-    async def put(self, key: str, data: bytes) -> None:
+    async def put(self, key: str, data: bytes, label: bytes = b"") -> None:
         """See `BlobStore.put`."""
-        await self._put(_Put(self._path(key), data, None))
+        await self._put(_Put(self._path(key), data, None, label))
 
-    async def put_file(self, key: str, path: Path, data: bytes) -> None:
+    async def put_file(self, key: str, path: Path, data: bytes, label: bytes = b"") -> None:
         """See `TakesFiles.put_file`."""
-        await self._put(_Put(self._path(key), data, path))
+        await self._put(_Put(self._path(key), data, path, label))
+
+    async def label(self, key: str) -> bytes:
+        """See `BlobStore.label`."""
+        return await self._call("stat", self._label, self._path(key))
 
     async def _put(self, put: _Put) -> None:
         self._puts.append(put)
@@ -400,9 +420,18 @@ class DirectoryStore:
             raise IsADirectoryError(path)
         return BlobStat(size=found.st_size, etag=f"{found.st_ino:x}-{found.st_mtime_ns:x}")
 
+    def _label(self, path: Path) -> bytes:
+        self._stat(path)
+        try:
+            return diskfile.read(_label_path(path))
+        except FileNotFoundError:
+            return b""
+
     def _delete(self, path: Path) -> None:
         self._ping()
         path.unlink(missing_ok=True)
+        if path.parent.is_dir():
+            _label_path(path).unlink(missing_ok=True)
         if path.parent.is_dir():
             diskfile.sync_directory(path.parent)
 
@@ -432,6 +461,19 @@ class DirectoryStore:
                     found = entry.stat()
                     modified_at = datetime.fromtimestamp(found.st_mtime, UTC)
                     yield BlobEntry(key=key, size=found.st_size, modified_at=modified_at)
+
+
+def _label_path(path: Path) -> Path:
+    """Hidden, as no segment of a key is: no listing shows it."""
+    return path.with_name(f".{path.name}.label")
+
+
+def _write_label(path: Path, label: bytes) -> None:
+    """Not synced: that would cost as much as the object, and the journal says the same a minute later."""
+    target = _label_path(path)
+    temporary = diskfile.temporary(path.parent)
+    os.close(diskfile.write_new(temporary.with_name(f".{temporary.name}"), label))
+    temporary.with_name(f".{temporary.name}").rename(target)
 
 
 def check_range(offset: int, length: int | None) -> None:

@@ -12,6 +12,7 @@ errors); all of them become `BlobDown`, but for "no such key", which is `NotFoun
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import itertools
 import socket
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
 
     from urllib3.response import BaseHTTPResponse
 
+LABEL: Final = "sora-"
+"""Names of the user metadata that make up the label are this and a number."""
+LABEL_PIECE: Final = 250
+"""S3 bounds all metadata of an object, others every value: Swift to 256."""
 THREADS: Final = 16
 CONNECT_S: Final = 2.0
 READ_S: Final = 10.0
@@ -97,11 +102,15 @@ class S3Store:
         except ValueError as error:
             raise ConfigError(f"object_store.endpoint: {error}") from error
 
-    async def put(self, key: str, data: bytes) -> None:
+    async def put(self, key: str, data: bytes, label: bytes = b"") -> None:
         """See `BlobStore.put`; the server compares a digest that is sent along."""
         if len(data) > SINGLE_PUT_BYTES:
             raise ValueError(f"{len(data)} octets are too many for one object")
-        await self._call("put", self._put, check_key(key), data, size=len(data))
+        await self._call("put", self._put, check_key(key), data, label, size=len(data))
+
+    async def label(self, key: str) -> bytes:
+        """See `BlobStore.label`."""
+        return await self._call("stat", self._label, check_key(key))
 
     async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         """See `BlobStore.get`; an answer that ends early is an error."""
@@ -199,10 +208,19 @@ class S3Store:
     def _no_bucket(self) -> BlobDown:
         return BlobDown(detail=f"bucket {self._bucket}: NoSuchBucket: it does not exist")
 
-    def _put(self, key: str, data: bytes) -> None:
+    def _put(self, key: str, data: bytes, label: bytes) -> None:
+        text = base64.b64encode(label).decode()
+        pieces = (text[at : at + LABEL_PIECE] for at in range(0, len(text), LABEL_PIECE))
+        metadata = {f"{LABEL}{number}": piece for number, piece in enumerate(pieces)} or None
         whole = max(len(data), PART_BYTES)
         stored = self._client.put_object(
-            self._bucket, key, io.BytesIO(data), len(data), content_type="message/rfc822", part_size=whole
+            self._bucket,
+            key,
+            io.BytesIO(data),
+            len(data),
+            content_type="message/rfc822",
+            metadata=metadata,  # type: ignore[arg-type]  # dict[str, str] is what it takes
+            part_size=whole,
         )
         if not stored.etag:
             raise _incomplete()
@@ -237,14 +255,25 @@ class S3Store:
             pieces.append(piece)
         return b"".join(pieces)
 
-    def _stat(self, key: str) -> BlobStat:
+    def _head(self, key: str) -> Any:
         try:
-            found = self._client.stat_object(self._bucket, key)
+            return self._client.stat_object(self._bucket, key)
         except S3Error as error:
             # A HEAD has no body to say which is missing: the library takes every 404 for a missing key.
             if error.code in _ABSENT and not self._client.bucket_exists(self._bucket):
                 raise self._no_bucket() from error
             raise
+
+    def _label(self, key: str) -> bytes:
+        found = self._head(key).metadata or {}
+        pieces = iter(found.get(f"x-amz-meta-{LABEL}{number}") or "" for number in itertools.count())
+        try:
+            return base64.b64decode("".join(itertools.takewhile(bool, pieces)), validate=True)
+        except ValueError:  # of somebody else
+            return b""
+
+    def _stat(self, key: str) -> BlobStat:
+        found = self._head(key)
         if found.size is None or not found.etag:
             raise _incomplete()
         return BlobStat(size=found.size, etag=found.etag)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
 from sora.store.blobs import BlobRef
+from sora.store.labels import MOST_PLACES, Label, Place
 from sora.store.leases import DEAD_AFTER_S
-from sora.types import AccountId, ContentId  # noqa: TC001 — msgspec reads the annotations at run time
+from sora.types import SYSTEM_FLAGS, AccountId, ContentId
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -26,6 +28,7 @@ class PendingUpload(Struct, frozen=True):
     Attributes:
         attempts: Failures so far.
         uploaded: The object is known to be there already: the same bytes were delivered again.
+        label: What goes with the object.
     """
 
     account_id: AccountId
@@ -35,6 +38,7 @@ class PendingUpload(Struct, frozen=True):
     attempts: int
     created_at: datetime
     uploaded: bool
+    label: Label | None = None
 
     @property
     def ref(self) -> BlobRef:
@@ -114,7 +118,22 @@ class PendingUploads:
         rows = await self._db.fetch(
             "SELECT * FROM claim_uploads($1, $2, $3)", self._instance_id, limit, timedelta(seconds=LEASE_S)
         )
-        return [PendingUpload(**row) for row in rows]
+        labels = await self._labels([(row["account_id"], row["content_id"], row["size"]) for row in rows])
+        return [PendingUpload(**row, label=label) for row, label in zip(rows, labels, strict=True)]
+
+    async def _labels(self, contents: Sequence[tuple[AccountId, ContentId, int]]) -> list[Label]:
+        """Where the messages of these contents are now, in the order of the contents."""
+        if not contents:
+            return []
+        rows = await self._db.fetch(
+            _PLACES, [content[0] for content in contents], [content[1] for content in contents], MOST_PLACES
+        )
+        places: defaultdict[int, list[Place]] = defaultdict(list)
+        for row in rows:
+            flags = tuple(SYSTEM_FLAGS[no].decode() for no in row["flags"] if no in SYSTEM_FLAGS)
+            facts = {name: row[name] for name in ("mailbox_id", "name", "uidvalidity", "uid", "internal_date")}
+            places[row["n"]].append(Place(**facts, flags=(*flags, *row["keywords"])))
+        return [Label(*content, tuple(places[n])) for n, content in enumerate(contents, 1)]
 
     async def give_back(self, claimed: Sequence[PendingUpload]) -> None:
         """End claims of which nothing was tried."""
@@ -217,3 +236,24 @@ class PendingUploads:
             content_id,
             self._instance_id,
         )
+
+
+_PLACES: Final = """
+    SELECT g.n, m.*, b.name, b.uidvalidity,
+      ARRAY(
+        SELECT f.flag_no FROM message_flags f
+        WHERE f.account_id = g.account_id AND f.mailbox_id = m.mailbox_id AND f.block_no = (m.uid >> 10)::int
+          AND f.flag_no < 16 AND get_bit(f.bits, (m.uid & 1023)::int) = 1 ORDER BY 1) AS flags,
+      ARRAY(
+        SELECT k.name FROM message_flags f JOIN account_keywords k USING (account_id, flag_no)
+        WHERE f.account_id = g.account_id AND f.mailbox_id = m.mailbox_id AND f.block_no = (m.uid >> 10)::int
+          AND f.flag_no >= 16 AND get_bit(f.bits, (m.uid & 1023)::int) = 1 ORDER BY 1) AS keywords
+    FROM unnest($1::bigint[], $2::bigint[]) WITH ORDINALITY g (account_id, content_id, n)
+    CROSS JOIN LATERAL (
+      SELECT x.mailbox_id, x.uid, x.internal_date FROM messages x
+      WHERE x.account_id = g.account_id AND x.content_id = g.content_id AND x.expunged_at IS NULL
+      ORDER BY x.mailbox_id, x.uid LIMIT $3) m
+    JOIN mailboxes b ON b.account_id = g.account_id AND b.mailbox_id = m.mailbox_id
+    WHERE b.deleted_at IS NULL AND NOT b.shadow
+    ORDER BY g.n, m.mailbox_id, m.uid
+"""

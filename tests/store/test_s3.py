@@ -100,6 +100,23 @@ async def test_delete(store: BlobStore) -> None:
     assert [entry async for entry in store.list()] == []
 
 
+async def test_a_label_goes_with_its_object(store: BlobStore) -> None:
+    label = bytes(range(256)) * 5
+    await store.put("a/b", BODY, label)
+    await store.put("a/c", BODY)
+    assert await store.label("a/b") == label
+    assert await store.label("a/c") == b""
+    assert await store.get("a/b") == BODY
+    assert [entry.key async for entry in store.list()] == ["a/b", "a/c"]
+    with pytest.raises(NotFound):
+        await store.label("a/d")
+    await store.put("a/b", BODY, b"another")
+    assert await store.label("a/b") == b"another"
+    await store.delete("a/b")
+    await store.put("a/b", BODY)
+    assert await store.label("a/b") == b""
+
+
 async def test_erase_takes_what_begins_with_the_prefix(store: BlobStore) -> None:
     for key in ("k/1/a.key", "k/1/b.key", "k/10/a.key", "k/1"):
         if key != "k/1" or isinstance(store, S3Store):  # a directory cannot also be a file

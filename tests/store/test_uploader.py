@@ -20,6 +20,7 @@ from sora.errors import BlobDown, DatabaseDown
 from sora.mime.digest import digest
 from sora.services import uploads as uploads_module
 from sora.services.uploads import BodyLost, Breaker, Uploads
+from sora.store import labels
 from sora.store.blobs import BlobRef, DirectoryStore, content_hash
 from sora.store.bodies import Bodies
 from sora.store.cache import Cache
@@ -71,11 +72,11 @@ class MoodyStore(DirectoryStore):
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def put(self, key: str, data: bytes) -> None:
-        await self._moody(key, super().put(key, data))
+    async def put(self, key: str, data: bytes, label: bytes = b"") -> None:
+        await self._moody(key, super().put(key, data, label))
 
-    async def put_file(self, key: str, path: Path, data: bytes) -> None:
-        await self._moody(key, super().put_file(key, path, data))
+    async def put_file(self, key: str, path: Path, data: bytes, label: bytes = b"") -> None:
+        await self._moody(key, super().put_file(key, path, data, label))
 
     async def _moody(self, key: str, work: Coroutine[Any, Any, None]) -> None:
         self.puts.append(key)
@@ -639,10 +640,10 @@ async def test_an_unknown_error_costs_its_row_a_pause_and_nothing_else(
     good = await house.deliver()
     put = house.moody.put_file
 
-    async def buggy(key: str, path: Path, data: bytes) -> None:
+    async def buggy(key: str, path: Path, data: bytes, *rest: bytes) -> None:
         if key == bad.key:
             raise ZeroDivisionError("a bug")
-        await put(key, path, data)
+        await put(key, path, data, *rest)
 
     monkeypatch.setattr(house.moody, "put_file", buggy)
     async with running(house.uploads):
@@ -856,3 +857,38 @@ async def test_s3_that_goes_away_and_comes_back(
             assert ref.matches(await blobs.get(ref.key))
         await house.close()
         blobs.close()
+
+
+async def test_an_object_says_where_its_message_was(house: House) -> None:
+    """With the upload: a rebuild finds mail that no segment of the journal knows."""
+    ref = await house.deliver()
+    box = await house.db.fetchrow(
+        "SELECT mailbox_id, uidvalidity FROM mailboxes WHERE account_id = $1 AND name = 'INBOX'", house.account_id
+    )
+    assert box is not None
+    await house.db.execute("SELECT register_keywords($1, '{$Junk}')", house.account_id)
+    await house.db.execute(
+        "SELECT store_flags($1, $2, '{1}', '{1}', '{0,2,16}', '{}')", house.account_id, box["mailbox_id"]
+    )
+    await house.uploads.upload(await house.claim())
+    label = labels.read(await house.blobs.label(ref.key), ref.key, None)
+    assert label is not None
+    (place,) = label.places
+    assert (label.account_id, label.content_id, label.size) == (ref.account_id, ref.content_id, ref.size)
+    assert (place.mailbox_id, place.name, place.uidvalidity, place.uid) == (
+        box["mailbox_id"], "INBOX", box["uidvalidity"], 1,
+    )  # fmt: skip
+    assert place.flags == ("\\Seen", "\\Flagged", "$Junk")
+    assert [entry.key async for entry in house.blobs.list()] == [ref.key]
+
+
+async def test_an_expunged_message_is_in_no_label(house: House) -> None:
+    ref = await house.deliver()
+    await house.db.execute(
+        "SELECT expunge($1, mailbox_id, '{1}', '{1}', false) FROM mailboxes WHERE account_id = $1 AND name = 'INBOX'",
+        house.account_id,
+    )
+    await house.uploads.upload(await house.claim())
+    label = labels.read(await house.blobs.label(ref.key), ref.key, None)
+    assert label is not None
+    assert label.places == ()

@@ -182,12 +182,19 @@ class Journal:
         after, skipped = -1, 0
         while due := await self._marks.due(after):
             for account_id in due:
-                skipped += not await self._write(out, account_id)
+                skipped += not await self._gather(out, account_id)
             after = due[-1]
         await self._close(out)
         return skipped
 
-    async def _write(self, out: _Objects, account_id: AccountId, whole: str = "") -> bool:
+    async def _gather(self, out: _Segments, account_id: AccountId, whole: str = "") -> bool:
+        """Add an account to the segment; see `_write`."""
+        done = await self._write(out, account_id, whole)
+        if len(out) >= self._segment_bytes:
+            await self._close(out)
+        return done
+
+    async def _write(self, out: _Objects, account_id: AccountId, whole: str) -> bool:
         """One account; False if it cannot be done now, and others need not suffer for it."""
         try:
             await self._write_account(out, account_id, whole)
@@ -216,8 +223,6 @@ class Journal:
             out.gone.append(account_id)
         await out.begin()  # what was spilled may have closed the last one
         out.finish(group, reading.notes, marks, whole=bool(whole) or not reading.known or account_id in out.gone)
-        if len(out) >= self._segment_bytes:
-            await self._close(out)
 
     async def _close(self, out: _Objects) -> None:
         """Put what has gathered, and what follows from it."""
@@ -265,7 +270,7 @@ class Journal:
             elif account.since_bytes > max(SMALL_BYTES, account.snapshot_bytes):
                 await self._snapshot(lease, account.account_id)
             else:
-                await self._write(out, account.account_id, "segment")
+                await self._gather(out, account.account_id, "segment")
         await self._close(out)
 
     async def _snapshot(self, lease: Lease, account_id: AccountId) -> None:

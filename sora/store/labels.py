@@ -2,7 +2,8 @@
 
 A label is stored with its object: as user metadata in S3 (`x-amz-meta-sora-0` and so on, base64 in pieces), as a hidden
 file beside it in a directory. It is written once, with the upload, and says what was true then; where the journal says
-something else, the journal is right. With encryption on it is sealed with the key of the account, bound to the key of the object.
+something else, the journal is right. With encryption on it is sealed with the key of the account, bound to the key of
+the object.
 
 The first octet says how to read the rest: 0, msgpack compressed by zlib; 1, the same, sealed.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +29,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sora.store.account_keys import Sealers
+    from sora.store.blobs import BlobStore
     from sora.store.leases import Lease
     from sora.store.store import Store
     from sora.types import AccountId, MailboxId
+    from tests.support.swift import SwiftServer
 
 WHEN = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 
@@ -66,7 +69,7 @@ async def leader(store: Store, name: str = "node-1") -> Lease:
 
 
 async def writer(
-    store: Store, blobs: DirectoryStore, keyring: Keyring | None = None, *, lease: Lease | None = None, **more: Any
+    store: Store, blobs: BlobStore, keyring: Keyring | None = None, *, lease: Lease | None = None, **more: Any
 ) -> Journal:
     """A writer that has the lease, or believes so."""
     held = lease or await leader(store)
@@ -624,3 +627,103 @@ async def test_a_mailbox_that_shows_expunged_mail_is_no_part_of_it(
     await pen.step()
     assert (await journaled(blobs, ann)).keys() == before.keys()
     assert await store.db.fetchval("SELECT count(uid_reserved) FROM mailbox_stats WHERE mailbox_id = $1", shadow) == 0
+
+
+class World:
+    """Accounts to which anything happens; the database alone knows what."""
+
+    def __init__(self, store: Store, seed: int, accounts: list[AccountId]) -> None:
+        self.store = store
+        self.random = random.Random(seed)
+        self.accounts = accounts
+
+    async def mailbox(self) -> tuple[AccountId, MailboxId]:
+        account_id = self.random.choice(self.accounts)
+        rows = await self.store.db.fetch(
+            "SELECT mailbox_id FROM mailboxes WHERE account_id = $1 AND deleted_at IS NULL ORDER BY 1", account_id
+        )
+        return account_id, self.random.choice(rows)["mailbox_id"]
+
+    async def change(self) -> None:
+        account_id, box = await self.mailbox()
+        db, pick = self.store.db, self.random
+        top: int = await db.fetchval("SELECT uid_next FROM mailbox_stats WHERE mailbox_id = $1", box)
+        match pick.choice(["put", "put", "flag", "flag", "expunge", "move", "create", "delete", "trim", "see", "mend"]):
+            case "put":
+                first = top + pick.choice([0, 0, 0, 900])
+                await put(
+                    self.store, account_id, box, *range(first, first + pick.randint(1, 30)), flags=(pick.randint(0, 4),)
+                )
+            case "flag":
+                first = pick.randint(1, top)
+                await flag(self.store, account_id, box, first, first + pick.choice([0, 5, 1500]), pick.randint(0, 4))
+            case "expunge":
+                await expunge(self.store, account_id, box, *pick.sample(range(1, top + 1), min(top, 5)))
+            case "move":
+                _, other = account_id, await db.fetchval(
+                    "SELECT mailbox_id FROM mailboxes WHERE account_id = $1 AND name = 'INBOX'", account_id
+                )  # fmt: skip
+                if other != box:
+                    call = "SELECT move_messages($1, $2, $1, $3, ARRAY[1::bigint], ARRAY[$4::bigint])"
+                    await db.execute(call, account_id, box, other, pick.randint(1, top))
+            case "create":
+                await db.execute("SELECT create_mailbox($1, $2)", account_id, f"Box {pick.random()}")
+            case "delete":
+                name = await db.fetchval("SELECT name FROM mailboxes WHERE mailbox_id = $1", box)
+                if name.startswith("Box"):
+                    await db.execute("SELECT delete_mailbox($1, $2)", account_id, name)
+            case "trim":
+                await db.execute("SELECT trim_expunges($1, $2, clock() + interval '1 s', 7)", account_id, box)
+                await db.execute("SELECT compact_journal($1, $2, 50)", account_id, box)
+            case "see":
+                call = "SELECT store_flags($1, $2, '{1}', ARRAY[$3::bigint], '{0}', '{}', false, NULL, $4)"
+                await db.execute(call, account_id, box, pick.randint(1, top), pick.choice(self.accounts))
+            case "mend":
+                await db.execute("SELECT rebuild_mailbox($1, $2)", account_id, box)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("seed", range(4))
+async def test_whatever_happens_and_whenever_the_writer_dies_all_of_it_is_there(
+    store: Store, blobs: DirectoryStore, ann: AccountId, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    monkeypatch.setattr(writing, "SMALL_BYTES", 300)
+    world = World(store, seed, [ann, await store.accounts.create("bob@example.com")])
+    lease = await leader(store)
+    deaths = 0
+    points = [name for name in crashpoints.POINTS if name.startswith("journal.") and name != "journal.stopped"]
+    options: dict[str, Any] = {"lease": lease, "most_segments": 2, "segment_bytes": 3000}
+    for _ in range(12):
+        for _ in range(world.random.randint(1, 12)):
+            await world.change()
+        with monkeypatch.context() as patch:
+            die_at(patch, world.random.choice(points), world.random.randint(1, 3))
+            try:
+                await (await writer(store, blobs, **options)).step()
+            except Died:
+                deaths += 1
+                continue
+        for account_id in world.accounts:
+            assert await journaled(blobs, account_id) == await stored(store.db, account_id)
+    await (await writer(store, blobs, **options)).step()
+    for account_id in world.accounts:
+        assert await journaled(blobs, account_id) == await stored(store.db, account_id)
+    assert deaths
+
+
+async def test_on_s3(
+    store: Store, s3_server: SwiftServer, ann: AccountId, inbox: MailboxId, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "SMALL_BYTES", 200)
+    blobs = s3_server.store("journal")
+    await blobs.prepare()
+    keyring = Keyring(path)
+    pen = await writer(store, blobs, keyring, most_segments=1)
+    for first in (1, 1000, 2000, 3000):
+        await put(store, ann, inbox, *range(first, first + 50), flags=(2,))
+        await expunge(store, ann, inbox, first)
+        await pen.step()
+        assert await journaled(blobs, ann, open_sealers(keyring, store.db)) == await stored(store.db, ann)
+    assert ann in await snapshots(blobs)
+    assert len(await segments(blobs)) < 4
+    blobs.close()

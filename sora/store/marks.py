@@ -155,14 +155,14 @@ class Reading:
             """
             SELECT $1 = 0 OR EXISTS (SELECT 1 FROM accounts WHERE account_id = $1) AS exists,
               EXISTS (SELECT 1 FROM shreddings WHERE account_id = $1) AS shredded,
-              EXISTS (SELECT 1 FROM journal_accounts WHERE account_id = $1) AS known
+              EXISTS (SELECT 1 FROM journal_accounts WHERE account_id = $1) AS known,
+              coalesce(array_agg(note_id), '{}') AS notes, coalesce(array_agg(DISTINCT kind), '{}') AS kinds
+            FROM journal_dirty WHERE account_id = $1
             """,
             self.account_id,
         )
         self.exists, self.shredded, self.known = row["exists"], row["shredded"], row["known"]
-        notes = await self._conn.fetch("SELECT note_id, kind FROM journal_dirty WHERE account_id = $1", self.account_id)
-        self.notes = [note["note_id"] for note in notes]
-        self.kinds = {note["kind"] for note in notes}
+        self.notes, self.kinds = row["notes"], set(row["kinds"])
 
     async def marks(self, whole: str = "") -> list[Mark]:
         """Mailboxes of which there is something to write; all of them if `whole` is not empty.
@@ -299,8 +299,7 @@ class Marks:
     async def reading(self, account_id: AccountId) -> AsyncIterator[Reading]:
         """An account as it is now, whatever happens meanwhile."""
         async with self._db.transaction() as conn:
-            await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            await conn.execute(f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_S}s'")
+            await conn.execute(_SNAPSHOT)
             reading = Reading(conn, account_id)
             await reading.look()
             yield reading
@@ -448,6 +447,10 @@ def _messages(row: Record) -> Messages:
     return Messages(*(row[column] for column in Messages.__struct_fields__))
 
 
+_SNAPSHOT: Final = f"""
+    SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY;
+    SET LOCAL idle_in_transaction_session_timeout = '{IDLE_S}s'
+"""
 _MARKS: Final = """
     SELECT s.mailbox_id, s.uid_next, s.highest_modseq, k.uid_reserved, k.modseq_reserved,
       coalesce(k.modseq, 0) AS modseq, coalesce(k.snapshot_modseq, 0) AS snapshot_modseq,

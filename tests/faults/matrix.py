@@ -59,6 +59,7 @@ ELSEWHERE: Final = {
     "shred": "not on the path of these activities, and mail is lost on purpose; each point has a test of its own",
     "adopt": "needs a second node; uploads that are adopted are tested with two of them",
     "imapsieve": "needs a script; each point has a test of its own",
+    "journal": "not on the path of these activities, no mail is touched; each point has a test of its own",
     "outbound": "needs a smarthost and mail in the queue; each point has a test of its own",
     "rotate": "not on the path of these activities, no body is touched; each point has a test of its own",
 }

@@ -753,6 +753,7 @@ async def test_the_status_says_how_old_the_recovery_point_is(
         "object_store": {"kind": "directory", "path": str(tmp_path)},
         "uploader": {"staging_path": str(tmp_path)},
         "process": {"runtime_path": str(tmp_path)},
+        "local_cache": {"capacity": "0"},
     }
     conf = config.parse(settings, base=tmp_path)
     ctx = AdminContext(config=conf, dsn="", store=store, blobs=blobs, cost=None)  # type: ignore[arg-type]

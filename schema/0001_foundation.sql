@@ -15,10 +15,11 @@ $$;
 -- All are transaction locks in the two-int key space, which cannot collide with locks on one bigint. This is the whole
 -- list of namespaces, and the numbers are also the order in which one transaction may take them:
 --
---   21320  migration           (key 0)             sora/store/migrate.py only; the one session-level lock
+--   21320  migration           (key 0)             sora/store/migrate.py only; of a session
 --   21321  account structure   (account_id)        mailbox tree, subscriptions, keywords, account_changes
 --   21322  quota of a domain   (domain_id)         only where the domain has a limit
 --   21323  quota of an account (account_id)        only where the account has a limit
+--   21324  rebuild             (key 0)             sora/store/rebuilding.py only; of a session, and before all the others
 --   21327  mailbox             (mailbox_id)        everything that writes messages or flags of a mailbox
 --
 -- Inside one namespace keys are taken in ascending order. After the locks come rows, in this order: contents (by account

@@ -375,6 +375,9 @@ BEGIN
     -- a letter that is sent on, whether it is in a mailbox or held for that alone
     WHEN EXISTS (SELECT 1 FROM outbound_queue o WHERE o.account_id = p_account_id AND o.content_id = p_content_id)
       THEN 'outbound'
+    -- read out of the bucket, and not yet in its mailbox
+    WHEN EXISTS (SELECT 1 FROM rebuild_contents r WHERE r.account_id = p_account_id AND r.content_id = p_content_id)
+      THEN 'rebuild'
   END;
 END $$;
 

@@ -16,6 +16,7 @@ from sora.store.account_keys import WrappedKeys
 from sora.store.bodies import open_blob_store
 from sora.store.db import Database
 from sora.store.keyring import open_keyring
+from sora.store.rebuilding import Rebuilding
 
 if TYPE_CHECKING:
     from sora.config import Config
@@ -33,6 +34,7 @@ def run(child: Child) -> int:
             await migrate.up(child.dsn)
         else:
             await require_schema(child.dsn)
+        await require_whole(child.dsn)
         await require_keys(child.config, child.dsn)
         if is_new(child.config):
             await prepare_store(child.config)
@@ -54,6 +56,24 @@ async def require_schema(dsn: str) -> None:
         return
     if missing:
         raise ConfigError("the schema is missing or old: run `sora-admin migrate up`", detail=", ".join(missing))
+
+
+async def require_whole(dsn: str) -> None:
+    """See that the database is not being built anew from the bucket; one that is away is believed.
+
+    Raises:
+        ConfigError: It is, and a server would take what is there for all there was.
+    """
+    database = await Database.open(dsn, min_size=0, max_size=1, application_name="sora prepare")
+    try:
+        state = await Rebuilding(database).state()
+    except Unavailable as error:
+        _logger.warning("not asked whether the database is whole", extra={"detail": str(error)})
+        return
+    finally:
+        await database.close()
+    if state is not None and state.finished_at is None:
+        raise ConfigError("the database is being built anew: run `sora-admin import s3` to its end")
 
 
 async def require_keys(config: Config, dsn: str) -> None:

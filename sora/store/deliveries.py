@@ -111,7 +111,7 @@ def arguments_of(
     """Of `deliver()`, but for the bodies."""
     digests, numbers = _share(batch)
     actors = [message.actor_id for message in batch]
-    return (*_message_arrays(batch, numbers), *_digest_arrays(digests), instance_id, patient, actors, units)
+    return (*_message_arrays(batch, numbers), *digest_arrays(digests), instance_id, patient, actors, units)
 
 
 def units_of(shares: Sequence[Share]) -> list[int] | None:
@@ -186,7 +186,8 @@ def _message_arrays(batch: Sequence[NewMessage], digests: list[int]) -> tuple[li
     )
 
 
-def _digest_arrays(digests: Sequence[Digest]) -> tuple[list[Any], ...]:
+def digest_arrays(digests: Sequence[Digest]) -> tuple[list[Any], ...]:
+    """By column, from `sent_at` to `body_truncated`."""
     return (
         [d.sent_at for d in digests],
         [d.message_id for d in digests],

@@ -1,0 +1,665 @@
+"""The database's side of a rebuild (`services/rebuild.py`): where it stands, what was gathered, what is in place."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from datetime import datetime  # noqa: TC003 — msgspec reads the annotations at run time
+from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
+
+from sora.errors import InUse
+from sora.store.deliveries import digest_arrays
+from sora.types import AccountId, ContentId, MailboxId
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+
+    from sora.mime.digest import Digest
+    from sora.store.blobs import BlobEntry, BlobRef
+    from sora.store.db import Connection, Database
+    from sora.store.journal import Account, Domains, Frame, Outbound, Page, Scripts
+    from sora.types import Uid
+
+ALIVE_S: Final = 60.0
+"""A node that gave a sign within this time is running."""
+_LOCK: Final = 21324
+RECOVERED: Final = "Recovered"
+"""The mailbox for what is found without anything that says where it was."""
+
+
+class State(Struct, frozen=True):
+    """Where the rebuild stands.
+
+    Attributes:
+        phase: What is done next.
+        place: From where on; the phase knows what it means.
+        stopped: The journal was off: no UID that it names can be trusted.
+        top_seq: The greatest number of an object of the journal.
+    """
+
+    phase: str
+    place: str
+    stopped: bool
+    top_seq: int
+    started_at: datetime
+    finished_at: datetime | None
+
+
+class Lost(Struct, frozen=True):
+    """An account that cannot be built anew, and why."""
+
+    account_id: int
+    reason: str
+
+
+class Content(Struct, frozen=True):
+    """A body that is due.
+
+    Attributes:
+        size: Of the plain body; of the object if it is not known.
+        known: The journal names it.
+        stored: The bucket has it.
+        modified_at: Of the object.
+    """
+
+    account_id: AccountId
+    content_id: ContentId
+    content_hash: bytes
+    size: int
+    known: bool
+    stored: bool
+    modified_at: datetime | None
+
+
+class Place(Struct, frozen=True):
+    """Where a message is said to have been."""
+
+    mailbox_id: MailboxId
+    name: str
+    uidvalidity: int
+    uid: Uid
+
+
+class Missing(Struct, frozen=True):
+    """A message whose body is nowhere."""
+
+    account_id: int
+    address: str
+    mailbox: str
+    uid: int
+    size: int
+    internal_date: datetime
+
+
+class Rebuilding:
+    """The tables `rebuild_*`, and what they become."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    # ── the state ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @contextlib.asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """While nobody else rebuilds.
+
+        Raises:
+            InUse: Somebody does.
+        """
+        async with self._db.acquire() as conn:
+            if not await conn.fetchval("SELECT pg_try_advisory_lock($1, 0)", _LOCK):
+                raise InUse("Another `import s3` is running")
+            try:
+                yield
+            finally:
+                if not conn.is_closed():
+                    await conn.execute("SELECT pg_advisory_unlock($1, 0)", _LOCK)
+
+    async def state(self) -> State | None:
+        """None: no rebuild was ever begun here."""
+        row = await self._db.fetchrow(
+            "SELECT phase, place, stopped, top_seq, started_at, finished_at FROM rebuild_state"
+        )
+        return State(**row) if row else None
+
+    async def begin(self, phase: str) -> None:
+        """Note that a rebuild is under way."""
+        await self._db.execute("INSERT INTO rebuild_state (phase) VALUES ($1)", phase)
+
+    async def advance(self, phase: str, place: str = "") -> None:
+        """Note what is done next."""
+        await self._db.execute("UPDATE rebuild_state SET phase = $1, place = $2", phase, place)
+
+    async def is_empty(self) -> bool:
+        """Nothing lives in this database."""
+        empty: bool = await self._db.fetchval(
+            """
+            SELECT NOT EXISTS (SELECT 1 FROM accounts) AND NOT EXISTS (SELECT 1 FROM domains)
+              AND NOT EXISTS (SELECT 1 FROM message_contents) AND NOT EXISTS (SELECT 1 FROM shreddings)
+            """
+        )
+        return empty
+
+    async def living_nodes(self) -> list[str]:
+        """Hosts of nodes that run on this database."""
+        rows = await self._db.fetch(
+            """
+            SELECT coalesce(nullif(host, ''), instance_id) AS host FROM instances
+            WHERE stopped_at IS NULL AND heartbeat_at > clock() - $1::float8 * interval '1 s' ORDER BY 1
+            """,
+            ALIVE_S,
+        )
+        return [row["host"] for row in rows]
+
+    # ── keys and journal ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def add_key(self, account_id: int, key_id: str, wrapped: bytes, fingerprint: bytes) -> None:
+        """A wrapped key that the bucket has."""
+        await self._db.execute(
+            "INSERT INTO rebuild_keys VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
+            account_id, key_id, wrapped, fingerprint,
+        )  # fmt: skip
+
+    async def keys_of(self, account_id: int) -> list[tuple[str, bytes, bytes]]:
+        """Id of the master key, wrapped key, and fingerprint, of each wrapping."""
+        rows = await self._db.fetch(
+            "SELECT key_id, wrapped, fingerprint FROM rebuild_keys WHERE account_id = $1 ORDER BY key_id", account_id
+        )
+        return [tuple(row) for row in rows]
+
+    async def master_keys(self) -> set[str]:
+        """Ids of the master keys that wrap some key in the bucket."""
+        return {row[0] for row in await self._db.fetch("SELECT DISTINCT key_id FROM rebuild_keys")}
+
+    async def add_frames(self, seq: int, frames: Sequence[Frame], place: str, *, snapshot: bool) -> None:
+        """An object of the journal; the rebuild goes on behind it."""
+        async with self._db.transaction() as conn:
+            await conn.execute(
+                """
+                INSERT INTO rebuild_frames (account_id, group_no, part, last, sealed, payload, snapshot)
+                SELECT g.*, $7 FROM unnest($1::bigint[], $2::bigint[], $3::int[], $4::boolean[], $5::boolean[],
+                  $6::bytea[]) g
+                ON CONFLICT DO NOTHING
+                """,
+                [frame.account_id for frame in frames],
+                [frame.group for frame in frames],
+                [frame.part for frame in frames],
+                [frame.last for frame in frames],
+                [frame.sealed for frame in frames],
+                [frame.payload for frame in frames],
+                snapshot,
+            )
+            await conn.execute("UPDATE rebuild_state SET place = $1, top_seq = greatest(top_seq, $2)", place, seq)
+
+    async def set_stopped(self) -> None:
+        """The journal was turned off."""
+        await self._db.execute("UPDATE rebuild_state SET stopped = true")
+
+    async def accounts(self, after: int) -> list[AccountId]:
+        """Of which the journal speaks, behind `after`, ascending."""
+        rows = await self._db.fetch(
+            "SELECT DISTINCT account_id FROM rebuild_frames WHERE account_id > $1 ORDER BY 1", after
+        )
+        return [AccountId(row[0]) for row in rows]
+
+    async def groups(self, account_id: AccountId) -> list[int]:
+        """Groups of an account that count, in their order: the newest whole snapshot, and what came after it."""
+        rows = await self._db.fetch(
+            """
+            SELECT group_no, snapshot FROM rebuild_frames WHERE account_id = $1 GROUP BY 1, 2
+            HAVING max(part) FILTER (WHERE last) = count(*) - 1 ORDER BY 1
+            """,
+            account_id,
+        )
+        first = max((row["group_no"] for row in rows if row["snapshot"]), default=0)
+        return [row["group_no"] for row in rows if row["group_no"] >= first]
+
+    async def frames(self, account_id: AccountId, group: int) -> AsyncGenerator[tuple[int, bool, bool, bytes]]:
+        """Part, whether it is the last one, whether it is sealed, and payload, of a group; one at a time."""
+        for part in itertools.count():
+            row = await self._db.fetchrow(
+                """
+                SELECT part, last, sealed, payload FROM rebuild_frames
+                WHERE account_id = $1 AND group_no = $2 AND part = $3
+                """,
+                account_id, group, part,
+            )  # fmt: skip
+            if row is None:
+                return
+            yield tuple(row)
+
+    @contextlib.asynccontextmanager
+    async def applying(self, account_id: AccountId) -> AsyncIterator[Applying]:
+        """What the journal says of an account, all of it or nothing; the rebuild goes on behind it."""
+        async with self._db.transaction() as conn:
+            yield Applying(conn, account_id)
+            await conn.execute("UPDATE rebuild_state SET place = $1", str(account_id))
+
+    async def set_catch_alls(self, domains: Domains) -> None:
+        """Once the accounts are there."""
+        await self._db.execute(
+            """
+            UPDATE domains d SET catch_all_account_id = g.account_id
+            FROM unnest($1::bigint[], $2::bigint[]) g (domain_id, account_id) JOIN accounts a USING (account_id)
+            WHERE d.domain_id = g.domain_id
+            """,
+            [row.domain_id for row in domains.domains],
+            [row.catch_all_account_id for row in domains.domains],
+        )
+
+    async def lost(self) -> list[Lost]:
+        """Accounts that cannot be built anew."""
+        return [Lost(**row) for row in await self._db.fetch("SELECT * FROM rebuild_lost ORDER BY account_id")]
+
+    # ── bodies ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def note_contents(self) -> None:
+        """The bodies that the journal names."""
+        await self._db.execute(
+            """
+            INSERT INTO rebuild_contents (account_id, content_id, content_hash, size, known)
+            SELECT DISTINCT ON (account_id, content_id) account_id, content_id, content_hash, size, true
+            FROM rebuild_messages ORDER BY 1, 2 ON CONFLICT DO NOTHING
+            """
+        )
+
+    async def note_objects(self, objects: Sequence[tuple[BlobRef, BlobEntry]], place: str) -> None:
+        """Bodies that the bucket has; the listing goes on behind `place`."""
+        async with self._db.transaction() as conn:
+            await conn.execute(
+                """
+                INSERT INTO rebuild_contents AS r
+                  (account_id, content_id, content_hash, size, known, stored, modified_at)
+                SELECT g.account_id, g.content_id, g.hash, g.size, EXISTS (
+                    SELECT 1 FROM outbound_queue o WHERE o.account_id = g.account_id AND o.content_id = g.content_id),
+                  true, g.modified_at
+                FROM unnest($1::bigint[], $2::bigint[], $3::bytea[], $4::bigint[], $5::timestamptz[])
+                  g (account_id, content_id, hash, size, modified_at)
+                WHERE EXISTS (SELECT 1 FROM accounts a WHERE a.account_id = g.account_id)
+                ON CONFLICT (account_id, content_id) DO UPDATE SET stored = true, modified_at = EXCLUDED.modified_at
+                WHERE r.content_hash = EXCLUDED.content_hash
+                """,
+                [ref.account_id for ref, _ in objects],
+                [ref.content_id for ref, _ in objects],
+                [ref.content_hash for ref, _ in objects],
+                [ref.size for ref, _ in objects],
+                [entry.modified_at for _, entry in objects],
+            )
+            await conn.execute(
+                """
+                INSERT INTO rebuild_lost SELECT DISTINCT g, 'objects of an account that the journal does not know'
+                FROM unnest($1::bigint[]) g WHERE NOT EXISTS (SELECT 1 FROM accounts a WHERE a.account_id = g)
+                ON CONFLICT DO NOTHING
+                """,
+                [ref.account_id for ref, _ in objects],
+            )
+            await conn.execute("UPDATE rebuild_state SET place = $1", place)
+
+    async def raise_numbers(self, top_content: int) -> None:
+        """Above all numbers that the bucket knows."""
+        await self._db.execute(
+            """
+            SELECT raise_numbers(
+              (SELECT greatest(max(q.account_id), 0) FROM (
+                 SELECT account_id FROM rebuild_keys UNION ALL SELECT account_id FROM rebuild_frames
+                 UNION ALL SELECT account_id FROM rebuild_lost) q),
+              greatest($1, (SELECT max(content_id) FROM rebuild_contents)),
+              (SELECT max(uidvalidity) FROM rebuild_mailboxes))
+            """,
+            top_content,
+        )
+
+    async def note_staged(self, account_id: AccountId, content_hash: bytes, size: int, modified_at: datetime) -> None:
+        """A staged body that neither the journal nor the bucket knows, if it is of an account that there is."""
+        await self._db.execute(
+            """
+            INSERT INTO rebuild_contents (account_id, content_id, content_hash, size, known, modified_at)
+            SELECT $1, nextval('content_ids'), $2, $3, false, $4
+            WHERE EXISTS (SELECT 1 FROM accounts a WHERE a.account_id = $1)
+              AND NOT EXISTS (SELECT 1 FROM rebuild_contents r WHERE r.account_id = $1 AND r.content_hash = $2)
+            """,
+            account_id, content_hash, size, modified_at,
+        )  # fmt: skip
+
+    async def count_contents(self) -> tuple[int, int]:
+        """How many bodies are done with, and how many there are."""
+        row = await self._db.fetchrow(
+            "SELECT count(*) FILTER (WHERE state <> 'due') AS done, count(*) AS total FROM rebuild_contents"
+        )
+        assert row is not None, "aggregates have a row"
+        return row["done"], row["total"]
+
+    async def due(self, limit: int, *, known: bool) -> list[Content]:
+        """Bodies to read, in the order in which they first came."""
+        rows = await self._db.fetch(
+            """
+            SELECT account_id, content_id, content_hash, size, known, stored, modified_at FROM rebuild_contents
+            WHERE state = 'due' AND known = $1 ORDER BY account_id, content_id LIMIT $2
+            """,
+            known, limit,
+        )  # fmt: skip
+        return [Content(**row) for row in rows]
+
+    async def store_contents(self, contents: Sequence[tuple[Content, int, Digest]]) -> None:
+        """Bodies that were read: their plain sizes, and what they say."""
+        await self._db.execute(
+            f"SELECT rebuild_contents_read({', '.join(f'${n}' for n in range(1, 25))})",
+            [content.account_id for content, _, _ in contents],
+            [content.content_id for content, _, _ in contents],
+            [content.content_hash for content, _, _ in contents],
+            [size for _, size, _ in contents],
+            *digest_arrays([digest for _, _, digest in contents]),
+        )
+
+    async def set_state(self, contents: Iterable[Content], state: str) -> None:
+        """Bodies that are not read."""
+        found = list(contents)
+        await self._db.execute(
+            """
+            UPDATE rebuild_contents r SET state = $3 FROM unnest($1::bigint[], $2::bigint[]) g (account_id, content_id)
+            WHERE r.account_id = g.account_id AND r.content_id = g.content_id
+            """,
+            [content.account_id for content in found],
+            [content.content_id for content in found],
+            state,
+        )
+
+    # ── what the journal does not know ───────────────────────────────────────────────────────────────────────────────
+
+    async def place(
+        self,
+        content: Content,
+        places: Sequence[Place],
+        *,
+        internal_date: datetime,
+        saved_at: datetime,
+        flags: Sequence[int],
+    ) -> bool:
+        """Put a message where its object says that it was; False: it was expunged everywhere, as the journal knows.
+
+        A UID is given to it again only in the mailbox that had given it, and only if the journal says nothing of it.
+        Else it gets a new one, above all that were reserved.
+        """
+        placed = False
+        async with self._db.transaction() as conn:
+            for at in places:
+                mailbox_id = await self._mailbox(conn, content.account_id, at)
+                tag = await conn.execute(
+                    """
+                    WITH box AS MATERIALIZED (
+                      SELECT r.*, m.uidvalidity = $4 AND r.uidvalidity = $4 AND $3::bigint > 0 AS same
+                      FROM rebuild_mailboxes r JOIN mailboxes m USING (account_id, mailbox_id)
+                      WHERE r.account_id = $1 AND r.mailbox_id = $2 FOR UPDATE OF r
+                    ), moved AS (
+                      UPDATE rebuild_mailboxes r SET uid_reserved = r.uid_reserved + 1 FROM box
+                      WHERE r.account_id = $1 AND r.mailbox_id = $2 AND NOT box.same
+                    )
+                    INSERT INTO rebuild_messages
+                      (account_id, mailbox_id, uid, content_id, content_hash, size, internal_date, saved_at, flags)
+                    SELECT $1, $2, CASE WHEN same THEN $3::bigint ELSE uid_reserved END, $5, $6, $7, $8, $9, $10
+                    FROM box WHERE NOT same OR $3::bigint >= known_next OR EXISTS (
+                      -- a live one of which the part of the journal is damaged that had it
+                      SELECT 1 FROM rebuild_planes p WHERE p.account_id = $1 AND p.mailbox_id = $2 AND p.flag_no = -1
+                        AND p.block_no = ($3::bigint >> 10)::int AND get_bit(p.bits, ($3::bigint & 1023)::int) = 1)
+                    ON CONFLICT DO NOTHING
+                    """,
+                    content.account_id, mailbox_id, at.uid, at.uidvalidity, content.content_id, content.content_hash,
+                    content.size, internal_date, saved_at, list(flags),
+                )  # fmt: skip
+                placed = placed or tag.endswith(" 1")
+        return placed
+
+    async def is_placed(self, content: Content) -> bool:
+        """A message has this body already."""
+        found: bool = await self._db.fetchval(
+            "SELECT EXISTS (SELECT 1 FROM rebuild_messages WHERE account_id = $1 AND content_id = $2)",
+            content.account_id, content.content_id,
+        )  # fmt: skip
+        return found
+
+    async def is_known_body(self, content: Content) -> bool:
+        """The journal names the same octets under another number."""
+        found: bool = await self._db.fetchval(
+            """
+            SELECT EXISTS (
+              SELECT 1 FROM rebuild_contents WHERE account_id = $1 AND content_hash = $2 AND known AND content_id <> $3)
+            """,
+            content.account_id, content.content_hash, content.content_id,
+        )  # fmt: skip
+        return found
+
+    async def keywords(self, account_id: AccountId) -> set[int]:
+        """Numbers of the keywords that have a name."""
+        rows = await self._db.fetch("SELECT flag_no FROM account_keywords WHERE account_id = $1", account_id)
+        return {row[0] for row in rows}
+
+    async def _mailbox(self, conn: Connection, account_id: AccountId, at: Place) -> MailboxId:
+        """The mailbox of a place; one that the journal does not know is made, with a new UIDVALIDITY."""
+        found = await conn.fetchval(
+            """
+            SELECT mailbox_id FROM mailboxes
+            WHERE account_id = $1 AND (mailbox_id = $2 OR name = $3 AND deleted_at IS NULL) ORDER BY mailbox_id = $2 DESC LIMIT 1
+            """,
+            account_id, at.mailbox_id, at.name,
+        )  # fmt: skip
+        if found is None:
+            found = await conn.fetchval(
+                "INSERT INTO mailboxes (account_id, name) VALUES ($1, $2) RETURNING mailbox_id", account_id, at.name
+            )
+        await conn.execute(
+            "INSERT INTO rebuild_mailboxes (account_id, mailbox_id) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+            account_id, found,
+        )  # fmt: skip
+        return MailboxId(found)
+
+    # ── mailboxes, and the end ───────────────────────────────────────────────────────────────────────────────────────
+
+    async def mailboxes(self) -> list[tuple[AccountId, MailboxId, str]]:
+        """Those that are not closed, with account, and name."""
+        rows = await self._db.fetch(
+            """
+            SELECT r.account_id, r.mailbox_id, m.name FROM rebuild_mailboxes r
+            JOIN mailboxes m USING (account_id, mailbox_id) WHERE NOT r.done ORDER BY 1, 2
+            """
+        )
+        return [(AccountId(row[0]), MailboxId(row[1]), row[2]) for row in rows]
+
+    async def fill(self, account_id: AccountId, mailbox_id: MailboxId) -> bool:
+        """Put some messages in place; False: the mailbox is closed."""
+        more: bool = await self._db.fetchval("SELECT rebuild_fill($1, $2)", account_id, mailbox_id)
+        return more
+
+    async def missing(self, limit: int) -> list[Missing]:
+        """Messages whose bodies are nowhere."""
+        rows = await self._db.fetch(
+            """
+            SELECT r.account_id, a.address, m.name AS mailbox, r.uid, r.size, r.internal_date FROM rebuild_missing r
+            JOIN accounts a USING (account_id) JOIN mailboxes m USING (account_id, mailbox_id)
+            ORDER BY r.account_id, r.mailbox_id, r.uid LIMIT $1
+            """,
+            limit,
+        )
+        return [Missing(**row) for row in rows]
+
+    async def figures(self) -> dict[str, int]:
+        """What came back."""
+        row = await self._db.fetchrow(
+            """
+            SELECT (SELECT count(*) FROM accounts) AS accounts, (SELECT count(*) FROM mailboxes) AS mailboxes,
+              (SELECT coalesce(sum(message_count), 0)::bigint FROM mailbox_stats) AS messages,
+              (SELECT count(*) FROM rebuild_missing) AS missing
+            """
+        )
+        assert row is not None, "a SELECT of values has a row"
+        return dict(row)
+
+    async def finish(self) -> None:
+        """Servers may start; the journal goes on above all numbers that it had."""
+        async with self._db.transaction() as conn:
+            await conn.execute("UPDATE journal_state SET seq = greatest(seq, (SELECT top_seq FROM rebuild_state))")
+            for table in ("keys", "frames", "mailboxes", "messages", "planes", "contents"):
+                await conn.execute(f"TRUNCATE rebuild_{table}")
+            await conn.execute("UPDATE rebuild_state SET phase = 'finished', place = '', finished_at = clock()")
+
+    async def bump(self, account_id: AccountId, ahead: int) -> int:
+        """Pass over UIDs and modseqs in all mailboxes of an account; how many mailboxes there are."""
+        rows = await self._db.fetch("SELECT mailbox_id FROM mailboxes WHERE account_id = $1 ORDER BY 1", account_id)
+        for row in rows:
+            await self._db.execute("SELECT bump_mailbox($1, $2, $3)", account_id, row[0], ahead)
+        return len(rows)
+
+    async def bump_numbers(self) -> None:
+        """Pass over numbers of accounts, mailboxes and bodies, and over UIDVALIDITYs."""
+        await self._db.execute("SELECT raise_numbers()")
+
+
+class Applying:
+    """One account as the journal has it; inside `Rebuilding.applying`."""
+
+    def __init__(self, conn: Connection, account_id: AccountId) -> None:
+        self._conn = conn
+        self._account_id = account_id
+
+    async def page(self, page: Page) -> None:
+        """Messages and flags of some blocks of a mailbox."""
+        facts = list(page.messages)
+        await self._conn.execute(
+            f"SELECT rebuild_page({', '.join(f'${n}' for n in range(1, 21))})",
+            self._account_id, page.mailbox_id, page.since, page.uid_next, page.uid_reserved, page.modseq_reserved,
+            page.first_block, page.last_block, list(page.blocks),
+            [plane.block_no for plane in page.planes],
+            [plane.flag_no for plane in page.planes],
+            [plane.viewer_id for plane in page.planes],
+            [plane.bits for plane in page.planes],
+            [row.uid for row in facts],
+            [row.content_id for row in facts],
+            [row.content_hash for row in facts],
+            [row.size for row in facts],
+            [row.internal_date for row in facts],
+            [row.saved_at for row in facts],
+            [row.expunged_at for row in facts],
+        )  # fmt: skip
+
+    async def domains(self, domains: Domains) -> None:
+        """Domains, but for their catch-all accounts, and annotations of the server."""
+        await self._rows("domains", [
+            {**_fields(row), "catch_all_account_id": None} for row in domains.domains
+        ])  # fmt: skip
+        await self._rows("metadata", [{"account_id": 0, **_fields(row)} for row in domains.metadata])
+
+    async def account(self, account: Account, *, fresh: bool) -> None:
+        """The account with all that belongs to it but scripts, outbound mail and messages.
+
+        Args:
+            fresh: Every mailbox gets a new UIDVALIDITY.
+        """
+        own = {"account_id": self._account_id}
+        # A domain that was made after the journal had looked at the domains.
+        await self._conn.execute(
+            "INSERT INTO domains (domain_id, name) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+            account.domain_id, account.address.rpartition("@")[2],
+        )  # fmt: skip
+        # Whoever has the address by now was written after the one who had it before.
+        await self._conn.execute(
+            """
+            UPDATE accounts SET deleted_at = clock()
+            WHERE address = $1 AND deleted_at IS NULL AND $2::timestamptz IS NULL
+            """,
+            account.address, account.deleted_at,
+        )  # fmt: skip
+        columns = (
+            "address", "domain_id", "disabled", "legal_hold", "deleted_at", "quota_bytes", "quota_messages",
+            "quota_mailboxes", "created_at",
+        )  # fmt: skip
+        await self._rows("accounts", [{**own, **{name: getattr(account, name) for name in columns}}])
+        await self._rows("credentials", [{**own, **_fields(row)} for row in account.credentials])
+        await self._rows("aliases", [{**own, **_fields(row)} for row in account.aliases])
+        await self._rows("account_keywords", [
+            {**own, "flag_no": number, "name": name} for number, name in account.keywords
+        ])  # fmt: skip
+        await self._mailboxes(account, fresh=fresh)
+        await self._rows("subscriptions", [{**own, "name": name} for name in account.subscriptions])
+        await self._rows("mailbox_acl", [{**own, **_fields(row)} for row in account.grants])
+        await self._rows("metadata", [{**own, **_fields(row)} for row in account.metadata])
+
+    async def scripts(self, scripts: Scripts) -> None:
+        """Filters."""
+        own = {"account_id": self._account_id}
+        await self._rows("sieve_scripts", [{**own, **_fields(row)} for row in scripts.scripts])
+
+    async def outbound(self, outbound: Outbound) -> None:
+        """A page of mail that waits to leave; the first takes the place of what was there."""
+        if not outbound.page:
+            await self._conn.execute("DELETE FROM outbound_queue WHERE account_id = $1", self._account_id)
+        own = {"account_id": self._account_id}
+        await self._rows("outbound_queue", [{**own, **_fields(row)} for row in outbound.mails])
+
+    async def forget(self) -> None:
+        """What was said so far is void."""
+        for table in ("rebuild_messages", "rebuild_planes", "rebuild_mailboxes", "outbound_queue"):
+            await self._conn.execute(f"DELETE FROM {table} WHERE account_id = $1", self._account_id)
+
+    async def key(self, key_id: str, wrapped: bytes, fingerprint: bytes, *, alone: bool) -> None:
+        """The data key.
+
+        Args:
+            alone: The bucket has this wrapping and no other.
+        """
+        await self._conn.execute(
+            """
+            INSERT INTO account_keys (account_id, key_id, wrapped, fingerprint, stored_at)
+            VALUES ($1, $2, $3, $4, CASE WHEN $5 THEN clock() END)
+            """,
+            self._account_id, key_id, wrapped, fingerprint, alone,
+        )  # fmt: skip
+
+    async def lose(self, reason: str) -> None:
+        """It cannot be built anew."""
+        await self._conn.execute(
+            "INSERT INTO rebuild_lost VALUES ($1, $2) ON CONFLICT DO NOTHING", self._account_id, reason
+        )
+
+    async def _mailboxes(self, account: Account, *, fresh: bool) -> None:
+        """Those of which no page tells have no reservation: they get a new UIDVALIDITY too."""
+        rows = await self._conn.fetch(
+            "SELECT mailbox_id FROM rebuild_mailboxes WHERE account_id = $1", self._account_id
+        )
+        told = {row[0] for row in rows}
+        for box in account.mailboxes:
+            values = {"account_id": self._account_id, **_fields(box)}
+            if fresh or box.mailbox_id not in told:
+                values.pop("uidvalidity")
+            await self._rows("mailboxes", [values])
+        await self._conn.execute(
+            """
+            INSERT INTO rebuild_mailboxes AS r (account_id, mailbox_id, uidvalidity)
+            SELECT $1, * FROM unnest($2::bigint[], $3::bigint[])
+            ON CONFLICT (account_id, mailbox_id) DO UPDATE SET uidvalidity = EXCLUDED.uidvalidity
+            """,
+            self._account_id,
+            [box.mailbox_id for box in account.mailboxes],
+            [box.uidvalidity for box in account.mailboxes],
+        )
+        # a mailbox that was removed: its pages speak of nothing
+        for table in ("rebuild_messages", "rebuild_planes", "rebuild_mailboxes"):
+            await self._conn.execute(
+                f"DELETE FROM {table} WHERE account_id = $1 AND mailbox_id <> ALL ($2)",
+                self._account_id, [box.mailbox_id for box in account.mailboxes],
+            )  # fmt: skip
+
+    async def _rows(self, table: str, rows: Sequence[dict[str, Any]]) -> None:
+        """Insert rows that have the same columns; NULL where the journal says nothing."""
+        if not rows:
+            return
+        names = list(rows[0])
+        await self._conn.executemany(
+            f"INSERT INTO {table} ({', '.join(names)}) OVERRIDING SYSTEM VALUE"
+            f" VALUES ({', '.join(f'${n + 1}' for n in range(len(names)))})",
+            [[row[name] for name in names] for row in rows],
+        )
+
+
+def _fields(row: Struct) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in row.__struct_fields__}

@@ -36,13 +36,13 @@ from sora.crashpoints import crash_point
 from sora.errors import KeyUnavailable, NotFound, Refused
 from sora.mime.digest import digest
 from sora.services import key_objects
-from sora.store import journal
+from sora.store import journal, labels
 from sora.store.account_keys import WrappedKeys
 from sora.store.blobs import BlobRef
 from sora.store.journal import Account, BadJournal, Domains, Gone, Outbound, Page, Scripts
-from sora.store.rebuilding import RECOVERED, Lost, Missing, Place
+from sora.store.labels import Place
+from sora.store.rebuilding import RECOVERED, Lost, Missing
 from sora.store.sealing import AccountKey, fingerprint, parse_header
-from sora.types import FIRST_KEYWORD, MailboxId, Uid
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -89,15 +89,6 @@ class Rebuilt(Struct, frozen=True):
     def whole(self) -> bool:
         """Nothing is missing."""
         return not self.missing and not self.lost
-
-
-class Facts(Struct, frozen=True):
-    """What an object says of its message."""
-
-    internal_date: datetime
-    saved_at: datetime
-    places: tuple[Place, ...]
-    flags: tuple[int, ...]
 
 
 class Rebuild:
@@ -454,27 +445,35 @@ class Rebuild:
         """Say where a message belongs; False: nowhere, it was expunged or is a leftover."""
         if await self._rebuilding.is_placed(content):
             return True
-        facts = await self._facts(content)
-        if facts is None:
+        when = content.modified_at or datetime.now(UTC)
+        places = await self._places(content)
+        if places is None:
             # An object that says nothing, of octets that are known: left from a body that was removed.
             if await self._rebuilding.is_known_body(content):
                 return False
-            when = content.modified_at or datetime.now(UTC)
             # What is only staged came last, as new mail does as a rule.
-            name = RECOVERED if content.stored else "INBOX"
-            facts = Facts(when, when, (Place(MailboxId(0), name, 0, Uid(0)),), ())
-        named = await self._rebuilding.keywords(content.account_id)
-        return await self._rebuilding.place(
-            content,
-            facts.places,
-            internal_date=facts.internal_date,
-            saved_at=facts.saved_at,
-            flags=[flag for flag in facts.flags if flag < FIRST_KEYWORD or flag in named],
-        )
+            places = (Place(0, RECOVERED if content.stored else "INBOX", 0, 0, when),)
+        return await self._rebuilding.place(content, places, when)
 
-    async def _facts(self, content: Content) -> Facts | None:
-        """What the object says of its message; None: nothing that can be believed."""
-        return None
+    async def _places(self, content: Content) -> Sequence[Place] | None:
+        """Where the object says that its message was; None: it says nothing that can be believed.
+
+        No places at all: the message was expunged before its body was uploaded.
+        """
+        if not content.stored:
+            return None
+        ref = _ref(content, content.size)
+        try:
+            stored = await self._blobs.label(ref.key)
+        except NotFound:
+            return None
+        sealer = None
+        if stored and await self._rebuilding.has_key(content.account_id):
+            sealer = await self._sealers.get(content.account_id)
+        label = labels.read(stored, ref.key, sealer if isinstance(sealer, AccountKey) else None)
+        if label is None or (label.account_id, label.content_id) != (content.account_id, content.content_id):
+            return None
+        return label.places
 
     # ── mailboxes ────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from sora.errors import InUse
 from sora.store.deliveries import digest_arrays
-from sora.types import AccountId, ContentId, MailboxId
+from sora.types import SYSTEM_FLAGS, AccountId, ContentId, MailboxId
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sora.store.blobs import BlobEntry, BlobRef
     from sora.store.db import Connection, Database
     from sora.store.journal import Account, Domains, Frame, Outbound, Page, Scripts
-    from sora.types import Uid
+    from sora.store.labels import Place
 
 ALIVE_S: Final = 60.0
 """A node that gave a sign within this time is running."""
@@ -71,15 +71,6 @@ class Content(Struct, frozen=True):
     known: bool
     stored: bool
     modified_at: datetime | None
-
-
-class Place(Struct, frozen=True):
-    """Where a message is said to have been."""
-
-    mailbox_id: MailboxId
-    name: str
-    uidvalidity: int
-    uid: Uid
 
 
 class Missing(Struct, frozen=True):
@@ -368,15 +359,7 @@ class Rebuilding:
 
     # ── what the journal does not know ───────────────────────────────────────────────────────────────────────────────
 
-    async def place(
-        self,
-        content: Content,
-        places: Sequence[Place],
-        *,
-        internal_date: datetime,
-        saved_at: datetime,
-        flags: Sequence[int],
-    ) -> bool:
+    async def place(self, content: Content, places: Sequence[Place], saved_at: datetime) -> bool:
         """Put a message where its object says that it was; False: it was expunged everywhere, as the journal knows.
 
         A UID is given to it again only in the mailbox that had given it, and only if the journal says nothing of it.
@@ -386,30 +369,20 @@ class Rebuilding:
         async with self._db.transaction() as conn:
             for at in places:
                 mailbox_id = await self._mailbox(conn, content.account_id, at)
+                flags = await self._flags(conn, content.account_id, at.flags)
                 tag = await conn.execute(
-                    """
-                    WITH box AS MATERIALIZED (
-                      SELECT r.*, m.uidvalidity = $4 AND r.uidvalidity = $4 AND $3::bigint > 0 AS same
-                      FROM rebuild_mailboxes r JOIN mailboxes m USING (account_id, mailbox_id)
-                      WHERE r.account_id = $1 AND r.mailbox_id = $2 FOR UPDATE OF r
-                    ), moved AS (
-                      UPDATE rebuild_mailboxes r SET uid_reserved = r.uid_reserved + 1 FROM box
-                      WHERE r.account_id = $1 AND r.mailbox_id = $2 AND NOT box.same
-                    )
-                    INSERT INTO rebuild_messages
-                      (account_id, mailbox_id, uid, content_id, content_hash, size, internal_date, saved_at, flags)
-                    SELECT $1, $2, CASE WHEN same THEN $3::bigint ELSE uid_reserved END, $5, $6, $7, $8, $9, $10
-                    FROM box WHERE NOT same OR $3::bigint >= known_next OR EXISTS (
-                      -- a live one of which the part of the journal is damaged that had it
-                      SELECT 1 FROM rebuild_planes p WHERE p.account_id = $1 AND p.mailbox_id = $2 AND p.flag_no = -1
-                        AND p.block_no = ($3::bigint >> 10)::int AND get_bit(p.bits, ($3::bigint & 1023)::int) = 1)
-                    ON CONFLICT DO NOTHING
-                    """,
-                    content.account_id, mailbox_id, at.uid, at.uidvalidity, content.content_id, content.content_hash,
-                    content.size, internal_date, saved_at, list(flags),
+                    _PLACE, content.account_id, mailbox_id, at.uid, at.uidvalidity, content.content_id,
+                    content.content_hash, content.size, at.internal_date, saved_at, flags,
                 )  # fmt: skip
                 placed = placed or tag.endswith(" 1")
         return placed
+
+    async def has_key(self, account_id: AccountId) -> bool:
+        """The account had a key, and has it again."""
+        found: bool = await self._db.fetchval(
+            "SELECT EXISTS (SELECT 1 FROM account_keys WHERE account_id = $1)", account_id
+        )
+        return found
 
     async def is_placed(self, content: Content) -> bool:
         """A message has this body already."""
@@ -430,17 +403,22 @@ class Rebuilding:
         )  # fmt: skip
         return found
 
-    async def keywords(self, account_id: AccountId) -> set[int]:
-        """Numbers of the keywords that have a name."""
-        rows = await self._db.fetch("SELECT flag_no FROM account_keywords WHERE account_id = $1", account_id)
-        return {row[0] for row in rows}
+    async def _flags(self, conn: Connection, account_id: AccountId, names: Sequence[str]) -> list[int]:
+        """Numbers of flags; a keyword may be newer than what the journal knows of."""
+        system = {name.decode(): number for number, name in SYSTEM_FLAGS.items()}
+        keywords = [name for name in names if name not in system]
+        rows = (
+            await conn.fetch("SELECT flag_no FROM register_keywords($1, $2)", account_id, keywords) if keywords else []
+        )
+        return [system[name] for name in names if name in system] + [row[0] for row in rows]
 
     async def _mailbox(self, conn: Connection, account_id: AccountId, at: Place) -> MailboxId:
         """The mailbox of a place; one that the journal does not know is made, with a new UIDVALIDITY."""
         found = await conn.fetchval(
             """
             SELECT mailbox_id FROM mailboxes
-            WHERE account_id = $1 AND (mailbox_id = $2 OR name = $3 AND deleted_at IS NULL) ORDER BY mailbox_id = $2 DESC LIMIT 1
+            WHERE account_id = $1 AND (mailbox_id = $2 OR name = $3 AND deleted_at IS NULL)
+            ORDER BY mailbox_id = $2 DESC LIMIT 1
             """,
             account_id, at.mailbox_id, at.name,
         )  # fmt: skip
@@ -663,3 +641,23 @@ class Applying:
 
 def _fields(row: Struct) -> dict[str, Any]:
     return {name: getattr(row, name) for name in row.__struct_fields__}
+
+
+_PLACE: Final = """
+    WITH box AS MATERIALIZED (
+      SELECT r.*, m.uidvalidity = $4 AND r.uidvalidity = $4 AND $3::bigint > 0 AS same
+      FROM rebuild_mailboxes r JOIN mailboxes m USING (account_id, mailbox_id)
+      WHERE r.account_id = $1 AND r.mailbox_id = $2 FOR UPDATE OF r
+    ), moved AS (
+      UPDATE rebuild_mailboxes r SET uid_reserved = r.uid_reserved + 1 FROM box
+      WHERE r.account_id = $1 AND r.mailbox_id = $2 AND NOT box.same
+    )
+    INSERT INTO rebuild_messages
+      (account_id, mailbox_id, uid, content_id, content_hash, size, internal_date, saved_at, flags)
+    SELECT $1, $2, CASE WHEN same THEN $3::bigint ELSE uid_reserved END, $5, $6, $7, $8, $9, $10
+    FROM box WHERE NOT same OR $3::bigint >= known_next OR EXISTS (
+      -- a live one of which the part of the journal is damaged that had it
+      SELECT 1 FROM rebuild_planes p WHERE p.account_id = $1 AND p.mailbox_id = $2 AND p.flag_no = -1
+        AND p.block_no = ($3::bigint >> 10)::int AND get_bit(p.bits, ($3::bigint & 1023)::int) = 1)
+    ON CONFLICT DO NOTHING
+"""

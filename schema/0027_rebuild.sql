@@ -240,6 +240,10 @@ BEGIN
     JOIN message_contents c ON c.account_id = x.account_id AND c.content_id = coalesce(r.same_as, r.content_id)
     WHERE x.account_id = p_account_id AND x.mailbox_id = p_mailbox_id
       AND x.uid BETWEEN k.b::bigint << 10 AND (k.b::bigint << 10) + 1023 OFFSET 0) m;
+  -- a block in which nothing is live has a row too
+  INSERT INTO message_sequences AS q (account_id, mailbox_id, block_no, n, max_modseq, live)
+  SELECT p_account_id, p_mailbox_id, k.b, 0, b.modseq_reserved + 1 + k.b, 0::bit(1024) FROM unnest(v_blocks) k (b)
+  ON CONFLICT (account_id, mailbox_id, block_no) DO UPDATE SET max_modseq = greatest(q.max_modseq, EXCLUDED.max_modseq);
   INSERT INTO message_expunges (account_id, mailbox_id, modseq, expunged_at, uids)
   SELECT p_account_id, p_mailbox_id, m.expunged_modseq, max(m.expunged_at), array_agg(m.uid ORDER BY m.uid)
   FROM unnest(v_blocks) k (b) CROSS JOIN LATERAL (

@@ -118,7 +118,7 @@ class Rebuild:
         damaged: bool = False,
         progress: Callable[[str, int, int], None] = lambda text, done, total: None,
     ) -> None:
-        self._db = db
+        self.db = db
         self._rebuilding = rebuilding
         self._blobs = blobs
         self._keyring = keyring
@@ -126,7 +126,7 @@ class Rebuild:
         self._staging = staging
         self._cache = cache
         self._body_limit = body_limit
-        self._damaged = damaged
+        self.damaged = damaged
         self._progress = progress
         self._slots = asyncio.Semaphore(AT_ONCE)
 
@@ -201,7 +201,7 @@ class Rebuild:
         had = {key.id for key in self._keyring.keys} if self._keyring else set()
         if absent := sorted(needed - had):
             raise Refused(f"The keyring (encryption.keyring_file) lacks master keys: {', '.join(absent)}")
-        if self._keyring and (wrong := await WrappedKeys(self._db).register(self._keyring.keys)):
+        if self._keyring and (wrong := await WrappedKeys(self.db).register(self._keyring.keys)):
             raise Refused(f"Master keys are known with other octets: {', '.join(wrong)}")
 
     async def _gather_journal(self, state: State) -> None:
@@ -225,7 +225,7 @@ class Rebuild:
             _, frames = await asyncio.to_thread(journal.parse, data)
         except BadJournal as error:
             _log.error("an object of the journal is damaged", extra={"key": key, "error": str(error)})
-            if not self._damaged:
+            if not self.damaged:
                 raise Refused(f"{key} is damaged: {error} (--damaged goes on without it)") from error
             frames = []
         await self._rebuilding.add_frames(seq, frames, key, snapshot=snapshot)
@@ -313,7 +313,7 @@ class Rebuild:
                         raise BadJournal("it was not sealed with the key of its account")
                     yield journal.unpack(opened)
                 except BadJournal as error:
-                    if not self._damaged:
+                    if not self.damaged:
                         raise Refused(f"The journal of account {account_id} is damaged: {error}") from error
 
     def _open_key(

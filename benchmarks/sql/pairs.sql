@@ -1381,3 +1381,63 @@ SELECT coalesce(uid_reserved, 4294967296) >= 5000000 FROM mailbox_stats WHERE ac
 SELECT forget_journal('held', 1)
 -- plain
 DELETE FROM journal_dirty
+
+-- ── rebuild_page of 1,023 messages
+-- uncompared
+-- ours
+SELECT rebuild_page({acc}, {mb}, 0, 1024, 2000000, 2000000, 0, 4194303, '{0}', '{0,0}', '{-1,0}', '{0,0}',
+ARRAY[~0::bit(1024), ~0::bit(1024)], ARRAY(SELECT generate_series(1, 1023)::bigint), ARRAY(SELECT generate_series(1, 1023)::bigint),
+array_fill('\x00'::bytea, ARRAY[1023]), array_fill(100::bigint, ARRAY[1023]), array_fill(1700000000000000, ARRAY[1023]),
+array_fill(1700000000000000, ARRAY[1023]), array_fill(0::bigint, ARRAY[1023]))
+-- plain
+INSERT INTO rebuild_messages (account_id, mailbox_id, uid, content_id, content_hash, size, internal_date, saved_at)
+SELECT {acc}, {mb}, g, g, '\x00', 100, now(), now() FROM generate_series(1, 1023) g
+
+-- ── epoch_micros
+-- ours
+SELECT epoch_micros(1700000000123456)
+-- plain
+SELECT timestamptz 'epoch' + interval '1700000000.123456 s'
+
+-- ── rebuild_contents_read of 10
+-- covers find_thread
+-- uncompared
+-- ours
+SELECT rebuild_contents_read(array_fill({acc}::bigint, ARRAY[10]), ARRAY(SELECT 90000000 + generate_series(1, 10)::bigint),
+ARRAY(SELECT int4send(g) FROM generate_series(1, 10) g), array_fill(100::bigint, ARRAY[10]), '{}', '{}',
+array_fill('<a@b>'::text, ARRAY[10]), '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}',
+array_fill('()'::bytea, ARRAY[10]), array_fill('()'::bytea, ARRAY[10]), '{}', array_fill('x'::text, ARRAY[10]), '{}', '{}')
+-- plain
+WITH c AS (INSERT INTO message_contents (account_id, content_id, content_hash, size, in_reply_to, thread_id, envelope,
+body_structure) SELECT {acc}, 90000000 + g, int4send(g), 100, '<a@b>', 1, '()', '()' FROM generate_series(1, 10) g
+RETURNING account_id, content_id) INSERT INTO search_queue (account_id, content_id, headers) SELECT account_id, content_id, 'x'
+FROM c
+
+-- ── rebuild_fill with 1,000 messages
+-- uncompared
+-- untimed
+INSERT INTO rebuild_mailboxes (account_id, mailbox_id, modseq_reserved) VALUES ({acc}, {to}, 4000000000);
+INSERT INTO rebuild_contents (account_id, content_id, content_hash, size, known, state) SELECT account_id, content_id,
+content_hash, size, true, 'stored' FROM message_contents WHERE account_id = {acc};
+INSERT INTO rebuild_messages (account_id, mailbox_id, uid, content_id, content_hash, size, internal_date, saved_at) SELECT
+account_id, {to}, 10000000 + uid, content_id, '\x00', size, internal_date, saved_at FROM messages WHERE account_id = {acc} AND
+mailbox_id = {mb} AND uid <= 1000
+-- ours
+SELECT rebuild_fill({acc}, {to})
+-- plain
+INSERT INTO messages (account_id, mailbox_id, uid, content_id, created_modseq, internal_date, size) SELECT account_id,
+mailbox_id, uid, content_id, 4000000000, internal_date, size FROM rebuild_messages WHERE account_id = {acc}
+
+-- ── raise_numbers
+-- uncompared
+-- ours
+SELECT raise_numbers()
+-- plain
+SELECT setval('content_ids', nextval('content_ids') + 1)
+
+-- ── bump_mailbox
+-- ours
+SELECT bump_mailbox({box}, 1000)
+-- plain
+UPDATE mailbox_stats SET uid_next = uid_next + 1000, highest_modseq = highest_modseq + 1000 WHERE account_id = {acc} AND
+mailbox_id = {mb} RETURNING uid_next

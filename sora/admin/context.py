@@ -73,9 +73,21 @@ class Operation:
         errors: what it raises on purpose, for the API's documentation.
         failed: tells from the answer whether the command line ends with another code than 0.
         standalone: it needs no configuration, no server and no database: *run* takes the request alone.
+        brings_database: no server runs meanwhile, so the command line starts the PostgreSQL that a server would.
     """
 
-    __slots__ = ("errors", "failed", "name", "positional", "request", "response", "route", "run", "standalone")
+    __slots__ = (
+        "brings_database",
+        "errors",
+        "failed",
+        "name",
+        "positional",
+        "request",
+        "response",
+        "route",
+        "run",
+        "standalone",
+    )
 
     def __init__(
         self,
@@ -87,6 +99,7 @@ class Operation:
         errors: tuple[type[SoraError], ...] = (),
         failed: Callable[[Any], int] = lambda answer: 0,
         standalone: bool = False,
+        brings_database: bool = False,
     ) -> None:
         hints = typing.get_type_hints(run, include_extras=True)
         self.name = name
@@ -95,6 +108,7 @@ class Operation:
         self.errors = errors
         self.failed = failed
         self.standalone = standalone
+        self.brings_database = brings_database
         self.request: type[Struct] | None = hints.get("req")
         self.positional = self._required() if positional is None else positional
         self.response: Any = hints["return"]

@@ -269,6 +269,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         rebuild.import_s3,
         errors=(Refused, InUse),
         failed=lambda rebuilt: int(not rebuilt.whole),
+        brings_database=True,
     ),
     Operation("cleanup.status", "GET /v1/cleanup", upkeep.status),
     Operation("cleanup.orphans", "GET /v1/cleanup/orphans", upkeep.orphans),

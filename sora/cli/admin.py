@@ -32,6 +32,7 @@ from sora.cli.progress import Watched
 from sora.errors import DatabaseDown, Refused, SoraError, Unavailable
 from sora.server.embedded_pg import EmbeddedPostgres
 from sora.services.passwords import HashCost
+from sora.store import migrate
 from sora.store.bodies import open_blob_store
 from sora.store.db import Database
 from sora.store.store import Store
@@ -85,7 +86,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 async def _run(path: str, operation: Operation, request: Struct | None) -> Any:
     if operation.standalone:
         return await operation.call(None, request)
-    async with opened(configuration.load(path)) as context:
+    config = configuration.load(path)
+    async with contextlib.AsyncExitStack() as stack:
+        if operation.brings_database:
+            await stack.enter_async_context(own_database(config))
+        context = await stack.enter_async_context(opened(config))
         try:
             return await operation.call(context, request)
         except (asyncpg.UndefinedTableError, asyncpg.UndefinedFunctionError, asyncpg.InvalidSchemaNameError) as error:
@@ -109,6 +114,30 @@ async def opened(config: Config) -> AsyncIterator[AdminContext]:
             )
     finally:
         await db.close()
+
+
+@contextlib.asynccontextmanager
+async def own_database(config: Config) -> AsyncIterator[None]:
+    """The PostgreSQL that Sora runs itself, migrated, for as long as no server runs that would have started it."""
+    if not config.database.embedded or await _answers(find_dsn(config)):
+        yield
+        return
+    embedded = EmbeddedPostgres(config.database.embedded)
+    await asyncio.to_thread(embedded.start)
+    try:
+        await migrate.up(embedded.dsn)
+        yield
+    finally:
+        await asyncio.to_thread(embedded.stop)
+
+
+async def _answers(dsn: str) -> bool:
+    try:
+        connection = await asyncpg.connect(dsn, timeout=5)
+    except (OSError, TimeoutError, asyncpg.PostgresError):
+        return False
+    await connection.close()
+    return True
 
 
 def find_dsn(config: Config) -> str:

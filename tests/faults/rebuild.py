@@ -2,10 +2,10 @@
 
     python -m tests.faults.rebuild --messages 20000
 
-A demo with encryption: three accounts, 20 folders, messages with flags and keywords. The last segment of the journal is
-closed; 50 messages and 50 changes of flags come after it. mbsync and a client with QRESYNC learn all that. Then the
-database goes, `sora-admin import s3` builds it anew, killed once on the way if asked, and new mail is delivered. What is
-compared: every message that is there, the flags that both clients have of it, that no UID means another message than
+A demo with encryption: three accounts, 20 folders, messages with flags and keywords. The last segment of the journal
+is closed; 50 messages and 50 changes of flags come after it. mbsync and a client with QRESYNC learn all that. Then the
+database goes, `sora-admin import s3` builds it anew, killed once on the way if asked, and new mail is delivered. What
+is compared: every message that is there, the flags that both clients have of it, that no UID means another message than
 before, and that both fetch nothing but what is new.
 """
 
@@ -27,10 +27,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sora.store import keyring
 from tests.support.demo import PASSWORD, Demo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 ACCOUNTS: Final = 3
 FOLDERS: Final = 20
@@ -91,7 +94,7 @@ def folders_of(address: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def logged_in(demo: Demo, address: str):  # type: ignore[no-untyped-def]  # noqa: ANN201
+def logged_in(demo: Demo, address: str) -> Iterator[imaplib.IMAP4]:
     client = imaplib.IMAP4("127.0.0.1", demo.ports["imap"], timeout=120)
     client.login(address, PASSWORD)
     try:
@@ -147,7 +150,7 @@ def deliver(demo: Demo, count: int) -> None:
 # ── the client with QRESYNC ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def parsed(answers: list[object]) -> dict[int, tuple[str, frozenset[str]]]:
+def parsed(answers: Sequence[object]) -> dict[int, tuple[str, frozenset[str]]]:
     """UIDs with Message-ID (empty: not told) and flags of FETCH responses."""
     found = {}
     head = b""
@@ -222,7 +225,7 @@ def ranges(text: str) -> list[tuple[int, int]]:
     return found
 
 
-def compact(uids: dict[int, object]) -> str:
+def compact(uids: Mapping[int, object]) -> str:
     """A UID set, as short as may be."""
     parts: list[list[int]] = []
     for uid in sorted(uids):
@@ -276,9 +279,12 @@ def mbsync(demo: Demo, root: Path) -> None:
         assert done.returncode == 0, done.stderr
 
 
-def maildirs(root: Path) -> dict[tuple[str, str], dict[str, tuple[str, str]]]:
+Maildirs = dict[tuple[str, str], dict[str, tuple[str, str]]]
+
+
+def maildirs(root: Path) -> Maildirs:
     """Message-ID to the name of its file without flags, and its flags, by account and folder."""
-    found: dict[tuple[str, str], dict[str, tuple[str, str]]] = {}
+    found: Maildirs = {}
     for number in range(ACCOUNTS):
         for box in folders_of(user(number)):
             rows = found.setdefault((user(number), box), {})
@@ -305,7 +311,7 @@ LETTERS: Final = {
 # ── the whole ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def wait_for(what: str, ready) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+def wait_for(what: str, ready: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not ready():
         assert time.monotonic() < deadline, what
@@ -348,7 +354,9 @@ def import_s3(demo: Demo, crash: str = "") -> dict[str, object]:
     return report
 
 
-def compare(demo: Demo, root: Path, before: Knowledge, knowledge: Knowledge, old_files, findings: Findings) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+def compare(
+    demo: Demo, root: Path, before: Knowledge, knowledge: Knowledge, old_files: Maildirs, findings: Findings
+) -> None:
     """Both clients after the rebuild, and what the server says."""
     learned = learn(demo, knowledge)
     mbsync(demo, root)
@@ -437,9 +445,13 @@ def main() -> int:
     parser.add_argument("--directory", type=Path, help="work here, and leave it")
     parser.add_argument("--crash", default="", help="kill the import once at this crash point, `rebuild.bodies:20`")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="sora-rebuild-") as name:
-        Path(name).chmod(0o755)
-        findings = run(Path(name), arguments.messages, arguments.crash)
+    with contextlib.ExitStack() as stack:
+        directory = arguments.directory
+        if directory is None:
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sora-rebuild-")))
+        directory.mkdir(exist_ok=True)
+        directory.chmod(0o755)  # PostgreSQL runs as somebody else
+        findings = run(directory, arguments.messages, arguments.crash)
     sys.stdout.write("".join(f"WRONG {line}\n" for line in findings.problems[:50]))
     sys.stdout.write(
         f"{findings.messages} messages, {findings.told} flags told again, {findings.fetched} fetched,"

@@ -450,7 +450,6 @@ def main() -> int:
         if directory is None:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sora-rebuild-")))
         directory.mkdir(exist_ok=True)
-        directory.chmod(0o755)  # PostgreSQL runs as somebody else
         findings = run(directory, arguments.messages, arguments.crash)
     sys.stdout.write("".join(f"WRONG {line}\n" for line in findings.problems[:50]))
     sys.stdout.write(

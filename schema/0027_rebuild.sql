@@ -34,10 +34,11 @@ CREATE TABLE rebuild_frames (
   PRIMARY KEY (account_id, group_no, part)
 );
 
--- Accounts that cannot be built anew, and why.
+-- Accounts that are not built anew, and why; deliberate: they were gone before.
 CREATE TABLE rebuild_lost (
   account_id bigint PRIMARY KEY,
-  reason text NOT NULL
+  reason text NOT NULL,
+  deliberate boolean NOT NULL DEFAULT false
 );
 
 -- known_next: the first UID of which the journal says nothing. placed_block: what is put in place; done: all of it.

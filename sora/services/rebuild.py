@@ -75,7 +75,7 @@ class Rebuilt(Struct, frozen=True):
 
     Attributes:
         missing: Messages that the journal names and whose body is nowhere; `missing_messages` are the first of them.
-        lost: Accounts that could not be built anew.
+        lost: Accounts that are not built anew, those among them that were gone before.
     """
 
     accounts: int
@@ -88,7 +88,7 @@ class Rebuilt(Struct, frozen=True):
     @property
     def whole(self) -> bool:
         """Nothing is missing."""
-        return not self.missing and not self.lost
+        return not self.missing and all(lost.deliberate for lost in self.lost)
 
 
 class Rebuild:
@@ -243,14 +243,13 @@ class Rebuild:
         domains = [record async for record in self._records(accounts[0], None) if isinstance(record, Domains)]
         if domains:
             await self._rebuilding.set_catch_alls(domains[-1])
-        await self._rebuilding.note_contents()
 
     async def _replay_account(self, account_id: AccountId, *, fresh: bool) -> None:
         keys = await self._rebuilding.keys_of(account_id)
         key_id, wrapped, sealer = self._open_key(account_id, keys)
         async with self._rebuilding.applying(account_id) as applying:
             try:
-                account, scripts, reason = await self._apply(applying, account_id, sealer)
+                account, scripts, reason, gone = await self._apply(applying, account_id, sealer)
             except KeyUnavailable:
                 await applying.forget()
                 await applying.lose("its key was destroyed")
@@ -258,9 +257,10 @@ class Rebuild:
             if account is None:
                 if account_id:
                     await applying.forget()
-                    await applying.lose(reason)
+                    await applying.lose(reason, deliberate=gone)
                 return
             await applying.account(account, fresh=fresh)
+            await applying.contents()
             if scripts is not None:
                 await applying.scripts(scripts)
             if sealer is not None:
@@ -268,12 +268,12 @@ class Rebuild:
 
     async def _apply(
         self, applying: Applying, account_id: AccountId, sealer: AccountKey | None
-    ) -> tuple[Account | None, Scripts | None, str]:
-        """Pages and mail at once; the last of the others, and why there is none."""
+    ) -> tuple[Account | None, Scripts | None, str, bool]:
+        """Pages and mail at once; the last of the others, why there is none, and whether it was removed."""
         account: Account | None = None
         scripts: Scripts | None = None
         domains: Domains | None = None
-        reason = "the journal has not all of it"
+        reason, removed = "the journal has not all of it", False
         async for record in self._records(account_id, sealer):
             match record:
                 case Page():
@@ -288,10 +288,10 @@ class Rebuild:
                     domains = record
                 case Gone():
                     await applying.forget()
-                    account, scripts, reason = None, None, f"it was {record.reason}"
+                    account, scripts, reason, removed = None, None, f"it was {record.reason}", True
         if domains is not None:
             await applying.domains(domains)
-        return account, scripts, reason
+        return account, scripts, reason, removed
 
     async def _records(self, account_id: AccountId, sealer: AccountKey | None) -> AsyncIterator[Record]:
         """All that counts, in its order.
@@ -369,19 +369,27 @@ class Rebuild:
     # ── reading them ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _read_known(self, state: State) -> None:
-        while due := await self._rebuilding.due(BATCH, known=True):
+        async for due in self._due(known=True):
             await self._read_all(due)
             crash_point("rebuild.bodies")
-            self._progress("bodies", *await self._rebuilding.count_contents())
 
     async def _read_found(self, state: State) -> None:
-        while due := await self._rebuilding.due(BATCH, known=False):
+        async for due in self._due(known=False):
             needed = [content for content in due if await self._place(content)]
             crash_point("rebuild.placed")
             await self._rebuilding.set_state([content for content in due if content not in needed], "skipped")
             await self._read_all(needed)
             crash_point("rebuild.found")
-            self._progress("bodies", *await self._rebuilding.count_contents())
+
+    async def _due(self, *, known: bool) -> AsyncIterator[list[Content]]:
+        """Bodies to read, some at a time."""
+        done, total = await self._rebuilding.count_contents()
+        last: Content | None = None
+        while due := await self._rebuilding.due(BATCH, last, known=known):
+            yield due
+            last = due[-1]
+            done += len(due)
+            self._progress("bodies", done, total)
 
     async def _read_all(self, contents: Sequence[Content]) -> None:
         """Read and parse some, several at a time, and store what they say."""

@@ -48,10 +48,15 @@ class State(Struct, frozen=True):
 
 
 class Lost(Struct, frozen=True):
-    """An account that cannot be built anew, and why."""
+    """An account that is not built anew, and why.
+
+    Attributes:
+        deliberate: It was gone before.
+    """
 
     account_id: int
     reason: str
+    deliberate: bool = False
 
 
 class Content(Struct, frozen=True):
@@ -246,16 +251,6 @@ class Rebuilding:
 
     # ── bodies ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def note_contents(self) -> None:
-        """The bodies that the journal names."""
-        await self._db.execute(
-            """
-            INSERT INTO rebuild_contents (account_id, content_id, content_hash, size, known)
-            SELECT DISTINCT ON (account_id, content_id) account_id, content_id, content_hash, size, true
-            FROM rebuild_messages ORDER BY 1, 2 ON CONFLICT DO NOTHING
-            """
-        )
-
     async def note_objects(self, objects: Sequence[tuple[BlobRef, BlobEntry]], place: str) -> None:
         """Bodies that the bucket has; the listing goes on behind `place`."""
         async with self._db.transaction() as conn:
@@ -280,7 +275,8 @@ class Rebuilding:
             )
             await conn.execute(
                 """
-                INSERT INTO rebuild_lost SELECT DISTINCT g, 'objects of an account that the journal does not know'
+                INSERT INTO rebuild_lost (account_id, reason)
+                SELECT DISTINCT g, 'objects of an account that the journal does not know'
                 FROM unnest($1::bigint[]) g WHERE NOT EXISTS (SELECT 1 FROM accounts a WHERE a.account_id = g)
                 ON CONFLICT DO NOTHING
                 """,
@@ -322,14 +318,15 @@ class Rebuilding:
         assert row is not None, "aggregates have a row"
         return row["done"], row["total"]
 
-    async def due(self, limit: int, *, known: bool) -> list[Content]:
-        """Bodies to read, in the order in which they first came."""
+    async def due(self, limit: int, after: Content | None, *, known: bool) -> list[Content]:
+        """Bodies to read behind another one, in the order in which they first came."""
         rows = await self._db.fetch(
             """
             SELECT account_id, content_id, content_hash, size, known, stored, modified_at FROM rebuild_contents
-            WHERE state = 'due' AND known = $1 ORDER BY account_id, content_id LIMIT $2
+            WHERE state = 'due' AND known = $1 AND (account_id, content_id) > ($3, $4)
+            ORDER BY account_id, content_id LIMIT $2
             """,
-            known, limit,
+            known, limit, after.account_id if after else 0, after.content_id if after else 0,
         )  # fmt: skip
         return [Content(**row) for row in rows]
 
@@ -593,10 +590,22 @@ class Applying:
             self._account_id, key_id, wrapped, fingerprint, alone,
         )  # fmt: skip
 
-    async def lose(self, reason: str) -> None:
-        """It cannot be built anew."""
+    async def lose(self, reason: str, *, deliberate: bool = False) -> None:
+        """It is not built anew."""
         await self._conn.execute(
-            "INSERT INTO rebuild_lost VALUES ($1, $2) ON CONFLICT DO NOTHING", self._account_id, reason
+            "INSERT INTO rebuild_lost VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+            self._account_id, reason, deliberate,
+        )  # fmt: skip
+
+    async def contents(self) -> None:
+        """Bodies that the journal names."""
+        await self._conn.execute(
+            """
+            INSERT INTO rebuild_contents (account_id, content_id, content_hash, size, known)
+            SELECT DISTINCT ON (content_id) account_id, content_id, content_hash, size, true
+            FROM rebuild_messages WHERE account_id = $1 ORDER BY content_id
+            """,
+            self._account_id,
         )
 
     async def _mailboxes(self, account: Account, *, fresh: bool) -> None:

@@ -27,7 +27,7 @@ def test_rows_of_one_noun_stand_together() -> None:
 
 @ROWS
 def test_a_row_is_well_formed(row: Operation) -> None:
-    assert re.fullmatch(r"[a-z]+(\.[a-z-]+)?", row.name)
+    assert re.fullmatch(r"[a-z]+(\.[a-z0-9-]+)?", row.name)
     method, path = row.route.split(" ")
     assert method in METHODS
     assert path.startswith("/v1/")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sora import log
-from sora.errors import BlobDown, ConfigError, Unavailable
+from sora.errors import BlobDown, ConfigError, NotFound, Unavailable
 from sora.server import child as children
 from sora.services import rotation
 from sora.services.node import INSTANCE_FILE
 from sora.services.seat import wait_for_seat
-from sora.store import migrate
+from sora.store import journal, migrate
 from sora.store.account_keys import WrappedKeys
 from sora.store.bodies import open_blob_store
 from sora.store.db import Database
@@ -19,8 +20,11 @@ from sora.store.keyring import open_keyring
 from sora.store.rebuilding import Rebuilding
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from sora.config import Config
     from sora.server.child import Child, Process
+    from sora.store.blobs import BlobEntry, BlobStore
 
 _logger = log.get(__name__)
 
@@ -35,6 +39,7 @@ def run(child: Child) -> int:
         else:
             await require_schema(child.dsn)
         await require_whole(child.dsn)
+        await require_known_journal(child.config, child.dsn)
         await require_keys(child.config, child.dsn)
         if is_new(child.config):
             await prepare_store(child.config)
@@ -74,6 +79,36 @@ async def require_whole(dsn: str) -> None:
         await database.close()
     if state is not None and state.finished_at is None:
         raise ConfigError("the database is being built anew: run `sora-admin import s3` to its end")
+
+
+async def require_known_journal(config: Config, dsn: str) -> None:
+    """See that an empty database does not write over the journal of one that was lost; what is away is believed.
+
+    Raises:
+        ConfigError: It would.
+    """
+    database = await Database.open(dsn, min_size=0, max_size=1, application_name="sora prepare")
+    blobs = open_blob_store(config.object_store)
+    try:
+        if not await Rebuilding(database).is_untouched():
+            return
+        async with aclosing(_entries(blobs, journal.PREFIX)) as entries:
+            async for entry in entries:
+                if journal.parse_segment_key(entry.key) is not None:
+                    raise ConfigError(
+                        "the database is empty, and the bucket has the journal of another one: build it anew by "
+                        "`sora-admin import s3`, or remove `journal/` from the bucket"
+                    )
+    except (Unavailable, NotFound) as error:
+        _logger.warning("not asked whether the bucket has a journal", extra={"detail": str(error)})
+    finally:
+        blobs.close()
+        await database.close()
+
+
+async def _entries(blobs: BlobStore, prefix: str) -> AsyncGenerator[BlobEntry]:
+    async for entry in blobs.list(prefix):
+        yield entry
 
 
 async def require_keys(config: Config, dsn: str) -> None:

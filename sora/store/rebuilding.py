@@ -138,6 +138,11 @@ class Rebuilding:
         )
         return empty
 
+    async def is_untouched(self) -> bool:
+        """Nothing lives in this database, and it has never written a journal."""
+        written: int = await self._db.fetchval("SELECT seq FROM journal_state")
+        return not written and await self.is_empty()
+
     async def living_nodes(self) -> list[str]:
         """Hosts of nodes that run on this database."""
         rows = await self._db.fetch(

@@ -9,7 +9,8 @@ import pytest
 
 from sora import crashpoints
 from sora._native.seqset import UidSet
-from sora.errors import Refused
+from sora.errors import ConfigError, Refused
+from sora.server import prepare
 from sora.services import rebuild as rebuild_module
 from sora.services.delivery import AppendItem
 from sora.store import journal, keyring
@@ -37,6 +38,15 @@ if TYPE_CHECKING:
     from tests.support.postgres import Cluster
 
 WHEN = datetime(2026, 3, 4, 5, 6, 7, 891011, tzinfo=UTC)
+
+
+class Died(BaseException):
+    """What stands for SIGKILL."""
+
+
+def die(point: str) -> None:
+    """At the first crash point."""
+    raise Died(point)
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "encrypted"])
@@ -296,6 +306,28 @@ async def test_no_server_may_run(house: House, cluster: Cluster, ann: AccountId)
             await rebuild.run()
 
 
+async def test_no_server_starts_on_half_a_database_nor_on_none(
+    house: House, cluster: Cluster, ann: AccountId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await house.write_journal()
+    config = house.node.config
+    await prepare.require_known_journal(config, cluster.dsn(house.name))
+    name = await cluster.create()
+    with pytest.raises(ConfigError, match="journal of another"):
+        await prepare.require_known_journal(config, cluster.dsn(name))
+    monkeypatch.setattr(rebuild_module, "crash_point", die)
+    async with rebuilding(house, cluster, name) as rebuild:
+        with pytest.raises(Died):
+            await rebuild.run()
+    with pytest.raises(ConfigError, match="to its end"):
+        await prepare.require_whole(cluster.dsn(name))
+    monkeypatch.undo()
+    async with rebuilding(house, cluster, name) as rebuild:
+        await rebuild.run()
+    await prepare.require_whole(cluster.dsn(name))
+    await prepare.require_known_journal(config, cluster.dsn(name))
+
+
 async def test_a_damaged_segment_stops_it_unless_asked(
     house: House, cluster: Cluster, ann: AccountId, inbox: MailboxId
 ) -> None:
@@ -362,10 +394,6 @@ async def only_staged(house: House, account_id: AccountId) -> None:
 
 
 POINTS = [point for point in crashpoints.POINTS if point.startswith("rebuild.")]
-
-
-class Died(BaseException):
-    """What stands for SIGKILL."""
 
 
 @pytest.mark.parametrize("point", POINTS)

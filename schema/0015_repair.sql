@@ -21,14 +21,41 @@ SET search_path = sora, public AS $$
   ) m
 $$;
 
--- Sequences and counters anew. Raises highest_modseq and every block's max_modseq, so that each session reads all blocks
--- again: without it they would keep the wrong picture.
+-- Flag planes, expunge log, sequences and counters anew, from the rows of messages. Raises highest_modseq and every block's
+-- max_modseq, so that each session reads all blocks again: without it they would keep the wrong picture.
 CREATE FUNCTION rebuild_mailbox(p_account_id bigint, p_mailbox_id bigint) RETURNS bigint LANGUAGE plpgsql
-SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET sora.flags_counted = 'on' AS $$
 DECLARE
+  z CONSTANT bit(1024) := 0::bit(1024);
   v_modseq bigint;
+  v_logged boolean;
 BEGIN
   PERFORM lock_mailboxes(ARRAY[p_mailbox_id]);
+  INSERT INTO mailbox_stats (account_id, mailbox_id)
+  SELECT account_id, mailbox_id FROM mailboxes WHERE account_id = p_account_id AND mailbox_id = p_mailbox_id
+  ON CONFLICT DO NOTHING;
+  -- Bits where there is no row. Nothing is counted meanwhile (sora.flags_counted): the counters come last.
+  WITH rows AS MATERIALIZED (
+    SELECT (uid >> 10)::int AS block_no, bit_or(set_bit(z, (uid & 1023)::int, 1)) AS bits
+    FROM messages WHERE account_id = p_account_id AND mailbox_id = p_mailbox_id GROUP BY 1
+  ), flags AS (
+    UPDATE message_flags f SET bits = f.bits & coalesce((SELECT r.bits FROM rows r WHERE r.block_no = f.block_no), z)
+    WHERE f.account_id = p_account_id AND f.mailbox_id = p_mailbox_id
+      AND bit_count(f.bits & ~coalesce((SELECT r.bits FROM rows r WHERE r.block_no = f.block_no), z)) > 0
+  )
+  UPDATE message_viewer_seen f SET bits = f.bits & coalesce((SELECT r.bits FROM rows r WHERE r.block_no = f.block_no), z)
+  WHERE f.account_id = p_account_id AND f.mailbox_id = p_mailbox_id
+    AND bit_count(f.bits & ~coalesce((SELECT r.bits FROM rows r WHERE r.block_no = f.block_no), z)) > 0;
+  -- What the log has lost of the expunged rows that are still there. At its end: what was trimmed is counted from the front.
+  INSERT INTO message_expunges AS e (account_id, mailbox_id, modseq, expunged_at, uids)
+  SELECT m.account_id, m.mailbox_id, m.expunged_modseq, max(m.expunged_at), array_agg(m.uid ORDER BY m.uid)
+  FROM messages m
+  WHERE m.account_id = p_account_id AND m.mailbox_id = p_mailbox_id AND m.expunged_at IS NOT NULL AND NOT EXISTS (
+    SELECT 1 FROM message_expunges k WHERE k.account_id = p_account_id AND k.mailbox_id = p_mailbox_id
+    AND k.modseq = m.expunged_modseq AND m.uid = ANY (k.uids))
+  GROUP BY 1, 2, 3
+  ON CONFLICT (account_id, mailbox_id, modseq) DO UPDATE SET uids = e.uids || EXCLUDED.uids;
+  v_logged := FOUND;
   UPDATE mailbox_stats t SET
     uid_next = greatest(t.uid_next, d.top_uid + 1), highest_modseq = greatest(t.highest_modseq, d.top_modseq) + 1,
     message_count = d.live, unseen_count = d.unseen, deleted_count = d.deleted, total_size = d.size
@@ -36,6 +63,9 @@ BEGIN
   RETURNING t.highest_modseq INTO v_modseq;
   IF v_modseq IS NULL THEN
     PERFORM fail('P0002', 'No such mailbox', p_account_id || '/' || p_mailbox_id);
+  END IF;
+  IF v_logged THEN   -- who was told nothing of them asks from a modseq above theirs: he is answered from the rows
+    UPDATE mailbox_stats SET expunge_floor = v_modseq WHERE account_id = p_account_id AND mailbox_id = p_mailbox_id;
   END IF;
   -- a block that should be empty stays as a row of zeros: a session must learn that its messages are gone
   UPDATE message_sequences SET n = 0, live = 0::bit(1024), max_modseq = v_modseq
@@ -91,4 +121,8 @@ LANGUAGE sql STABLE SET search_path = sora, public AS $$
   WHERE s.account_id = p_account_id AND s.mailbox_id = p_mailbox_id
     AND (s.uid_next <= d.top_uid OR s.highest_modseq < d.top_modseq OR s.message_count <> d.live OR s.unseen_count <> d.unseen
          OR s.deleted_count <> d.deleted OR s.total_size <> d.size)
+  UNION ALL
+  SELECT 'no statistics', '' WHERE EXISTS (
+    SELECT 1 FROM mailboxes WHERE account_id = p_account_id AND mailbox_id = p_mailbox_id)
+    AND NOT EXISTS (SELECT 1 FROM mailbox_stats WHERE account_id = p_account_id AND mailbox_id = p_mailbox_id)
 $$;

@@ -106,6 +106,16 @@ POINTS: Final[dict[str, str]] = {
     "erase.purged": "its rows and bodies are gone, the account itself is still there",
     "rotate.key_added": "a master key is in the keyring, nothing is wrapped with it",
     "rotate.rewrapped": "the keys of a batch of accounts are wrapped anew",
+    "verify.noted": "the damage of a page is written down, nothing of it is mended",
+    "verify.put_aside": "a damaged staged file is put aside, the good copy is still elsewhere",
+    "verify.staged": "a good copy of a body is staged, nobody knows that it is to be uploaded",
+    "verify.queued": "the body waits for its upload again, the object is still missing or damaged",
+    "verify.uploaded": "the object is right again, the finding does not say so",
+    "verify.cache_cleared": "a damaged file of the cache is put aside, the good copy is still elsewhere",
+    "verify.rebuilt": "what is derived of a mailbox is made anew, the finding does not say so",
+    "verify.content_restored": "a content row is made anew from its object, the finding does not say so",
+    "verify.key_unmarked": "a wrapped key is to be stored again, its object is still missing or damaged",
+    "verify.mended": "all damage of a page is mended, the place of the run is not noted",
 }
 
 

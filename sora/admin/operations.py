@@ -12,6 +12,7 @@ from sora.admin import (
     accounts,
     acl,
     auth,
+    doctor,
     journal,
     keys,
     mailboxes,
@@ -26,6 +27,7 @@ from sora.admin import (
     undelete,
     upkeep,
     uploads,
+    verify,
 )
 from sora.admin.context import Operation
 from sora.errors import (
@@ -273,6 +275,15 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     ),
     Operation("cleanup.status", "GET /v1/cleanup", upkeep.status),
     Operation("cleanup.orphans", "GET /v1/cleanup/orphans", upkeep.orphans),
+    Operation(
+        "verify",
+        "POST /v1/verify",
+        verify.verify,
+        positional=("address",),
+        errors=(NotFound, InUse),
+        failed=verify.failed,
+    ),
+    Operation("doctor", "GET /v1/doctor", doctor.doctor, failed=doctor.failed),
     Operation("health", "GET /v1/health", system.health, failed=lambda health: 0 if health.well else 3),
     Operation("stats", "GET /v1/stats", system.stats),
     Operation("migrate.up", "POST /v1/migrate", system.migrate_up),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,15 +10,10 @@ from msgspec import Struct
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from sora.admin import verify
 from sora.admin.context import AdminContext  # noqa: TC001 — the table of operations reads the annotations
-from sora.errors import KeyUnavailable, Refused
-from sora.store import sealing
-from sora.store.account_keys import open_sealers
-from sora.store.blobs import BlobRef, content_hash
+from sora.errors import Refused
 from sora.store.bodies import open_cache
-from sora.store.cache import CacheVerified  # noqa: TC001
-from sora.store.keyring import open_keyring
-from sora.types import AccountId, ContentId
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,6 +45,18 @@ class Purged(Struct, frozen=True):
     files: int
 
 
+class CacheVerified(Struct, frozen=True):
+    """What a look at every file found.
+
+    Attributes:
+        bad: Not what their names say; they are moved aside, unless their message has no good copy elsewhere.
+    """
+
+    files: int
+    bytes: int
+    bad: int
+
+
 async def cache_stats(ctx: AdminContext) -> CacheInfo:
     """Show what the local cache of this node holds, and how often it helped."""
     with _cache(ctx.config) as cache:
@@ -77,24 +83,18 @@ async def cache_purge(ctx: AdminContext) -> Purged:
 
 async def cache_verify(ctx: AdminContext) -> CacheVerified:
     """Compare every file of the local cache with its hash; those that differ are moved aside."""
-    sealers = open_sealers(open_keyring(ctx.config), ctx.store.db)
-    loop = asyncio.get_running_loop()
-
-    def is_right(account_id: AccountId, digest: bytes, data: bytes) -> bool:
-        """Runs in a thread; a sealed file whose key cannot be had is believed."""
-        if content_hash(data) == digest:
-            return True
-        header = sealing.parse_header(data)
-        if header is None:
-            return False
-        ref = BlobRef(account_id, ContentId(0), digest, header.size)
-        try:
-            return asyncio.run_coroutine_threadsafe(sealers.reader(ref, data), loop).result().verify(ref, data)
-        except KeyUnavailable:
-            return True
-
-    with _cache(ctx.config) as cache:
-        return await cache.verify(is_right)
+    files = octets = bad = 0
+    with _cache(ctx.config):  # there is one
+        pass
+    async with verify.opened(ctx, None, deep=True, repair=True) as verifier:
+        async for page in verifier.cache(""):
+            files += page.looked
+            octets += page.also["cached_bytes"]
+            bad += len(page.damages)
+            for damage in page.damages:
+                assert damage.mend is not None, "a file of the cache can be moved"
+                await damage.mend()
+    return CacheVerified(files, octets, bad)
 
 
 @contextlib.contextmanager

@@ -11,15 +11,13 @@ from msgspec import Meta, Struct
 
 from sora import log
 from sora.admin.context import AdminContext  # noqa: TC001 — the table of operations reads the annotations
+from sora.admin.verify import opened
 from sora.crashpoints import crash_point
-from sora.errors import InUse, NotFound, Refused, Unavailable
+from sora.errors import InUse, KeyUnavailable, Refused, Unavailable
 from sora.services.node import INSTANCE_FILE, own_instance_id
+from sora.services.places import ABSENT, BAD, GOOD, UNKNOWN
 from sora.store import diskfile
-from sora.store.account_keys import open_sealers
 from sora.store.blobs import BlobRef, parse_local_name
-from sora.store.bodies import open_staging
-from sora.store.copies import BodyCopies
-from sora.store.keyring import open_keyring
 from sora.store.leases import DEAD_AFTER_S
 from sora.store.uploads import Stranded, list_stranded
 from sora.types import AccountId, ContentId
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
 
     from asyncpg import Record
 
-    from sora.store.account_keys import Sealers
+    from sora.services.places import Places
 
 PAGE: Final = 500
 SHOWN: Final = 1000
@@ -199,12 +197,12 @@ async def verify(ctx: AdminContext) -> Verified:
     own = own_instance_id(ctx.config)
     places = dict.fromkeys(("staged", "copied", "stored", "elsewhere", "unknown", "missing"), 0)
     missing: list[Missing] = []
-    sealers = open_sealers(open_keyring(ctx.config), ctx.store.db)
-    async for row in _pending(ctx):
-        place = await _place(ctx, sealers, own, row)
-        places[place] += 1
-        if place == "missing" and len(missing) < SHOWN:
-            missing.append(Missing(row["account_id"], row["content_id"], row["instance_id"], row["size"]))
+    async with opened(ctx, None, deep=True, repair=False) as verifier:
+        async for row in _pending(ctx):
+            place = await _place(verifier.places, own, row)
+            places[place] += 1
+            if place == "missing" and len(missing) < SHOWN:
+                missing.append(Missing(row["account_id"], row["content_id"], row["instance_id"], row["size"]))
     count = places.pop("missing")
     return Verified(rows=sum(places.values()) + count, missing_count=count, missing=missing, **places)
 
@@ -223,26 +221,25 @@ async def adopt(ctx: AdminContext, req: Adopt) -> Adopted:
         while moved := await ctx.store.db.fetchval("SELECT adopt_uploads($1, $2)", req.node, own):
             copied += moved
     adopted = damaged = left = 0
-    sealers = open_sealers(open_keyring(ctx.config), ctx.store.db)
-    staging = open_staging(ctx.config)
-    try:
+    async with opened(ctx, None, deep=True, repair=False) as verifier:
+        places = verifier.places
         async for row in _pending(ctx, req.node):
             ref = _ref(row)
-            data = await asyncio.to_thread(_read, directory / ref.name)
-            if data is None:
+            found = await places.file(ref, directory / ref.name)
+            if found.state == UNKNOWN:
+                raise KeyUnavailable(detail=f"{ref.name} is sealed, and its key cannot be had")
+            if found.state == ABSENT:
                 left += 1
-            elif not await _is_right(sealers, ref, data):
+            elif found.state == BAD:
                 damaged += 1
                 left += 1
                 _log.error("file of a dead node does not match its hash", extra={"file": ref.name})
             else:
-                await staging.stage_many([(ref.account_id, ref.content_hash, data)])
+                await places.staging.stage_many([(ref.account_id, ref.content_hash, found.stored)])
                 crash_point("adopt.staged")
                 adopted += await ctx.store.db.fetchval(
                     "SELECT adopt_upload($1, $2, $3, $4)", ref.account_id, ref.content_hash, req.node, own
                 )
-    finally:
-        staging.close()
     return Adopted(adopted, copied, damaged, left)
 
 
@@ -286,23 +283,22 @@ async def _pending(ctx: AdminContext, node: str = "") -> AsyncIterator[Record]:
         place = page[-1]["account_id"], page[-1]["content_hash"], page[-1]["instance_id"]
 
 
-async def _place(ctx: AdminContext, sealers: Sealers, own: str, row: Record) -> str:
+async def _place(places: Places, own: str, row: Record) -> str:
     """Where a body is, the nearest place first."""
     ref = _ref(row)
+    here = row["instance_id"] == own
     try:
-        staged = await asyncio.to_thread(_read, Path(ctx.config.uploader.staging_path) / ref.name)
-        if staged is not None and await _is_right(sealers, ref, staged):
-            return "staged"
-        copy = await BodyCopies(ctx.store.db).read(ref)
-        if copy is not None and await _is_right(sealers, ref, copy):
-            return "copied"
-        if (await ctx.blobs.stat(ref.key)).size:
+        for name, look in (("staged", places.staged), ("copied", places.copy)):
+            found = await look(ref)
+            if found.state == GOOD:
+                return name
+            if found.state == UNKNOWN:
+                return "unknown" if here else "elsewhere"
+        if await places.stat(ref) == GOOD:
             return "stored"
-    except NotFound:
-        return "missing" if row["instance_id"] == own else "elsewhere"
     except Unavailable:
-        return "unknown" if row["instance_id"] == own else "elsewhere"
-    return "missing"
+        return "unknown" if here else "elsewhere"
+    return "missing" if here else "elsewhere"
 
 
 async def _fence(ctx: AdminContext, node: str) -> bool:
@@ -333,16 +329,6 @@ def _check_directory(ctx: AdminContext, req: Adopt, directory: Path, own: str) -
 
 def _ref(row: Record) -> BlobRef:
     return BlobRef(AccountId(row["account_id"]), ContentId(row["content_id"]), row["content_hash"], row["size"])
-
-
-async def _is_right(sealers: Sealers, ref: BlobRef, stored: bytes) -> bool:
-    """True if the octets are this body.
-
-    Raises:
-        Unavailable: They are sealed, and the key cannot be had.
-    """
-    sealer = await sealers.reader(ref, stored)
-    return await asyncio.to_thread(sealer.verify, ref, stored)
 
 
 def _read(path: Path) -> bytes | None:

@@ -42,7 +42,7 @@ from sora.store.blobs import TakesFiles, local_name
 from sora.store.bodies import INLINE_BYTES
 from sora.store.diskfile import WouldBlock
 from sora.store.sealing import AccountKey, is_sealed, most_stored
-from sora.store.staging import SETTLE_S
+from sora.store.staging import SETTLE_S, is_settled
 from sora.store.uploads import Backlog, PendingUpload
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ class Uploads:
         """Compare the staging directory with the database, see above."""
         if self._fenced():
             return
-        idle = [file for file in await self._staging.list_files() if time.time() - file.modified_at_s >= SETTLE_S]
+        idle = [file for file in await self._staging.list_files() if is_settled(file)]
         for batch in _batches(idle, SWEEP_BATCH):
             facts = await self._pending.facts([(file.account_id, file.content_hash) for file in batch])
             for file, fact in zip(batch, facts, strict=True):

@@ -48,6 +48,8 @@ TOUCH_S: Final = 60.0
 STALE_S: Final = 3600.0
 MAX_WAITING: Final = 64
 """Bodies that wait to be written; what comes on top is not kept. A busy disk must not fill the memory."""
+SHARDS: Final = tuple(f"{number:02x}" for number in range(256))
+"""Directories of the files, by the first octet of the hash."""
 KEPT_CORRUPT: Final = 16
 """Corrupt files kept for a person to look at, the newest."""
 
@@ -70,12 +72,13 @@ class CacheStats(Struct, frozen=True):
     misses: int
 
 
-class CacheVerified(Struct, frozen=True):
-    """What a look at every file found; those that were not what their names say have been moved aside."""
+class CachedFile(NamedTuple):
+    """A file of the cache; `account_id` is None if its name is no body's."""
 
-    files: int
-    bytes: int
-    bad: int
+    path: Path
+    account_id: AccountId | None
+    content_hash: bytes
+    size: int
 
 
 class _File(NamedTuple):
@@ -190,14 +193,34 @@ class Cache:
             misses=self._misses,
         )
 
-    async def verify(self, is_right: Callable[[AccountId, bytes, bytes], bool]) -> CacheVerified:
-        """Look at every file; what is torn or altered is moved aside, and whoever wants it finds a miss.
+    async def list_shard(self, shard: str) -> list[CachedFile]:
+        """The files of one of `SHARDS`, for whoever looks at all of them."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._list_shard, shard)
 
-        Args:
-            is_right: True if the octets (third) are what is kept for an account (first) under a hash (second); called
-                in a thread.
+    def path(self, ref: BlobRef) -> Path:
+        """Where a body is, if it is kept."""
+        return self._path(ref)
+
+    async def look(self, path: Path) -> bytes | None:
+        """What a file has, torn or not; None if it is gone. This is no use of it.
+
+        Raises:
+            OSError: The disk failed.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._verify, is_right)
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._look, path)
+
+    async def put_aside(self, path: Path) -> None:
+        """Move a file aside that is not what its name says; `recount` when that was done."""
+        metrics.bodies_corrupt.labels("cache").inc()
+        await self._write(self._move_aside, path)
+
+    async def recount(self) -> None:
+        """Add the files up: one that was altered, or came from elsewhere, was counted wrongly or not at all."""
+        await self._write(self._recount)
+
+    async def find_quarantined(self, ref: BlobRef) -> list[Path]:
+        """Files that were put aside under the name of a body."""
+        return await asyncio.to_thread(diskfile.find_quarantined, self._quarantine, ref.name)
 
     async def remove_account(self, account_id: AccountId) -> int:
         """Remove every body of an account, what was put aside included; how many there were."""
@@ -357,27 +380,25 @@ class Cache:
         with self._usage() as usage:
             return usage.bytes, sum(1 for _ in self._files()), len(os.listdir(self._quarantine))
 
-    def _verify(self, is_right: Callable[[AccountId, bytes, bytes], bool]) -> CacheVerified:
-        files = octets = bad = 0
-        for file in list(self._files()):
-            try:
-                data = diskfile.read(file.path)
-            except FileNotFoundError:  # evicted since
-                continue
-            except OSError as error:
-                _log.warning("cached body cannot be read", extra={"file": file.path.name, "error": str(error)})
-                data = b""
-            files += 1
-            octets += len(data)
-            name = parse_local_name(file.path.name)
-            if name is None or not is_right(*name, data):
-                bad += 1
-                metrics.bodies_corrupt.labels("cache").inc()
-                self._move_aside(file.path)
-        if bad:  # a file of another size, or of another origin, was counted wrongly or not at all
-            with self._usage() as usage:
-                usage.set(sum(file.charge for file in self._files()))
-        return CacheVerified(files=files, bytes=octets, bad=bad)
+    def _list_shard(self, shard: str) -> list[CachedFile]:
+        found: list[CachedFile] = []
+        with contextlib.suppress(FileNotFoundError):
+            for entry in os.scandir(self._objects / shard):
+                with contextlib.suppress(FileNotFoundError):
+                    account_id, digest = parse_local_name(entry.name) or (None, b"")
+                    size = entry.stat(follow_symlinks=False).st_size
+                    found.append(CachedFile(Path(entry.path), account_id, digest, size))
+        return found
+
+    def _look(self, path: Path) -> bytes | None:
+        try:
+            return diskfile.read(path)
+        except FileNotFoundError:  # evicted since
+            return None
+
+    def _recount(self) -> None:
+        with self._usage() as usage:
+            usage.set(sum(file.charge for file in self._files()))
 
     def _remove_account(self, account_id: AccountId) -> int:
         prefix = local_prefix(account_id)

@@ -187,7 +187,7 @@ def _message_arrays(batch: Sequence[NewMessage], digests: list[int]) -> tuple[li
 
 
 def digest_arrays(digests: Sequence[Digest]) -> tuple[list[Any], ...]:
-    """By column, from `sent_at` to `body_truncated`."""
+    """A column of each fact that a content row keeps of a message, and the three of its text for the search."""
     return (
         [d.sent_at for d in digests],
         [d.message_id for d in digests],

@@ -162,6 +162,11 @@ def remove_quarantined(directory: Path, prefix: str) -> int:
     return len(found)
 
 
+def find_quarantined(directory: Path, name: str) -> list[Path]:
+    """Files that were put aside under a name, the newest first."""
+    return sorted(directory.glob(f"*-{name}"), reverse=True)
+
+
 def sweep_temporaries(directory: Path, older_than_s: float) -> int:
     """Remove what dead processes were writing; how many there were."""
     horizon = time.time() - older_than_s

@@ -42,7 +42,7 @@ from sora.types import AccountId
 
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from typing import TypeAlias
 
     from sora.store.diskfile import Octets
@@ -195,6 +195,17 @@ class Staging:
     async def expire_quarantined(self, older_than_s: float) -> int:
         """Remove what was put aside longer ago; how many bodies that were."""
         return await self._trip(self._expire_quarantined, (time.time() - older_than_s) * 1e9)
+
+    async def pages(self, size: int) -> AsyncIterator[list[StagedFile]]:
+        """Every staged body, so many at a time, in no order; what comes or goes meanwhile is met or not."""
+        files = self._files()
+        while page := await asyncio.to_thread(lambda: list(itertools.islice(files, size))):
+            yield page
+
+    async def find_quarantined(self, account_id: AccountId, content_hash: bytes) -> list[Path]:
+        """Files that were put aside under the name of a body."""
+        name = local_name(account_id, content_hash)
+        return await asyncio.to_thread(diskfile.find_quarantined, self._quarantine, name)
 
     async def list_files(self) -> list[StagedFile]:
         """Every staged body, for the sweep; oldest first."""
@@ -427,6 +438,11 @@ def _no_room() -> Iterator[None]:
         if error.errno not in _FULL:
             raise
         raise StagingFull(detail=f"staging: {error}") from error
+
+
+def is_settled(file: StagedFile) -> bool:
+    """True if whoever staged the body must have its row by now."""
+    return time.time() - file.modified_at_s >= SETTLE_S
 
 
 def _size(pieces: Sequence[Octets]) -> int:

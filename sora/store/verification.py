@@ -1,0 +1,448 @@
+"""What `sora-admin verify` asks the database: pages of rows in the order of object keys, and its own findings.
+
+Every page begins behind a place and ends at a bound, so that a million rows take no more memory than a thousand.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from msgspec import Struct
+
+from sora.store.blobs import BlobRef
+from sora.store.deliveries import digest_arrays
+from sora.store.leases import DEAD_AFTER_S
+from sora.types import AccountId, ContentId
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import timedelta
+
+    from asyncpg import Record
+
+    from sora.mime.digest import Digest
+    from sora.store.db import Database
+
+RUNS_KEPT: Final = 20
+"""Of a node, with their findings."""
+
+
+class Body(Struct, frozen=True):
+    """A content row, and what else the database says of its body.
+
+    Attributes:
+        ref: Names object and files.
+        uploaded: The row says that the object is there.
+        pending: It waits for its upload on this node.
+        elsewhere: It waits for its upload on another node that lives.
+        stranded: It waits for its upload on nodes that are silent, and on no other.
+        copied: The database has a copy.
+        forgotten: Nobody uses it, and the cleaner has not been told.
+    """
+
+    ref: BlobRef
+    uploaded: bool
+    pending: bool
+    elsewhere: bool
+    stranded: bool
+    copied: bool
+    forgotten: bool
+
+
+class Finding(Struct, frozen=True):
+    """Something that is wrong.
+
+    Attributes:
+        kind: See `KINDS`.
+        subject: The object, file, mailbox or account.
+        state: `found`; `mending`: it is being mended; `mended`; `waits`: it needs somebody or something else, the
+            detail says what; `lost`: no good copy is anywhere.
+    """
+
+    kind: str
+    subject: str
+    account_id: int | None
+    detail: str
+    state: str = "found"
+
+
+class Run(Struct, frozen=True):
+    """One run, as far as it has come.
+
+    Attributes:
+        resumed: It goes on where an earlier command was cut short.
+        counts: What was looked at.
+    """
+
+    run_id: int
+    phase: str
+    place: str
+    counts: dict[str, int]
+    resumed: bool
+
+
+class Verification:
+    """The statements.
+
+    Args:
+        instance_id: This node.
+    """
+
+    def __init__(self, db: Database, instance_id: str) -> None:
+        self._db = db
+        self._instance_id = instance_id
+
+    # ── runs ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def begin(
+        self, account_id: AccountId | None, *, deep: bool, repair: bool, anew: bool, within: timedelta
+    ) -> Run:
+        """The run of this node that was cut short and asked the same, if it moved lately; else a new one."""
+        row = None
+        if not anew:
+            row = await self._db.fetchrow(
+                """
+                SELECT run_id, phase, place, counts FROM verify_runs
+                WHERE instance_id = $1 AND account_id IS NOT DISTINCT FROM $2 AND deep = $3 AND repair = $4
+                  AND finished_at IS NULL AND moved_at > clock() - $5::interval
+                ORDER BY run_id DESC LIMIT 1
+                """,
+                self._instance_id,
+                account_id,
+                deep,
+                repair,
+                within,
+            )
+        resumed = row is not None
+        if row is None:
+            await self._forget_old_runs()
+            row = await self._db.fetchrow(
+                """
+                INSERT INTO verify_runs (instance_id, account_id, deep, repair) VALUES ($1, $2, $3, $4)
+                RETURNING run_id, phase, place, counts
+                """,
+                self._instance_id,
+                account_id,
+                deep,
+                repair,
+            )
+            assert row is not None, "INSERT … RETURNING gives its row"
+        return Run(row["run_id"], row["phase"], row["place"], msgspec.json.decode(row["counts"]), resumed)
+
+    async def note(self, run_id: int, findings: Sequence[Finding]) -> None:
+        """Write findings down, or what has become of them."""
+        await self._db.execute(_NOTE, run_id, *_columns(findings))
+
+    async def move(
+        self, run_id: int, phase: str, place: str, counts: Mapping[str, int], findings: Sequence[Finding]
+    ) -> None:
+        """A page is done. What of it was being mended and is not wrong any more was mended before a crash."""
+        async with self._db.transaction() as connection:
+            await connection.execute(_NOTE, run_id, *_columns(findings))
+            await connection.execute(
+                "UPDATE verify_findings SET state = 'mended' WHERE run_id = $1 AND state = 'mending'", run_id
+            )
+            await connection.execute(
+                "UPDATE verify_runs SET phase = $2, place = $3, counts = $4, moved_at = clock() WHERE run_id = $1",
+                run_id,
+                phase,
+                place,
+                msgspec.json.encode(counts).decode(),
+            )
+
+    async def finish(self, run_id: int) -> None:
+        """Everything has been looked at."""
+        await self._db.execute("UPDATE verify_runs SET finished_at = clock() WHERE run_id = $1", run_id)
+
+    async def tally(self, run_id: int) -> list[Record]:
+        """How many findings there are, by kind and state."""
+        return await self._db.fetch(
+            "SELECT kind, state, count(*) AS n FROM verify_findings WHERE run_id = $1 GROUP BY 1, 2 ORDER BY 1, 2",
+            run_id,
+        )
+
+    async def findings(self, run_id: int, limit: int) -> list[Finding]:
+        """The worst first."""
+        rows = await self._db.fetch(
+            """
+            SELECT kind, subject, account_id, detail, state FROM verify_findings WHERE run_id = $1
+            ORDER BY array_position(ARRAY['lost', 'found', 'mending', 'waits', 'mended'], state), kind, subject LIMIT $2
+            """,
+            run_id,
+            limit,
+        )
+        return [Finding(**row) for row in rows]
+
+    async def _forget_old_runs(self) -> None:
+        await self._db.execute(
+            """
+            DELETE FROM verify_runs WHERE instance_id = $1 AND run_id <= (
+              SELECT run_id FROM verify_runs WHERE instance_id = $1 ORDER BY run_id DESC OFFSET $2 LIMIT 1)
+            """,
+            self._instance_id,
+            RUNS_KEPT - 1,
+        )
+
+    # ── what there is ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def count(self, account_id: AccountId | None) -> dict[str, int]:
+        """How much there is to look at, by phase."""
+        row = await self._db.fetchrow(
+            """
+            SELECT (SELECT count(*) FROM mailboxes WHERE account_id = coalesce($1, account_id)) AS mailboxes,
+              (SELECT count(*) FROM message_contents
+               WHERE account_id = coalesce($1, account_id) AND purging_at IS NULL) AS bodies,
+              (SELECT count(*) FROM account_keys WHERE account_id = coalesce($1, account_id)) AS keys
+            """,
+            account_id,
+        )
+        assert row is not None, "a SELECT without FROM is one row"
+        return dict(row)
+
+    async def mailboxes(self, account_id: AccountId | None, after: tuple[int, int], limit: int) -> list[Record]:
+        """Mailboxes in the order of their keys: account, id, name."""
+        return await self._db.fetch(
+            """
+            SELECT account_id, mailbox_id, name FROM mailboxes
+            WHERE (account_id, mailbox_id) > ($1, $2) AND account_id = coalesce($3, account_id)
+            ORDER BY account_id, mailbox_id LIMIT $4
+            """,
+            *after,
+            account_id,
+            limit,
+        )
+
+    async def check_mailbox(self, account_id: int, mailbox_id: int) -> list[Record]:
+        """What is wrong with a mailbox: each kind once, how often, and an example."""
+        return await self._db.fetch(
+            "SELECT what, count(*) AS n, min(detail) AS detail FROM check_mailbox($1, $2) GROUP BY what ORDER BY what",
+            account_id,
+            mailbox_id,
+        )
+
+    async def rebuild_mailbox(self, account_id: int, mailbox_id: int) -> None:
+        """Make what is derived from the rows of messages anew."""
+        await self._db.execute("SELECT rebuild_mailbox($1, $2)", account_id, mailbox_id)
+
+    async def contentless(self, account_id: int, mailbox_id: int) -> list[ContentId]:
+        """Contents that messages of a mailbox name and that have no row."""
+        rows = await self._db.fetch(
+            """
+            SELECT DISTINCT m.content_id FROM messages m WHERE m.account_id = $1 AND m.mailbox_id = $2 AND NOT EXISTS (
+              SELECT 1 FROM message_contents c WHERE c.account_id = m.account_id AND c.content_id = m.content_id)
+            ORDER BY 1
+            """,
+            account_id,
+            mailbox_id,
+        )
+        return [ContentId(row["content_id"]) for row in rows]
+
+    async def bodies(self, account_id: AccountId | None, after: tuple[int, bytes], limit: int) -> list[Body]:
+        """Contents in the order of their object keys, but those that are going or were shredded."""
+        rows = await self._db.fetch(
+            f"{_BODIES} WHERE c.purging_at IS NULL AND (c.account_id, c.content_hash) > ($3, $4)"
+            " AND c.account_id = coalesce($5, c.account_id)"
+            " AND NOT EXISTS (SELECT 1 FROM shreddings s WHERE s.account_id = c.account_id)"
+            " ORDER BY c.account_id, c.content_hash LIMIT $6",
+            self._instance_id,
+            DEAD_AFTER_S,
+            *after,
+            account_id,
+            limit,
+        )
+        return [_body(row) for row in rows]
+
+    async def by_hash(self, names: Sequence[tuple[AccountId, bytes]]) -> list[Body | None]:
+        """The content rows of files, in their order; None: there is none."""
+        rows = await self._db.fetch(
+            f"""
+            SELECT q.* FROM unnest($3::bigint[], $4::bytea[]) WITH ORDINALITY f (account_id, content_hash, place)
+            LEFT JOIN LATERAL ({_BODIES} WHERE c.purging_at IS NULL AND c.account_id = f.account_id
+              AND c.content_hash = f.content_hash) q ON true
+            ORDER BY f.place
+            """,
+            self._instance_id,
+            DEAD_AFTER_S,
+            [account_id for account_id, _ in names],
+            [digest for _, digest in names],
+        )
+        return [None if row["content_id"] is None else _body(row) for row in rows]
+
+    async def lone_uploads(self, account_id: AccountId | None, after: tuple[int, int], limit: int) -> list[Record]:
+        """Pending uploads of this node whose content has no row."""
+        return await self._db.fetch(
+            """
+            SELECT u.account_id, u.content_id FROM pending_uploads u
+            WHERE u.instance_id = $1 AND u.account_id = coalesce($2, u.account_id)
+              AND (u.account_id, u.content_id) > ($3, $4) AND NOT EXISTS (
+              SELECT 1 FROM message_contents c WHERE c.account_id = u.account_id AND c.content_id = u.content_id)
+            ORDER BY 1, 2 LIMIT $5
+            """,
+            self._instance_id,
+            account_id,
+            *after,
+            limit,
+        )
+
+    async def keys(self, account_id: AccountId | None, after: int, limit: int) -> list[Record]:
+        """Wrapped keys, in the order of their accounts."""
+        return await self._db.fetch(
+            """
+            SELECT account_id, key_id, wrapped, fingerprint, stored_at FROM account_keys
+            WHERE account_id > $1 AND account_id = coalesce($2, account_id) ORDER BY account_id LIMIT $3
+            """,
+            after,
+            account_id,
+            limit,
+        )
+
+    # ── what mends ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def queue_again(self, ref: BlobRef) -> bool:
+        """A good copy is staged: the object is not believed any more, and is to be uploaded from here.
+
+        From here on the cleaner leaves the body alone until it is uploaded.
+
+        Returns:
+            False: The row is gone, or going.
+        """
+        return bool(
+            await self._db.fetchval(
+                """
+                WITH c AS (
+                  UPDATE message_contents SET uploaded_at = NULL
+                  WHERE account_id = $1 AND content_id = $2 AND purging_at IS NULL
+                  RETURNING account_id, content_id, content_hash, size
+                )
+                INSERT INTO pending_uploads AS u (account_id, content_hash, instance_id, content_id, size)
+                SELECT account_id, content_hash, $3, content_id, size FROM c
+                ON CONFLICT (account_id, content_hash, instance_id) DO UPDATE SET
+                  attempts = 0, next_try = clock(), content_id = EXCLUDED.content_id
+                RETURNING true
+                """,
+                ref.account_id,
+                ref.content_id,
+                self._instance_id,
+            )
+        )
+
+    async def mark_uploaded(self, ref: BlobRef) -> None:
+        """The object is there, though the row does not say so."""
+        await self._db.execute(
+            """
+            UPDATE message_contents SET uploaded_at = coalesce(uploaded_at, clock())
+            WHERE account_id = $1 AND content_id = $2 AND purging_at IS NULL
+            """,
+            ref.account_id,
+            ref.content_id,
+        )
+
+    async def drop_copy(self, ref: BlobRef) -> None:
+        """The copy in the database is not the body."""
+        await self._db.execute(
+            "DELETE FROM body_copies WHERE account_id = $1 AND content_id = $2", ref.account_id, ref.content_id
+        )
+
+    async def sizes_of(self, account_id: AccountId, content_id: ContentId) -> list[int]:
+        """What messages say of the size of their content: one number, if nothing else is wrong."""
+        rows = await self._db.fetch(
+            "SELECT DISTINCT size FROM messages WHERE account_id = $1 AND content_id = $2 ORDER BY 1 LIMIT 8",
+            account_id,
+            content_id,
+        )
+        return [row["size"] for row in rows]
+
+    async def restore_content(self, ref: BlobRef, digest: Digest) -> bool:
+        """The row of a content whose object is there, and its text for the search; False: a row is in its place."""
+        made = await self._db.fetchval(
+            """
+            WITH c AS (
+              INSERT INTO message_contents (account_id, content_id, content_hash, size, sent_at, message_id,
+                in_reply_to, reference_ids, thread_id, subject, base_subject, sender, recipients, cc, bcc, reply_to,
+                display_from, display_to, preview, envelope, body_structure, header, uploaded_at)
+              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, find_thread($1, $2, $7, $8), $9, $10, $11, $12, $13, $14, $15,
+                $16, $17, $18, $19, $20, $21, clock())
+              ON CONFLICT DO NOTHING RETURNING account_id, content_id
+            )
+            INSERT INTO search_queue (account_id, content_id, headers, body, body_truncated)
+            SELECT account_id, content_id, $22, $23, $24 FROM c RETURNING true
+            """,
+            ref.account_id,
+            ref.content_id,
+            ref.content_hash,
+            ref.size,
+            *(column[0] for column in digest_arrays([digest])),
+        )
+        return bool(made)
+
+    async def tell_cleaner(self, ref: BlobRef) -> None:
+        """The body may have lost its last user; the cleaner looks for himself."""
+        await self._db.execute(
+            "INSERT INTO purge_candidates (account_id, content_id) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+            ref.account_id,
+            ref.content_id,
+        )
+
+    async def drop_upload(self, account_id: int, content_id: int) -> None:
+        """Nobody waits for this upload: its content has no row. A staged file of it is put aside by the sweep."""
+        await self._db.execute(
+            """
+            DELETE FROM pending_uploads u WHERE u.account_id = $1 AND u.content_id = $2 AND u.instance_id = $3
+              AND NOT EXISTS (
+                SELECT 1 FROM message_contents c WHERE c.account_id = u.account_id AND c.content_id = u.content_id)
+            """,
+            account_id,
+            content_id,
+            self._instance_id,
+        )
+
+    async def store_key_again(self, account_id: int) -> None:
+        """The key object is not what the row says: `KeyObjects.store_pending` puts it."""
+        await self._db.execute("UPDATE account_keys SET stored_at = NULL WHERE account_id = $1", account_id)
+
+    async def replace_key(self, account_id: int, broken: bytes, key_id: str, wrapped: bytes) -> bool:
+        """Take the wrapping of a key object in the place of a row that cannot be unwrapped; False: it has changed."""
+        return bool(
+            await self._db.fetchval(
+                """
+                UPDATE account_keys SET key_id = $3, wrapped = $4 WHERE account_id = $1 AND wrapped = $2 RETURNING true
+                """,
+                account_id,
+                broken,
+                key_id,
+                wrapped,
+            )
+        )
+
+
+_NOTE: Final = """
+    INSERT INTO verify_findings AS f (run_id, kind, subject, account_id, detail, state)
+    SELECT $1, * FROM unnest($2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[])
+    ON CONFLICT (run_id, kind, subject) DO UPDATE SET detail = EXCLUDED.detail, state = EXCLUDED.state
+"""
+
+_BODIES: Final = """
+    SELECT c.account_id, c.content_id, c.content_hash, c.size, c.uploaded_at IS NOT NULL AS uploaded,
+      coalesce(w.here, false) AS pending, coalesce(w.alive, false) AS elsewhere,
+      w.here IS NOT NULL AND NOT w.here AND NOT w.alive AS stranded,
+      EXISTS (SELECT 1 FROM body_copies b WHERE b.account_id = c.account_id AND b.content_id = c.content_id) AS copied,
+      content_user(c.account_id, c.content_id) IS NULL AND NOT EXISTS (
+        SELECT 1 FROM purge_candidates p WHERE p.account_id = c.account_id AND p.content_id = c.content_id) AS forgotten
+    FROM message_contents c LEFT JOIN LATERAL (
+      SELECT bool_or(u.instance_id = $1) AS here,
+        bool_or(u.instance_id <> $1 AND coalesce(i.heartbeat_at > clock() - make_interval(secs => $2), false)) AS alive
+      FROM pending_uploads u LEFT JOIN instances i USING (instance_id)
+      WHERE u.account_id = c.account_id AND u.content_hash = c.content_hash) w ON true
+"""
+
+
+def _body(row: Record) -> Body:
+    ref = BlobRef(AccountId(row["account_id"]), ContentId(row["content_id"]), row["content_hash"], row["size"])
+    facts = {name: row[name] for name in Body.__struct_fields__[1:]}
+    return Body(ref, **facts)
+
+
+def _columns(findings: Sequence[Finding]) -> tuple[list[object], ...]:
+    names = ("kind", "subject", "account_id", "detail", "state")
+    return tuple([getattr(finding, name) for finding in findings] for name in names)

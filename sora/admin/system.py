@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import tempfile
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any
 
 from msgspec import Struct
 
 from sora import config as configuration
 from sora.admin.context import AdminContext  # noqa: TC001 — the table of operations reads the annotations
-from sora.errors import NotFound, Refused, SoraError
+from sora.admin.doctor import diagnose
 from sora.store import migrate
-from sora.store.uploads import list_stranded
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable
-
-CHECK_TIMEOUT_S: Final = 10.0
-_PROBE: Final = "health/probe"
 
 
 class Health(Struct, frozen=True):
@@ -70,14 +61,10 @@ class Checked(Struct, frozen=True):
 
 async def health(ctx: AdminContext) -> Health:
     """Ask every dependency whether it works."""
-    postgresql, object_store, staging, uploads, outbound = await asyncio.gather(
-        _verdict(ctx.store.db.ping()),
-        _verdict(_probe(ctx)),
-        _verdict(asyncio.to_thread(_write_probe, ctx.config.uploader.staging_path)),
-        _verdict(_nobody_is_stranded(ctx)),
-        _verdict(_mail_can_leave(ctx)),
+    found = await asyncio.gather(
+        *(diagnose(ctx, name) for name in ("postgresql", "object store", "staging", "stranded", "outbound"))
     )
-    return Health(postgresql, object_store, staging, uploads, outbound)
+    return Health(*(row.what or row.level for row in found))
 
 
 async def migrate_up(ctx: AdminContext) -> Migrated:
@@ -116,52 +103,3 @@ async def config_dump(ctx: AdminContext) -> dict[str, Any]:
 async def config_check(ctx: AdminContext) -> Checked:
     """Say whether the configuration can be used."""
     return Checked()
-
-
-async def _verdict(check: Awaitable[object]) -> str:
-    try:
-        await asyncio.wait_for(check, CHECK_TIMEOUT_S)
-    except TimeoutError:
-        return f"no answer in {CHECK_TIMEOUT_S:.0f} s"
-    except SoraError as error:
-        return error.detail or error.text
-    except OSError as error:
-        return error.strerror or str(error)
-    return "ok"
-
-
-async def _probe(ctx: AdminContext) -> None:
-    """The store answers: an object that is not there is an answer."""
-    try:
-        await ctx.blobs.stat(_PROBE)
-    except NotFound:
-        return
-
-
-async def _nobody_is_stranded(ctx: AdminContext) -> None:
-    """No body has its only copy on a node that is silent.
-
-    Raises:
-        Refused: Some have; it names the nodes.
-    """
-    if found := await list_stranded(ctx.store.db):
-        nodes = (f"{node.uploads} on {node.host or 'an unknown host'} ({node.instance_id})" for node in found)
-        raise Refused(f"bodies whose only copy is on a silent node: {', '.join(nodes)}")
-
-
-async def _mail_can_leave(ctx: AdminContext) -> None:
-    """No mail waits for a smarthost that there is not.
-
-    Raises:
-        Refused: Some does.
-    """
-    if not ctx.config.outbound.host and (pending := (await ctx.store.outbound.backlog()).pending):
-        raise Refused(f"{pending} mails wait, and outbound.host is not set")
-
-
-def _write_probe(path: str) -> None:
-    """A file can be made, reaches the disk, and goes away again."""
-    with tempfile.NamedTemporaryFile(dir=path, prefix=".health-") as file:
-        file.write(b"sora")
-        file.flush()
-        os.fdatasync(file.fileno())

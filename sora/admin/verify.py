@@ -90,7 +90,7 @@ class Verified(Struct, frozen=True):
 
 
 async def verify(ctx: AdminContext, req: Verify) -> Verified:
-    """Compare database, object store, staging and cache with each other; --repair mends what can be mended.
+    """Compare database, object store, staging and cache with each other, and mend them.
 
     A run that was cut short goes on where it stopped when it is called again with the same options.
     """

@@ -153,10 +153,8 @@ async def test_an_object_without_a_row_is_kept_and_noted(wreck: Wreck) -> None:
     ref = await wreck.at_rest(MAIL)
     await wreck.behind_the_triggers("DELETE FROM messages; DELETE FROM message_contents")
     found = await verify.verify(wreck.context, Verify(repair=True))
-    assert [(finding.kind, finding.subject, finding.state) for finding in found.findings] == [
-        ("mailbox", found.findings[0].subject, "mended"),
-        ("object without row", ref.key, "waits"),
-    ] or {f.kind: f.state for f in found.findings} == {"mailbox": "mended", "object without row": "waits"}
+    assert kinds(found) == {"mailbox": "mended", "object without row": "waits"}
+    assert ref.key in {finding.subject for finding in found.findings}
     assert failed(found) == REMAINS
     assert await wreck.db.fetchval("SELECT key FROM orphan_objects") == ref.key
     assert (await wreck.node.blobs.stat(ref.key)).size
@@ -172,7 +170,10 @@ async def test_a_content_row_comes_back_from_its_object(wreck: Wreck) -> None:
     after = await wreck.db.fetchrow("SELECT * FROM message_contents")
     assert after is not None
     changing = {"created_at", "uploaded_at"}
-    assert {k: v for k, v in after.items() if k not in changing} == {k: v for k, v in before.items() if k not in changing}
+    same = set(before.keys()) - changing
+    assert {k: v for k, v in after.items() if k not in changing} == {
+        k: v for k, v in before.items() if k not in changing
+    }
     assert await wreck.db.fetchval("SELECT count(*) FROM search_queue") == 1
     assert await wreck.read(ref) == MAIL
     assert await look(wreck) == {}

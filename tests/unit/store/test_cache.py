@@ -16,7 +16,7 @@ from sora import metrics
 from sora.store import cache as cache_module
 from sora.store import diskfile
 from sora.store.blobs import BlobRef, content_hash
-from sora.store.cache import BLOCK_BYTES, Cache
+from sora.store.cache import BLOCK_BYTES, SHARDS, Cache
 from sora.types import AccountId, ContentId
 
 if TYPE_CHECKING:
@@ -407,28 +407,34 @@ async def test_an_operator_may_remove_the_files(cache: Cache, tmp_path: Path) ->
     assert await cache.read(ref(body(1))) == body(1)
 
 
-async def test_verify_moves_aside_what_is_not_what_its_name_says(cache: Cache, tmp_path: Path) -> None:
+async def test_whoever_looks_at_every_file_meets_them_by_shard(cache: Cache, tmp_path: Path) -> None:
     for number in range(5):
         await cache.put(ref(body(number)), body(number))
-    paths = {path.name: path for path in (tmp_path / "cache" / "objects").rglob("*.eml")}
-    os.truncate(paths[ref(body(0)).name], 100)
-    paths[ref(body(1)).name].write_bytes(body(2))
-    (paths[ref(body(2)).name].parent / "stray").write_bytes(b"x")
-    asked: list[tuple[int, bytes]] = []
+    stray = cache.path(ref(body(0))).with_name("stray")
+    stray.write_bytes(b"x")
+    found = [file for shard in SHARDS for file in await cache.list_shard(shard)]
+    assert {file.content_hash for file in found if file.account_id is not None} == {
+        content_hash(body(number)) for number in range(5)
+    }
+    assert [(file.path, file.size) for file in found if file.account_id is None] == [(stray, 1)]
+    before = cache.path(ref(body(1))).stat().st_mtime_ns
+    assert await cache.look(cache.path(ref(body(1)))) == body(1)
+    assert cache.path(ref(body(1))).stat().st_mtime_ns == before, "looking is no use"
+    assert await cache.look(stray.with_name("gone")) is None
 
-    def is_right(account_id: int, digest: bytes, data: bytes) -> bool:
-        asked.append((account_id, digest))
-        return content_hash(data) == digest
 
-    found = await cache.verify(is_right)
-    assert (found.files, found.bad) == (6, 3)
-    assert found.bytes == 4 * BLOCK + 101
-    assert set(asked) == {(1, content_hash(body(number))) for number in range(5)}
-    assert await kept(cache, 0, 1, 2, 3, 4) == [2, 3, 4]
+async def test_what_is_put_aside_is_kept_and_counted_out(cache: Cache, tmp_path: Path) -> None:
+    for number in range(3):
+        await cache.put(ref(body(number)), body(number))
+    os.truncate(cache.path(ref(body(0))), 100)
+    cache.path(ref(body(1))).with_name("stray").write_bytes(b"x")
+    await cache.put_aside(cache.path(ref(body(0))))
+    await cache.put_aside(cache.path(ref(body(1))).with_name("stray"))
+    await cache.recount()
+    assert await kept(cache, 0, 1, 2) == [1, 2]
     stats = await cache.stats()
-    assert (stats.files, stats.quarantined) == (3, 3)
-    assert stats.used_bytes == 3 * BLOCK
-    assert (await cache.verify(is_right)).bad == 0
+    assert (stats.files, stats.quarantined, stats.used_bytes) == (2, 2, 2 * BLOCK)
+    assert [path.read_bytes() for path in await cache.find_quarantined(ref(body(0)))] == [body(0)[:100]]
 
 
 async def test_requests_are_counted_for_the_hit_ratio(cache: Cache) -> None:

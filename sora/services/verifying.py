@@ -132,6 +132,8 @@ class Verifier:
             Unavailable: A dependency is away; the next call goes on.
         """
         run = await self.rows.begin(self.account_id, deep=self.deep, repair=self.repair, anew=anew, within=RESUME)
+        if run.resumed and self.repair:
+            await self._complete(run.run_id)
         counts = Counter(run.counts)
         totals = await self.rows.count(self.account_id)
         totals["cache"] = len(SHARDS)
@@ -148,6 +150,14 @@ class Verifier:
                     self._progress(name, done, max(done, totals.get(name, 0)))
         await self.rows.finish(run.run_id)
         return run.run_id, run.resumed, dict(counts)
+
+    async def _complete(self, run_id: int) -> None:
+        """Bodies that were on their way into the object store when the run was killed: now they wait like any other."""
+        for finding in await self.rows.unfinished(run_id):
+            ref = BlobRef.of_key(finding.subject)
+            body = (await self.rows.by_hash([(ref.account_id, ref.content_hash)]))[0] if ref is not None else None
+            if body is not None and body.pending:
+                await self.rows.note(run_id, [await self._mend(Damage(finding, partial(self.mending.body, body)))])
 
     async def _settle(self, run_id: int, phase: str, page: Page, counts: Counter[str]) -> None:
         """Mend what a page has found, if that is wanted; then the page is done."""

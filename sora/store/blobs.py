@@ -90,10 +90,15 @@ class BlobRef(Struct, frozen=True):
     @classmethod
     def of_entry(cls, entry: BlobEntry) -> BlobRef | None:
         """The body whose object this is, by its key; None: an object of another kind. The size is the object's."""
-        match = _KEY.fullmatch(entry.key)
+        return cls.of_key(entry.key, entry.size)
+
+    @classmethod
+    def of_key(cls, key: str, size: int = 0) -> BlobRef | None:
+        """The body with this key; None: no body has such a key."""
+        match = _KEY.fullmatch(key)
         if match is None or match[2] != match[3][:2]:
             return None
-        return cls(AccountId(int(match[1], 16)), ContentId(int(match[4])), bytes.fromhex(match[3]), entry.size)
+        return cls(AccountId(int(match[1], 16)), ContentId(int(match[4])), bytes.fromhex(match[3]), size)
 
     @property
     def name(self) -> str:

@@ -174,6 +174,17 @@ class Verification:
         )
         return [Finding(**row) for row in rows]
 
+    async def unfinished(self, run_id: int) -> list[Finding]:
+        """What was being mended when the run was killed: of one page at most."""
+        rows = await self._db.fetch(
+            """
+            SELECT kind, subject, account_id, detail, state FROM verify_findings
+            WHERE run_id = $1 AND state = 'mending' ORDER BY kind, subject
+            """,
+            run_id,
+        )
+        return [Finding(**row) for row in rows]
+
     async def _forget_old_runs(self) -> None:
         await self._db.execute(
             """
@@ -364,9 +375,12 @@ class Verification:
               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, find_thread($1, $2, $7, $8), $9, $10, $11, $12, $13, $14, $15,
                 $16, $17, $18, $19, $20, $21, clock())
               ON CONFLICT DO NOTHING RETURNING account_id, content_id
+            ), texts AS (
+              INSERT INTO search_queue (account_id, content_id, headers, body, body_truncated)
+              SELECT account_id, content_id, $22, $23, $24 FROM c
+              WHERE NOT EXISTS (SELECT 1 FROM search_texts t WHERE t.account_id = $1 AND t.content_id = $2)
             )
-            INSERT INTO search_queue (account_id, content_id, headers, body, body_truncated)
-            SELECT account_id, content_id, $22, $23, $24 FROM c RETURNING true
+            SELECT true FROM c
             """,
             ref.account_id,
             ref.content_id,

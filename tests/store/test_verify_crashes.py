@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,6 +18,8 @@ from sora.store import keyring
 from tests.support.wrecks import flipped, open_wreck
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.support.wrecks import Wreck
 
 MAIL = b"Subject: %d\r\n\r\nHello.\r\n"
@@ -42,7 +43,8 @@ class Killed(BaseException):
 async def break_everything(wreck: Wreck) -> None:
     missing, damaged, cached = [await wreck.at_rest(MAIL % number) for number in range(3)]
     rowless = await wreck.at_rest(MAIL % 3)
-    staged = await wreck.deliver(MAIL % 4, copied=True)
+    staged = await wreck.deliver(MAIL % 4)
+    await wreck.cache.put(staged, wreck.staged(staged).read_bytes())
     await wreck.node.blobs.delete(missing.key)
     await wreck.spoil_object(damaged)
     wreck.spoil(wreck.cache.path(cached))
@@ -86,6 +88,7 @@ async def test_a_run_that_was_killed_is_completed(
         states = {finding.kind: finding.state for finding in found.findings}
         # an object without a row is no stray any more once its row is back
         assert states.pop("object without row", "waits") == "waits"
+        assert states.pop("staged missing", "mended") == "mended", "it was put aside when the run was killed"
         assert states == dict.fromkeys(EVERYTHING - {"object without row"}, "mended")
         assert passed.count(point) >= 1
         await all_is_well(wreck)

@@ -14,11 +14,13 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
+from msgspec.structs import replace
+
 from sora.crashpoints import crash_point
 from sora.errors import KeyUnavailable, NotFound
 from sora.mime.digest import digest
 from sora.services.key_objects import parse, prefix_of
-from sora.services.places import BAD, GOOD
+from sora.services.places import BAD, GOOD, UNKNOWN
 from sora.services.uploads import Uploads
 from sora.store.blobs import BlobRef
 from sora.store.copies import add_parts
@@ -66,6 +68,7 @@ Outcome = tuple[str, str]
 
 CONTENTLESS: Final = "message without content"
 """Of `check_mailbox`; no rebuild mends it."""
+STRAYS_PAGE: Final = 1000
 ELSEWHERE: Final = ("waits", "another node has it, and uploads it")
 STRANDED: Final = (
     "waits",
@@ -87,6 +90,7 @@ class Mending:
     ) -> None:
         self._db = db
         self._keys = keys
+        self._strays: tuple[AccountId, dict[ContentId, BlobRef]] | None = None
         self._rows = rows
         self._upkeep = upkeep
         self._places = places
@@ -192,20 +196,41 @@ class Mending:
         Raises:
             BlobDown: The object store is away.
         """
-        async for entry in self._places.blobs.list(f"{account_id:016x}/"):
-            found = BlobRef.of_entry(entry)
-            if found is None or found.content_id != content_id:
-                continue
-            for size in await self._rows.sizes_of(account_id, content_id):
-                ref = BlobRef(account_id, content_id, found.content_hash, size)
-                look = await self._places.object(ref)
-                plain = await self._places.open(ref, look.stored) if look.state == GOOD else None
-                if plain is not None:
-                    if not await self._rows.restore_content(ref, await asyncio.to_thread(digest, plain)):
-                        return "waits", "another content of the account has the same bytes"
-                    crash_point("verify.content_restored")
-                    return "mended", f"from object {entry.key}"
-        return LOST
+        found = (await self._strays_of(account_id)).get(content_id)
+        if found is None:
+            return LOST
+        outcome = "lost", f"object {found.key} is damaged: restore it from a backup of the bucket"
+        for size in await self._rows.sizes_of(account_id, content_id):
+            ref = replace(found, size=size)
+            look = await self._places.object(ref)
+            if look.state == UNKNOWN:
+                outcome = "waits", f"object {ref.key} is sealed, and the key of the account is missing"
+            plain = await self._places.open(ref, look.stored) if look.state == GOOD else None
+            if plain is not None:
+                if not await self._rows.restore_content(ref, await asyncio.to_thread(digest, plain)):
+                    return "waits", "another content of the account has the same bytes"
+                crash_point("verify.content_restored")
+                return "mended", f"from object {ref.key}"
+        return outcome
+
+    async def _strays_of(self, account_id: AccountId) -> dict[ContentId, BlobRef]:
+        """Objects of an account that have no row, looked for once."""
+        if self._strays is None or self._strays[0] != account_id:
+            strays: dict[ContentId, BlobRef] = {}
+            page: list[BlobRef] = []
+            async for entry in self._places.blobs.list(f"{account_id:016x}/"):
+                if (ref := BlobRef.of_entry(entry)) is not None:
+                    page.append(ref)
+                if len(page) == STRAYS_PAGE:
+                    await self._add_strays(strays, page)
+                    page = []
+            await self._add_strays(strays, page)
+            self._strays = account_id, strays
+        return self._strays[1]
+
+    async def _add_strays(self, strays: dict[ContentId, BlobRef], page: list[BlobRef]) -> None:
+        for at in await self._upkeep.unknown(page):
+            strays[page[at].content_id] = page[at]
 
     async def strange_file(self, path: Path) -> Outcome:
         """Put a damaged file of the cache aside that no row describes."""

@@ -57,6 +57,8 @@ if TYPE_CHECKING:
 PAGE: Final = 500
 AT_ONCE: Final = 8
 """Bodies that are looked at together."""
+CONTENTLESS_MOST: Final = 10_000
+"""Messages of one mailbox without a content that are told of in one run."""
 LOOKS: Final = 3
 """How often a row that changes all the time is looked at in a page; then the next run has to."""
 RESUME: Final = timedelta(days=7)
@@ -206,7 +208,7 @@ class Verifier:
             finding = Finding("mailbox", f"{account_id}/{mailbox_id} {name}", account_id, detail)
             damages.append(Damage(finding, partial(self.mending.mailbox, account_id, mailbox_id)))
         if len(derived) < len(wrong):
-            for content_id in await self.rows.contentless(account_id, mailbox_id):
+            for content_id in await self.rows.contentless(account_id, mailbox_id, CONTENTLESS_MOST):
                 finding = Finding("content missing", f"{account_id}/{content_id}", account_id, f"in {name}")
                 damages.append(Damage(finding, partial(self.mending.content, account_id, content_id)))
         return damages

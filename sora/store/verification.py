@@ -236,16 +236,17 @@ class Verification:
         """Make what is derived from the rows of messages anew."""
         await self._db.execute("SELECT rebuild_mailbox($1, $2)", account_id, mailbox_id)
 
-    async def contentless(self, account_id: int, mailbox_id: int) -> list[ContentId]:
-        """Contents that messages of a mailbox name and that have no row."""
+    async def contentless(self, account_id: int, mailbox_id: int, limit: int) -> list[ContentId]:
+        """Contents that messages of a mailbox name and that have no row, the first ones."""
         rows = await self._db.fetch(
             """
             SELECT DISTINCT m.content_id FROM messages m WHERE m.account_id = $1 AND m.mailbox_id = $2 AND NOT EXISTS (
               SELECT 1 FROM message_contents c WHERE c.account_id = m.account_id AND c.content_id = m.content_id)
-            ORDER BY 1
+            ORDER BY 1 LIMIT $3
             """,
             account_id,
             mailbox_id,
+            limit,
         )
         return [ContentId(row["content_id"]) for row in rows]
 

@@ -15,7 +15,7 @@ from sora.admin.verify import opened
 from sora.crashpoints import crash_point
 from sora.errors import InUse, KeyUnavailable, Refused, Unavailable
 from sora.services.node import INSTANCE_FILE, own_instance_id
-from sora.services.places import ABSENT, BAD, GOOD, UNKNOWN
+from sora.services.places import ABSENT, BAD, GOOD, UNKNOWN, UNREADABLE
 from sora.store import diskfile
 from sora.store.blobs import BlobRef, parse_local_name
 from sora.store.leases import DEAD_AFTER_S
@@ -294,8 +294,11 @@ async def _place(places: Places, own: str, row: Record) -> str:
                 return name
             if found.state == UNKNOWN:
                 return "unknown" if here else "elsewhere"
-        if await places.stat(ref) == GOOD:
+        state = await places.stat(ref)
+        if state == GOOD:
             return "stored"
+        if state == UNREADABLE:
+            return "unknown" if here else "elsewhere"
     except Unavailable:
         return "unknown" if here else "elsewhere"
     return "missing" if here else "elsewhere"

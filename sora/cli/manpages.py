@@ -66,6 +66,28 @@ sora\-admin sieve check away.sieve
 sora\-admin sieve test away.sieve mail.eml \-\-from bob@example.net \-\-to ann+x@example.com \-\-owner ann@example.com
 sora\-admin sieve test \-\-personal scripts/ \-\-global /etc/sora/sieve/ \-\-json main.sieve \- < mail.eml
 .fi""",
+    "verifying": r""".B sora\-admin verify
+walks through mailboxes, bodies, pending uploads, the staging and cache directories of this node, and wrapped keys. What
+is known of each body is compared with what is there; with
+.B \-\-deep
+every copy is read and compared with its hash. With
+.B \-\-repair
+a body is mended from any good copy: object store, staging, cache, database, quarantine, or the same bytes in another
+object of the account. What has no good copy is left as it is. Run it on every node: each sees its own disks. A run that
+was cut short goes on where it stopped, unless
+.B \-\-restart
+is given; it may run beside the servers.
+.PP
+.B sora\-admin doctor
+makes a number of checks and says what to do about those that fail.
+.PP
+The exit status of
+.B verify
+is 0 if nothing is wrong or all of it was mended, 3 if a dependency went away (call it again), 4 if something can be
+mended or waits for somebody, and 5 if a body has no good copy anywhere. That of
+.B doctor
+is 0 if there are notices at most, 3 if PostgreSQL or the object store does not answer, 4 if there are warnings, and 5
+if there are errors.""",
     "files": _CTL_SECTIONS["files"],
     "see also": r""".BR soractl (1),
 .BR sora.toml (5)""",

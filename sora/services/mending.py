@@ -46,6 +46,7 @@ KINDS: Final = {
     "mailbox": "its sequences, counters, flag planes or expunge log are not what its messages say",
     "content missing": "messages name a content that has no row",
     "object missing": "the row says that the body is in the object store, and it is not",
+    "object unreadable": "the object store answers, and does not give this object",
     "object damaged": "the object has other octets than its row says",
     "not marked": "the object is there, but its row does not say so",
     "not queued": "the body is on this node and nobody uploads it",
@@ -106,25 +107,23 @@ class Mending:
             BlobDown: The object store is away.
         """
         ref = body.ref
-        try:
-            found = await self._places.good_copy(ref)
-        except KeyUnavailable as error:
-            return "waits", error.detail or error.text
-        if found is None:
+        found = await self._places.good_copy(ref)
+        if not found.where:
+            if found.unclear:
+                return "waits", found.unclear
             return ELSEWHERE if body.elsewhere else STRANDED if body.stranded else LOST
-        where, stored = found
         await self._clear_staging(ref)
-        if where == "the object store":
+        if found.where == "the object store":
             await self._mark(ref)
             return "mended", "the object is right"
-        await self._places.staging.stage_many([(ref.account_id, ref.content_hash, stored)])
+        await self._places.staging.stage_many([(ref.account_id, ref.content_hash, found.stored)])
         crash_point("verify.staged")
         if not await self._rows.queue_again(ref):
             return "mended", "its row is gone meanwhile"
         crash_point("verify.queued")
         await self._uploads.upload(_pending(ref))
         crash_point("verify.uploaded")
-        return "mended", f"from {where}"
+        return "mended", f"from {found.where}"
 
     async def copy(self, ref: BlobRef) -> Outcome:
         """Make a damaged copy in the database anew, from staging; it goes if the object is right.
@@ -153,16 +152,13 @@ class Mending:
         """
         cache = self._places.cache
         assert cache is not None, "a file of the cache was found"
-        try:
-            found = await self._places.good_copy(ref)
-        except KeyUnavailable as error:
-            return "waits", error.detail or error.text
-        if found is None:
-            return "waits", "left as it is: no better copy is here"
+        found = await self._places.good_copy(ref)
+        if not found.where:
+            return "waits", f"left as it is: {found.unclear or 'no better copy is here'}"
         await cache.put_aside(path)
         crash_point("verify.cache_cleared")
-        await cache.put(ref, found[1])
-        return "mended", f"from {found[0]}"
+        await cache.put(ref, found.stored)
+        return "mended", f"from {found.where}"
 
     async def not_marked(self, body: Body) -> Outcome:
         """The object is there: the row says so, if it is right.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
-from sora.errors import KeyUnavailable, NotFound
+from sora.errors import BlobDown, KeyUnavailable, NotFound
 from sora.store import diskfile
 from sora.store.blobs import BlobRef, content_hash
 from sora.store.copies import BodyCopies
@@ -34,6 +34,7 @@ GOOD: Final = "good"
 BAD: Final = "bad"
 ABSENT: Final = "absent"
 UNKNOWN: Final = "unknown"
+UNREADABLE: Final = "unreadable"
 LARGE_BYTES: Final = 1024 * 1024
 """Of bodies that are larger, one is in memory at a time."""
 
@@ -42,7 +43,8 @@ class Look(Struct, frozen=True):
     """What is at one place.
 
     Attributes:
-        state: `GOOD`, `BAD`, `ABSENT`, or `UNKNOWN`: it is sealed, and the key cannot be had.
+        state: `GOOD`, `BAD`, `ABSENT`; `UNKNOWN`: it is sealed, and the key cannot be had; `UNREADABLE`: the object
+            store, which answers otherwise, does not give it.
         stored: The octets, if they are good.
     """
 
@@ -51,6 +53,19 @@ class Look(Struct, frozen=True):
 
 
 NOTHING: Final = Look(ABSENT)
+
+
+class Found(Struct, frozen=True):
+    """A good copy.
+
+    Attributes:
+        where: Its place; empty: there is none.
+        unclear: What may be one, and could not be looked at.
+    """
+
+    where: str = ""
+    stored: bytes = b""
+    unclear: str = ""
 
 
 class Places:
@@ -93,6 +108,9 @@ class Places:
             found = await self.blobs.stat(ref.key)
         except NotFound:
             return ABSENT
+        except BlobDown:
+            await self.blobs.ping()  # an outage, or this one object?
+            return UNREADABLE
         return GOOD if self.plausible(ref, found.size) else BAD
 
     async def object(self, ref: BlobRef) -> Look:
@@ -111,6 +129,9 @@ class Places:
                 return await self.judge(ref, await self.blobs.get(ref.key))
         except NotFound:
             return NOTHING
+        except BlobDown:
+            await self.blobs.ping()
+            return Look(UNREADABLE)
 
     async def staged(self, ref: BlobRef) -> Look:
         """The staged file of this node."""
@@ -156,22 +177,21 @@ class Places:
             return Look(UNKNOWN)
         return Look(GOOD, stored) if right else Look(BAD)
 
-    async def good_copy(self, ref: BlobRef) -> tuple[str, bytes] | None:
+    async def good_copy(self, ref: BlobRef) -> Found:
         """A place with the right octets, and these: the nearest to where they belong first.
 
         Raises:
-            KeyUnavailable: There is none, but a place has something that cannot be opened without its key.
             BlobDown: The object store is away.
         """
-        unknown = ""
+        unclear = ""
         async for name, look in self._looks(ref):
             if look.state == GOOD:
-                return name, look.stored
+                return Found(name, look.stored)
             if look.state == UNKNOWN:
-                unknown = name
-        if unknown:
-            raise KeyUnavailable(detail=f"{unknown} has it sealed, and the key of account {ref.account_id} is missing")
-        return None
+                unclear = f"{name} has it sealed, and the key of account {ref.account_id} is missing"
+            elif look.state == UNREADABLE:
+                unclear = unclear or f"{name} has it, and does not give it: see its log"
+        return Found(unclear=unclear)
 
     async def open(self, ref: BlobRef, stored: bytes) -> bytes | None:
         """The plain body; None: it is another one.

@@ -33,7 +33,7 @@ from sora import log
 from sora.crashpoints import crash_point
 from sora.errors import DatabaseDown, OutcomeUnknown, SoraError, Unavailable
 from sora.services.mending import CONTENTLESS, look_at_key
-from sora.services.places import ABSENT, BAD, GOOD
+from sora.services.places import ABSENT, BAD, GOOD, UNREADABLE
 from sora.store.blobs import BlobRef
 from sora.store.cache import SHARDS
 from sora.store.staging import is_settled
@@ -180,7 +180,8 @@ class Verifier:
             state, how = await mend()
         except (DatabaseDown, OutcomeUnknown):
             raise
-        except Unavailable as error:  # this one only: no key, no room, a store that refuses one object
+        except Unavailable as error:  # no key, no room, a store that refuses one object
+            await self.places.blobs.ping()  # if it is away altogether the page is for the next call
             state, how = "waits", error.detail or error.text
         except SoraError as error:
             _log.error("not mended", extra={"kind": finding.kind, "subject": finding.subject, "error": str(error)})
@@ -282,6 +283,8 @@ class Verifier:
                 wrong("object missing", partial(self.mending.body, body))
             elif state == BAD:
                 wrong("object damaged", partial(self.mending.body, body))
+            elif state == UNREADABLE:
+                wrong("object unreadable", partial(self.mending.body, body))
         elif body.pending:
             staged = await self._staged(ref)
             if staged == BAD:

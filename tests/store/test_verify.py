@@ -11,6 +11,7 @@ import pytest
 from sora.admin import verify
 from sora.admin.verify import LOST, REMAINS, Verify, failed
 from sora.errors import BlobDown, InUse
+from sora.services.places import Found, Places
 from sora.store import keyring
 from tests.support.wrecks import flipped, open_wreck
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sora.admin.verify import Verified
+    from sora.store.blobs import BlobEntry, BlobRef
     from tests.support.wrecks import Wreck
 
 MAIL = b"From: a@example.com\r\nSubject: one\r\nMessage-ID: <one@example.com>\r\n\r\nHello.\r\n"
@@ -86,6 +88,24 @@ async def test_a_torn_object_is_found_by_its_length(wreck: Wreck) -> None:
     assert await wreck.read(ref) == MAIL
 
 
+async def test_a_store_that_goes_away_in_a_repair_leaves_the_page_to_the_next_call(wreck: Wreck) -> None:
+    ref = await wreck.at_rest(MAIL)
+    await wreck.node.blobs.delete(ref.key)
+    objects, good_copy = wreck.root / "objects", Places.good_copy
+
+    async def away(places: Places, ref: BlobRef) -> Found:
+        objects.rename(wreck.root / "away")
+        return await good_copy(places, ref)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Places, "good_copy", away)
+        with pytest.raises(BlobDown):
+            await verify.verify(wreck.context, Verify(repair=True))
+    wreck.root.joinpath("away").rename(objects)
+    found = await verify.verify(wreck.context, Verify(repair=True))
+    assert (found.resumed, kinds(found)) == (True, {"object missing": "mended"})
+
+
 async def test_what_has_no_good_copy_is_left_as_it_is(wreck: Wreck) -> None:
     ref = await wreck.at_rest(MAIL)
     await wreck.spoil_object(ref)
@@ -96,6 +116,38 @@ async def test_what_has_no_good_copy_is_left_as_it_is(wreck: Wreck) -> None:
     assert failed(found) == LOST
     assert (await wreck.node.blobs.get(ref.key), wreck.cache.path(ref).read_bytes()) == damaged
     assert await wreck.db.fetchval("SELECT uploaded_at IS NOT NULL FROM message_contents")
+
+
+@pytest.mark.parametrize("deep", [False, True])
+async def test_an_object_that_the_store_does_not_give(
+    wreck: Wreck, monkeypatch: pytest.MonkeyPatch, deep: bool
+) -> None:
+    """A bad sector: one object fails, the store itself is there."""
+    ref, lone = await wreck.at_rest(MAIL), await wreck.at_rest(MAIL + b"lone", cached=False)
+    asked = {"get": wreck.context.blobs.get, "stat": wreck.context.blobs.stat}
+
+    def failing(name: str) -> object:
+        async def ask(key: str, *rest: object) -> object:
+            if key in (ref.key, lone.key):
+                raise BlobDown(detail="Input/output error")
+            return await asked[name](key, *rest)  # type: ignore[operator]
+
+        return ask
+
+    for name in ("get", "stat") if not deep else ("get",):
+        monkeypatch.setattr(wreck.context.blobs, name, failing(name))
+    if not deep:  # and the listing is late
+
+        async def nothing(prefix: str = "", after: str = "") -> AsyncIterator[BlobEntry]:
+            for entry in ():
+                yield entry
+
+        monkeypatch.setattr(wreck.context.blobs, "list", nothing)
+    found = await verify.verify(wreck.context, Verify(deep=deep, repair=True))
+    states = {(finding.kind, finding.subject): finding.state for finding in found.findings}
+    assert states == {("object unreadable", ref.key): "mended", ("object unreadable", lone.key): "waits"}
+    monkeypatch.undo()
+    assert await wreck.read(ref) == MAIL
 
 
 async def test_wrong_octets_in_the_cache_are_put_aside_and_fetched_again(wreck: Wreck) -> None:

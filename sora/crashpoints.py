@@ -112,6 +112,7 @@ POINTS: Final[dict[str, str]] = {
     "verify.queued": "the body waits for its upload again, the object is still missing or damaged",
     "verify.uploaded": "the object is right again, the finding does not say so",
     "verify.cache_cleared": "a damaged file of the cache is put aside, the good copy is still elsewhere",
+    "verify.housed": "messages that have lost their mailbox have another one, whose counters are zero",
     "verify.rebuilt": "what is derived of a mailbox is made anew, the finding does not say so",
     "verify.content_restored": "a content row is made anew from its object, the finding does not say so",
     "verify.key_unmarked": "a wrapped key is to be stored again, its object is still missing or damaged",

@@ -125,7 +125,7 @@ async def diagnose(ctx: AdminContext, name: str) -> Diagnosis:
     except asyncpg.PostgresError as error:
         trouble = Trouble(str(error))
     except OSError as error:
-        trouble = Trouble(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error))
+        trouble = Trouble(error.strerror or str(error))
     if trouble is None:
         return Diagnosis(name, WELL)
     return Diagnosis(name, trouble.level, trouble.text, check.advice)

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from sora.types import ContentId
 
 KINDS: Final = {
+    "mailbox missing": "messages name a mailbox that has no row",
     "mailbox": "its sequences, counters, flag planes or expunge log are not what its messages say",
     "content missing": "messages name a content that has no row",
     "object missing": "the row says that the body is in the object store, and it is not",
@@ -266,6 +267,13 @@ class Mending:
         while await self._keys.store_pending():  # with others that wait
             pass
         return "mended", "from the database"
+
+    async def homeless(self, account_id: int, mailbox_id: int) -> Outcome:
+        """Make a mailbox for messages that have lost theirs, of a UIDVALIDITY of its own."""
+        name = await self._rows.house(account_id, mailbox_id)
+        crash_point("verify.housed")
+        await self._rows.rebuild_mailbox(account_id, mailbox_id)
+        return "mended", f"they are in {name}"
 
     async def mailbox(self, account_id: int, mailbox_id: int) -> Outcome:
         """Make everything derived anew, and look again."""

@@ -4,6 +4,7 @@ A phase is one row of `PHASES`: it walks through one kind of thing in bounded pa
 that it found. The run writes the damage down, mends it if that is asked for, and then notes the place: a command that
 was cut short goes on there when it is called again, and repeats the page that it was at. Mending twice does no harm.
 
+- `homeless`: messages whose mailbox is gone.
 - `mailboxes`: what triggers keep (sequences, counters, flag planes, expunge log) against the rows of messages.
 - `bodies`: rows and objects, both ways, in one walk: rows come in the order of the object keys, and are merged with
   the listing of the bucket. What a listing lacks is asked for by its key before it counts as missing, because a
@@ -163,12 +164,14 @@ class Verifier:
 
     async def _settle(self, run_id: int, phase: str, page: Page, counts: Counter[str]) -> None:
         """Mend what a page has found, if that is wanted; then the page is done."""
-        findings = [damage.finding for damage in page.damages]
-        if self.repair and page.damages:
-            findings = [_in_state(f, "mending" if mend else f.state, f.detail) for f, mend in page.damages]
+        # once each: a content that is missing may be missed in several mailboxes
+        damages = list({(damage.finding.kind, damage.finding.subject): damage for damage in page.damages}.values())
+        findings = [damage.finding for damage in damages]
+        if self.repair and damages:
+            findings = [_in_state(f, "mending" if mend else f.state, f.detail) for f, mend in damages]
             await self.rows.note(run_id, findings)
             crash_point("verify.noted")
-            findings = [await self._mend(damage) for damage in page.damages]
+            findings = [await self._mend(damage) for damage in damages]
             crash_point("verify.mended")
         await self.rows.move(run_id, phase, page.place, counts, findings)
 
@@ -189,6 +192,20 @@ class Verifier:
         return _in_state(finding, state, f"{finding.detail}; {how}" if finding.detail else how)
 
     # ── phases ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def homeless(self, place: str) -> AsyncGenerator[Page]:
+        """Messages whose mailbox has no row."""
+        damages: list[Damage] = []
+        for row in await self.rows.homeless(self.account_id):
+            account_id, mailbox_id = row["account_id"], row["mailbox_id"]
+            subject = f"{account_id}/{mailbox_id}"
+            if row["owned"]:
+                mend = partial(self.mending.homeless, account_id, mailbox_id)
+                damages.append(Damage(Finding("mailbox missing", subject, account_id, ""), mend))
+            else:
+                finding = Finding("mailbox missing", subject, account_id, "its account has no row either", "waits")
+                damages.append(Damage(finding, None))
+        yield Page("", 0, damages)
 
     async def mailboxes(self, place: str) -> AsyncGenerator[Page]:
         """What is derived from the rows of messages."""
@@ -345,8 +362,8 @@ class Verifier:
         name = self.places.staging.path(file.account_id, file.content_hash).name
         if body is None:
             if is_settled(file):
-                finding = Finding("staged without row", name, file.account_id, "the uploader puts it aside after a day")
-                return Damage(_in_state(finding, "waits", finding.detail), None)
+                detail = "the uploader puts it aside after a day"
+                return Damage(Finding("staged without row", name, file.account_id, detail, "waits"), None)
             return None
         if not body.uploaded or not self.deep:  # the others were met with their row
             return None
@@ -421,6 +438,7 @@ class Verifier:
 
 
 PHASES: Final[dict[str, Callable[[Verifier, str], AsyncGenerator[Page]]]] = {
+    "homeless": Verifier.homeless,
     "mailboxes": Verifier.mailboxes,
     "bodies": Verifier.bodies,
     "uploads": Verifier.uploads,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sora.mime.digest import Digest
     from sora.store.db import Database
 
+LEISURE_S: Final = 3600.0
 RUNS_KEPT: Final = 20
 """Of a node, with their findings."""
 
@@ -199,7 +200,7 @@ class Verification:
 
     async def count(self, account_id: AccountId | None) -> dict[str, int]:
         """How much there is to look at, by phase."""
-        row = await self._db.fetchrow(
+        (row,) = await self._at_leisure(
             """
             SELECT (SELECT count(*) FROM mailboxes WHERE account_id = coalesce($1, account_id)) AS mailboxes,
               (SELECT count(*) FROM message_contents
@@ -208,7 +209,6 @@ class Verification:
             """,
             account_id,
         )
-        assert row is not None, "a SELECT without FROM is one row"
         return dict(row)
 
     async def mailboxes(self, account_id: AccountId | None, after: tuple[int, int], limit: int) -> list[Record]:
@@ -226,7 +226,7 @@ class Verification:
 
     async def check_mailbox(self, account_id: int, mailbox_id: int) -> list[Record]:
         """What is wrong with a mailbox: each kind once, how often, and an example."""
-        return await self._db.fetch(
+        return await self._at_leisure(
             "SELECT what, count(*) AS n, min(detail) AS detail FROM check_mailbox($1, $2) GROUP BY what ORDER BY what",
             account_id,
             mailbox_id,
@@ -234,11 +234,11 @@ class Verification:
 
     async def rebuild_mailbox(self, account_id: int, mailbox_id: int) -> None:
         """Make what is derived from the rows of messages anew."""
-        await self._db.execute("SELECT rebuild_mailbox($1, $2)", account_id, mailbox_id)
+        await self._at_leisure("SELECT rebuild_mailbox($1, $2)", account_id, mailbox_id)
 
     async def contentless(self, account_id: int, mailbox_id: int, limit: int) -> list[ContentId]:
         """Contents that messages of a mailbox name and that have no row, the first ones."""
-        rows = await self._db.fetch(
+        rows = await self._at_leisure(
             """
             SELECT DISTINCT m.content_id FROM messages m WHERE m.account_id = $1 AND m.mailbox_id = $2 AND NOT EXISTS (
               SELECT 1 FROM message_contents c WHERE c.account_id = m.account_id AND c.content_id = m.content_id)
@@ -249,6 +249,41 @@ class Verification:
             limit,
         )
         return [ContentId(row["content_id"]) for row in rows]
+
+    async def homeless(self, account_id: AccountId | None) -> list[Record]:
+        """Mailboxes that have no row and messages all the same: account, mailbox, whether there is such an account.
+
+        One look at the index for each mailbox, never at each message.
+        """
+        return await self._at_leisure(
+            """
+            WITH RECURSIVE known AS (
+              (SELECT account_id, mailbox_id FROM messages ORDER BY account_id, mailbox_id LIMIT 1)
+              UNION ALL
+              SELECT n.account_id, n.mailbox_id FROM known k CROSS JOIN LATERAL (
+                SELECT m.account_id, m.mailbox_id FROM messages m
+                WHERE (m.account_id, m.mailbox_id) > (k.account_id, k.mailbox_id)
+                ORDER BY m.account_id, m.mailbox_id LIMIT 1) n
+            )
+            SELECT k.account_id, k.mailbox_id,
+              EXISTS (SELECT 1 FROM accounts a WHERE a.account_id = k.account_id) AS owned
+            FROM known k WHERE k.account_id = coalesce($1, k.account_id) AND NOT EXISTS (
+              SELECT 1 FROM mailboxes b WHERE b.account_id = k.account_id AND b.mailbox_id = k.mailbox_id)
+            ORDER BY 1, 2 LIMIT 1000
+            """,
+            account_id,
+        )
+
+    async def house(self, account_id: int, mailbox_id: int) -> str:
+        """Make a mailbox for the messages that have lost theirs; its name."""
+        name = f"Recovered {mailbox_id}"
+        await self._db.execute(
+            "INSERT INTO mailboxes (account_id, mailbox_id, name) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+            account_id,
+            mailbox_id,
+            name,
+        )
+        return name
 
     async def bodies(self, account_id: AccountId | None, after: tuple[int, bytes], limit: int) -> list[Body]:
         """Contents in the order of their object keys, but those that are going or were shredded."""
@@ -308,6 +343,13 @@ class Verification:
             account_id,
             limit,
         )
+
+    async def _at_leisure(self, sql: str, *arguments: object) -> list[Record]:
+        """Rows of a statement that looks at all of something large: nobody waits for it, so it may take its time."""
+        async with self._db.transaction() as connection:
+            await connection.execute(f"SET LOCAL statement_timeout = '{LEISURE_S:.0f}s'")
+            rows: list[Record] = await connection.fetch(sql, *arguments, timeout=LEISURE_S + 5)
+            return rows
 
     # ── what mends ───────────────────────────────────────────────────────────────────────────────────────────────────
 

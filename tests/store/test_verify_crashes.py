@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 MAIL = b"Subject: %d\r\n\r\nHello.\r\n"
 POINTS = [name for name in crashpoints.POINTS if name.startswith("verify.")]
 EVERYTHING = {
+    "mailbox missing",
     "mailbox",
     "object missing",
     "object damaged",
@@ -51,6 +52,14 @@ async def break_everything(wreck: Wreck) -> None:
     wreck.spoil(wreck.staged(staged))
     await wreck.behind_the_triggers(f"DELETE FROM message_contents WHERE content_id = {rowless.content_id}")
     await wreck.behind_the_triggers("DELETE FROM message_sequences")
+    account_id = await wreck.account()
+    box = (await wreck.node.store.mailboxes.get(account_id, "Archive")).mailbox_id
+    await wreck.behind_the_triggers(
+        "INSERT INTO messages (account_id, mailbox_id, uid, content_id, created_modseq, internal_date, size)"
+        f" SELECT account_id, {box}, uid, content_id, created_modseq, internal_date, size FROM messages"
+    )
+    await wreck.behind_the_triggers(f"DELETE FROM mailboxes WHERE mailbox_id = {box}")
+    await wreck.behind_the_triggers(f"DELETE FROM mailbox_stats WHERE mailbox_id = {box}")
     (key,) = [entry.key async for entry in wreck.node.blobs.list("keys/")]
     await wreck.node.blobs.put(key, b"{}")
 
@@ -62,6 +71,10 @@ async def all_is_well(wreck: Wreck) -> None:
     bodies = {await wreck.read(mending.BlobRef(**row)) for row in rows}
     assert bodies == {MAIL % number for number in range(5)}
     assert await wreck.db.fetchval("SELECT count(*) FROM pending_uploads") == 0
+    found = await wreck.db.fetchval(
+        "SELECT message_count FROM mailboxes JOIN mailbox_stats USING (mailbox_id) WHERE name LIKE 'Recovered %'"
+    )
+    assert found == 5
 
 
 @pytest.mark.parametrize("point", POINTS)

@@ -461,6 +461,33 @@ async def test_check_sees_what_rebuild_repairs(conn: Connection, account: Accoun
     assert planes.flags() == {uid: {0} for uid in range(1, 6)}
 
 
+async def test_rebuild_mends_planes_and_the_expunge_log(conn: Connection, account: Account) -> None:
+    await account.deliver(6, flags=[0])
+    call = (account.id, account.boxes["INBOX"])
+    await conn.execute("UPDATE messages SET expunged_at = clock(), expunged_modseq = 50 WHERE uid IN (2, 3)")
+    await conn.execute("UPDATE messages SET expunged_at = clock(), expunged_modseq = 60 WHERE uid = 5")
+    await conn.execute("SET session_replication_role = replica")
+    await conn.execute("UPDATE message_expunges SET uids = ARRAY[1, 2], trimmed = 1 WHERE modseq = 50")
+    await conn.execute("DELETE FROM message_expunges WHERE modseq = 60")
+    await conn.execute("UPDATE message_flags SET bits = bits | range_mask(8, 9)")
+    await conn.execute("INSERT INTO message_flags SELECT $1, $2, 7, 1, range_mask(0, 3)", *call)
+    await conn.execute("INSERT INTO message_viewer_seen SELECT $1, $2, 77, 0, range_mask(4, 9)", *call)
+    await conn.execute("SET session_replication_role = origin")
+    found = {row["what"] for row in await conn.fetch("SELECT * FROM check_mailbox($1, $2)", *call)}
+    assert found == {"flag without a message", "viewer flag without a message", "expunge not logged"}
+    modseq = await conn.fetchval("SELECT rebuild_mailbox($1, $2)", *call)
+    assert await conn.fetch("SELECT * FROM check_mailbox($1, $2)", *call) == []
+    logged = await conn.fetch("SELECT modseq, trimmed, uids FROM message_expunges ORDER BY modseq")
+    assert [tuple(row) for row in logged] == [(50, 1, [1, 2, 3]), (60, 0, [5])], "what was trimmed stays in front"
+    floor = "SELECT expunge_floor FROM mailbox_stats WHERE account_id = $1 AND mailbox_id = $2"
+    assert await conn.fetchval(floor, *call) == modseq
+    bits = await conn.fetchval("SELECT bit_count(bits) FROM message_viewer_seen")
+    assert bits == 3, "of 4, 5 and 6: an expunged message keeps its flags"
+    assert await conn.fetchval("SELECT rebuild_mailbox($1, $2)", *call) == modseq + 1
+    floor = "SELECT expunge_floor FROM mailbox_stats WHERE account_id = $1 AND mailbox_id = $2"
+    assert await conn.fetchval(floor, *call) == modseq
+
+
 async def test_rebuild_tells_sessions_of_blocks_that_are_empty(conn: Connection, account: Account) -> None:
     await account.deliver(3)
     planes = Planes()

@@ -49,10 +49,13 @@ BEGIN
   -- What the log has lost of the expunged rows that are still there. At its end: what was trimmed is counted from the front.
   INSERT INTO message_expunges AS e (account_id, mailbox_id, modseq, expunged_at, uids)
   SELECT m.account_id, m.mailbox_id, m.expunged_modseq, max(m.expunged_at), array_agg(m.uid ORDER BY m.uid)
-  FROM messages m
-  WHERE m.account_id = p_account_id AND m.mailbox_id = p_mailbox_id AND m.expunged_at IS NOT NULL AND NOT EXISTS (
-    SELECT 1 FROM message_expunges k WHERE k.account_id = p_account_id AND k.mailbox_id = p_mailbox_id
-    AND k.modseq = m.expunged_modseq AND m.uid = ANY (k.uids))
+  FROM (
+    SELECT uid, expunged_modseq FROM messages
+    WHERE account_id = p_account_id AND mailbox_id = p_mailbox_id AND expunged_at IS NOT NULL
+    EXCEPT
+    SELECT u.uid, k.modseq FROM message_expunges k CROSS JOIN LATERAL unnest(k.uids) u (uid)
+    WHERE k.account_id = p_account_id AND k.mailbox_id = p_mailbox_id
+  ) x JOIN messages m ON m.account_id = p_account_id AND m.mailbox_id = p_mailbox_id AND m.uid = x.uid
   GROUP BY 1, 2, 3
   ON CONFLICT (account_id, mailbox_id, modseq) DO UPDATE SET uids = e.uids || EXCLUDED.uids;
   v_logged := FOUND;
@@ -108,10 +111,13 @@ LANGUAGE sql STABLE SET search_path = sora, public AS $$
   WHERE f.account_id = p_account_id AND f.mailbox_id = p_mailbox_id
     AND bit_count(f.bits & ~coalesce(r.bits, 0::bit(1024))) > 0
   UNION ALL
-  SELECT 'expunge not logged', m.uid::text FROM messages m
-  WHERE m.account_id = p_account_id AND m.mailbox_id = p_mailbox_id AND m.expunged_at IS NOT NULL AND NOT EXISTS (
-    SELECT 1 FROM message_expunges e WHERE e.account_id = p_account_id AND e.mailbox_id = p_mailbox_id
-    AND e.modseq = m.expunged_modseq AND m.uid = ANY (e.uids))
+  -- sets, not a look into the array for each row: one statement may have expunged a million
+  SELECT 'expunge not logged', x.uid::text FROM (
+    SELECT m.uid, m.expunged_modseq FROM messages m
+    WHERE m.account_id = p_account_id AND m.mailbox_id = p_mailbox_id AND m.expunged_at IS NOT NULL
+    EXCEPT
+    SELECT u.uid, e.modseq FROM message_expunges e CROSS JOIN LATERAL unnest(e.uids) u (uid)
+    WHERE e.account_id = p_account_id AND e.mailbox_id = p_mailbox_id) x
   UNION ALL
   SELECT 'message without content', m.uid::text FROM messages m
   WHERE m.account_id = p_account_id AND m.mailbox_id = p_mailbox_id AND NOT EXISTS (

@@ -226,6 +226,14 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         failed=moving.failed,
     ),
     Operation(
+        "import.s3",
+        "POST /v1/import/s3",
+        rebuild.import_s3,
+        errors=(Refused, InUse),
+        failed=lambda rebuilt: int(not rebuilt.whole),
+        brings_database=True,
+    ),
+    Operation(
         "export.maildir",
         "POST /v1/accounts/{address}/export/maildir",
         moving.export_maildir,
@@ -265,14 +273,6 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         failed=lambda found: int(found.bad > 0),
     ),
     Operation("journal.status", "GET /v1/journal", journal.status, failed=lambda status: int(status.late)),
-    Operation(
-        "import.s3",
-        "POST /v1/import/s3",
-        rebuild.import_s3,
-        errors=(Refused, InUse),
-        failed=lambda rebuilt: int(not rebuilt.whole),
-        brings_database=True,
-    ),
     Operation("cleanup.status", "GET /v1/cleanup", upkeep.status),
     Operation("cleanup.orphans", "GET /v1/cleanup/orphans", upkeep.orphans),
     Operation(

@@ -373,6 +373,17 @@ def _check_cleanup(config: Config) -> None:
         if value and seconds < LEAST_AGE_S:
             raise ConfigError(f"{path}: at least 1d, or leave it out")
     _check_namespace(config.cleanup.deleted_namespace)
+    _check_recovery(config.cleanup)
+
+
+def _check_recovery(table: CleanupTable) -> None:
+    """A database that is put back in time needs the bodies that it had then."""
+    for path in ("grace_period", "orphan_grace"):
+        kept_s = getattr(table, path)
+        if kept_s < table.recovery_window and (kept_s or path == "grace_period"):
+            raise ConfigError(
+                f"cleanup.{path} is shorter than cleanup.recovery_window: a restored database would lack bodies"
+            )
 
 
 LEAST_SILENCE_S: Final = 120.0

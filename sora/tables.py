@@ -101,6 +101,10 @@ class CleanupTable(Table, frozen=True, kw_only=True):
     grace_period: Annotated[Duration, Meta(description="expunged mail can be restored this long", extra=WORKER)] = (
         14 * 86400.0
     )
+    recovery_window: Annotated[
+        Duration,
+        Meta(description="restores of PostgreSQL go back so far; grace_period is not shorter", extra=WORKER),
+    ] = 0.0
     deleted_namespace: Annotated[
         str, Meta(description="IMAP users see expunged mail below this, read-only; empty: they do not", extra=WORKER)
     ] = "Deleted/"

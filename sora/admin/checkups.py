@@ -274,6 +274,28 @@ async def recovery_point(ctx: AdminContext) -> Trouble | None:
     )
 
 
+async def backups(ctx: AdminContext) -> Trouble | None:
+    """WAL that is to be archived is, and the bucket keeps what a restore may go back to."""
+    row = await ctx.store.db.fetchrow(
+        """
+        SELECT current_setting('archive_mode') <> 'off' AS archives, last_failed_wal AS wal, failed_count AS n,
+          extract(epoch FROM clock_timestamp() - last_archived_time)::float8 AS age_s,
+          coalesce(last_failed_time > coalesce(last_archived_time, '-infinity'), false) AS failing
+        FROM pg_stat_archiver
+        """
+    )
+    assert row is not None, "the view has one row"
+    if not row["archives"]:
+        return Trouble("PostgreSQL archives no WAL: it cannot be restored to a moment", NOTICE)
+    if row["failing"]:
+        since = "never worked" if row["age_s"] is None else f"worked {_age(row['age_s'])} ago"
+        return Trouble(f"archive_command fails with {row['wal']} ({row['n']} times), and last {since}")
+    if not ctx.config.cleanup.recovery_window:
+        days = ctx.config.cleanup.grace_period / 86400
+        return Trouble(f"cleanup.recovery_window is not set: bodies are kept for restores of {days:g} days", NOTICE)
+    return None
+
+
 # ── this node ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -76,6 +76,7 @@ CHECKS: Final[dict[str, Check]] = {
         checkups.orphans, "`sora-admin cleanup orphans` lists them; they stay unless cleanup.orphan_grace is set."
     ),
     "verified": Check(checkups.verified, "Run `sora-admin verify --deep --repair`."),
+    "backups": Check(checkups.backups, "See `Backup and restore` in README.md; a full disk of WAL stops PostgreSQL."),
     "recovery point": Check(checkups.recovery_point, "Look at the log of the janitors; keep backups of PostgreSQL."),
     "room": Check(
         checkups.room, "Make room, or make local_cache.capacity and uploader.max_staging_size smaller.", alone=True

@@ -10,6 +10,7 @@ was removed there; but for a request whose sender died, for which the janitor lo
 from __future__ import annotations
 
 import base64
+import re
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 KNOWN: Final = 100_000
 """Accounts of which a process remembers that their key is stored."""
 BATCH: Final = 100
+_KEY: Final = re.compile(r"keys/([0-9a-f]{16})/[^/]+\.key")
 
 _log = log.get(__name__)
 
@@ -52,6 +54,12 @@ class KeyObject(Struct, frozen=True):
 def prefix_of(account_id: AccountId) -> str:
     """What the keys of an account's key objects begin with."""
     return f"keys/{account_id:016x}/"
+
+
+def owner_of(key: str) -> AccountId | None:
+    """Whose key an object is; None: it is no key object."""
+    found = _KEY.fullmatch(key)
+    return AccountId(int(found[1], 16)) if found else None
 
 
 class KeyStore(Protocol):

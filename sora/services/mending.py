@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from sora.crashpoints import crash_point
 from sora.errors import KeyUnavailable, NotFound
 from sora.mime.digest import digest
-from sora.services.key_objects import parse, prefix_of
+from sora.services.key_objects import owner_of, parse, prefix_of
 from sora.services.places import BAD, GOOD, UNKNOWN
 from sora.services.uploads import Uploads
 from sora.store.blobs import BlobRef
@@ -61,6 +61,7 @@ KINDS: Final = {
     "upload without row": "an upload waits whose message is gone",
     "content unused": "nobody uses a body, and the cleaner does not know",
     "key damaged": "the wrapped key of an account does not open",
+    "key missing": "the object store has the key of an account, and the database has none",
     "key object damaged": "the key of an account in the object store is missing, or not that of the database",
 }
 """What can be wrong."""
@@ -255,6 +256,24 @@ class Mending:
         if not _has_master(keyring, row["key_id"]):
             return "waits", f"master key {row['key_id']} is not in the keyring: put it back"
         return "lost", "no good copy is in the object store: restore the row from a backup of the database"
+
+    async def keyless(self, key: str, keyring: Keyring) -> Outcome:
+        """Give an account the key that the object store has of it, before a server makes another in its place.
+
+        Raises:
+            BlobDown: The object store is away.
+        """
+        found = await _read_key(self._places.blobs, key)
+        if found is None or found[0].account_id != owner_of(key):
+            return "waits", "the object is damaged, or of another account: look for an older version of it"
+        what, wrapped = found
+        if not _has_master(keyring, what.key_id):
+            return "waits", f"master key {what.key_id} is not in the keyring: put it back"
+        account_id, fingerprint_ = AccountId(what.account_id), bytes.fromhex(what.fingerprint)
+        if not _opens(keyring, account_id, what.key_id, wrapped, fingerprint_):
+            return "waits", f"it does not open by master key {what.key_id}"
+        await self._rows.adopt_key(account_id, keyring.get(what.key_id), wrapped, fingerprint_)
+        return "mended", "from the object store"
 
     async def key_object(self, row: Record, keyring: Keyring) -> Outcome:
         """Put the key into the object store again.

@@ -9,7 +9,8 @@ was cut short goes on there when it is called again, and repeats the page that i
 - `bodies`: rows and objects, both ways, in one walk: rows come in the order of the object keys, and are merged with
   the listing of the bucket. What a listing lacks is asked for by its key before it counts as missing, because a
   listing may be old. What waits for its upload is looked for in staging.
-- `uploads`, `staging`, `cache`: what this node has, against the rows. `keys`: wrapped keys and their objects.
+- `uploads`, `staging`, `cache`: what this node has, against the rows.
+- `keys`, `key objects`: wrapped keys and their objects, both ways.
 
 Quick, a body is there if something of a possible length is there; deep, every copy is read and compared with its hash.
 
@@ -33,6 +34,7 @@ from msgspec.structs import replace
 from sora import log
 from sora.crashpoints import crash_point
 from sora.errors import DatabaseDown, OutcomeUnknown, SoraError, Unavailable
+from sora.services.key_objects import owner_of, prefix_of
 from sora.services.mending import CONTENTLESS, look_at_key
 from sora.services.places import ABSENT, BAD, GOOD, UNREADABLE
 from sora.store.blobs import BlobRef
@@ -436,6 +438,22 @@ class Verifier:
         mend = self.mending.key if kind == "key damaged" else self.mending.key_object
         return Damage(finding, partial(mend, row, keyring))
 
+    async def key_objects(self, place: str) -> AsyncGenerator[Page]:
+        """Wrapped keys in the object store of accounts that have none here: the database was put back in time."""
+        if self.keyring is None:
+            return
+        prefix = "keys/" if self.account_id is None else prefix_of(self.account_id)
+        listing = _Listing(self.places.blobs.list(prefix, place))
+        while entries := await listing.take(None, PAGE):
+            owners = {entry.key: owner for entry in entries if (owner := owner_of(entry.key)) is not None}
+            keyless = set(await self.rows.keyless(list(set(owners.values()))))
+            damages = [
+                Damage(Finding("key missing", key, owner, ""), partial(self.mending.keyless, key, self.keyring))
+                for key, owner in owners.items()
+                if owner in keyless
+            ]
+            yield Page(entries[-1].key, len(entries), damages)
+
 
 PHASES: Final[dict[str, Callable[[Verifier, str], AsyncGenerator[Page]]]] = {
     "homeless": Verifier.homeless,
@@ -445,6 +463,7 @@ PHASES: Final[dict[str, Callable[[Verifier, str], AsyncGenerator[Page]]]] = {
     "staging": Verifier.staging,
     "cache": Verifier.cache,
     "keys": Verifier.keys,
+    "key objects": Verifier.key_objects,
 }
 WITHOUT_ORDER: Final = frozenset({"staging"})
 """Phases that begin anew when they are resumed."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from sora.mime.digest import Digest
     from sora.store.db import Database
+    from sora.store.keyring import MasterKey
 
 LEISURE_S: Final = 3600.0
 RUNS_KEPT: Final = 20
@@ -452,6 +453,30 @@ class Verification:
             account_id,
             content_id,
             self._instance_id,
+        )
+
+    async def keyless(self, account_ids: Sequence[AccountId]) -> list[AccountId]:
+        """Which of these accounts are here without a key, and not because it was destroyed."""
+        rows = await self._db.fetch(
+            """
+            SELECT account_id FROM accounts a WHERE account_id = ANY ($1)
+              AND NOT EXISTS (SELECT 1 FROM account_keys k WHERE k.account_id = a.account_id)
+              AND NOT EXISTS (SELECT 1 FROM shreddings s WHERE s.account_id = a.account_id)
+              AND NOT EXISTS (SELECT 1 FROM dropped_keys d WHERE d.account_id = a.account_id)
+            """,
+            account_ids,
+        )
+        return [AccountId(row["account_id"]) for row in rows]
+
+    async def adopt_key(self, account_id: AccountId, master: MasterKey, wrapped: bytes, fingerprint: bytes) -> None:
+        """Take a data key that the object store has; nothing is done if the account has got one meanwhile."""
+        await self._db.fetch(
+            "SELECT create_account_key($1, $2, $3, $4, $5)",
+            account_id,
+            master.id,
+            master.fingerprint,
+            wrapped,
+            fingerprint,
         )
 
     async def store_key_again(self, account_id: int) -> None:

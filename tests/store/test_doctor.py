@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tests.support.wrecks import Wreck
 
 MAIL = b"Subject: one\r\n\r\nHello.\r\n"
-NOTICES = {"verified", "recovery point", "settings"}
+NOTICES = {"backups", "verified", "recovery point", "settings"}
 """Checks of which a new node may have notices."""
 
 
@@ -316,3 +316,28 @@ def certificate(folder: Path, name: str, begins: int, ends: int) -> tuple[str, s
     secret = private.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     (folder / f"{name}.key").write_bytes(secret)
     return str(folder / f"{name}.pem"), str(folder / f"{name}.key")
+
+
+@pytest.mark.parametrize(
+    ("row", "window", "level", "text"),
+    [
+        ({"archives": False}, 0.0, "notice", "archives no WAL"),
+        ({"failing": True, "age_s": None}, 0.0, "error", "fails with 00A1 (3 times), and last never worked"),
+        ({"failing": True, "age_s": 7200.0}, 0.0, "error", "and last worked 2 h"),
+        ({}, 0.0, "notice", "kept for restores of 14 days"),
+        ({}, 86400.0, "ok", ""),
+    ],
+)
+async def test_backups(
+    wreck: Wreck, monkeypatch: pytest.MonkeyPatch, row: dict[str, object], window: float, level: str, text: str
+) -> None:
+    assert (await told(wreck, "backups"))[0] == "notice", "the statement itself"
+
+    async def fetchrow(sql: str, *arguments: object) -> dict[str, object]:
+        return {"archives": True, "wal": "00A1", "n": 3, "age_s": 5.0, "failing": False} | row
+
+    monkeypatch.setattr(wreck.db, "fetchrow", fetchrow)
+    cleanup = msgspec.structs.replace(wreck.context.config.cleanup, recovery_window=window)
+    wreck.context.config = msgspec.structs.replace(wreck.context.config, cleanup=cleanup)
+    found_level, found_text = await told(wreck, "backups")
+    assert (found_level, text in found_text) == (level, True), found_text

@@ -365,3 +365,26 @@ async def test_a_run_goes_on_where_the_store_went_away(wreck: Wreck, monkeypatch
     assert wreck.seen[0][1] == 6
     again = await verify.verify(wreck.context, Verify(deep=True))
     assert (again.resumed, again.bodies, len(again.findings)) == (False, 7, 2)
+
+
+@pytest.mark.parametrize("wreck", ["sealed"], indirect=True)
+@pytest.mark.parametrize("fate", ["put back in time", "destroyed", "damaged"])
+async def test_a_key_that_only_the_bucket_has_comes_back(wreck: Wreck, fate: str) -> None:
+    """A database that was put back in time: a server would make another key in its place."""
+    ref = await wreck.at_rest(MAIL)
+    (entry,) = [entry async for entry in wreck.node.blobs.list("keys/")]
+    await wreck.db.execute("DELETE FROM account_keys")
+    if fate != "destroyed":
+        await wreck.db.execute("DELETE FROM dropped_keys")  # nobody had destroyed it
+    if fate == "damaged":
+        await wreck.node.blobs.delete(entry.key)
+        await wreck.node.blobs.put(entry.key, b"no key")
+    wreck.sealers.forget_all()
+    assert (await look(wreck, deep=False)).get("key missing") == (None if fate == "destroyed" else "found")
+    states = await look(wreck, deep=False, repair=True)
+    assert states.get("key missing") == {"destroyed": None, "damaged": "waits"}.get(fate, "mended")
+    if fate == "put back in time":
+        assert await wreck.read(ref) == MAIL
+        assert await look(wreck) == {}
+    else:
+        assert await wreck.db.fetchval("SELECT count(*) FROM account_keys") == 0

@@ -316,3 +316,12 @@ def test_every_key_says_what_it_is_and_how_it_reloads() -> None:
 )
 def test_loopback(address: str, loopback: bool) -> None:
     assert config.is_loopback(address) is loopback
+
+
+def test_bodies_outlive_the_longest_restore() -> None:
+    assert parse(cleanup={"recovery_window": "14d"}).cleanup.recovery_window == 14 * 86400
+    assert refusal(cleanup={"recovery_window": "15d"}).startswith("cleanup.grace_period is shorter than ")
+    longer = {"recovery_window": "15d", "grace_period": "15d"}
+    assert parse(cleanup=longer).cleanup.grace_period == 15 * 86400
+    assert refusal(cleanup={**longer, "orphan_grace": "14d"}).startswith("cleanup.orphan_grace is shorter than ")
+    parse(cleanup={**longer, "orphan_grace": "15d"})

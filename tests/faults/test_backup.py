@@ -1,0 +1,329 @@
+"""The README's chapter "Backup and restore", run: its own commands, from the first backup to a verified store."""
+
+from __future__ import annotations
+
+import contextlib
+import imaplib
+import json
+import os
+import re
+import shutil
+import smtplib
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from sora.server.embedded_pg import EmbeddedPostgres
+from tests.support.demo import free_port_base
+from tests.support.readme import commands
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+CHAPTER: Final = "Backup and restore"
+ANN: Final = "ann@example.com"
+BOB: Final = "bob@example.com"
+PASSWORD: Final = "correct horse"
+PATIENCE_S: Final = 60.0
+_MESSAGE: Final = re.compile(rb"UID (\d+)")
+_FLAGS: Final = re.compile(rb"FLAGS \(([^)]*)\)")
+
+
+def letter(name: str) -> bytes:
+    """A mail that no other is like."""
+    head = f"From: Eve <eve@example.org>\r\nTo: {ANN}\r\nSubject: {name}\r\nMessage-ID: <{name}@x>\r\n"
+    return f"{head}Date: Mon, 06 May 2024 09:08:09 +0200\r\n\r\n".encode() + f"This is {name}.\r\n".encode() * 30
+
+
+@dataclass
+class Folder:
+    """What a client knows of a mailbox: octets and flags by UID."""
+
+    uidvalidity: int
+    uid_next: int
+    messages: dict[int, tuple[bytes, frozenset[bytes]]] = field(default_factory=dict)
+
+
+class Site:
+    """A PostgreSQL, a node with encryption, a place for backups, and a shell with the chapter's variables."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.blocks = commands(CHAPTER)
+        self.run_blocks: set[str] = set()
+        postgres = EmbeddedPostgres(directory / "postgresql")
+        postgres.prepare()
+        launch = postgres._launch
+        assert launch is not None
+        if launch.identity:
+            pytest.skip("neither an ordinary user nor a user namespace: PostgreSQL would run as somebody else")
+        self.data = postgres.data
+        with (self.data / "postgresql.conf").open("a") as file:
+            file.write(f"listen_addresses = ''\nunix_socket_directories = '{postgres.socket_directory}'\n")
+            file.write("shared_buffers = '32MB'\nunix_socket_permissions = 0700\n")
+        self._prefix = launch.prefix
+        self.port = free_port_base()
+        self._write_shims(directory / "bin")
+        self.config = directory / "sora.toml"
+        self.config.write_text(self._configuration(postgres.dsn))
+        self.environment = {
+            **os.environ,
+            "PATH": f"{directory / 'bin'}:{launch.binaries}:{os.environ['PATH']}",
+            "PGHOST": str(postgres.socket_directory),
+            "PGUSER": "sora",
+            "PGDATABASE": "sora",
+            "PGPASSWORD": (directory / "postgresql" / "password").read_text(),
+            "PGDATA": str(self.data),
+            "ARCHIVE": str(directory / "backup" / "wal"),
+            "BACKUP": str(directory / "backup" / "base"),
+            "COPY": str(directory / "backup" / "objects"),
+            "OBJECTS": str(directory / "objects"),
+            "CONFIG": str(self.config),
+        }
+
+    def shell(self, script: str, *, codes: tuple[int, ...] = (0,)) -> str:
+        """Run a script as one user who owns everything; what it wrote.
+
+        Commands that start a server leave it behind with their standard output, so that goes to a file.
+        """
+        output = self.directory / "output"
+        with output.open("wb") as file:
+            done = subprocess.run(
+                [*self._prefix, "bash", "-euo", "pipefail", "-c", script],
+                env=self.environment, cwd="/", stdin=subprocess.DEVNULL, stdout=file, stderr=file, timeout=PATIENCE_S,
+            )  # fmt: skip
+        text = output.read_text(errors="replace")
+        assert done.returncode in codes, f"{done.returncode} of:\n{script}\n{text}\n{self._last_log()}"
+        return text
+
+    def follow(self, name: str, *, codes: tuple[int, ...] = (0,)) -> str:
+        """Run the commands of the chapter that stand behind these words."""
+        self.run_blocks.add(name)
+        return self.shell(self.blocks[name], codes=codes)
+
+    def admin(self, *arguments: str, codes: tuple[int, ...] = (0,)) -> str:
+        return self.shell(f"sora-admin --config $CONFIG {' '.join(arguments)}", codes=codes)
+
+    def sql(self, statement: str) -> str:
+        return self.shell(f'psql -qAtX -v ON_ERROR_STOP=1 -c "{statement}"').strip()
+
+    def deliver(self, address: str, *names: str) -> None:
+        """By LMTP: every one of them is acknowledged."""
+        with smtplib.LMTP("127.0.0.1", self.port) as lmtp:
+            for name in names:
+                assert lmtp.sendmail("eve@example.org", [address], letter(name)) == {}
+
+    @contextlib.contextmanager
+    def imap(self, address: str = ANN) -> Iterator[imaplib.IMAP4]:
+        client = imaplib.IMAP4("127.0.0.1", self.port + 1, timeout=30)
+        client.login(address, PASSWORD)
+        try:
+            yield client
+        finally:
+            client.logout()
+
+    def look(self, address: str = ANN) -> dict[str, Folder]:
+        """All that a client sees."""
+        folders = {}
+        with self.imap(address) as client:
+            for line in client.list()[1]:
+                assert isinstance(line, bytes)
+                name = line.rsplit(b" ", 1)[1].decode().strip('"')
+                assert client.select(name, readonly=True)[0] == "OK"
+                uidvalidity, uid_next = (
+                    int(client.untagged_responses[code][-1]) for code in ("UIDVALIDITY", "UIDNEXT")
+                )
+                folder = folders[name] = Folder(uidvalidity, uid_next)
+                for part in client.uid("FETCH", "1:*", "(UID FLAGS BODY.PEEK[])")[1]:
+                    if not isinstance(part, tuple):
+                        continue
+                    uid, flags = _MESSAGE.search(part[0]), _FLAGS.search(part[0])
+                    assert uid, part[0]
+                    assert flags, part[0]
+                    folder.messages[int(uid[1])] = (part[1], frozenset(flags[1].split()) - {rb"\Recent"})
+        return folders
+
+    def stop(self) -> None:
+        """Whatever runs."""
+        self.shell("soractl stop --config $CONFIG || true")
+        self.shell("pg_ctl stop -D $PGDATA -m immediate || true")
+
+    def _write_shims(self, directory: Path) -> None:
+        directory.mkdir()
+        for name, module in (("soractl", "sora.cli.ctl"), ("sora-admin", "sora.cli.admin")):
+            shim = directory / name
+            shim.write_text(f'#!/bin/sh\nexec {sys.executable} -m {module} "$@"\n')
+            shim.chmod(0o755)
+
+    def _configuration(self, dsn: str) -> str:
+        return f"""
+            [database]
+            primary = "{dsn}"
+            [object_store]
+            kind = "directory"
+            path = "objects"
+            [encryption]
+            keyring_file = "keyring.toml"
+            [uploader]
+            staging_path = "staging"
+            [local_cache]
+            path = "cache"
+            capacity = "100MB"
+            [journal]
+            interval = "1h"
+            [process]
+            runtime_path = "run"
+            workers = 1
+            [auth]
+            allow_cleartext = true
+            [servers.lmtp]
+            listen = ["127.0.0.1:{self.port}"]
+            [servers.imap]
+            listen = ["127.0.0.1:{self.port + 1}"]
+            """
+
+    def _last_log(self) -> str:
+        logs = (self.data / "server.log", self.directory / "run" / "sora.log")
+        return "\n".join("\n".join(log.read_text().splitlines()[-8:]) for log in logs if log.exists())
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    site = Site(tmp_path)
+    try:
+        yield site
+    finally:
+        site.stop()
+
+
+def install(site: Site) -> None:
+    """PostgreSQL with its archive, and a node with two accounts."""
+    site.shell("pg_ctl start -D $PGDATA -l $PGDATA/server.log")
+    site.follow("Turn on the archive")
+    site.admin("migrate", "up")
+    site.admin("keys", "rotate")
+    site.follow("Start the servers", codes=(0, 4))
+    site.admin("domains", "add", "example.com")
+    for address in (ANN, BOB):
+        site.shell(f"echo '{PASSWORD}' | sora-admin --config $CONFIG accounts create {address} --password-stdin")
+
+
+def live_until_the_moment(site: Site) -> str:
+    """Mail, a base backup in the middle, more mail, flags, a folder; the name of the backup."""
+    site.deliver(ANN, *(f"early-{number}" for number in range(12)))
+    with site.imap() as client:
+        client.select("INBOX")
+        client.store("1:3", "+FLAGS", r"(\Seen $Work)")
+        client.create("Work")
+        client.copy("2:5", "Work")
+    site.follow("Every night")
+    site.follow("Copy a bucket that is a directory")
+    (name,) = os.listdir(site.environment["BACKUP"])
+    site.deliver(ANN, *(f"later-{number}" for number in range(8)))
+    with site.imap() as client:
+        client.select("INBOX")
+        client.store("4:6", "+FLAGS", r"(\Flagged)")
+        client.store("1", "+FLAGS", r"(\Deleted)")
+        client.expunge()
+        client.create("Later")
+        client.copy("14:16", "Later")
+    return name
+
+
+def live_on(site: Site) -> None:
+    """What will not have happened: new UIDs, other flags, expunges, a new folder, the first mail of an account."""
+    site.deliver(ANN, *(f"undone-{number}" for number in range(6)))
+    site.deliver(BOB, "first of bob")
+    with site.imap() as client:
+        client.select("INBOX")
+        client.store("2:9", "-FLAGS", r"(\Flagged)")
+        client.store("2:9", "+FLAGS", r"(\Answered)")
+        client.store("4", "+FLAGS", r"(\Deleted)")
+        client.expunge()
+        client.create("Undone")
+        client.copy("1:*", "Undone")
+
+
+def wreck(site: Site) -> None:
+    """Somebody deletes mailboxes, and then tables."""
+    with site.imap() as client:
+        assert client.delete("Work")[0] == "OK"
+        assert client.delete("Later")[0] == "OK"
+    site.sql("DROP TABLE sora.messages, sora.message_flags CASCADE")
+
+
+def uploaded(site: Site) -> None:
+    """Wait until the object store has every body, those too that the restored database does not know."""
+    site.shell("until sora-admin --config $CONFIG uploads status --json | grep -q '\"pending\": 0'; do sleep 0.2; done")
+
+
+def key_objects(site: Site) -> dict[str, bytes]:
+    """Wrapped keys in the bucket."""
+    return {str(path): path.read_bytes() for path in site.directory.glob("objects/keys/*/*.key")}
+
+
+def check_nothing_is_mistaken(knew: dict[str, Folder], now: dict[str, Folder]) -> None:
+    """A UID means what a client knew, or nothing."""
+    for name, folder in now.items():
+        known = knew.get(name)
+        if known is None or known.uidvalidity != folder.uidvalidity:
+            continue
+        assert folder.uid_next > known.uid_next, name
+        for uid in folder.messages.keys() & known.messages.keys():
+            assert folder.messages[uid][0] == known.messages[uid][0], (name, uid)
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("crashed", [False, True], ids=["stopped", "crashed"])
+def test_the_chapter_from_backup_to_a_verified_store(site: Site, crashed: bool) -> None:
+    """`crashed`: PostgreSQL had no time to archive its last WAL, so the moment is only in what is left of its disk."""
+    install(site)
+    site.environment["NAME"] = live_until_the_moment(site)
+    at_the_moment = site.look()
+    site.environment["UNTIL"] = site.sql("SELECT clock_timestamp()")
+    live_on(site)
+    knew, bobs = site.look(), site.look(BOB)
+    uploaded(site)
+    keys = key_objects(site)
+    assert len(keys) == 2
+    wreck(site)
+
+    if crashed:
+        site.shell("pg_ctl stop -D $PGDATA -m immediate")
+    site.follow("Stop the servers", codes=(1,) if crashed else (0,))
+    copied = sorted(site.directory.glob("backup/objects/0*/*/*.eml"))[0]
+    lost = site.directory / copied.relative_to(site.directory / "backup")
+    lost.unlink()
+    shutil.rmtree(site.directory / "cache")
+    site.follow("Let old backups go")
+    site.follow("Put the bucket back")
+    assert lost.exists()
+    site.follow("Restore PostgreSQL")
+    site.follow("Make the store whole", codes=(4,))
+    report = json.loads(site.admin("verify", "--deep", "--json", codes=(4,)))
+    assert {kind["kind"] for kind in report["damage"]} == {"object without row"}
+    site.follow("Pass over the UIDs")
+    site.follow("Start the servers", codes=(0, 4))
+
+    restored = site.look()
+    assert {name: folder.messages for name, folder in restored.items()} == {
+        name: folder.messages for name, folder in at_the_moment.items()
+    }
+    check_nothing_is_mistaken(knew, restored)
+    new = [f"new-{number}" for number in range(8)]
+    site.deliver(ANN, *new)
+    site.deliver(BOB, "second of bob")
+    now, bob_now = site.look(), site.look(BOB)
+    check_nothing_is_mistaken(knew, now)
+    check_nothing_is_mistaken(bobs, bob_now)
+    assert len(now["INBOX"].messages) == len(restored["INBOX"].messages) + len(new)
+    (first_of_bob,) = (body for body, _ in bob_now["INBOX"].messages.values())
+    assert first_of_bob.endswith(letter("second of bob"))
+    uploaded(site)
+    assert key_objects(site) == keys, "the key that opens the mail after the moment was not replaced"
+    assert site.sql("SELECT count(*) FROM sora.account_keys") == "2"
+    assert site.run_blocks == set(site.blocks), "every command of the chapter was run"

@@ -230,7 +230,7 @@ class Bench:
     def log_since(self, marks: dict[Path, int]) -> list[dict[str, Any]]:
         """What was logged after `log_marks`."""
         lines = [line for path, mark in marks.items() for line in path.read_bytes()[mark:].splitlines()]
-        return [json.loads(line) for line in lines if line.startswith(b"{") and line.endswith(b"}")]
+        return [entry for line in lines if (entry := _entry(line)) is not None]
 
     # ------------------------------------------------------------------ processes
 
@@ -436,6 +436,16 @@ class Bench:
         finally:
             probe.unlink(missing_ok=True)
         return False
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """A line of a log; None: it is none, or whoever wrote it was killed amid it."""
+    if not line.startswith(b"{"):
+        return None
+    with contextlib.suppress(ValueError):
+        entry: dict[str, Any] = json.loads(line)
+        return entry
+    return None
 
 
 def is_alive(pid: int) -> bool:

@@ -30,6 +30,8 @@ from tests.support.transcripts import Link
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
+    import asyncpg
+
     from sora.services.node import Node
     from sora.types import AccountId
     from sora.wire.lmtp import Path as MailPath
@@ -40,7 +42,10 @@ ENVELOPE: Final = b"MAIL FROM:<s@example.org>\r\nRCPT TO:<alice@example.com>\r\n
 
 
 class NoServer:
-    """A pool whose PostgreSQL is away."""
+    """A pool whose PostgreSQL is away; connections that are out come home to the real one."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self.release = pool.release
 
     async def acquire(self, **_: object) -> Any:
         raise ConnectionRefusedError
@@ -126,7 +131,8 @@ class World:
     async def given_database(self, state: str) -> None:
         for database, pool, at_hand in self._pools:
             away = state == "away"
-            database._pool, database._at_hand = (NoServer(), []) if away else (pool, at_hand)
+            database._pool, database._at_hand = (NoServer(pool), []) if away else (pool, at_hand)
+            database._waiting += 1 if away else -1  # what a task in the background has out is not kept at hand
 
     async def given_stored(self, account: str, mailbox: str, count: str) -> None:
         assert len(await self.bodies(account, mailbox)) == int(count)

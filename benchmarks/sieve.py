@@ -13,8 +13,9 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from sora.sieve.interpreter import Environment, IncludeScript, Pause, Step, run, worked
+from sora.sieve.interpreter import Environment, Step, run, worked
 from sora.sieve.mail import Mail
+from sora.sieve.questions import IncludeScript, Pause
 from sora.sieve.script import compile
 
 if TYPE_CHECKING:

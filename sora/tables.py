@@ -284,6 +284,10 @@ class SieveTable(Table, frozen=True, kw_only=True):
     max_variables: Annotated[int, Meta(ge=1, description="variables of one script", extra=LIVE)] = 256
     max_variable_size: Annotated[Size, Meta(description="largest variable", extra=LIVE)] = 64 * 1024
     max_text: Annotated[int, Meta(ge=1024, description="characters of a text with its variables", extra=LIVE)] = 1 << 20
+    max_edited: Annotated[Size, Meta(description="all versions of a message that one run edits", extra=LIVE)] = (
+        128 << 20
+    )
+    max_made: Annotated[Size, Meta(description="all mail that one run makes", extra=LIVE)] = 16 << 20
     redirect_sender: Annotated[
         Literal["sender", "owner"], Meta(description="whom bounces of redirected mail go to", extra=LIVE)
     ] = "sender"

@@ -14,7 +14,7 @@ from msgspec import Meta, Struct
 
 from sora.admin.context import DIRECTORY, FILE
 from sora.errors import BadScript
-from sora.sieve import interpreter
+from sora.sieve import interpreter, questions
 from sora.sieve.actions import Discard, FileInto, Keep, Redirect, Reject, Send
 from sora.sieve.interpreter import Environment, Step, drive
 from sora.sieve.mail import Mail
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sora.sieve.actions import Action, Outcome, Remembered
-    from sora.sieve.interpreter import Ask
+    from sora.sieve.questions import Ask
     from sora.sieve.script import Script
 
 ASKED: Final = "asked"
@@ -150,23 +150,23 @@ class _Answers:
     def _answer(self, question: Ask) -> tuple[Any, str]:
         """The answer, and what a person is told of it."""
         match question:
-            case interpreter.IncludeScript():
+            case questions.IncludeScript():
                 return self._included(question)
-            case interpreter.IsDuplicate():
+            case questions.IsDuplicate():
                 answer: Any = self._req.duplicate
-            case interpreter.ListContains():
+            case questions.ListContains():
                 return frozenset(), "none of them"
-            case interpreter.ListMembers():
+            case questions.ListMembers():
                 return (), "nobody"
-            case interpreter.MetadataExists():
+            case questions.MetadataExists():
                 answer = False
-            case interpreter.Metadata():
+            case questions.Metadata():
                 answer = None
             case _:
                 answer = not self._req.missing
         return answer, _WORDS[answer]
 
-    def _included(self, question: interpreter.IncludeScript) -> tuple[Script | None, str]:
+    def _included(self, question: questions.IncludeScript) -> tuple[Script | None, str]:
         source = (self._req.personal if question.personal else self._req.site).get(question.name)
         if source is None:
             return None, "there is none"
@@ -178,7 +178,7 @@ class _Answers:
 
 def _question(question: Ask) -> str:
     """As `mailboxes exist Junk, Trash`."""
-    if isinstance(question, interpreter.IncludeScript):
+    if isinstance(question, questions.IncludeScript):
         return f"include {'personal' if question.personal else 'global'} script {question.name}"
     name = "".join(f" {c.lower()}" if c.isupper() else c for c in type(question).__name__).strip()
     values = (getattr(question, field) for field in question.__struct_fields__)

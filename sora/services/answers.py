@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from sora import log
 from sora.errors import BadScript, InvalidName
-from sora.sieve import interpreter
+from sora.sieve import questions
 from sora.store.mailboxes import canonical_name
 from sora.store.metadata import PRIVATE, SERVER, SERVER_MAILBOX, Place, Wanted
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sora.services.scripts import CompiledScripts
     from sora.services.site_scripts import SiteScripts
     from sora.services.trees import Trees
-    from sora.sieve.interpreter import Ask
+    from sora.sieve.questions import Ask
     from sora.sieve.script import Script
     from sora.store.store import Store
     from sora.store.trees import Leaf, Tree
@@ -139,7 +139,7 @@ class Answers:
             found = look(await self.read_again())
         return found
 
-    async def _include(self, ask: interpreter.IncludeScript) -> Script | None:
+    async def _include(self, ask: questions.IncludeScript) -> Script | None:
         if not ask.personal:
             return self._site.shared.get(ask.name)
         try:
@@ -154,35 +154,35 @@ class Answers:
             return (await self.tree()).addresses
         return self._site.lists.get(name)
 
-    async def _list_contains(self, ask: interpreter.ListContains) -> frozenset[str] | None:
+    async def _list_contains(self, ask: questions.ListContains) -> frozenset[str] | None:
         members = await self._list(ask.list)
         return None if members is None else frozenset(value for value in ask.values if value.lower() in members)
 
-    async def _list_members(self, ask: interpreter.ListMembers) -> Sequence[str] | None:
+    async def _list_members(self, ask: questions.ListMembers) -> Sequence[str] | None:
         members = await self._list(ask.list)
         return None if members is None else sorted(members)
 
-    async def _list_exists(self, ask: interpreter.ListExists) -> bool:
+    async def _list_exists(self, ask: questions.ListExists) -> bool:
         return await self._list(ask.list) is not None
 
-    async def _mailboxes_exist(self, ask: interpreter.MailboxesExist) -> bool:
+    async def _mailboxes_exist(self, ask: questions.MailboxesExist) -> bool:
         return all([await self.mailbox(name) for name in ask.names])
 
-    async def _mailbox_ids_exist(self, ask: interpreter.MailboxIdsExist) -> bool:
+    async def _mailbox_ids_exist(self, ask: questions.MailboxIdsExist) -> bool:
         return all([await self.mailbox_by_id(text) for text in ask.ids])
 
-    async def _special_uses_exist(self, ask: interpreter.SpecialUsesExist) -> bool:
+    async def _special_uses_exist(self, ask: questions.SpecialUsesExist) -> bool:
         if ask.mailbox is None:
             return all([await self.mailbox_by_use(use) for use in ask.uses])
         leaf = await self.mailbox(ask.mailbox)
         return leaf is not None and {use.lower() for use in ask.uses} <= _uses(leaf)
 
-    async def _metadata(self, ask: interpreter.Metadata) -> str | None:
+    async def _metadata(self, ask: questions.Metadata) -> str | None:
         found = await self._entries(ask.mailbox, (ask.entry,))
         value = found.get(ask.entry.lower())
         return None if value is None else value.decode("utf-8", "replace")
 
-    async def _metadata_exists(self, ask: interpreter.MetadataExists) -> bool:
+    async def _metadata_exists(self, ask: questions.MetadataExists) -> bool:
         found = await self._entries(ask.mailbox, ask.entries)
         return all(entry.lower() in found for entry in ask.entries)
 
@@ -204,21 +204,21 @@ class Answers:
                 found |= {entry.name: entry.value for entry in rows.get(place, ()) if entry.value is not None}
         return found
 
-    async def _is_duplicate(self, ask: interpreter.IsDuplicate) -> bool:
+    async def _is_duplicate(self, ask: questions.IsDuplicate) -> bool:
         return await self._store.filter_memory.is_duplicate(self.account_id, ask.handle, ask.unique_id)
 
 
 _ANSWERS: Final[Mapping[type[Ask], Callable[[Answers, Any], Awaitable[Any]]]] = {
-    interpreter.IncludeScript: Answers._include,
-    interpreter.ListContains: Answers._list_contains,
-    interpreter.ListMembers: Answers._list_members,
-    interpreter.ListExists: Answers._list_exists,
-    interpreter.MailboxesExist: Answers._mailboxes_exist,
-    interpreter.MailboxIdsExist: Answers._mailbox_ids_exist,
-    interpreter.SpecialUsesExist: Answers._special_uses_exist,
-    interpreter.Metadata: Answers._metadata,
-    interpreter.MetadataExists: Answers._metadata_exists,
-    interpreter.IsDuplicate: Answers._is_duplicate,
+    questions.IncludeScript: Answers._include,
+    questions.ListContains: Answers._list_contains,
+    questions.ListMembers: Answers._list_members,
+    questions.ListExists: Answers._list_exists,
+    questions.MailboxesExist: Answers._mailboxes_exist,
+    questions.MailboxIdsExist: Answers._mailbox_ids_exist,
+    questions.SpecialUsesExist: Answers._special_uses_exist,
+    questions.Metadata: Answers._metadata,
+    questions.MetadataExists: Answers._metadata_exists,
+    questions.IsDuplicate: Answers._is_duplicate,
 }
 
 

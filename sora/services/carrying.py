@@ -40,10 +40,6 @@ if TYPE_CHECKING:
 _log = log.get(__name__)
 
 REDIRECTED_FROM: Final = "X-Sieve-Redirected-From"
-EDITED_BYTES: Final = 128 << 20
-"""Of all versions of a message that one run files or sends; each is held in memory, hashed and stored on its own."""
-MADE_BYTES: Final = 16 << 20
-"""Of all mail that one run makes, for each of its recipients: it is written with the delivery."""
 REPLY_WIDTH: Final = 400
 """Octets of a line of a reply; RFC 5321 §4.5.3.1.5 allows 512 with the code."""
 REPLY_LINES: Final = 20
@@ -61,10 +57,6 @@ class Rejected(Refused):
 
 class NoPlace(Refused):
     """A mailbox that a script wants is not there, and cannot be made."""
-
-
-class TooMuch(Refused):
-    """What a script wants takes more room than there is for one message."""
 
 
 class Wish(Struct, frozen=True):
@@ -133,8 +125,6 @@ class Carrying:
         self._replied: list[Replied] = []
         self._refused: SoraError | None = None
         self._lenient = False
-        self._edited: dict[int, Mail] = {}
-        self._made_bytes = 0
 
     async def out(self, outcome: Outcome, *, lenient: bool = False) -> Filtered:
         """All of it.
@@ -144,7 +134,6 @@ class Carrying:
 
         Raises:
             NoPlace: A mailbox is not there and cannot be made; nothing was carried out.
-            TooMuch: It takes too much room; nothing was carried out.
             Unavailable: Nothing can be decided now.
         """
         self._lenient = lenient
@@ -171,21 +160,9 @@ class Carrying:
 
     async def _file_at(self, mailbox_id: MailboxId | None, mail: Mail, flags: tuple[str, ...] | None) -> None:
         """A message is stored in a mailbox once, with the flags that were given last (RFC 5228 §2.10.3)."""
-        self._weigh(mail)
         numbers = await flag_numbers(self._answers, self._repositories, flags or ())
         known = self._wishes.get(mailbox_id)
         self._wishes[mailbox_id] = replace(known, flags=numbers) if known else Wish(mailbox_id, mail, numbers)
-
-    def _weigh(self, mail: Mail) -> None:
-        """A version of the message is one more to be held; the site's own scripts know what they do.
-
-        Raises:
-            TooMuch: There are too many, or they are too large.
-        """
-        if mail is not self._mail:
-            self._edited[id(mail)] = mail
-            if not self._lenient and sum(one.size for one in self._edited.values()) > EDITED_BYTES:
-                raise TooMuch("There are too many edited versions of this message")
 
     async def _place(self, action: FileInto) -> MailboxId | None:
         """Where a message is filed."""
@@ -233,7 +210,6 @@ class Carrying:
             tell(self._recipient, f"redirect to {action.address}: the message was redirected from here before")
             await self._file_at(None, action.mail, None)
             return
-        self._weigh(action.mail)
         sender = self._envelope.sender
         if sender and self._table.redirect_sender == "owner":
             sender = owner
@@ -258,9 +234,6 @@ class Carrying:
                 continue
             if seconds:
                 self._replied.append(Replied(action.handle, address, seconds, len(self._outgoing)))
-            self._made_bytes += len(action.data)
-            if self._made_bytes > MADE_BYTES and not self._lenient:
-                raise TooMuch("There is too much mail to send")
             utf8 = not (action.sender + address).isascii()
             self._outgoing.append(
                 Outgoing(kind=action.kind, sender=action.sender, recipient=address, data=action.data, smtputf8=utf8)  # type: ignore[arg-type]

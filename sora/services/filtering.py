@@ -22,7 +22,7 @@ from msgspec.structs import replace
 from sora import log, metrics
 from sora.errors import BadScript, NotFound, Unavailable
 from sora.services.answers import Answers
-from sora.services.carrying import Carrying, Filtered, NoPlace, TooMuch, Wish, tell
+from sora.services.carrying import Carrying, Filtered, NoPlace, Wish, tell
 from sora.services.runs import limits_of, run
 from sora.sieve.actions import Keep
 from sora.sieve.interpreter import Environment, Step
@@ -149,7 +149,7 @@ class Filters:
 
         try:
             return await result(steps)
-        except (NoPlace, TooMuch) as error:
+        except NoPlace as error:
             # As if the script had failed where it ran: what those of the site want before it holds, nothing else does.
             tell(recipient, error.text)
             return await result(self.site.before, failed=True)

@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sora import metrics
 from sora.sieve import interpreter
-from sora.sieve.interpreter import Limits, Pause
+from sora.sieve.limits import Limits
+from sora.sieve.questions import Pause
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from sora.sieve.actions import Outcome
-    from sora.sieve.interpreter import Ask, Environment, Step
+    from sora.sieve.interpreter import Environment, Step
     from sora.sieve.mail import Mail
+    from sora.sieve.questions import Ask
     from sora.tables import SieveTable
 
 Answer: TypeAlias = "Callable[[Ask], Awaitable[Any]]"
@@ -83,4 +85,6 @@ def limits_of(table: SieveTable) -> Limits:
         text_characters=table.max_text,
         include_depth=table.max_include_depth,
         includes=table.max_includes,
+        edited_bytes=table.max_edited,
+        made_bytes=table.max_made,
     )

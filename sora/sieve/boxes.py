@@ -8,14 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from sora.sieve.checks import COMPARATOR_TAG, MATCH_TAGS, STRING, STRINGS, Tag, TestRow
-from sora.sieve.interpreter import (
-    ASKED,
-    MailboxesExist,
-    MailboxIdsExist,
-    Metadata,
-    MetadataExists,
-    SpecialUsesExist,
-)
+from sora.sieve.interpreter import ASKED
+from sora.sieve.questions import MailboxesExist, MailboxIdsExist, Metadata, MetadataExists, SpecialUsesExist
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
 
     from sora._native.sievescan import Argument, Source
-    from sora.sieve.interpreter import Request, Run
+    from sora.sieve.interpreter import Run
+    from sora.sieve.questions import Request
 
 MAX_ERRORS: Final = 20
 """One mistake makes others; nobody reads more."""

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 from sora.sieve.actions import Remembered
 from sora.sieve.checks import NUMBER, STRING, Tag, TestRow
-from sora.sieve.interpreter import ASKED, IsDuplicate
+from sora.sieve.interpreter import ASKED
+from sora.sieve.questions import IsDuplicate
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from sora.sieve.checks import STRING, STRINGS, CommandRow, Tag
-from sora.sieve.interpreter import ASKED, IncludeScript, Return
+from sora.sieve.interpreter import ASKED, Return
+from sora.sieve.questions import IncludeScript
 from sora.sieve.variables import NAME
 
 if TYPE_CHECKING:

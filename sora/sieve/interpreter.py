@@ -16,14 +16,17 @@ were given last, and redirected to an address once.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from msgspec import Struct, field
 
 from sora.errors import ScriptFailed
-from sora.sieve.actions import FileInto, Keep, Outcome, Redirect, Reject, Send, kept_once, merged, same_as, told
+from sora.sieve.actions import FileInto, Keep, Outcome, Redirect, Reject, kept_once, merged, same_as, told
+from sora.sieve.limits import Limits
 from sora.sieve.mail import addresses_of, field_of, raw_header_of
 from sora.sieve.matching import RELATIONS
+from sora.sieve.questions import ListContains, Pause
 from sora.sieve.texts import Text, Variable
 
 if TYPE_CHECKING:
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from sora.sieve.checks import Node, Steps
     from sora.sieve.mail import Mail
     from sora.sieve.matching import Keys, Match, Work
+    from sora.sieve.questions import Ask, Request
     from sora.sieve.script import Script
 
 STEP: Final = 3
@@ -64,32 +68,6 @@ BIG: Final = 1_500
 """Instructions of one comparison that is made in pieces."""
 SHORT: Final = 2_048
 """Characters of a value that is never so big."""
-
-
-class Limits(Struct, frozen=True):
-    """What one run may take.
-
-    Attributes:
-        instructions: Of all scripts together; about a second.
-        slice: Instructions between two pauses; 3 to 5 ms at the worst.
-        redirects: Redirections and notifications.
-        actions: All of them.
-        variable_bytes: Length of one variable.
-        variables: How many of them there may be.
-        text_characters: Of a text with its variables filled in.
-        include_depth: Scripts inside scripts.
-        includes: Scripts included in all.
-    """
-
-    instructions: int = 1_000_000
-    slice: int = 3_000
-    redirects: int = 32
-    actions: int = 100
-    variable_bytes: int = 64 * 1024
-    variables: int = 256
-    text_characters: int = 1 << 20
-    include_depth: int = 10
-    includes: int = 100
 
 
 class Environment(Struct, frozen=True):
@@ -122,94 +100,6 @@ class Environment(Struct, frozen=True):
     mailbox: str = "INBOX"
     flags: tuple[str, ...] = ()
     settings: Any = None
-
-
-class Pause(Struct, frozen=True):
-    """A slice is used up, and the answer is not looked at; or there is work that may last too long for one.
-
-    Attributes:
-        work: Can be called in another thread, and lets this one run meanwhile; the answer is its result and the CPU
-            seconds that it took (None: it is charged for as if it were the dearest of its kind).
-    """
-
-    work: Callable[[], Any] | None = None
-
-
-class Ask(Struct, frozen=True):
-    """Base of questions; each says what the answer is."""
-
-
-class IncludeScript(Ask, frozen=True):
-    """A script (RFC 6609 §3.2); the answer is a `Script`, or None if there is none."""
-
-    name: str
-    personal: bool
-
-
-class ListContains(Ask, frozen=True):
-    """Which of the values are in an external list (RFC 6134 §2.2); the answer is a set of them, None: no such list."""
-
-    list: str
-    values: tuple[str, ...]
-
-
-class ListMembers(Ask, frozen=True):
-    """The members of an external list (RFC 6134 §2.3); the answer is a sequence of addresses, None: no such list."""
-
-    list: str
-
-
-class ListExists(Ask, frozen=True):
-    """Whether there is an external list of that name."""
-
-    list: str
-
-
-class MailboxesExist(Ask, frozen=True):
-    """Whether all of these are mailboxes that mail can be filed into (RFC 5490 §3.1)."""
-
-    names: tuple[str, ...]
-
-
-class MailboxIdsExist(Ask, frozen=True):
-    """Whether all of these are ids of such mailboxes (RFC 9042 §3)."""
-
-    ids: tuple[str, ...]
-
-
-class SpecialUsesExist(Ask, frozen=True):
-    """Whether there is a mailbox for each of these uses, or one mailbox has all of them (RFC 8579 §3).
-
-    Attributes:
-        mailbox: None: any.
-    """
-
-    mailbox: str | None
-    uses: tuple[str, ...]
-
-
-class Metadata(Ask, frozen=True):
-    """Value of an annotation (RFC 5464); None: there is none. An empty name of a mailbox means the server."""
-
-    mailbox: str
-    entry: str
-
-
-class MetadataExists(Ask, frozen=True):
-    """Whether there are all of these annotations."""
-
-    mailbox: str
-    entries: tuple[str, ...]
-
-
-class IsDuplicate(Ask, frozen=True):
-    """Whether an id is tracked (RFC 7352)."""
-
-    handle: str
-    unique_id: str
-
-
-Request = Pause | Ask
 
 
 class Step(Struct, frozen=True):
@@ -495,16 +385,21 @@ class Run:
             if same_as(taken) == key:
                 self.actions[place] = merged(taken, action)
                 return
-        self._check_limits(action)
+        self._check_limits([*self.actions, action])
         self.actions.append(action)
 
-    def _check_limits(self, action: Action) -> None:
-        if len(self.actions) >= self.limits.actions:
-            self.fail(f"More than {self.limits.actions} actions")
-        if isinstance(action, (Redirect, Send)):
-            sent = sum(isinstance(taken, (Redirect, Send)) for taken in self.actions)
-            if sent >= self.limits.redirects:
-                self.fail(f"More than {self.limits.redirects} messages are sent")
+    def end(self) -> None:
+        """What a script leaves behind where it ends.
+
+        Raises:
+            ScriptFailed: Its last version of the message, which is kept, is one too many.
+        """
+        if self.implicit_keep and not self.environment.imap:  # where a mailbox changes, the one that came stays
+            self._check_limits([*self.actions, Keep(self.mail, implicit=True)])
+
+    def _check_limits(self, actions: Sequence[Action]) -> None:
+        if over := self.limits.over(actions, self.original):
+            self.fail(over)
 
     def _check_together(self, action: Action) -> None:
         """A message that is rejected is neither delivered nor answered besides (RFC 5429 §2.4).
@@ -628,9 +523,9 @@ def run(
         state.begin()
         try:
             state.admit(step.script)
-            yield from state.block(step.script.commands)
-        except (Stop, Return):
-            continue
+            with suppress(Stop, Return):
+                yield from state.block(step.script.commands)
+            state.end()
         except ScriptFailed as error:
             where = f"{step.name}, " if step.name else ""
             return state.outcome(f"{where}line {error.line}: {error.text}")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 from sora.sieve.actions import Redirect
 from sora.sieve.checks import NUMBER, STRING, CommandRow, Tag
 from sora.sieve.core import COPY_TAG
-from sora.sieve.interpreter import ListMembers
 from sora.sieve.mail import parse_address
+from sora.sieve.questions import ListMembers
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,8 +17,9 @@ from sora.sieve.checks import (
     TestRow,
 )
 from sora.sieve.core import address_part
-from sora.sieve.interpreter import NAMED, ListExists
+from sora.sieve.interpreter import NAMED
 from sora.sieve.mail import Address, parse_address
+from sora.sieve.questions import ListExists
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,21 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 from sora._native import sievescan
 from sora.errors import BadScript
 from sora.sieve.actions import Keep
-from sora.sieve.interpreter import (
-    Ask,
-    Environment,
-    IncludeScript,
-    Limits,
-    ListContains,
-    ListMembers,
-    Metadata,
-    Pause,
-    Step,
-    run,
-    worked,
-)
+from sora.sieve.interpreter import Environment, Step, run, worked
 from sora.sieve.language import COMMANDS, EXTENSIONS, TESTS
+from sora.sieve.limits import Limits
 from sora.sieve.mail import Mail
+from sora.sieve.questions import Ask, IncludeScript, ListContains, ListMembers, Metadata, Pause
 from sora.sieve.script import Script, compile
 from tests.support import models_sieve
 

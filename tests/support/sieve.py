@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sora.errors import BadScript
 from sora.sieve import interpreter
 from sora.sieve.actions import Discard, FileInto, Keep, Outcome, Redirect, Reject, Send
-from sora.sieve.interpreter import Ask, Environment, Limits, Step
+from sora.sieve.interpreter import Environment, Step
 from sora.sieve.mail import Mail
 from sora.sieve.script import Script, compile
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sora.sieve.actions import Action
+    from sora.sieve.limits import Limits
+    from sora.sieve.questions import Ask
 
 NOW: Final = datetime(2024, 3, 5, 14, 30, 15, tzinfo=timezone(timedelta(hours=1)))
 MAIL: Final = (

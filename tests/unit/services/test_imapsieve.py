@@ -302,6 +302,34 @@ async def test_a_script_that_fails_leaves_the_message_and_is_told(
     await link.hang_up()
 
 
+async def test_edited_versions_and_made_mail_have_room_for_so_much(
+    dsn: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    script = """require ["editheader", "enotify", "environment", "fileinto"];
+        if environment "imap.mailbox" "Work" { addheader "X-A" "b"; fileinto "Log"; }
+        else { notify "mailto:a@example.net"; }"""
+    async with open_node(dsn, tmp_path, sieve={"url": URL, "max_edited": len(MAIL), "max_made": 20}) as node:
+        world = World(node)
+        await world.account("alice", "", "Work", "Other", "Log")
+        await world.deliver()
+        for mailbox in ("Work", "Other"):
+            await world.bind(mailbox, script)
+        link = await world.connect()
+        await ask(link, "SELECT INBOX")
+        with caplog.at_level(logging.WARNING):
+            await ask(link, "COPY 1 Work")
+            await ask(link, "COPY 1 Other")
+            await node.imapsieve.settled()
+        assert set(await world.boxes()) == {"INBOX", "Work", "Other"}
+        assert await world.queued() == []
+        told = sorted(record.__dict__["error"] for record in caplog.records if record.message == "script failed")
+        assert [text.partition("line ")[2][:30] for text in told] == [
+            "3: The mail that is made has m",
+            "2: The edited versions of this",
+        ]
+        await link.hang_up()
+
+
 async def test_over_quota_is_a_failure_and_nothing_is_half_done(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     async def refuse(*_arguments: Any, **_more: Any) -> None:
         raise OverQuota

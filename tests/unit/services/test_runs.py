@@ -11,14 +11,16 @@ import pytest
 from sora.errors import DatabaseDown
 from sora.services.runs import limits_of, run
 from sora.sieve import interpreter
-from sora.sieve.interpreter import Environment, IsDuplicate, Limits, Step, drive
+from sora.sieve.interpreter import Environment, Step, drive
+from sora.sieve.limits import Limits
 from sora.sieve.mail import Mail
+from sora.sieve.questions import IsDuplicate
 from sora.sieve.script import compile
 from sora.tables import SieveTable
 
 if TYPE_CHECKING:
     from sora.sieve.actions import Outcome
-    from sora.sieve.interpreter import Ask
+    from sora.sieve.questions import Ask
 
 ENVIRONMENT = Environment(now=datetime(2026, 3, 1, tzinfo=UTC))
 MAIL = Mail(b"Subject: x\r\nMessage-ID: <1@x>\r\n\r\nbody\r\n")
@@ -94,6 +96,8 @@ def test_each_limit_is_a_key() -> None:
         max_text=6,
         max_include_depth=7,
         max_includes=8,
+        max_edited=9,
+        max_made=10,
     )
     assert limits_of(table) == Limits(
         instructions=1001,
@@ -105,5 +109,7 @@ def test_each_limit_is_a_key() -> None:
         text_characters=6,
         include_depth=7,
         includes=8,
+        edited_bytes=9,
+        made_bytes=10,
     )
     assert limits_of(SieveTable()) == Limits()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sora.sieve.bodies import HTML_PIECE, MAX_BODY
-from sora.sieve.interpreter import Limits
+from sora.sieve.limits import Limits
 from tests.support.sieve import MAIL, did, execute, holds
 
 TREE = b"""From: a@example.org\r

@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 
-from sora.sieve.interpreter import (
-    MOST_NAMES,
-    NAMED,
+from sora.sieve.interpreter import MOST_NAMES, NAMED
+from sora.sieve.limits import Limits
+from sora.sieve.questions import (
     IsDuplicate,
-    Limits,
     ListContains,
     ListExists,
     MailboxesExist,

@@ -6,7 +6,7 @@ import pytest
 
 from sora.sieve.actions import Remembered
 from sora.sieve.duplicates import DEFAULT_S, LONGEST_S
-from sora.sieve.interpreter import IsDuplicate
+from sora.sieve.questions import IsDuplicate
 from tests.support.sieve import did, errors, execute, mail
 
 ID = "<1@desert.example.org>"

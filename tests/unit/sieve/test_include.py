@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sora.sieve.interpreter import IncludeScript, Limits
+from sora.sieve.limits import Limits
+from sora.sieve.questions import IncludeScript
 from sora.sieve.script import compile
 from tests.support.sieve import did, errors, execute
 

@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sora.errors import BadScript
-from sora.sieve.actions import Discard, FileInto, Keep
-from sora.sieve.interpreter import Ask, IncludeScript, Limits, Pause, Step, drive, run, worked
+from sora.sieve.actions import Discard, FileInto, Keep, Send
+from sora.sieve.interpreter import Step, drive, run, worked
+from sora.sieve.limits import Limits
 from sora.sieve.mail import Mail
+from sora.sieve.questions import Ask, IncludeScript, Pause
 from sora.sieve.script import compile
 from tests.support.sieve import MAIL, compiled, did, environment, execute, required
 from tests.support.sievescripts import SCRIPTS
@@ -88,6 +90,43 @@ def test_actions_have_a_number() -> None:
     script = FILEINTO + "".join(f'fileinto "{number}";' for number in range(101))
     assert did(script) == ["error: script 1, line 2: More than 100 actions", "keep"]
     assert len(did(script, limits=Limits(actions=101))) == 101
+
+
+EDITING = """require ["fileinto", "editheader", "copy"]; fileinto "As it came";
+addheader "X-A" "1"; fileinto "One"; redirect :copy "a@example.org";
+addheader "X-A" "2"; redirect "b@example.org";"""
+
+
+def test_versions_of_the_message_have_room_for_so_many_octets() -> None:
+    """The one that came needs none, nor does one that two actions share."""
+    one, two = len(MAIL) + len("X-A: 1\r\n"), len(MAIL) + 2 * len("X-A: 1\r\n")
+    done = ["fileinto As it came", "fileinto One", "redirect a@example.org", "redirect b@example.org"]
+    assert [line.partition(" {")[0] for line in did(EDITING, limits=Limits(edited_bytes=one + two))] == done
+    error = f"error: script 1, line 3: The edited versions of this message have more than {one + two - 1} octets"
+    assert did(EDITING, limits=Limits(edited_bytes=one + two - 1)) == [error, "keep"]
+
+
+def test_the_version_that_is_kept_in_the_end_is_one_of_them() -> None:
+    script = 'require ["editheader", "fileinto"]; keep; addheader "X-A" "1"; fileinto "A"; addheader "X-B" "2";'
+    assert execute(script, limits=Limits(edited_bytes=len(MAIL) + 20)).error == ""
+    kept = script.replace('keep; addheader "X-A" "1"; fileinto "A"; ', 'addheader "X-A" "1"; stop; ')
+    assert execute(kept, limits=Limits(edited_bytes=len(MAIL) + 8)).error == ""
+    error = f"script 1, line 1: The edited versions of this message have more than {len(MAIL)} octets"
+    assert execute(kept, limits=Limits(edited_bytes=len(MAIL))).error == error
+    assert execute(kept, imap=True, limits=Limits(edited_bytes=len(MAIL))).error == "", "it is not stored"
+
+
+def test_mail_that_is_made_has_room_for_so_many_octets() -> None:
+    """For each of its recipients, and for the copy."""
+    script = (
+        'require ["enotify", "fcc", "fileinto"]; notify :fcc "Sent" "mailto:a@example.net,b@example.net";\n'
+        'notify "mailto:c@example.net"; discard;'
+    )
+    copied, single = (action.data for action in execute(script).actions if isinstance(action, Send))
+    most = 3 * len(copied) + len(single)
+    assert execute(script, limits=Limits(made_bytes=most)).error == ""
+    error = f"error: script 1, line 2: The mail that is made has more than {most - 1} octets"
+    assert did(script, limits=Limits(made_bytes=most - 1)) == [error, "keep"]
 
 
 def test_the_budget_ends_a_script() -> None:

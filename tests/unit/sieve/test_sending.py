@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sora.sieve.actions import Redirect
-from sora.sieve.interpreter import Limits
+from sora.sieve.limits import Limits
 from tests.support.sieve import did, errors, execute, required
 
 REDIRECT = required("redirect-dsn", "redirect-deliverby", "copy", "variables")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sora.sieve.interpreter import IncludeScript, ListContains, ListExists, ListMembers
+from sora.sieve.questions import IncludeScript, ListContains, ListExists, ListMembers
 from tests.support.sieve import compiled, did, errors, execute, holds
 
 

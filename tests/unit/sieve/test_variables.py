@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sora.sieve.interpreter import Limits
+from sora.sieve.limits import Limits
 from sora.sieve.script import compile
 from tests.support.sieve import did, errors, execute, holds, mail, required
 

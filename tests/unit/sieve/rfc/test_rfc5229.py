@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sora.sieve.interpreter import Limits
+from sora.sieve.limits import Limits
 from tests.support.sieve import mail
 from tests.support.sieverules import does, fails, is_, refuses, walk
 

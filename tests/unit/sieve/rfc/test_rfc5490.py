@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sora.sieve.interpreter import MailboxesExist, Metadata, MetadataExists
+from sora.sieve.questions import MailboxesExist, Metadata, MetadataExists
 from tests.support.sieverules import does, is_, refuses, walk
 
 A = {

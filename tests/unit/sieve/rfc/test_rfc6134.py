@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sora.sieve.interpreter import ListContains, ListExists, ListMembers
+from sora.sieve.questions import ListContains, ListExists, ListMembers
 from tests.support.sieverules import does, fails, is_, refuses, walk
 
 L = "extlists envelope fileinto variables enotify relational"

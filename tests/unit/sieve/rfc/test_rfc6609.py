@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sora.sieve.interpreter import IncludeScript
+from sora.sieve.questions import IncludeScript
 from sora.sieve.script import compile
 from tests.support.sieve import mail
 from tests.support.sieverules import does, fails, refuses, walk

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sora.sieve.interpreter import IsDuplicate
+from sora.sieve.questions import IsDuplicate
 from tests.support.sieve import mail
 from tests.support.sieverules import does, refuses, walk
 

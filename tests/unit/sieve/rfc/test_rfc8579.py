@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sora.sieve.interpreter import SpecialUsesExist
+from sora.sieve.questions import SpecialUsesExist
 from tests.support.sieverules import does, is_, refuses, walk
 
 U = "special-use fileinto mailbox"

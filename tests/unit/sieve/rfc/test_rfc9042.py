@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sora.sieve.interpreter import MailboxIdsExist
+from sora.sieve.questions import MailboxIdsExist
 from tests.support.sieverules import does, is_, refuses, walk
 
 B = "mailboxid fileinto mailbox special-use"

@@ -87,8 +87,8 @@ BEGIN
   RETURN NULL;
 END $$;
 CREATE TRIGGER journal AFTER INSERT OR UPDATE OR DELETE ON domains FOR EACH ROW EXECUTE FUNCTION note_dirty();
-CREATE TRIGGER journal AFTER INSERT OR DELETE OR UPDATE OF address, domain_id, disabled, legal_hold, deleted_at, quota_bytes,
-  quota_messages, quota_mailboxes ON accounts FOR EACH ROW EXECUTE FUNCTION note_dirty('account');
+CREATE TRIGGER journal AFTER INSERT OR DELETE OR UPDATE OF address, domain_id, disabled, legal_hold, hold_reason, held_at,
+  deleted_at, quota_bytes, quota_messages, quota_mailboxes ON accounts FOR EACH ROW EXECUTE FUNCTION note_dirty('account');
 CREATE TRIGGER journal AFTER INSERT OR UPDATE OR DELETE ON credentials FOR EACH ROW EXECUTE FUNCTION note_dirty('account');
 CREATE TRIGGER journal AFTER INSERT OR UPDATE OR DELETE ON aliases FOR EACH ROW EXECUTE FUNCTION note_dirty('account');
 CREATE TRIGGER journal AFTER INSERT OR UPDATE OR DELETE ON account_keywords
@@ -98,6 +98,8 @@ CREATE TRIGGER journal AFTER INSERT OR UPDATE OR DELETE ON subscriptions
   FOR EACH ROW EXECUTE FUNCTION note_dirty('account');
 CREATE TRIGGER journal AFTER INSERT OR UPDATE OR DELETE ON mailbox_acl FOR EACH ROW EXECUTE FUNCTION note_dirty('account');
 CREATE TRIGGER journal AFTER INSERT OR UPDATE OR DELETE ON metadata FOR EACH ROW EXECUTE FUNCTION note_dirty('account');
+CREATE TRIGGER journal AFTER INSERT OR UPDATE OR DELETE ON legal_hold_log
+  FOR EACH ROW EXECUTE FUNCTION note_dirty('account');
 CREATE TRIGGER journal AFTER INSERT OR UPDATE OR DELETE ON sieve_scripts FOR EACH ROW EXECUTE FUNCTION note_dirty('scripts');
 CREATE TRIGGER journal AFTER INSERT ON shreddings FOR EACH ROW EXECUTE FUNCTION note_dirty('account');
 

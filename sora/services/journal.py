@@ -1,9 +1,10 @@
 """Writes the account journal into the object store (`store/journal.py` says what it is, `store/marks.py` what is due).
 
-A pass looks for accounts of which something is not in the bucket, reads each of them as it is at one moment, and puts
-what has changed into a segment, one object for all of them. Then the database notes what was written, and which UIDs
-and modseqs are reserved. What was committed before a pass began is in the bucket when it has ended: that moment is the
-recovery point.
+A pass looks for accounts of which something is not in the bucket, reads them as they are at one moment, `TOGETHER` at a
+time, and puts what has changed into segments, an object for many of them. Then the database notes what was written, and
+which UIDs and modseqs are reserved. What was committed before a pass began is in the bucket when it has ended: that
+moment is the recovery point. A long pass, as the first one of a large house is, closes a segment every `OPEN_S`: what
+it wrote counts although it has not ended.
 
 Whoever dies in between costs a repetition, because records are absolute and the marks move last:
 
@@ -27,39 +28,50 @@ that it wrote, then the database was put back in time, or the bucket was exchang
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
 from sora import log, metrics
 from sora.crashpoints import crash_point
 from sora.errors import InUse, KeyUnavailable, NotFound, Unavailable
+from sora.services.journal_objects import Group, Segments, Snapshot
 from sora.store import journal
-from sora.store.journal import Builder, Frame, Gone, Page, Reason, pack
-from sora.store.marks import Written
+from sora.store.journal import Gone, Reason
 from sora.store.sealing import AccountKey
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 
+    from sora.services.journal_objects import Objects
     from sora.services.key_objects import KeyStore
     from sora.store.account_keys import Sealers
     from sora.store.blobs import BlobStore
     from sora.store.journal import Record
     from sora.store.leases import Lease
-    from sora.store.marks import Held, Mark, Marks, Reading
+    from sora.store.marks import Held, Marks
+    from sora.store.readings import Look, Reading
     from sora.types import AccountId
 
 SEGMENT_BYTES: Final = 8 * 1024**2
-"""An object is closed when it is as large; twice as much is held in memory."""
-INLINE_MESSAGES: Final = 512
-"""A page of more messages is packed in a thread."""
+"""An object is closed when it is as large; a few times as much is held in memory."""
+OPEN_S: Final = 20.0
+"""An object is closed when it is as old."""
+TOGETHER: Final = 200
+"""Accounts that are read together."""
+KEYS: Final = 4
+"""Keys that are asked for, or stored, at a time: each needs a connection of the pool."""
 MOST_SEGMENTS: Final = 256
 LEAST_BYTES: Final = 16 * 1024**2
 """Segments that are smaller together are left alone, if they are not many."""
 SMALL_BYTES: Final = 16 * 1024
 """An account with less in segments needs no snapshot of its own."""
-COMPACTED: Final = 500
-"""Accounts that are written anew in one pass."""
+COMPACTED: Final = 2000
+"""Accounts that are written anew in one pass, unless that takes longer than `COMPACT_S`."""
+COMPACT_S: Final = 8.0
+"""What has changed waits as long."""
+SNAPSHOTS: Final = 4
+"""Snapshots that are written at a time."""
 DELETES: Final = 8
 
 _log = log.get(__name__)
@@ -74,6 +86,7 @@ class Journal:
         segment_bytes: See `SEGMENT_BYTES`.
         most_segments: See `MOST_SEGMENTS`.
         least_bytes: See `LEAST_BYTES`.
+        open_s: See `OPEN_S`.
     """
 
     def __init__(
@@ -87,6 +100,7 @@ class Journal:
         segment_bytes: int = SEGMENT_BYTES,
         most_segments: int = MOST_SEGMENTS,
         least_bytes: int = LEAST_BYTES,
+        open_s: float = OPEN_S,
     ) -> None:
         self._marks = marks
         self._blobs = blobs
@@ -96,6 +110,7 @@ class Journal:
         self._segment_bytes = segment_bytes
         self._most_segments = most_segments
         self._least_bytes = least_bytes
+        self._open_s = open_s
         self._token = 0  # of the lease under which the bucket was compared with the database
 
     async def step(self) -> bool:
@@ -165,10 +180,9 @@ class Journal:
         await self._marks.forget(lease)
 
     async def _is_ours(self, seq: int, newest: int) -> bool:
-        async with aclosing(_first(self._blobs, journal.segment_key(seq))) as later:
-            async for key in later:
-                if journal.parse_segment_key(key) is not None:
-                    return False
+        async with aclosing(_segments(self._blobs, journal.segment_key(seq))) as later:
+            async for _ in later:
+                return False
         if newest:
             try:
                 await self._blobs.stat(journal.segment_key(newest))
@@ -178,68 +192,103 @@ class Journal:
 
     async def _write_due(self, lease: Lease) -> int:
         """All accounts that are due; how many had to be left out."""
-        out = _Segments(self._marks, self._blobs, lease, self._segment_bytes)
+        out = Segments(self._marks, self._blobs, lease)
         after, skipped = -1, 0
-        while due := await self._marks.due(after):
-            for account_id in due:
-                skipped += not await self._gather(out, account_id)
-            after = due[-1]
-        await self._close(out)
+        try:
+            while due := await self._marks.due(after):
+                for start in range(0, len(due), TOGETHER):
+                    skipped += await self._gather(out, due[start : start + TOGETHER])
+                after = due[-1]
+            await self._close(out)
+        finally:
+            await out.abandon()
         return skipped
 
-    async def _gather(self, out: _Segments, account_id: AccountId, whole: str = "") -> bool:
-        """Add an account to the segment; see `_write`."""
-        done = await self._write(out, account_id, whole)
-        if len(out) >= self._segment_bytes:
-            await self._close(out)
-        return done
+    async def _gather(self, out: Objects, account_ids: Sequence[AccountId], whole: str = "") -> int:
+        """Add accounts to what is being written; how many could not be, and others need not suffer for them.
 
-    async def _write(self, out: _Objects, account_id: AccountId, whole: str) -> bool:
-        """One account; False if it cannot be done now, and others need not suffer for it."""
+        Args:
+            whole: See `Reading.look`.
+        """
+        written: set[AccountId] = set()
+        skipped: set[AccountId] = set()
         try:
-            await self._write_account(out, account_id, whole)
-        except KeyUnavailable as error:
-            _log.error("not in the journal", extra={"account_id": account_id, "error": str(error)})
+            await self._write(out, account_ids, whole, written, skipped)
         except (InUse, Unavailable):
             raise
         except Exception:
-            _log.exception("not in the journal", extra={"account_id": account_id})
-        else:
-            return True
-        metrics.journal_errors.inc()
-        return False
+            # One of them, and nobody knows which: each by itself.
+            left = [found for found in account_ids if found not in written and found not in skipped]
+            if len(account_ids) > 1:
+                return len(skipped) + sum([await self._gather(out, [account_id], whole) for account_id in left])
+            _log.exception("not in the journal", extra={"account_id": account_ids[0]})
+            metrics.journal_errors.inc()
+            return 1
+        return len(skipped)
 
-    async def _write_account(self, out: _Objects, account_id: AccountId, whole: str) -> None:
+    async def _write(
+        self,
+        out: Objects,
+        account_ids: Sequence[AccountId],
+        whole: str,
+        written: set[AccountId],
+        skipped: set[AccountId],
+    ) -> None:
+        """Some accounts as they are at one moment; `written` are those of which all is in an object."""
         await out.begin()  # the number first: a greater one means a later look
-        async with self._marks.reading(account_id) as reading:
-            group = _Group(account_id, out.seq, await self._sealer(reading))
-            marks: list[Mark] = []
-            async with aclosing(_records(reading, whole, marks)) as records:
-                async for record in records:
-                    group.add(await _packed(record))
-                    if group.size >= self._segment_bytes:
-                        await out.spill(group)
-        if not reading.exists or reading.shredded:
-            out.gone.append(account_id)
-        await out.begin()  # what was spilled may have closed the last one
-        out.finish(group, reading.notes, marks, whole=bool(whole) or not reading.known or account_id in out.gone)
+        async with self._marks.reading(account_ids, whole) as reading:
+            sealers = await self._open(reading.looks)
+            for look in reading.looks:
+                if look.account_id not in sealers:
+                    skipped.add(look.account_id)
+                    continue
+                await out.begin()
+                group = Group(look.account_id, out.seq, sealers[look.account_id])
+                async with aclosing(_records(reading, look, whole)) as records:
+                    async for record in records:
+                        await group.add(record)
+                        if group.size >= self._segment_bytes:
+                            await out.spill(group)
+                every = bool(whole) or not look.known or look.gone
+                await out.finish(group, look.notes, reading.marks(look), whole=every)
+                if look.gone:
+                    out.gone.append(look.account_id)
+                written.add(look.account_id)
+                if isinstance(out, Segments) and (len(out) >= self._segment_bytes or out.age_s >= self._open_s):
+                    await out.put()
 
-    async def _close(self, out: _Objects) -> None:
+    async def _close(self, out: Objects) -> None:
         """Put what has gathered, and what follows from it."""
         await out.close()
         for account_id in out.gone:
             await self._blobs.erase(journal.snapshot_prefix(account_id))
         out.gone.clear()
 
-    async def _sealer(self, reading: Reading) -> AccountKey | None:
-        """What seals an account's records; None: nothing does."""
-        if not reading.account_id or not reading.exists or reading.shredded:
-            return None
-        sealer = await self._sealers.get(reading.account_id)
-        if not isinstance(sealer, AccountKey):
-            return None
-        await self._keys.ensure(reading.account_id)
-        return sealer
+    async def _open(self, looks: Sequence[Look]) -> dict[AccountId, AccountKey | None]:
+        """What seals each account's records; None: nothing does. Those whose key cannot be had are not there."""
+        slots = asyncio.Semaphore(KEYS)
+        found: dict[AccountId, AccountKey | None] = {}
+
+        async def open_one(account_id: AccountId) -> None:
+            async with slots:
+                try:
+                    sealer = await self._sealers.get(account_id)
+                except KeyUnavailable as error:
+                    _log.error("not in the journal", extra={"account_id": account_id, "error": str(error)})
+                    metrics.journal_errors.inc()
+                    return
+                found[account_id] = sealer if isinstance(sealer, AccountKey) else None
+                if found[account_id] is not None:
+                    await self._keys.ensure(account_id)
+
+        asked = []
+        for look in looks:
+            if not look.account_id or look.gone:
+                found[look.account_id] = None
+            else:
+                asked.append(open_one(look.account_id))
+        await _all(asked)
+        return found
 
     # ── compaction ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -261,21 +310,32 @@ class Journal:
         if not held:
             await self._marks.compact(0)
 
-    async def _write_anew(self, lease: Lease, held: list[Held]) -> None:
-        out = _Segments(self._marks, self._blobs, lease, self._segment_bytes)
-        for account in held:
-            if account.gone:
-                await self._blobs.erase(journal.snapshot_prefix(account.account_id))
-                await self._marks.forget_account(account.account_id)
-            elif account.since_bytes > max(SMALL_BYTES, account.snapshot_bytes):
-                await self._snapshot(lease, account.account_id)
-            else:
-                await self._gather(out, account.account_id, "segment")
-        await self._close(out)
+    async def _write_anew(self, lease: Lease, held: Sequence[Held]) -> None:
+        """Some accounts, or as many of them as there is time for."""
+        until = time.monotonic() + COMPACT_S
+        gone = [account.account_id for account in held if account.gone]
+        large = [account.account_id for account in held if not account.gone and _is_large(account)]
+        small = [account.account_id for account in held if not account.gone and not _is_large(account)]
+        for account_id in gone:
+            await self._blobs.erase(journal.snapshot_prefix(account_id))
+            await self._marks.forget_account(account_id)
+        out = Segments(self._marks, self._blobs, lease)
+        try:
+            for start in range(0, len(small), TOGETHER):
+                await self._gather(out, small[start : start + TOGETHER], "segment")
+                if time.monotonic() > until:
+                    break
+            await self._close(out)
+        finally:
+            await out.abandon()
+        for start in range(0, len(large), SNAPSHOTS):
+            await _all([self._snapshot(lease, account_id) for account_id in large[start : start + SNAPSHOTS]])
+            if time.monotonic() > until:
+                break
 
     async def _snapshot(self, lease: Lease, account_id: AccountId) -> None:
-        out = _Snapshot(self._marks, self._blobs, lease, account_id)
-        if not await self._write(out, account_id, "snapshot"):
+        out = Snapshot(self._marks, self._blobs, lease, account_id)
+        if await self._gather(out, [account_id], "snapshot"):
             return
         await self._close(out)
         prefix = journal.snapshot_prefix(account_id)
@@ -288,10 +348,9 @@ class Journal:
         """From the bucket as it is: what an earlier history left goes too, when every account is written."""
         first = await self._marks.first_needed()
         doomed = []
-        async with aclosing(_first(self._blobs, journal.PREFIX)) as keys:
-            async for key in keys:
-                seq = journal.parse_segment_key(key)
-                if seq is None or seq >= first:
+        async with aclosing(_segments(self._blobs, journal.PREFIX)) as segments:
+            async for seq in segments:
+                if seq >= first:
                     break
                 doomed.append(seq)
         for start in range(0, len(doomed), DELETES):
@@ -301,194 +360,52 @@ class Journal:
             await self._marks.segments_deleted(batch)
 
 
-# ── objects under way ────────────────────────────────────────────────────────────────────────────────────────────────
+def _is_large(account: Held) -> bool:
+    """It is worth a snapshot of its own."""
+    return account.since_bytes > max(SMALL_BYTES, account.snapshot_bytes)
 
 
-class _Group:
-    """What is being written of one account. The last payload is held back until it is known to be the last."""
-
-    def __init__(self, account_id: AccountId, number: int, sealer: AccountKey | None) -> None:
-        self.account_id = account_id
-        self.number = number
-        self.frames: list[Frame] = []
-        self.size = 0
-        self.total = 0
-        self._sealer = sealer
-        self._held: bytes | None = None
-        self._part = 0
-
-    def add(self, payload: bytes) -> None:
-        """The next part."""
-        if self._held is not None:
-            self._seal(last=False)
-        self._held = payload
-
-    def end(self) -> None:
-        """There are no more parts."""
-        if self._held is not None:
-            self._seal(last=True)
-
-    def take(self) -> list[Frame]:
-        """Frames that are ready."""
-        taken, self.frames, self.size = self.frames, [], 0
-        return taken
-
-    def _seal(self, *, last: bool) -> None:
-        payload, self._held = self._held or b"", None
-        frame = Frame(self.account_id, self.number, self._part, last, self._sealer is not None, payload)
-        if self._sealer is not None:
-            sealed = self._sealer.seal_record(frame.context, payload)
-            frame = Frame(self.account_id, self.number, self._part, last, sealed=True, payload=sealed)
-        self.frames.append(frame)
-        self.size += len(frame.payload)
-        self._part += 1
-
-
-class _Objects:
-    """Objects that are filled one after the other.
-
-    Attributes:
-        seq: The number of the one that is open.
-        gone: Accounts that are no more, by what was written and is not yet put.
-    """
-
-    def __init__(self, marks: Marks, blobs: BlobStore, lease: Lease) -> None:
-        self._marks = marks
-        self._blobs = blobs
-        self._lease = lease
-        self._written = Written()
-        self._builder: Builder | None = None
-        self.seq = 0
-        self.gone: list[AccountId] = []
-
-    def __len__(self) -> int:
-        return len(self._builder) if self._builder else 0
-
-    async def begin(self) -> None:
-        """Have an object open."""
-        if self._builder is None:
-            self.seq = await self._number()
-            self._builder = Builder(self.seq)
-
-    def finish(self, group: _Group, notes: list[int], marks: list[Mark], *, whole: bool) -> None:
-        """All of an account is there."""
-        group.end()
-        self._append(group)
-        self._written.notes += notes
-        self._written.marks += [(group.account_id, mark) for mark in marks]
-        if group.total:
-            self._written.accounts.append((group.account_id, group.number, group.total, whole))
-
-    async def spill(self, group: _Group) -> None:
-        """Put what there is of a large account, and go on in another object."""
-        await self.begin()
-        self._append(group)
-        await self._put()
-
-    async def close(self) -> None:
-        """Put what there is."""
-        raise AssertionError
-
-    def _append(self, group: _Group) -> None:
-        assert self._builder is not None, "begun"
-        group.total += sum(self._builder.add(frame) for frame in group.take())
-
-    async def _number(self) -> int:
-        return await self._marks.take_seq(self._lease)
-
-    async def _put(self) -> None:
-        raise AssertionError
-
-    async def _store(self, key: str) -> int:
-        """The octets of the object."""
-        assert self._builder is not None, "begun"
-        data = await asyncio.to_thread(self._builder.finish)
-        self._builder = None
-        crash_point("journal.read")
-        await self._blobs.put(key, data)
-        metrics.journal_bytes.inc(len(data))
-        return len(data)
-
-
-class _Segments(_Objects):
-    """Segments; each is noted as soon as it is in the store."""
-
-    def __init__(self, marks: Marks, blobs: BlobStore, lease: Lease, limit: int) -> None:
-        super().__init__(marks, blobs, lease)
-        self._limit = limit
-
-    async def close(self) -> None:
-        """See `_Objects.close`; a number that was taken for nothing is no harm."""
-        if self._builder is not None and self._builder.frames:
-            await self._put()
-
-    async def _put(self) -> None:
-        written, self._written = self._written, Written()
-        size = await self._store(journal.segment_key(self.seq))
-        crash_point("journal.put")
-        await self._marks.written(self._lease, self.seq, size, written)
-        crash_point("journal.marked")
-        metrics.journal_segments.inc()
-
-
-class _Snapshot(_Objects):
-    """A snapshot of one account: objects with one number, which count when the last of them is there."""
-
-    def __init__(self, marks: Marks, blobs: BlobStore, lease: Lease, account_id: AccountId) -> None:
-        super().__init__(marks, blobs, lease)
-        self._account_id = account_id
-        self._parts = 0
-        self._size = 0
-
-    async def close(self) -> None:
-        """See `_Objects.close`."""
-        await self._put()
-        crash_point("journal.snapshot_put")
-        await self._marks.written(self._lease, self.seq, self._size, self._written, snapshot_parts=self._parts)
-        crash_point("journal.snapshot_marked")
-
-    async def _number(self) -> int:
-        return self.seq or await super()._number()
-
-    async def _put(self) -> None:
-        self._size += await self._store(journal.snapshot_key(self._account_id, self.seq, self._parts))
-        self._parts += 1
-
-
-async def _records(reading: Reading, whole: str, marks: list[Mark]) -> AsyncGenerator[Record]:
-    """What is to be written of an account; the mailboxes among it are added to `marks`."""
-    if not reading.exists or reading.shredded:
-        yield Gone(Reason.SHREDDED if reading.shredded else Reason.PURGED)
-        if reading.exists:
-            marks += await reading.marks()  # what still happens to it is written by this
+async def _records(reading: Reading, look: Look, whole: str) -> AsyncGenerator[Record]:
+    """What is to be written of an account."""
+    if look.gone:
+        # Its mailboxes have marks all the same: what still happens to them is written by this.
+        yield Gone(Reason.SHREDDED if look.shredded else Reason.PURGED)
         return
-    every = bool(whole) or not reading.known
-    if not reading.account_id:
+    if not look.account_id:
         yield await reading.domains()
         return
-    if every or "account" in reading.kinds:
-        yield await reading.account()
-    if every or "scripts" in reading.kinds:
-        yield await reading.scripts()
-    if every or "outbound" in reading.kinds:
-        async with aclosing(reading.outbound()) as mails:
-            async for mail in mails:
-                yield mail
-    marks += await reading.marks(whole)
-    for mark in marks:
+    account, scripts = reading.account(look), await reading.scripts(look)
+    if account is not None:
+        yield account
+    if scripts is not None:
+        yield scripts
+    async with aclosing(reading.outbound(look, whole)) as mails:
+        async for mail in mails:
+            yield mail
+    for mark in reading.marks(look):
         async with aclosing(reading.pages(mark)) as pages:
             async for page in pages:
                 yield page
 
 
-async def _packed(record: Record) -> bytes:
-    """The payload; a large one is packed beside the loop."""
-    if isinstance(record, Page) and len(record.messages) > INLINE_MESSAGES:
-        return await asyncio.to_thread(pack, record)
-    return pack(record)
+async def _segments(blobs: BlobStore, after: str) -> AsyncGenerator[int]:
+    """Numbers of the segments behind a key, ascending; snapshots are listed behind all of them."""
+    async with aclosing(_entries(blobs, after)) as entries:
+        async for key in entries:
+            seq = journal.parse_segment_key(key)
+            if seq is None:
+                return
+            yield seq
 
 
-async def _first(blobs: BlobStore, after: str) -> AsyncGenerator[str]:
-    """Keys of the journal behind `after`."""
+async def _entries(blobs: BlobStore, after: str) -> AsyncGenerator[str]:
     async for entry in blobs.list(journal.PREFIX, after):
         yield entry.key
+
+
+async def _all(tasks: Sequence[Coroutine[None, None, None]]) -> None:
+    """Together; all have ended when the first that failed is told of."""
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result

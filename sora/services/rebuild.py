@@ -49,12 +49,13 @@ if TYPE_CHECKING:
 
     from sora.mime.digest import Digest
     from sora.store.account_keys import Sealers
+    from sora.store.applying import Applying
     from sora.store.blobs import BlobEntry, BlobStore
     from sora.store.cache import Cache
     from sora.store.db import Database
     from sora.store.journal import Record
     from sora.store.keyring import Keyring
-    from sora.store.rebuilding import Applying, Content, Rebuilding, State
+    from sora.store.rebuilding import Content, Rebuilding, State
     from sora.store.staging import Staging
     from sora.types import AccountId
 
@@ -311,10 +312,14 @@ class Rebuild:
                 try:
                     if opened is None:
                         raise BadJournal("it was not sealed with the key of its account")
-                    yield journal.unpack(opened)
+                    records = journal.unpack(opened)
                 except BadJournal as error:
+                    _log.error("a record is damaged", extra={"account_id": account_id, "error": str(error)})
                     if not self.damaged:
                         raise Refused(f"The journal of account {account_id} is damaged: {error}") from error
+                    continue
+                for record in records:
+                    yield record
 
     def _open_key(
         self, account_id: AccountId, keys: Sequence[tuple[str, bytes, bytes]]

@@ -17,8 +17,8 @@ an account is newer. An object is a header, frames, and a digest of all that:
 |        |                                 | 1      | 1: the last part of its group, 2: sealed                |
 |        | digest: BLAKE2b, 32 octets      | 3      | zero                                                    |
 
-All in little-endian octets. A payload is one record, in msgpack, compressed by zlib; with encryption on it is sealed
-with the key of its account, under `frame_context`, so that destroying that key makes it unreadable.
+All in little-endian octets. A payload is one record or more, an array in msgpack, compressed by zlib. With encryption
+on it is sealed with the key of its account, under `frame_context`, so that destroying that key makes it unreadable.
 
 **Groups.** What an account was at one moment is a group: its parts, numbered, of which the last is marked. A group may
 go on in the next object. One that has no last part was being written when its writer died: **it does not count**
@@ -60,7 +60,7 @@ from msgspec import Struct
 from sora.types import AccountId, MailboxId
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 PREFIX: Final = "journal/"
 STOPPED: Final = "journal/stopped"
@@ -167,11 +167,33 @@ class GrantFacts(Struct, frozen=True, omit_defaults=True):
     domain_id: int | None = None
 
 
+class KeywordFacts(Struct, frozen=True, array_like=True):
+    """A row of `account_keywords`."""
+
+    flag_no: int
+    name: str
+
+
+class SubscriptionFacts(Struct, frozen=True, array_like=True):
+    """A row of `subscriptions`."""
+
+    name: str
+
+
+class HoldFacts(Struct, frozen=True, omit_defaults=True):
+    """A row of `legal_hold_log`."""
+
+    address: str
+    held: bool
+    reason: str
+    actor: str
+    changed_at: datetime | None = None
+
+
 class Account(_Record, frozen=True, tag="account"):
     """An account, but for its scripts, its mail that waits to leave, and its messages.
 
     Attributes:
-        keywords: Number and name of each.
         metadata: Annotations of its mailboxes, of whomever, and its own private ones of the server.
     """
 
@@ -184,13 +206,16 @@ class Account(_Record, frozen=True, tag="account"):
     quota_messages: int | None = None
     quota_mailboxes: int | None = None
     created_at: datetime | None = None
+    hold_reason: str = ""
+    held_at: datetime | None = None
     credentials: tuple[CredentialFacts, ...] = ()
     aliases: tuple[AliasFacts, ...] = ()
-    keywords: tuple[tuple[int, str], ...] = ()
+    keywords: tuple[KeywordFacts, ...] = ()
     mailboxes: tuple[MailboxFacts, ...] = ()
-    subscriptions: tuple[str, ...] = ()
+    subscriptions: tuple[SubscriptionFacts, ...] = ()
     grants: tuple[GrantFacts, ...] = ()
     metadata: tuple[MetadataFacts, ...] = ()
+    holds: tuple[HoldFacts, ...] = ()
 
 
 class ScriptFacts(Struct, frozen=True, omit_defaults=True):
@@ -334,22 +359,30 @@ class Gone(_Record, frozen=True, tag="gone"):
 Record: TypeAlias = Domains | Account | Scripts | Outbound | Page | Gone
 
 
-def pack(record: Record) -> bytes:
-    """The payload of a frame, before it is sealed."""
-    return zlib.compress(msgspec.msgpack.encode(record), _LEVEL)
+_encoder: Final = msgspec.msgpack.Encoder()
+_decoder: Final = msgspec.msgpack.Decoder(list[Record])
 
 
-def unpack(payload: bytes) -> Record:
-    """The record of a payload that was opened.
+def encode(record: Record) -> bytes:
+    """A record by itself."""
+    return _encoder.encode(record)
+
+
+def pack(encoded: Sequence[bytes]) -> bytes:
+    """The payload of a frame, before it is sealed; of records that are encoded."""
+    return zlib.compress(_encoder.encode([msgspec.Raw(record) for record in encoded]), _LEVEL)
+
+
+def unpack(payload: bytes) -> list[Record]:
+    """The records of a payload that was opened.
 
     Raises:
-        BadJournal: It is none.
+        BadJournal: It has none.
     """
     try:
-        record: Record = msgspec.msgpack.decode(zlib.decompress(payload), type=Record)
+        return _decoder.decode(zlib.decompress(payload))
     except (zlib.error, msgspec.MsgspecError) as error:
         raise BadJournal(f"not a record: {error}") from error
-    return record
 
 
 # ── objects ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -530,6 +563,11 @@ class AccountState:
         self.scripts: tuple[ScriptFacts, ...] = ()
         self.outbound: dict[int, MailFacts] = {}
         self.mailboxes: defaultdict[MailboxId, MailboxState] = defaultdict(MailboxState)
+
+    def apply_all(self, records: Iterable[Record]) -> None:
+        """Take over what the records of a payload say."""
+        for record in records:
+            self.apply(record)
 
     def apply(self, record: Record) -> None:
         """Take over what a record says."""

@@ -15,6 +15,7 @@ from sora.admin.context import AdminContext
 from sora.admin.journal import status
 from sora.errors import BlobDown, Busy, KeyUnavailable
 from sora.services import journal as writing
+from sora.services import journal_objects
 from sora.services.journal import Journal
 from sora.services.key_objects import NoKeyObjects, open_key_objects
 from sora.services.shredding import Shredding
@@ -22,7 +23,8 @@ from sora.store import journal
 from sora.store.account_keys import NoKeys, open_sealers
 from sora.store.blobs import DirectoryStore
 from sora.store.keyring import Keyring
-from sora.store.marks import AHEAD, Marks
+from sora.store.marks import Marks
+from sora.store.readings import AHEAD
 from sora.store.shreddings import Shreddings
 from tests.support.replay import journaled, replay, segments, snapshots, stored
 
@@ -62,7 +64,8 @@ def die_at(monkeypatch: pytest.MonkeyPatch, point: str, count: int = 1) -> None:
         if name == point and passes == count:
             raise Died
 
-    monkeypatch.setattr(writing, "crash_point", crash_point)
+    for module in (writing, journal_objects):
+        monkeypatch.setattr(module, "crash_point", crash_point)
 
 
 async def leader(store: Store, name: str = "node-1") -> Lease:
@@ -135,7 +138,7 @@ async def test_what_changes_is_in_the_next_segment(
     found = await segments(blobs)
     assert len(found) == 2
     (frame,) = found[max(found)]
-    page = journal.unpack(frame.payload)
+    (page,) = journal.unpack(frame.payload)
     assert isinstance(page, journal.Page)
     assert page.blocks == (0,), "the other block is as it was"
     assert [(row.uid, bool(row.expunged_at)) for row in page.messages] == [(3, True), (5, False)]
@@ -204,7 +207,7 @@ async def test_scripts_and_mail_that_waits_are_written(store: Store, blobs: Dire
     assert [mail.recipient for mail in state.outbound.values()] == [f"c{n}@d" for n in range(1, 6)]
     assert {len(mail.body or b"") for mail in state.outbound.values()} == {400000}
     found = await segments(blobs)
-    kinds = [type(journal.unpack(frame.payload)) for frame in found[max(found)]]
+    kinds = [type(record) for frame in found[max(found)] for record in journal.unpack(frame.payload)]
     assert kinds == [journal.Scripts, *[journal.Outbound] * 3], "two mails a page"
     await store.db.execute("DELETE FROM outbound_queue WHERE recipient <> 'c3@d'")
     await store.db.execute("DELETE FROM sieve_scripts")
@@ -405,7 +408,7 @@ async def told(blobs: DirectoryStore) -> set[int]:
     last: dict[int, bool] = {}
     for _, frames in sorted((await segments(blobs)).items()):
         for frame in frames:
-            gone = not frame.sealed and isinstance(journal.unpack(frame.payload), journal.Gone)
+            gone = not frame.sealed and isinstance(journal.unpack(frame.payload)[0], journal.Gone)
             last[frame.account_id] = not gone
     return {account_id for account_id, there in last.items() if there}
 

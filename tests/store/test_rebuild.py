@@ -16,7 +16,7 @@ from sora.services.delivery import AppendItem
 from sora.store import journal, keyring
 from sora.store.blobs import BlobRef
 from sora.store.db import Database
-from sora.store.marks import AHEAD
+from sora.store.readings import AHEAD
 from sora.store.rebuilding import Rebuilding
 from sora.store.store import Store
 from tests.support.letters import letter

@@ -49,12 +49,12 @@ async def replay(blobs: BlobStore, sealers: Sealers | None = None) -> dict[Accou
     for account_id, (_, found) in bases.items():
         states[account_id] = AccountState()
         for frame in found:
-            states[account_id].apply(journal.unpack(await opened(frame, sealers)))
+            states[account_id].apply_all(journal.unpack(await opened(frame, sealers)))
     for frame in frames:
         base, _ = bases.get(frame.account_id, (0, []))
         if (frame.account_id, frame.group) in whole and frame.group > base:
             state = states.setdefault(frame.account_id, AccountState())
-            state.apply(journal.unpack(await opened(frame, sealers)))
+            state.apply_all(journal.unpack(await opened(frame, sealers)))
     return states
 
 

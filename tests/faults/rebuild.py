@@ -1,17 +1,19 @@
 """The database is lost and built anew from the bucket, and clients that knew the old one notice next to nothing.
 
-    python -m tests.faults.rebuild --messages 20000
+    python -m tests.faults.rebuild --messages 20000 [--s3] [--crash rebuild.bodies:40] [--crash rebuild.filled]
 
 A demo with encryption: three accounts, 20 folders, messages with flags and keywords. The last segment of the journal
 is closed; 50 messages and 50 changes of flags come after it. mbsync and a client with QRESYNC learn all that. Then the
-database goes, `sora-admin import s3` builds it anew, killed once on the way if asked, and new mail is delivered. What
-is compared: every message that is there, the flags that both clients have of it, that no UID means another message than
-before, and that both fetch nothing but what is new.
+database goes, and with it the bodies of the last 17 of those 50: they never came into the bucket. `sora-admin import
+s3` builds the database anew, killed on the way as often as asked, and new mail is delivered. What is compared: every
+message that survives is there, the flags that both clients have of it, that no UID means another message than before,
+those of lost messages included, and that both fetch nothing but what is new.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import imaplib
 import json
@@ -29,8 +31,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import asyncpg
+
+from sora import config as configuration
+from sora.cli.admin import find_dsn
+from sora.services.node import INSTANCE_FILE
 from sora.store import keyring
+from sora.store.blobs import BlobRef
+from sora.store.bodies import open_blob_store
+from sora.types import AccountId, ContentId
 from tests.support.demo import PASSWORD, Demo
+from tests.support.swift import SwiftServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,6 +49,8 @@ if TYPE_CHECKING:
 ACCOUNTS: Final = 3
 FOLDERS: Final = 20
 LATE: Final = 50
+LOST_FROM: Final = 33
+"""Late messages from this number on are lost, the last ones of each INBOX among them: new mail comes there."""
 NEW: Final = 20
 KEYWORDS: Final = ("$Label1", "$Forwarded", "work", "later")
 FLAGS: Final = (r"\Seen", r"\Answered", r"\Flagged", r"\Draft")
@@ -69,6 +82,7 @@ class Findings:
     messages: int = 0
     fetched: int = 0
     told: int = 0
+    lost: int = 0
 
     def expect(self, right: bool, text: str) -> None:
         if not right:
@@ -137,6 +151,42 @@ def come_late(demo: Demo, count: int) -> None:
             assert status == "OK", answer
             client.select(f'"{box}"')
             client.store(str(turn + 1), "+FLAGS.SILENT", r"(\Answered later)")
+
+
+def is_lost(name: str) -> bool:
+    """Its body never came into the bucket."""
+    kind, _, number = name.partition("-")
+    return kind == "late" and int(number) >= LOST_FROM
+
+
+async def lost_bodies(config: configuration.Config) -> list[BlobRef]:
+    """Where they would be."""
+    conn = await asyncpg.connect(find_dsn(config))
+    try:
+        rows = await conn.fetch("SELECT account_id, content_id, content_hash, subject FROM sora.message_contents")
+    finally:
+        await conn.close()
+    return [
+        BlobRef(AccountId(row["account_id"]), ContentId(row["content_id"]), row["content_hash"], 0)
+        for row in rows
+        if is_lost(row["subject"])
+    ]
+
+
+async def lose_bodies(config: configuration.Config, bodies: Sequence[BlobRef]) -> None:
+    """They are nowhere: not in the bucket, and this node has lost its disk."""
+    blobs = open_blob_store(config.object_store)
+    try:
+        for body in bodies:
+            await blobs.erase(body.key)
+        left = {entry.key async for entry in blobs.list()}
+    finally:
+        blobs.close()
+    assert not left & {body.key for body in bodies}
+    for directory in (config.local_cache.path, config.uploader.staging_path):
+        for path in Path(directory).rglob("*"):
+            if path.is_file() and path.suffix != ".lock" and path.name != INSTANCE_FILE:
+                path.unlink()
 
 
 def deliver(demo: Demo, count: int) -> None:
@@ -340,10 +390,10 @@ def lose_database(demo: Demo) -> None:
     shutil.rmtree(demo.directory / "postgresql")
 
 
-def import_s3(demo: Demo, crash: str = "") -> dict[str, object]:
-    """Build it anew; killed once at a crash point if one is named."""
+def import_s3(demo: Demo, crashes: Sequence[str] = ()) -> dict[str, object]:
+    """Build it anew; killed at each of the crash points, one after the other."""
     command = [sys.executable, "-m", "sora.cli.admin", "--config", demo.config, "import", "s3", "--json"]
-    if crash:
+    for crash in crashes:
         killed = subprocess.run(
             command, capture_output=True, text=True, check=False, env={**os.environ, "SORA_CRASH_AT": crash}
         )
@@ -373,6 +423,10 @@ def compare(
         findings.expect(known.uidvalidity == was.uidvalidity, f"{where}: another UIDVALIDITY")
         findings.expect(known.messages == there, f"{where}: the client with QRESYNC has another picture")
         for uid, (name, _) in was.messages.items():
+            if is_lost(name):
+                findings.lost += 1
+                findings.expect(uid not in there, f"{where}: UID {uid} of a lost message was given out again")
+                continue
             findings.expect(uid in there, f"{where}: UID {uid} ({name}) is gone")
             findings.expect(uid not in there or there[uid][0] == name, f"{where}: UID {uid} is another message")
         for uid in fresh:
@@ -380,6 +434,9 @@ def compare(
         mine, old = files[address, box], old_files[address, box]
         findings.expect(set(mine) == {name for name, _ in there.values()}, f"{where}: mbsync has other messages")
         for name, (file, _) in old.items():
+            if is_lost(name):
+                findings.expect(name not in mine, f"{where}: mbsync still has {name}")
+                continue
             findings.expect(mine.get(name, ("",))[0] == file, f"{where}: mbsync fetched {name} twice")
         for name, flags in there.values():
             letters = "".join(sorted(LETTERS[flag] for flag in flags if flag in LETTERS))
@@ -403,11 +460,13 @@ def copy(knowledge: Knowledge) -> Knowledge:
     return {place: Folder(known.uidvalidity, known.modseq, dict(known.messages)) for place, known in knowledge.items()}
 
 
-def run(directory: Path, messages: int, crash: str = "") -> Findings:
-    """All of it."""
+def run(directory: Path, messages: int, crashes: Sequence[str] = (), *, server: SwiftServer | None = None) -> Findings:
+    """All of it; with an S3 server, or in directories."""
     keys = directory / "keyring.toml"
     keyring.add_key(keys)
-    settings = ("--accounts", str(ACCOUNTS), "--workers", "1", "--set", f"encryption.keyring_file={keys}")
+    settings = ["--accounts", str(ACCOUNTS), "--workers", "1", "--set", f"encryption.keyring_file={keys}"]
+    if server is not None:
+        settings += in_bucket(server)
     demo = Demo(directory / "demo", *settings, "--set", "journal.interval=1s")
     findings = Findings()
     knowledge: Knowledge = {}
@@ -427,34 +486,58 @@ def run(directory: Path, messages: int, crash: str = "") -> Findings:
         mbsync(demo, directory / "mbsync")
         old_files = maildirs(directory / "mbsync")
         before = copy(knowledge)
+        config = configuration.load(Path(demo.config))
+        bodies = asyncio.run(lost_bodies(config))
     lose_database(demo)
+    asyncio.run(lose_bodies(config, bodies))
     began = time.monotonic()
-    report = import_s3(demo, crash)
+    report = import_s3(demo, crashes)
     sys.stderr.write(f"built anew in {time.monotonic() - began:.1f} s: {report}\n")
     with demo:
         deliver(demo, NEW)
         compare(demo, directory / "mbsync", before, knowledge, old_files, findings)
     right_flags(state, before, knowledge, findings)
+    findings.expect(findings.lost == len(bodies) == LATE - LOST_FROM, f"{findings.lost} messages were to be lost")
     findings.expect(findings.fetched == NEW, f"{findings.fetched} messages were fetched, {NEW} are new")
     return findings
+
+
+def in_bucket(server: SwiftServer) -> list[str]:
+    """Settings of an object store on an S3 server; the demo makes the bucket."""
+    values = {
+        "kind": "s3",
+        "endpoint": server.endpoint,
+        "bucket": "rebuild",
+        "access_key": server.access_key,
+        "secret_key": server.secret_key,
+    }
+    return [word for name, value in values.items() for word in ("--set", f"object_store.{name}={value}")]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--messages", type=int, default=20_000)
     parser.add_argument("--directory", type=Path, help="work here, and leave it")
-    parser.add_argument("--crash", default="", help="kill the import once at this crash point, `rebuild.bodies:20`")
+    parser.add_argument(
+        "--crash", action="append", default=[], help="kill the import at this crash point, `rebuild.bodies:20`"
+    )
+    parser.add_argument("--s3", action="store_true", help="bodies are on an S3 server, not in a directory")
     arguments = parser.parse_args()
     with contextlib.ExitStack() as stack:
         directory = arguments.directory
         if directory is None:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sora-rebuild-")))
         directory.mkdir(exist_ok=True)
-        findings = run(directory, arguments.messages, arguments.crash)
+        server = None
+        if arguments.s3:
+            server = SwiftServer(directory / "swift")
+            server.start()
+            stack.callback(server.kill)
+        findings = run(directory, arguments.messages, arguments.crash, server=server)
     sys.stdout.write("".join(f"WRONG {line}\n" for line in findings.problems[:50]))
     sys.stdout.write(
         f"{findings.messages} messages, {findings.told} flags told again, {findings.fetched} fetched,"
-        f" {len(findings.problems)} wrong\n"
+        f" {findings.lost} lost with the node, {len(findings.problems)} wrong\n"
     )
     return int(bool(findings.problems))
 

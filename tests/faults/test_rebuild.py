@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @pytest.mark.timeout(240)
 @pytest.mark.skipif(shutil.which("mbsync") is None, reason="mbsync (Debian's isync) is not installed")
 def test_clients_go_on_after_the_database_was_lost(tmp_path: Path) -> None:
-    findings = rebuild.run(tmp_path, 120, crash="rebuild.bodies")
+    findings = rebuild.run(tmp_path, 120, ["rebuild.bodies"])
     assert findings.problems == []
-    assert findings.messages == 120 - 2 * rebuild.FOLDERS + rebuild.LATE + rebuild.NEW
+    assert findings.messages == 120 - 2 * rebuild.FOLDERS + rebuild.LOST_FROM + rebuild.NEW
     assert findings.told == findings.messages - rebuild.NEW, "every flag is told once more"

@@ -36,7 +36,7 @@ from sora.store.journal import (
 from sora.types import MAX_UID, AccountId, MailboxId
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Mapping, Sequence
 
     from asyncpg import Record
 
@@ -170,7 +170,10 @@ class Reading:
         """A mailbox, some blocks at a time; one page at least, for what is said of the mailbox itself."""
         after, more = _FIRST, True
         while more:
-            if after == _FIRST:
+            row: Mapping[str, Any]
+            if mark.uid_next == 1:
+                row = _NOTHING  # as most of a new house
+            elif after == _FIRST:
                 row = await self._first_page(mark)
             else:
                 row = await self._conn.fetchrow(
@@ -208,7 +211,12 @@ class Reading:
             mark = _mark(row, row[since] if since else 0)
             self._marks[mark.account_id].append(mark)
         gone = {look.account_id for look in self.looks if look.gone}
-        self._ahead = [mark for found in self._marks.values() for mark in found if mark.account_id not in gone]
+        self._ahead = [
+            mark
+            for found in self._marks.values()
+            for mark in found
+            if mark.uid_next > 1 and mark.account_id not in gone
+        ]
         self._ahead.reverse()
 
     async def _read_accounts(self, account_ids: Sequence[AccountId]) -> None:
@@ -298,7 +306,7 @@ def _planes(packed: bytes) -> tuple[Plane, ...]:
     return tuple(Plane(*found) for found in _PLANE.iter_unpack(packed))
 
 
-def _messages(row: Record) -> Messages:
+def _messages(row: Mapping[str, Any]) -> Messages:
     if not row["uids"]:
         return Messages()
     if len(row["hashes"]) * 8 != len(row["uids"]) * HASH_BYTES:
@@ -318,6 +326,7 @@ _OF_ACCOUNT: Final[tuple[tuple[str, str, type[Struct], str], ...]] = (
 )
 """Field of `Account`, table, what a row becomes, and order."""
 _OWN: Final = tuple(name for name in Account.__struct_fields__ if name not in {name for name, *_ in _OF_ACCOUNT})
+_NOTHING: Final = {"blocks": (), "more": False, "planes": b"", "uids": b""}
 _LOOK: Final = """
     SELECT g.account_id, g.account_id = 0 OR EXISTS (SELECT 1 FROM accounts a WHERE a.account_id = g.account_id),
       EXISTS (SELECT 1 FROM shreddings s WHERE s.account_id = g.account_id),

@@ -155,7 +155,7 @@ def come_late(demo: Demo, count: int) -> None:
 
 def is_lost(name: str) -> bool:
     """Its body never came into the bucket."""
-    kind, _, number = name.partition("-")
+    kind, _, number = name.partition("@")[0].partition("-")
     return kind == "late" and int(number) >= LOST_FROM
 
 

@@ -60,7 +60,7 @@ OPEN_S: Final = 20.0
 TOGETHER: Final = 200
 """Accounts that are read together."""
 KEYS: Final = 4
-"""Keys that are asked for, or stored, at a time: each needs a connection of the pool."""
+"""Keys that are made at a time: each needs a connection of the pool."""
 MOST_SEGMENTS: Final = 256
 LEAST_BYTES: Final = 16 * 1024**2
 """Segments that are smaller together are left alone, if they are not many."""
@@ -278,17 +278,12 @@ class Journal:
                     metrics.journal_errors.inc()
                     return
                 found[account_id] = sealer if isinstance(sealer, AccountKey) else None
-                if found[account_id] is not None:
-                    await self._keys.ensure(account_id)
 
-        asked = []
-        for look in looks:
-            if not look.account_id or look.gone:
-                found[look.account_id] = None
-            else:
-                asked.append(open_one(look.account_id))
-        await _all(asked)
-        return found
+        sealed = [look.account_id for look in looks if look.account_id and not look.gone]
+        await self._sealers.fetch_many(sealed)
+        await _all([open_one(account_id) for account_id in sealed])
+        await self._keys.ensure_many([account_id for account_id, sealer in found.items() if sealer is not None])
+        return found | {look.account_id: None for look in looks if not look.account_id or look.gone}
 
     # ── compaction ───────────────────────────────────────────────────────────────────────────────────────────────────
 

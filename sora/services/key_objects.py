@@ -9,6 +9,7 @@ was removed there; but for a request whose sender died, for which the janitor lo
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import re
 from collections import OrderedDict
@@ -22,15 +23,19 @@ from sora.crashpoints import crash_point
 from sora.types import AccountId
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from asyncpg import Record
 
     from sora.store.blobs import BlobStore
-    from sora.store.db import Connection, Database
+    from sora.store.db import Database
     from sora.store.keyring import Keyring
 
 KNOWN: Final = 100_000
 """Accounts of which a process remembers that their key is stored."""
 BATCH: Final = 100
+PUTS: Final = 8
+"""Objects on their way at a time."""
 _KEY: Final = re.compile(r"keys/([0-9a-f]{16})/[^/]+\.key")
 
 _log = log.get(__name__)
@@ -73,6 +78,14 @@ class KeyStore(Protocol):
             Unavailable: PostgreSQL is away.
         """
 
+    async def ensure_many(self, account_ids: Sequence[AccountId]) -> None:
+        """`ensure` for many accounts, which waits for the two dependencies a few times only.
+
+        Raises:
+            BlobDown: The object store is away.
+            Unavailable: PostgreSQL is away.
+        """
+
     async def store_pending(self) -> int:
         """Store keys that are new or were wrapped anew; how many there were.
 
@@ -86,6 +99,9 @@ class NoKeyObjects:
 
     async def ensure(self, account_id: AccountId) -> None:
         """See `KeyStore.ensure`."""
+
+    async def ensure_many(self, account_ids: Sequence[AccountId]) -> None:
+        """See `KeyStore.ensure_many`."""
 
     async def store_pending(self) -> int:
         """See `KeyStore.store_pending`."""
@@ -106,7 +122,35 @@ class KeyObjects:
         if account_id in self._known:
             return
         await self._store(account_id)
-        self._known[account_id] = None
+        self._remember([account_id])
+
+    async def ensure_many(self, account_ids: Sequence[AccountId]) -> None:
+        """See `KeyStore.ensure_many`."""
+        due = [account_id for account_id in account_ids if account_id not in self._known]
+        if not due:
+            return
+        async with self._db.transaction() as connection:
+            rows = await connection.fetch(
+                """
+                SELECT account_id, key_id, wrapped, fingerprint FROM account_keys
+                WHERE account_id = ANY ($1) AND stored_at IS NULL ORDER BY account_id FOR UPDATE
+                """,
+                due,
+            )
+            for start in range(0, len(rows), PUTS):
+                puts = (self._put_object(row) for row in rows[start : start + PUTS])
+                # All have ended before the rows are let go, or a key could appear behind the back of a shredder.
+                for result in await asyncio.gather(*puts, return_exceptions=True):
+                    if isinstance(result, BaseException):
+                        raise result
+            await connection.execute(
+                "UPDATE account_keys SET stored_at = clock() WHERE account_id = ANY ($1)",
+                [row["account_id"] for row in rows],
+            )
+        self._remember(due)
+
+    def _remember(self, account_ids: Sequence[AccountId]) -> None:
+        self._known.update(dict.fromkeys(account_ids))
         while len(self._known) > self._bound:
             self._known.popitem(last=False)
 
@@ -127,9 +171,12 @@ class KeyObjects:
                 account_id,
             )
             if row is not None and row["stored_at"] is None:
-                await self._put(connection, row)
+                await self._put_object(row)
+                await connection.execute(
+                    "UPDATE account_keys SET stored_at = clock() WHERE account_id = $1", row["account_id"]
+                )
 
-    async def _put(self, connection: Connection, row: Record) -> None:
+    async def _put_object(self, row: Record) -> None:
         prefix = prefix_of(row["account_id"])
         key = f"{prefix}{row['key_id']}.key"
         await self._blobs.put(key, _content(row))
@@ -138,7 +185,6 @@ class KeyObjects:
         for other in [entry.key async for entry in self._blobs.list(prefix) if entry.key != key]:
             await self._blobs.erase(other)
             _log.info("old wrapping of a key removed", extra={"account_id": row["account_id"], "object": other})
-        await connection.execute("UPDATE account_keys SET stored_at = clock() WHERE account_id = $1", row["account_id"])
 
 
 def _content(row: Record) -> bytes:

@@ -58,6 +58,13 @@ class Sealers(Protocol):
             Unavailable: PostgreSQL is away.
         """
 
+    async def fetch_many(self, account_ids: Sequence[AccountId]) -> None:
+        """Have the keys of many accounts at hand, by one question; what can be said of each, `get` says.
+
+        Raises:
+            Unavailable: PostgreSQL is away.
+        """
+
     def peek_reader(self, ref: BlobRef, stored: bytes) -> Sealer | None:
         """What opens `stored`, if it is at hand; None: use `reader`."""
 
@@ -86,6 +93,9 @@ class NoKeys:
     async def get(self, account_id: AccountId) -> Sealer:
         """See `Sealers.get`."""
         return PLAIN
+
+    async def fetch_many(self, account_ids: Sequence[AccountId]) -> None:
+        """See `Sealers.fetch_many`."""
 
     def peek_reader(self, ref: BlobRef, stored: bytes) -> Sealer:
         """See `Sealers.peek_reader`."""
@@ -141,6 +151,23 @@ class AccountKeys:
         key = self.peek(account_id) or await self._ask(account_id, make=True)
         assert key is not None, "asking with `make` gives a key or raises"
         return key
+
+    async def fetch_many(self, account_ids: Sequence[AccountId]) -> None:
+        """See `Sealers.fetch_many`."""
+        due = [account_id for account_id in account_ids if self.peek(account_id) is None]
+        if not due:
+            return
+        began, forgotten = self._clock(), self._forgotten
+        rows = await self._db.fetch(
+            "SELECT account_id, key_id, wrapped, fingerprint FROM account_keys WHERE account_id = ANY ($1)", due
+        )
+        for row in rows:
+            try:
+                key = self._unwrap(row["account_id"], row)
+            except KeyUnavailable:
+                continue  # whoever asks for it is told
+            if forgotten == self._forgotten:
+                self._keep(row["account_id"], _Kept(key, began))
 
     def peek_reader(self, ref: BlobRef, stored: bytes) -> Sealer | None:
         """See `Sealers.peek_reader`."""

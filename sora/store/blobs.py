@@ -337,7 +337,7 @@ class DirectoryStore:
 
     async def list(self, prefix: str = "", after: str = "") -> AsyncIterator[BlobEntry]:
         """See `BlobStore.list`."""
-        walk = self._walk(self._root, "", prefix, after)
+        walk = self._walk_below(prefix, after)
         while page := await self._call("list", lambda: list(itertools.islice(walk, LIST_PAGE))):
             for entry in page:
                 yield entry
@@ -449,10 +449,16 @@ class DirectoryStore:
         diskfile.make_directory(self._temporary)
         diskfile.sweep_temporaries(self._temporary, STALE_S)
 
+    def _walk_below(self, prefix: str, after: str) -> Iterator[BlobEntry]:
+        """From the directory that the prefix names: one beside it may have as many entries as there are accounts."""
+        self._ping()
+        above, slash, _ = prefix.rpartition("/")
+        directory = self._root / above
+        if all(part[:1] != "." for part in above.split("/")) and directory.is_dir():
+            yield from self._walk(directory, above + slash, prefix, after)
+
     def _walk(self, directory: Path, above: str, prefix: str, after: str) -> Iterator[BlobEntry]:
         """Depth first, in the order of the whole keys: a directory sorts as its name with a slash."""
-        if directory == self._root:
-            self._ping()
         entries = [
             (entry.name + "/" * entry.is_dir(), entry) for entry in os.scandir(directory) if entry.name[0] != "."
         ]

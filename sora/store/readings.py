@@ -326,7 +326,7 @@ _OF_ACCOUNT: Final[tuple[tuple[str, str, type[Struct], str], ...]] = (
 )
 """Field of `Account`, table, what a row becomes, and order."""
 _OWN: Final = tuple(name for name in Account.__struct_fields__ if name not in {name for name, *_ in _OF_ACCOUNT})
-_NOTHING: Final = {"blocks": (), "more": False, "planes": b"", "uids": b""}
+_NOTHING: Final[dict[str, Any]] = {"blocks": (), "more": False, "planes": b"", "uids": b""}
 _LOOK: Final = """
     SELECT g.account_id, g.account_id = 0 OR EXISTS (SELECT 1 FROM accounts a WHERE a.account_id = g.account_id),
       EXISTS (SELECT 1 FROM shreddings s WHERE s.account_id = g.account_id),

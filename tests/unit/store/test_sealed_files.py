@@ -18,7 +18,7 @@ from sora.store.staging import Staging
 from sora.types import AccountId, ContentId
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Sequence
     from pathlib import Path
 
 ANN = AccountId(7)
@@ -42,6 +42,9 @@ class Keys:
         if self.gone:
             raise KeyUnavailable
         return KEY
+
+    async def fetch_many(self, account_ids: Sequence[AccountId]) -> None:
+        """See `Sealers.fetch_many`."""
 
     def peek_reader(self, ref: BlobRef, stored: bytes) -> Sealer | None:
         return self.peek(ref.account_id) if sealing.is_sealed(stored) else PLAIN

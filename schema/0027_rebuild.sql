@@ -223,6 +223,9 @@ BEGIN
       highest_modseq = greatest(t.highest_modseq, b.modseq_reserved),
       expunge_floor = greatest(t.highest_modseq, b.modseq_reserved)
     WHERE t.account_id = p_account_id AND t.mailbox_id = p_mailbox_id;
+    -- IMAP4rev1: what was there is no news to anybody
+    INSERT INTO mailbox_recent (account_id, mailbox_id, recent_uid) VALUES (p_account_id, p_mailbox_id, b.known_next - 1)
+    ON CONFLICT DO NOTHING;
     UPDATE rebuild_mailboxes r SET done = true WHERE r.account_id = p_account_id AND r.mailbox_id = p_mailbox_id;
     RETURN false;
   END IF;
@@ -300,30 +303,37 @@ BEGIN
 END $$;
 
 -- Goes on above UIDs and modseqs that clients may know from a later life of this database, p_ahead above what is known here or
--- reserved. Every message gets a new modseq and the floor is raised: clients hear all flags once more and of every UID that
--- is not here, and fetch nothing again. Returns the new UIDNEXT; NULL: there is no such mailbox.
-CREATE FUNCTION bump_mailbox(p_account_id bigint, p_mailbox_id bigint, p_ahead bigint DEFAULT 1048576) RETURNS bigint
-LANGUAGE plpgsql SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET lock_timeout = '10s' AS $$
+-- reserved, in some mailboxes (parallel arrays). Every message gets a new modseq and the floor is raised: clients hear all
+-- flags once more and of every UID that is not here, and fetch nothing again. Returns how many mailboxes there are.
+CREATE FUNCTION bump_mailboxes(p_account_id bigint[], p_mailbox_id bigint[], p_ahead bigint DEFAULT 1048576) RETURNS bigint
+LANGUAGE plpgsql SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET lock_timeout = '10s'
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
 DECLARE
-  t mailbox_stats;
+  v_bumped bigint;
 BEGIN
-  PERFORM lock_mailboxes(ARRAY[p_mailbox_id]);
+  PERFORM lock_mailboxes(p_mailbox_id);
   UPDATE mailbox_stats s SET uid_next = least(4294967296, greatest(s.uid_next, s.uid_reserved) + p_ahead),
     highest_modseq = greatest(s.highest_modseq, s.modseq_reserved) + p_ahead,
     expunge_floor = greatest(s.highest_modseq, s.modseq_reserved) + p_ahead,
     -- what was promised before is passed: the journal promises anew
     uid_reserved = NULL, modseq_reserved = NULL
-  WHERE s.account_id = p_account_id AND s.mailbox_id = p_mailbox_id RETURNING * INTO t;
-  DELETE FROM message_flag_changes j WHERE j.account_id = p_account_id AND j.mailbox_id = p_mailbox_id;
+  FROM unnest(p_account_id, p_mailbox_id) g (account, mailbox)
+  WHERE s.account_id = g.account AND s.mailbox_id = g.mailbox;
+  GET DIAGNOSTICS v_bumped = ROW_COUNT;
+  DELETE FROM message_flag_changes j USING unnest(p_account_id, p_mailbox_id) g (account, mailbox)
+  WHERE j.account_id = g.account AND j.mailbox_id = g.mailbox;
   INSERT INTO message_flag_changes (account_id, mailbox_id, modseq, block_no, bits)
-  SELECT p_account_id, p_mailbox_id, t.highest_modseq, s.block_no, s.live FROM message_sequences s
-  WHERE s.account_id = p_account_id AND s.mailbox_id = p_mailbox_id AND s.n > 0;
+  SELECT t.account_id, t.mailbox_id, t.highest_modseq, s.block_no, s.live
+  FROM unnest(p_account_id, p_mailbox_id) g (account, mailbox)
+  JOIN mailbox_stats t ON t.account_id = g.account AND t.mailbox_id = g.mailbox
+  JOIN message_sequences s ON s.account_id = g.account AND s.mailbox_id = g.mailbox AND s.n > 0;
   -- an empty block too: who knows an older state learns that its messages are gone
-  UPDATE message_sequences s SET max_modseq = t.highest_modseq
-  WHERE s.account_id = p_account_id AND s.mailbox_id = p_mailbox_id;
-  IF t.mailbox_id IS NOT NULL THEN
-    PERFORM pg_notify('sora_' || p_account_id % 16,
-      format('%s.%s.%s', to_hex(p_account_id), to_hex(p_mailbox_id), to_hex(t.highest_modseq)));
-  END IF;
-  RETURN t.uid_next;
+  UPDATE message_sequences s SET max_modseq = t.highest_modseq FROM unnest(p_account_id, p_mailbox_id) g (account, mailbox)
+  JOIN mailbox_stats t ON t.account_id = g.account AND t.mailbox_id = g.mailbox
+  WHERE s.account_id = g.account AND s.mailbox_id = g.mailbox;
+  PERFORM pg_notify('sora_' || t.account_id % 16,
+    format('%s.%s.%s', to_hex(t.account_id), to_hex(t.mailbox_id), to_hex(t.highest_modseq)))
+  FROM unnest(p_account_id, p_mailbox_id) g (account, mailbox)
+  JOIN mailbox_stats t ON t.account_id = g.account AND t.mailbox_id = g.mailbox;
+  RETURN v_bumped;
 END $$;

@@ -130,6 +130,9 @@ journal_recovery_point = Gauge(
 journal_segments = Counter("sora_journal_segments_total", "Segments of the account journal written.")
 journal_bytes = Counter("sora_journal_written_bytes_total", "Octets of the account journal written.")
 journal_errors = Counter("sora_journal_errors_total", "Accounts that could not be written to the journal.")
+journal_refusals = Counter(
+    "sora_journal_refusals_total", "Changes refused because the journal has not reserved UIDs or modseqs for them."
+)
 journal_skipped = Gauge(
     "sora_journal_skipped_accounts", "Accounts that the last pass left out.", multiprocess_mode="mostrecent"
 )

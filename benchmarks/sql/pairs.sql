@@ -1435,9 +1435,9 @@ SELECT raise_numbers()
 -- plain
 SELECT setval('content_ids', nextval('content_ids') + 1)
 
--- ── bump_mailbox
+-- ── bump_mailboxes with one
 -- ours
-SELECT bump_mailbox({box}, 1000)
+SELECT bump_mailboxes(ARRAY[{acc}::bigint], ARRAY[{mb}::bigint], 1000)
 -- plain
-UPDATE mailbox_stats SET uid_next = uid_next + 1000, highest_modseq = highest_modseq + 1000 WHERE account_id = {acc} AND
-mailbox_id = {mb} RETURNING uid_next
+WITH u AS (UPDATE mailbox_stats SET uid_next = uid_next + 1000, highest_modseq = highest_modseq + 1000 WHERE account_id = {acc}
+AND mailbox_id = {mb} RETURNING 1) SELECT count(*) FROM u

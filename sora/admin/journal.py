@@ -24,6 +24,7 @@ class JournalStatus(Struct, frozen=True):
         skipped: Accounts that the last pass left out, for want of their keys.
         segments: Objects with what has changed, and `segment_bytes` of them.
         snapshots: Accounts with a snapshot, and `snapshot_bytes` of them.
+        least_left: Messages and changes that the mailbox with the fewest can still take before the next segment.
         stopped_at: Since when the journal is off.
     """
 
@@ -35,6 +36,7 @@ class JournalStatus(Struct, frozen=True):
     segment_bytes: int
     snapshots: int
     snapshot_bytes: int
+    least_left: int | None
     stopped_at: datetime | None
 
 
@@ -53,5 +55,6 @@ async def status(ctx: AdminContext) -> JournalStatus:
         segment_bytes=extent.segment_bytes,
         snapshots=extent.snapshots,
         snapshot_bytes=extent.snapshot_bytes,
+        least_left=await marks.least_left(),
         stopped_at=state.stopped_at,
     )

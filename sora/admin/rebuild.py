@@ -15,7 +15,6 @@ from sora.store.account_keys import open_sealers
 from sora.store.bodies import open_cache, open_staging
 from sora.store.keyring import open_keyring
 from sora.store.rebuilding import Rebuilding
-from sora.types import AccountId  # noqa: TC001
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
     from sora.store.staging import Staging
 
 AHEAD: Final = 1 << 20
+BUMPED: Final = 500
+"""Mailboxes in one transaction, which has the locks of all of them."""
 
 
 class ImportS3(Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,23 +76,18 @@ async def bump_uids(ctx: AdminContext, req: BumpUids) -> Bumped:
 
     For after a point-in-time recovery, and after the promotion of a standby that was behind. Mailboxes keep their
     UIDVALIDITY, so nothing is fetched again; clients hear all flags once more, and of each message that is not here.
+    Run it before the first server starts: what is given out until then is given out twice.
     """
     rebuilding = Rebuilding(ctx.store.db)
-    if req.address:
-        account_ids = [(await ctx.store.accounts.get(req.address)).account_id]
-    else:
+    only = (await ctx.store.accounts.get(req.address)).account_id if req.address else None
+    if only is None:
         await rebuilding.bump_numbers()
-        account_ids = await _accounts(ctx)
-    mailboxes = 0
-    for done, account_id in enumerate(account_ids):
-        ctx.progress("accounts", done, len(account_ids))
-        mailboxes += await rebuilding.bump(account_id, req.ahead)
-    return Bumped(len(account_ids), mailboxes)
-
-
-async def _accounts(ctx: AdminContext) -> list[AccountId]:
-    """Deleted ones too: they may be restored."""
-    return [row[0] for row in await ctx.store.db.fetch("SELECT account_id FROM accounts ORDER BY 1")]
+    mailboxes = await rebuilding.all_mailboxes(only)
+    bumped = 0
+    for start in range(0, len(mailboxes), BUMPED):
+        ctx.progress("mailboxes", start, len(mailboxes))
+        bumped += await rebuilding.bump(mailboxes[start : start + BUMPED], req.ahead)
+    return Bumped(len({account_id for account_id, _ in mailboxes}), bumped)
 
 
 @contextlib.contextmanager

@@ -283,6 +283,7 @@ def _of_sqlstate(error: Exception, maybe_done: bool) -> Exception:
         # class 08 is also what asyncpg itself raises when the connection is lost in the middle
         return _down(error, maybe_done and (state.startswith("08") or state in _AMBIGUOUS))
     if getattr(error, "constraint_name", None) == _RESERVATION:
+        metrics.journal_refusals.inc()
         return _count(Busy(detail=f"{_RESERVATION}: {error}"), "busy")
     if state in _DECLINED:
         kind, text = _DECLINED[state]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import Struct, field
 
 from sora.store.readings import Mark, Reading
-from sora.types import AccountId
+from sora.types import MAX_UID, AccountId
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -119,6 +119,17 @@ class Marks:
         )
         assert row is not None, "aggregates have a row"
         return Extent(**row)
+
+    async def least_left(self) -> int | None:
+        """UIDs or modseqs that can be given out before the next segment, where they are fewest; None: no bounds."""
+        left: int | None = await self._db.fetchval(
+            """
+            SELECT min(least(uid_reserved - uid_next, modseq_reserved - 1 - highest_modseq)) FROM mailbox_stats
+            WHERE uid_reserved <= $1
+            """,
+            MAX_UID,
+        )
+        return left
 
     async def now(self) -> datetime:
         """By the clock of the database."""

@@ -484,12 +484,25 @@ class Rebuilding:
                 await conn.execute(f"TRUNCATE rebuild_{table}")
             await conn.execute("UPDATE rebuild_state SET phase = 'finished', place = '', finished_at = clock()")
 
-    async def bump(self, account_id: AccountId, ahead: int) -> int:
-        """Pass over UIDs and modseqs in all mailboxes of an account; how many mailboxes there are."""
-        rows = await self._db.fetch("SELECT mailbox_id FROM mailboxes WHERE account_id = $1 ORDER BY 1", account_id)
-        for row in rows:
-            await self._db.execute("SELECT bump_mailbox($1, $2, $3)", account_id, row[0], ahead)
-        return len(rows)
+    async def bump(self, mailboxes: Sequence[tuple[int, int]], ahead: int) -> int:
+        """Pass over UIDs and modseqs in some mailboxes, named by account and number; how many there are still."""
+        bumped: int = await self._db.fetchval(
+            "SELECT bump_mailboxes($1, $2, $3)",
+            [account_id for account_id, _ in mailboxes],
+            [mailbox_id for _, mailbox_id in mailboxes],
+            ahead,
+        )
+        return bumped
+
+    async def all_mailboxes(self, only: AccountId | None = None) -> list[tuple[int, int]]:
+        """Account and number of every mailbox, deleted ones too: they may be restored."""
+        rows = await self._db.fetch(
+            """
+            SELECT account_id, mailbox_id FROM mailboxes WHERE $1::bigint IS NULL OR account_id = $1 ORDER BY 1, 2
+            """,
+            only,
+        )
+        return [(row[0], row[1]) for row in rows]
 
     async def bump_numbers(self) -> None:
         """Pass over numbers of accounts, mailboxes and bodies, and over UIDVALIDITYs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import pytest
 
-from sora import config, crashpoints
+from sora import config, crashpoints, metrics
 from sora._native.seqset import UidSet
 from sora.admin.context import AdminContext
 from sora.admin.journal import status
@@ -767,3 +768,99 @@ async def test_the_status_says_how_old_the_recovery_point_is(
     assert shown.age_s is not None
     await store.db.execute("UPDATE journal_state SET recovery_point = clock() - interval '181 s'")
     assert (await status(ctx)).late
+
+
+async def test_who_is_refused_is_counted_and_the_status_says_how_much_is_left(
+    store: Store, blobs: DirectoryStore, ann: AccountId, inbox: MailboxId
+) -> None:
+    pen = await writer(store, blobs)
+    await put(store, ann, inbox, 7)
+    await pen.step()
+    assert await Marks(store.db).least_left() == AHEAD
+    await put(store, ann, inbox, AHEAD)
+    assert await Marks(store.db).least_left() == 7
+    before = metrics.journal_refusals._value.get()
+    with pytest.raises(Busy):
+        await put(store, ann, inbox, 8 + AHEAD)
+    assert metrics.journal_refusals._value.get() == before + 1
+
+
+async def test_a_long_pass_closes_segments_on_its_way(
+    store: Store, blobs: DirectoryStore, ann: AccountId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has written counts when it dies, and is not written again."""
+    monkeypatch.setattr(writing, "TOGETHER", 2)
+    for name in "bcdefgh":
+        await store.accounts.create(f"{name}@example.com")
+    lease = await leader(store)
+    with monkeypatch.context() as patch:
+        die_at(patch, "journal.marked", 3)
+        with pytest.raises(Died):
+            await (await writer(store, blobs, lease=lease, open_s=0.0)).step()
+    done = await store.db.fetch("SELECT account_id FROM journal_accounts WHERE account_id > 0")
+    assert 2 <= len(done) <= 4
+    assert (await Marks(store.db).state()).recovery_point is None
+    before = set(await segments(blobs))
+    await (await writer(store, blobs, lease=lease)).step()
+    again = {
+        frame.account_id for seq, frames in (await segments(blobs)).items() if seq not in before for frame in frames
+    }
+    assert not again & {row[0] for row in done}
+    assert set(await replay(blobs)) == {0, *(row[0] for row in await store.db.fetch("SELECT account_id FROM accounts"))}
+
+
+async def test_segments_are_noted_in_their_order(
+    store: Store, blobs: DirectoryStore, ann: AccountId, inbox: MailboxId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A group that began in a segment that is not there yet does not count, whatever is there after it."""
+    await put(store, ann, inbox, *range(1, 60_000, 3))
+    real, there, keys = DirectoryStore.put, asyncio.Event(), []
+
+    async def first_fails(self: DirectoryStore, key: str, data: bytes, *rest: Any) -> None:
+        keys.append(key)
+        if len(keys) == 1:
+            await there.wait()
+            raise BlobDown(detail="away")
+        await real(self, key, data, *rest)
+        there.set()
+
+    pen = await writer(store, blobs, segment_bytes=20_000)
+    with monkeypatch.context() as patch:
+        patch.setattr(DirectoryStore, "put", first_fails)
+        with pytest.raises(BlobDown):
+            await pen.step()
+    assert await segments(blobs), "the second one is there"
+    assert not await store.db.fetch("SELECT * FROM journal_segments")
+    assert not await store.db.fetch("SELECT * FROM journal_marks")
+    assert ann not in await replay(blobs)
+    await pen.step()
+    assert await journaled(blobs, ann) == await stored(store.db, ann)
+
+
+async def test_one_account_that_cannot_be_read_is_left_out_alone(
+    store: Store, blobs: DirectoryStore, ann: AccountId, inbox: MailboxId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await put(store, ann, inbox, 1)
+    bob = await store.accounts.create("bob@example.com")
+    await put(store, bob, (await store.mailboxes.get(bob, "INBOX")).mailbox_id, 1)
+    await store.db.execute("ALTER TABLE message_contents DROP CONSTRAINT IF EXISTS message_contents_content_hash_check")
+    await store.db.execute("UPDATE message_contents SET content_hash = 'short' WHERE account_id = $1", ann)
+    pen = await writer(store, blobs)
+    await pen.step()
+    assert (await Marks(store.db).state()).skipped == 1
+    assert ann not in await replay(blobs)
+    assert await journaled(blobs, bob) == await stored(store.db, bob)
+    await store.db.execute("UPDATE message_contents SET content_hash = decode(lpad('1', 64, '0'), 'hex')")
+    await pen.step()
+    assert (await Marks(store.db).state()).skipped == 0
+    assert await journaled(blobs, ann) == await stored(store.db, ann)
+
+
+async def test_large_filters_are_written_too(store: Store, blobs: DirectoryStore, ann: AccountId) -> None:
+    for name in "ab":
+        await store.db.execute(
+            "INSERT INTO sieve_scripts (account_id, name, content, version) VALUES ($1, $2, $3, $4)",
+            ann, name, b"#" * 50_000, bytes(32),
+        )  # fmt: skip
+    await (await writer(store, blobs)).step()
+    assert [len(script.content) for script in (await replay(blobs))[ann].scripts] == [50_000, 50_000]

@@ -122,7 +122,8 @@ async def picture(store: Store) -> dict[str, object]:
     queries = {
         "domains": "SELECT domain_id, name, catch_all_account_id, quota_bytes, created_at FROM domains ORDER BY 1",
         "accounts": "SELECT account_id, address, domain_id, disabled, legal_hold, deleted_at, quota_bytes,"
-        " script_active, created_at FROM accounts ORDER BY 1",
+        " quota_messages, quota_mailboxes, hold_reason, held_at, script_active, created_at FROM accounts ORDER BY 1",
+        "holds": "SELECT account_id, address, held, reason, actor, changed_at FROM legal_hold_log ORDER BY entry_id",
         "credentials": "SELECT account_id, kind, name, hash, expires_at FROM credentials ORDER BY 1, 2, 3",
         "aliases": "SELECT * FROM aliases ORDER BY 1, 2",
         "keywords": "SELECT * FROM account_keywords ORDER BY 1, 2",

@@ -143,10 +143,11 @@ class KeyObjects:
                 for result in await asyncio.gather(*puts, return_exceptions=True):
                     if isinstance(result, BaseException):
                         raise result
-            await connection.execute(
-                "UPDATE account_keys SET stored_at = clock() WHERE account_id = ANY ($1)",
-                [row["account_id"] for row in rows],
-            )
+            if rows:
+                await connection.execute(
+                    "UPDATE account_keys SET stored_at = clock() WHERE account_id = ANY ($1)",
+                    [row["account_id"] for row in rows],
+                )
         self._remember(due)
 
     def _remember(self, account_ids: Sequence[AccountId]) -> None:

@@ -62,6 +62,7 @@ ELSEWHERE: Final = {
     "journal": "not on the path of these activities, no mail is touched; each point has a test of its own",
     "outbound": "needs a smarthost and mail in the queue; each point has a test of its own",
     "verify": "not on the path of these activities; each point has a test of its own",
+    "rebuild": "no server runs; each point has a test of its own, and `python -m tests.faults.rebuild --crash POINT`",
     "rotate": "not on the path of these activities, no body is touched; each point has a test of its own",
 }
 SEALED_POINTS: Final = frozenset({"uploader.key_put"})

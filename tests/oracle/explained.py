@@ -10,42 +10,21 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-from msgspec import Struct
-
 from sora._native.mimescan import LEAF, MESSAGE, MULTIPART, TEXT
 from sora.mime.digest import searchable
 from sora.mime.envelope import encoding
 from sora.mime.message import Message, parse
 from sora.mime.text import decode_transfer
+from tests.oracle.classes import Explained, first_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from sora._native.mimescan import Part
     from tests.oracle.compare import Difference
 
 
-class Explained(Struct, frozen=True):
-    """A class of differences.
-
-    Attributes:
-        name: Short, unique.
-        ours: What Sora does.
-        theirs: What Dovecot does.
-        rfc: What decides, or leaves it open.
-        holds: Whether a difference is of this class.
-    """
-
-    name: str
-    ours: str
-    theirs: str
-    rfc: str
-    holds: Callable[[Difference], bool]
-
-
 def explain(difference: Difference) -> Explained | None:
     """The class of a difference; None if it is unexplained."""
-    return next((row for row in EXPLAINED if row.holds(difference)), None)
+    return first_of(EXPLAINED, difference)
 
 
 # ------------------------------------------------------------------------------------------------------------- grammars

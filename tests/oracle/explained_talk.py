@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from tests.oracle.explained import Explained
+from tests.oracle.classes import Explained
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from msgspec import Struct
-
+from tests.oracle.classes import Explained, first_of
 from tests.oracle.filters.compare import body_of, fields_of, plain
 from tests.oracle.filters.sides import LOST
 
@@ -20,27 +19,9 @@ if TYPE_CHECKING:
     from tests.oracle.filters.compare import Difference
 
 
-class Explained(Struct, frozen=True):
-    """A class of differences.
-
-    Attributes:
-        name: Short, unique.
-        ours: What Sora does.
-        theirs: What Pigeonhole does.
-        rfc: What decides, or leaves it open.
-        holds: Whether a difference is of this class.
-    """
-
-    name: str
-    ours: str
-    theirs: str
-    rfc: str
-    holds: Callable[[Difference], bool]
-
-
 def explain(difference: Difference) -> Explained | None:
     """The class of a difference; None if it is unexplained."""
-    return next((row for row in EXPLAINED if row.holds(difference)), None)
+    return first_of(EXPLAINED, difference)
 
 
 # ------------------------------------------------------------------------------------------- one question of `matrix`

@@ -22,7 +22,8 @@ that need one are written anew, some in each pass: to a snapshot if they have ch
 what has changed since then to the next segment. Segments that nobody needs are deleted.
 
 **Another history.** If the bucket has a segment with a number that this database never took, or has not the last one
-that it wrote, then the database was put back in time, or the bucket was exchanged: all is written anew.
+that it wrote, then the database was put back in time, or the bucket was exchanged: all is written anew. A database that
+never took a number at all writes nothing then: it may be there by mistake.
 """
 
 from __future__ import annotations
@@ -154,7 +155,8 @@ class Journal:
 
     async def _lead(self, lease: Lease) -> None:
         if lease.token != self._token:
-            await self._compare(lease)
+            if not await self._compare(lease):
+                return
             self._token = lease.token
         began = await self._marks.now()
         skipped = await self._write_due(lease)
@@ -170,14 +172,22 @@ class Journal:
         metrics.journal_recovery_point.set(state.recovery_point.timestamp() if state.recovery_point else 0)
         metrics.journal_skipped.set(state.skipped)
 
-    async def _compare(self, lease: Lease) -> None:
-        """Begin anew if database and bucket are not of the same history."""
+    async def _compare(self, lease: Lease) -> bool:
+        """Begin anew if database and bucket are not of the same history; False: nothing may be written."""
         state = await self._marks.state()
         newest = await self._marks.newest_segment()
         if state.stopped_at is None and await self._is_ours(state.seq, newest):
-            return
+            return True
+        if not state.seq:
+            # A new database beside the journal of one that was lost, perhaps: in time it would be deleted.
+            _log.error(
+                "no journal is written: the bucket has the one of another database; `sora-admin import s3` builds that "
+                "anew, or remove `journal/` from the bucket"
+            )
+            return False
         _log.warning("the journal begins anew", extra={"seq": state.seq})
         await self._marks.forget(lease)
+        return True
 
     async def _is_ours(self, seq: int, newest: int) -> bool:
         async with aclosing(_segments(self._blobs, journal.segment_key(seq))) as later:

@@ -259,6 +259,9 @@ class Rebuild:
                 if account_id:
                     await applying.forget()
                     await applying.lose(reason, deliberate=gone)
+                if gone and keys:
+                    # Whoever shredded it did not come so far.
+                    await self._blobs.erase(key_objects.prefix_of(account_id))
                 return
             await applying.account(account, fresh=fresh)
             await applying.contents()

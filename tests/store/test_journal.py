@@ -565,6 +565,22 @@ async def test_a_bucket_that_was_exchanged_gets_everything(
     assert await journaled(blobs, ann) == await stored(store.db, ann)
 
 
+async def test_a_new_database_writes_over_no_journal(
+    store: Store, blobs: DirectoryStore, ann: AccountId, inbox: MailboxId
+) -> None:
+    """Who has lost the database, and has started a server by mistake, has lost nothing more."""
+    await blobs.put(journal.segment_key(77), journal.Builder(77).finish())
+    pen = await writer(store, blobs)
+    await put(store, ann, inbox, 1)
+    for _ in range(2):
+        await pen.step()
+        assert list(await segments(blobs)) == [77]
+    assert (await Marks(store.db).state()).recovery_point is None
+    await blobs.delete(journal.segment_key(77))
+    await pen.step()
+    assert await journaled(blobs, ann) == await stored(store.db, ann)
+
+
 async def test_turned_off_it_says_so_and_reserves_nothing(
     store: Store, blobs: DirectoryStore, ann: AccountId, inbox: MailboxId, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,11 +13,13 @@ from sora.errors import ConfigError, Refused
 from sora.server import prepare
 from sora.services import rebuild as rebuild_module
 from sora.services.delivery import AppendItem
+from sora.services.shredding import Shredding
 from sora.store import journal, keyring
 from sora.store.blobs import BlobRef
 from sora.store.db import Database
 from sora.store.readings import AHEAD
 from sora.store.rebuilding import Rebuilding
+from sora.store.shreddings import Shreddings
 from sora.store.store import Store
 from tests.support.letters import letter
 from tests.support.rebuilding import (
@@ -377,6 +379,28 @@ async def test_a_shredded_account_stays_away(cluster: Cluster, tmp_path: Path) -
         _, report = await rebuilt(house, cluster)
         assert [lost.account_id for lost in report.lost] == [account]
         assert (report.accounts, report.messages) == (1, 1)
+
+
+async def test_a_key_that_a_shredder_left_is_removed(cluster: Cluster, tmp_path: Path) -> None:
+    """The journal says that it was destroyed; whoever was about to remove it from the bucket died with the database."""
+    keyring.add_key(tmp_path / "keyring.toml")
+    async with open_house(cluster, tmp_path, encrypted=True) as house:
+        ann = await house.store.accounts.create("ann@example.com")
+        await house.store.accounts.create("bob@example.com")
+        box = (await house.store.mailboxes.get(ann, "INBOX")).mailbox_id
+        await append(house, ann, box, letter())
+        await house.upload()
+        await house.write_journal()
+        blobs = house.node.blobs
+        (key,) = [entry.key async for entry in blobs.list(f"keys/{ann:016x}/")]
+        wrapped = await blobs.get(key)
+        await Shredding(Shreddings(house.store.db), blobs, [], "").shred(ann)
+        await house.write_journal()
+        await blobs.put(key, wrapped)
+        _, report = await rebuilt(house, cluster)
+        assert [(lost.account_id, lost.deliberate) for lost in report.lost] == [(ann, True)]
+        assert (report.accounts, report.whole) == (1, True)
+        assert [entry.key async for entry in blobs.list(f"keys/{ann:016x}/")] == []
 
 
 async def only_staged(house: House, account_id: AccountId) -> None:

@@ -421,6 +421,8 @@ def compare(
         findings.fetched += len(fresh)
         findings.told += told
         findings.expect(known.uidvalidity == was.uidvalidity, f"{where}: another UIDVALIDITY")
+        # Who comes back much later would miss what happens until then.
+        findings.expect(known.modseq > was.modseq, f"{where}: modseqs are given out again")
         findings.expect(known.messages == there, f"{where}: the client with QRESYNC has another picture")
         for uid, (name, _) in was.messages.items():
             if is_lost(name):

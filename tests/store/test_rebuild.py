@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
 
-from sora import crashpoints
+from sora import crashpoints, metrics
 from sora._native.seqset import UidSet
-from sora.errors import ConfigError, Refused
+from sora.errors import BlobDown, Busy, ConfigError, Refused
 from sora.server import prepare
 from sora.services import rebuild as rebuild_module
 from sora.services.delivery import AppendItem
@@ -466,6 +467,40 @@ async def test_killed_at_each_step_and_run_again(
             for what in ("counters", "flags", "contents"):
                 assert after[what] == found[what], what
             assert await problems(again.store) == []
+
+
+async def test_a_reservation_that_is_used_up_holds_up_its_own_mailbox_alone(
+    house: House, ann: AccountId, inbox: MailboxId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the bucket is away: temporary errors there, mail for everybody else; the next segment ends it."""
+    bob = await house.store.accounts.create("bob@example.com")
+    box = (await house.store.mailboxes.get(bob, "INBOX")).mailbox_id
+    await append(house, ann, inbox, letter())
+    await house.write_journal()
+    await house.store.db.execute(
+        """
+        UPDATE mailbox_stats SET uid_next = uid_reserved, highest_modseq = highest_modseq + 1 WHERE mailbox_id = $1
+        """,
+        inbox,
+    )
+    refused = metrics.journal_refusals._value.get()
+
+    async def away(*_: object) -> None:
+        raise BlobDown(detail="away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(house.node.blobs, "put", away)
+        with pytest.raises(BlobDown):
+            await house.write_journal()
+        found = await asyncio.gather(
+            append(house, ann, inbox, letter()), append(house, bob, box, letter()), return_exceptions=True
+        )
+        assert isinstance(found[0], Busy)
+        assert found[1] == [1]
+        assert metrics.journal_refusals._value.get() > refused
+        await flag(house, ann, inbox, 0, 1)  # takes no UID
+    await house.write_journal()
+    assert await append(house, ann, inbox, letter()) == [2 + AHEAD]
 
 
 async def test_uids_are_passed_over(house: House, cluster: Cluster, ann: AccountId, inbox: MailboxId) -> None:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import stat
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from sora.store.diskfile import Octets
 
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _DIRECTORY: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
@@ -132,7 +135,15 @@ def create(parent: int, name: bytes) -> int:
     return os.open(name, _WRITE, 0o600, dir_fd=parent)
 
 
-def write_file(parent: int, name: bytes, *pieces: bytes, mtime: float | None = None) -> None:
+def scratch(parent: int) -> BinaryIO:
+    """A file without a name on the disk of a directory."""
+    name = b".%s.part" % secrets.token_hex(12).encode()
+    fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=parent)
+    os.unlink(name, dir_fd=parent)
+    return open(fd, "w+b")
+
+
+def write_file(parent: int, name: bytes, *pieces: Octets, mtime: float | None = None) -> None:
     """A file that is whole under its name, or not there: written under another name, synced, renamed."""
     temporary = b".%s.part" % name[:200]
     fd = create(parent, temporary)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sora.moving.sink import SinkFolder, SinkMessage, SinkScript
+    from sora.store.diskfile import Octets
 
 Layout = Literal["auto", "maildir++", "fs"]
 
@@ -116,7 +117,11 @@ class MaildirSink:
             os.rename(row[0], wanted, src_dir_fd=self._cur, dst_dir_fd=self._cur)
         return True
 
-    def put(self, message: SinkMessage, data: bytes | None) -> None:
+    def scratch(self) -> BinaryIO:
+        """See `Sink.scratch`."""
+        return files.scratch(self._root)
+
+    def put(self, message: SinkMessage, data: Octets | None) -> None:
         """See `Sink.put`."""
         base = self._base(message)
         if data is not None:

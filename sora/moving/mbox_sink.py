@@ -14,19 +14,23 @@ from sora.moving.maildir_sink import MARKER, write_scripts
 from sora.types import FIRST_KEYWORD
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from sora.formats.mbox import Variant
     from sora.moving.sink import SinkFolder, SinkMessage, SinkScript
+    from sora.store.diskfile import Octets
 
 SUFFIX: Final = ".mbox"
+MAX_LEVEL: Final = 230
+"""Octets of a level: a file name has 255, and this one gets a number and two endings."""
 SLICE: Final = 1024 * 1024
 """Octets that are converted together."""
 _PART: Final = b".%s.part"
 _RETURN_PATH: Final = re.compile(rb"(?im)^return-path:[ \t]*<([^>\r\n]*)>")
 _END: Final = re.compile(rb"(?:\A|\n)\r?\n")
 """The empty line that ends a header, with the end of the line before it."""
+_CRLF: Final = re.compile(rb"\r\n")
 _LINES: Final = re.compile(rb"(?m)^>*From ")
 
 
@@ -49,35 +53,46 @@ class MboxSink:
         self._file: BinaryIO | None = None
         self._keywords: dict[int, str] = {}
         self._notes: list[str] = []
+        self._taken: set[str] = set()
 
     def begin(self, folder: SinkFolder) -> bool:
         """See `Sink.begin`; a mailbox that was cut short is written from its beginning."""
-        *above, last = [f"_{level}" if level.startswith(".") else level for level in folder.name.split(names.DELIMITER)]
-        self._folder = files.make_directory(self._root, names.DELIMITER.join(above).encode())
-        self._name = f"{last}{SUFFIX}".encode()
+        path = self._path(folder.name)
+        self._folder = files.make_directory(self._root, os.path.dirname(path).encode())
+        self._name = os.path.basename(path).encode()
         if _exists(self._folder, self._name):
             self._leave()
             return False
-        part = _PART % self._name
-        self._file = open(
-            os.open(
-                part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self._folder
-            ),
-            "wb",
-        )
+        self._file = open(files.create(self._folder, _PART % self._name), "wb")
         self._keywords = folder.keywords
         return True
+
+    def _path(self, name: str) -> str:
+        """The file of a mailbox; one that would be another's, or a directory of others, gets another name.
+
+        Mailboxes come in the same order in every run, so a run that goes on finds the same names.
+        """
+        levels = [_level(level) for level in name.split(names.DELIMITER)]
+        chosen = names.unlike(names.DELIMITER.join(levels), self._taken)
+        if chosen != name:
+            self._notes.append(f"{name} is called {chosen} there")
+        self._taken.add(chosen)
+        return f"{chosen}{SUFFIX}"
 
     def has(self, message: SinkMessage) -> bool:
         """See `Sink.has`: a file is there as a whole or not."""
         return False
 
-    def put(self, message: SinkMessage, data: bytes | None) -> None:
+    def scratch(self) -> BinaryIO:
+        """See `Sink.scratch`."""
+        return files.scratch(self._root)
+
+    def put(self, message: SinkMessage, data: Octets | None) -> None:
         """See `Sink.put`."""
         assert self._file is not None
         assert data is not None, "nothing is there already"
         end = _END.search(data)
-        header = to_lf(data if end is None else data[: end.start() + end[0].count(b"\n") - 1])
+        header = to_lf(data[:] if end is None else data[: end.start() + end[0].count(b"\n") - 1])
         start = len(data) if end is None else end.end()
         keywords = [self._keywords[number] for number in message.flags if number in self._keywords]
         system = [number for number in message.flags if number < FIRST_KEYWORD]
@@ -86,15 +101,14 @@ class MboxSink:
         if header and not header.endswith(b"\n"):
             self._file.write(b"\n")
         self._file.write(mbox.write_flags(system, keywords))
-        torn = start < len(data) and not data.endswith(b"\n")
+        torn = start < len(data) and data[-1:] != b"\n"
         if self._variant == "mboxcl2":
-            length = len(data) - start - data.count(b"\r\n", start) + torn
+            length = len(data) - start - sum(1 for _ in _CRLF.finditer(data, start)) + torn
             self._file.write(b"Content-Length: %d\n" % length)
         self._file.write(b"\n")
-        while start < len(data):  # in slices of whole lines
-            stop = data.find(b"\n", start + SLICE) + 1 or len(data)
-            self._file.write(self._quoted(to_lf(data[start:stop])))
-            start = stop
+        for text, begins in _slices(data, start):
+            line, end_of_line, rest = (b"", b"", text) if begins else text.partition(b"\n")
+            self._file.write(line + end_of_line + self._quoted(rest))
         self._file.write(b"\n\n" if torn else b"\n")
 
     def _quoted(self, text: bytes) -> bytes:
@@ -143,6 +157,27 @@ def _exists(parent: int, name: bytes) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def _slices(data: Octets, start: int) -> Iterator[tuple[bytes, bool]]:
+    """The octets from `start` on with LF, and whether a slice begins a line; cut within a line only if that is long."""
+    begins = True
+    while start < len(data):
+        stop = data.find(b"\n", start + SLICE, start + 2 * SLICE) + 1 or min(start + 2 * SLICE, len(data))
+        if data[stop - 1 : stop + 1] == b"\r\n":
+            stop -= 1
+        yield to_lf(data[start:stop]), begins
+        begins = data[stop - 1 : stop] == b"\n"
+        start = stop
+
+
+def _level(level: str) -> str:
+    """Neither hidden nor what the file of another mailbox could be called, nor too long for a file name."""
+    level = f"_{level}" if level.startswith(".") else level
+    level = f"{level}_" if level.endswith(SUFFIX) else level
+    while len(level.encode()) > MAX_LEVEL:
+        level = level[:-1]
+    return level
 
 
 def _sender(header: bytes) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime  # noqa: TC003 — msgspec reads the annotations at run time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from msgspec import Struct
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from sora.store.diskfile import Octets
 
 
 class SinkFolder(Struct, frozen=True):
@@ -50,7 +52,10 @@ class Sink(Protocol):
     def has(self, message: SinkMessage) -> bool:
         """The message is there already; its flags are as they should be afterwards."""
 
-    def put(self, message: SinkMessage, data: bytes | None) -> None:
+    def scratch(self) -> BinaryIO:
+        """An empty file without a name, for a body that is large."""
+
+    def put(self, message: SinkMessage, data: Octets | None) -> None:
         """Write the next message of the mailbox, UIDs ascend; None: it is there already."""
 
     def end(self) -> None:

@@ -17,6 +17,7 @@ from sora import log
 from sora.crashpoints import crash_point
 from sora.errors import NoPermission, NotFound, Unavailable
 from sora.services.shredding import HORIZON, Shredding
+from sora.store.journal import snapshot_prefix
 from sora.store.shreddings import Shreddings
 from sora.store.upkeep import Upkeep
 
@@ -35,6 +36,13 @@ AT_ONCE: Final = timedelta()
 ROWS: Final = 2000
 BODIES: Final = 500
 DELETES: Final = 8
+MORE: Final = (
+    "The journal in the bucket: what its segments say of the account (addresses, folders, flags, scripts, no bodies) "
+    "stays until a compaction has replaced them; with encryption on nobody can read it.",
+    "An upload that was under way at this moment may still arrive in the bucket: the cleanup removes it as an orphan.",
+    "Files of other nodes, if the account was not encrypted: their janitors remove them as orphans.",
+)
+"""What an erasure cannot reach beside what a destroyed key cannot (`HORIZON`)."""
 BUSY_S: Final = 0.2
 """Pause before what somebody else has locked is tried again."""
 TRIES: Final = 50
@@ -46,6 +54,7 @@ class Erased(Struct):
     Attributes:
         key_destroyed: It was encrypted, and what copies of its bodies there are can be opened by nobody.
         rows: Of messages, flags and journals.
+        outbound: Mails that waited to leave; they are not sent.
         objects: Of the object store, with every version that it has kept.
         files: Staged and cached ones of this node.
         gone: Nothing of it is left in the database; False: the janitor does the rest, see `waits_for`.
@@ -56,6 +65,7 @@ class Erased(Struct):
     account_id: int
     key_destroyed: bool = False
     rows: int = 0
+    outbound: int = 0
     bodies: int = 0
     objects: int = 0
     files: int = 0
@@ -96,7 +106,7 @@ class Erasing:
         """
         if account.legal_hold:
             raise NoPermission("The account is under legal hold")
-        report = Erased(account.address, account.account_id, horizon=list(HORIZON))
+        report = Erased(account.address, account.account_id, horizon=[*HORIZON, *MORE])
         account_id = account.account_id
         if account.deleted_at is None:
             await self._store.accounts.delete(account_id)
@@ -110,6 +120,7 @@ class Erasing:
         report.objects += await self._blobs.erase(f"{account_id:016x}/")
         report.files += sum([await files.remove_account(account_id) for files in self._files])
         report.gone = await self._purge_account(account_id, report)
+        report.objects += await self._blobs.erase(snapshot_prefix(account_id))
         return report
 
     async def _shred(self, account_id: AccountId, report: Erased) -> None:
@@ -128,8 +139,12 @@ class Erasing:
             report.rows += await self._steps(
                 lambda m=mailbox_id: self._upkeep.purge_mailbox(account_id, m, AT_ONCE, ROWS)  # type: ignore[misc]
             )
-        # What waits for its upload is wanted by nobody now.
-        await self._store.db.execute("DELETE FROM pending_uploads WHERE account_id = $1", account_id)
+        # Mail that waits to leave keeps its body, and so does a body that waits for its upload: nobody wants them now.
+        async with self._store.db.transaction() as conn:
+            if await conn.fetchval("SELECT account_held($1)", account_id):
+                raise NoPermission("The account is under legal hold")
+            report.outbound += len(await conn.fetch(_STOP_OUTBOUND, account_id))
+            await conn.execute("DELETE FROM pending_uploads WHERE account_id = $1", account_id)
 
     async def _purge_bodies(self, account_id: AccountId, report: Erased) -> None:
         for _ in range(TRIES):
@@ -176,4 +191,5 @@ class Erasing:
         return total
 
 
+_STOP_OUTBOUND: Final = "DELETE FROM outbound_queue WHERE account_id = $1 RETURNING queue_id"
 _CONTENTS: Final = "SELECT account_id, content_id, content_hash FROM message_contents WHERE account_id = $1 LIMIT $2"

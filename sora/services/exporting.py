@@ -7,6 +7,7 @@ is told and left out. What is there already is not read again.
 from __future__ import annotations
 
 import asyncio
+import mmap
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from sora.moving.sink import Sink
     from sora.services.offline import Offline
+    from sora.store.diskfile import Octets
     from sora.store.exports import ExportRow
     from sora.store.mailboxes import ListedMailbox
     from sora.store.store import Store
@@ -142,7 +144,10 @@ class Exporter:
     async def _write_rows(self, sink: Sink, rows: list[ExportRow], line: ExportedMailbox, report: ExportReport) -> None:
         # In order: the sink lists UIDs as they come.
         for group in _groups(rows):
-            await self._write_group(sink, group, line, report)
+            if group[0].body.size > BYTES_AT_ONCE:
+                await self._write_large(sink, group[0], line, report)
+            else:
+                await self._write_group(sink, group, line, report)
             self._done += len(group)
             self._progress(line.mailbox, self._done, max(self._total, self._done))
 
@@ -156,15 +161,32 @@ class Exporter:
         )
         for row, body in zip(group, bodies, strict=True):
             if isinstance(body, BlobDown):
-                if len(report.problems) < MAX_PROBLEMS:
-                    report.problems.append(f"{line.mailbox}: UID {row.uid}: {body.detail or body.text}")
+                _problem(report, f"{line.mailbox}: UID {row.uid}: {body.detail or body.text}")
                 continue
             if isinstance(body, BaseException):
                 raise body
-            await self._call(sink.put, _message(row), body)
-            line.present += body is None
-            line.messages += body is not None
-            line.bytes += len(body or b"")
+            await self._put(sink, row, body, line)
+
+    async def _write_large(self, sink: Sink, row: ExportRow, line: ExportedMailbox, report: ExportReport) -> None:
+        """By way of a file without a name: what is stored of a body and the body itself are not held together."""
+        if await self._call(sink.has, _message(row)):
+            await self._put(sink, row, None, line)
+            return
+        with await self._call(sink.scratch) as file:
+            try:
+                await self._offline.bodies.copy(row.body, file)
+            except BlobDown as error:
+                _problem(report, f"{line.mailbox}: UID {row.uid}: {error.detail or error.text}")
+                return
+            file.flush()
+            with mmap.mmap(file.fileno(), row.body.size, prot=mmap.PROT_READ) as body:
+                await self._put(sink, row, body, line)
+
+    async def _put(self, sink: Sink, row: ExportRow, body: Octets | None, line: ExportedMailbox) -> None:
+        await self._call(sink.put, _message(row), body)
+        line.present += body is None
+        line.messages += body is not None
+        line.bytes += row.body.size if body is not None else 0
 
     def _there(self, sink: Sink, group: list[ExportRow]) -> list[bool]:
         return [sink.has(_message(row)) for row in group]
@@ -176,6 +198,13 @@ class Exporter:
             if script is not None:
                 found.append(SinkScript(script.name, script.content, info.active))
         return found
+
+
+def _problem(report: ExportReport, text: str) -> None:
+    if len(report.problems) < MAX_PROBLEMS:
+        report.problems.append(text)
+    elif len(report.problems) == MAX_PROBLEMS:
+        report.problems.append("…")
 
 
 async def _body(offline: Offline, row: ExportRow, present: bool) -> bytes | None:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from sora.services.letters import Letter
     from sora.services.offline import Offline
     from sora.store.imports import Folder, Stored
+    from sora.store.staging import Spool
     from sora.store.store import Store
     from sora.types import AccountId
 
@@ -239,6 +240,10 @@ class Importer:
         if folder.source_uidvalidity != source.uidvalidity and folder.keeps_uids:
             report.note(f"{folder.name}: the source has another UIDVALIDITY now")
         batch = _Batch(folder)
+        if folder.keeps_uids:
+            # asked for once for all of the folder: the journal may take its interval to reserve them
+            highest = await self._call(self._source.uid_next, source)
+            await self._patiently(lambda: self._imports.reserve(folder, highest))
         try:
             async for windows in self._each(self._source.messages(source), lambda window: HELD_PIECES):
                 for window in windows:
@@ -320,12 +325,27 @@ class Importer:
         try:
             flags = await self._numbers(batch.folder.account_id, message, report)
             letter = await self._letter(batch.folder, message, AppendItem(data, flags, message.internal_date))
+            held: Intake | Spool = intake
+            if intake.needs_turn:
+                del data
+                held = await self._sealed(letter)
+                intake.close()
         except BaseException:
             intake.close()
             raise
-        batch.add(message, letter, intake)
+        batch.add(message, letter, held)
         if large:
             await self._flush(batch, line, report)
+
+    async def _sealed(self, letter: Letter) -> Spool:
+        """A large body that is held in memory goes sealed into a file: the plain one and the sealed one are much."""
+        spool = self._offline.staging.spool(sealed=True)
+        try:
+            await asyncio.to_thread(letter.body.seal_into, spool)
+        except BaseException:
+            spool.close()
+            raise
+        return spool
 
     async def _letter(self, folder: Folder, message: SourceMessage, item: AppendItem) -> Letter:
         sealer = await self._patiently(lambda: self._offline.sealers.get(folder.account_id))
@@ -453,23 +473,23 @@ class _Batch:
         self.folder = folder
         self.letters: list[tuple[SourceMessage, Letter]] = []
         self.size = 0
-        self._intakes: list[Intake] = []
+        self._held: list[Intake | Spool] = []
 
     def is_full(self, more: int) -> bool:
         return len(self.letters) >= BATCH_MESSAGES or self.size + more > BATCH_BYTES
 
-    def add(self, message: SourceMessage, letter: Letter, intake: Intake) -> None:
+    def add(self, message: SourceMessage, letter: Letter, held: Intake | Spool) -> None:
         self.letters.append((message, letter))
         self.size += letter.size
-        self._intakes.append(intake)
+        self._held.append(held)
 
     def drop(self) -> None:
         """Let go of what was committed, or never will be."""
         for _, letter in self.letters:
             letter.body.release()
-        for intake in self._intakes:
-            intake.close()
-        self.letters, self._intakes, self.size = [], [], 0
+        for held in self._held:
+            held.close()
+        self.letters, self._held, self.size = [], [], 0
 
 
 def _named(folders: list[SourceFolder], report: Report) -> list[tuple[SourceFolder, str]]:

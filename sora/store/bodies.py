@@ -30,7 +30,8 @@ from sora.store.s3 import S3Store
 from sora.store.staging import Staging
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
+    from typing import BinaryIO
 
     from sora.config import Config
     from sora.store.account_keys import Sealers
@@ -104,6 +105,22 @@ class Bodies:
         # Shielded: one reader that goes away must not take the body from the others.
         return await asyncio.shield(search)
 
+    async def copy(self, ref: BlobRef, file: BinaryIO) -> None:
+        """Write the body, verified, into a file: of a large one no more is held than what is stored of it.
+
+        Raises:
+            BlobDown: See `get`; what the file has in it is nothing.
+        """
+
+        async def write(ref: BlobRef, stored: bytes) -> bool | None:
+            file.seek(0)
+            file.truncate()
+            sealer = await self._sealers.reader(ref, stored)
+            return await asyncio.to_thread(sealer.open_into, ref, stored, file.write) or None
+
+        source, *_ = await self._find(ref, write)
+        metrics.bodies.labels(source.name).inc()
+
     async def warm(self, ref: BlobRef) -> bool:
         """Bring a body from the object store into the cache, if it is not on this node; False: nothing was to do.
 
@@ -167,6 +184,12 @@ class Bodies:
         return None if data is None else self._accept(source, ref, stored, data)
 
     async def _search(self, ref: BlobRef) -> bytes:
+        return self._accept(*await self._find(ref, self._open))
+
+    async def _find(
+        self, ref: BlobRef, use: Callable[[BlobRef, bytes], Awaitable[_T | None]]
+    ) -> tuple[Source, BlobRef, bytes, _T]:
+        """The first source that has the right bytes, and what was made of them."""
         down: Unavailable | None = None
         for source in self._sources:
             try:
@@ -176,9 +199,9 @@ class Bodies:
                 continue
             if stored is None:
                 continue
-            data = await self._open(ref, stored)
-            if data is not None:
-                return self._accept(source, ref, stored, data)
+            made = await use(ref, stored)
+            if made is not None:
+                return source, ref, stored, made
             metrics.bodies_corrupt.labels(source.name).inc()
             _log.error("body does not match its hash", extra=_fields(ref, source))
             await source.quarantine(ref)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct
 from msgspec.structs import replace
 
+from sora.errors import Busy
 from sora.store.mailboxes import canonical_name
 from sora.types import AccountId, MailboxId, UidValidity
 
@@ -193,8 +194,10 @@ class Imports:
         Raises:
             NotFound: The mailbox is gone.
             OverQuota: They do not fit; nothing was stored.
+            Busy: The journal has not reserved their UIDs yet.
             DatabaseDown: With `maybe_done` they may be here: the next call leaves out what is.
         """
+        await self.reserve(folder, max((message.uid for message in batch), default=0) + len(batch))
         async with self._db.transaction() as conn:
             state = await self._lock(conn, folder)
             known = {row["source_key"] for row in await conn.fetch(
@@ -221,12 +224,31 @@ class Imports:
             await conn.execute(_STEP, folder.account_id, folder.folder_id, keeps, uid_next)
         return Stored(delivered, replace(now, keeps_uids=keeps, uid_next=uid_next), now.keeps_uids and not keeps)
 
+    async def reserve(self, folder: Folder, uid_next: int) -> None:
+        """See to it that UIDs below `uid_next` may be given; only a folder that keeps its UIDs goes so far ahead.
+
+        A database that is built anew from the journal gives UIDs from its reservation on, so nobody may pass that
+        before the journal has a greater one (`schema/0025_journal.sql`). The wish is noted for the next segment.
+
+        Raises:
+            Busy: The journal has not reserved them yet.
+        """
+        wanted = min(uid_next, MAX_KEPT_UID + 1)
+        if not folder.keeps_uids or wanted <= folder.uid_next:
+            return
+        if not await self._db.fetchval("SELECT reserve_uids($1, $2, $3)", folder.account_id, folder.mailbox_id, wanted):
+            raise Busy(detail=f"{folder.name}: the journal has not reserved UIDs up to {wanted} yet")
+
     async def finish_folder(self, folder: Folder, uid_next: int) -> Folder:
         """All messages are here: the mailbox gets the UIDVALIDITY of the source, if it has kept the UIDs.
 
         Args:
             uid_next: Of the source: UIDs below it were given, perhaps to messages that are gone.
+
+        Raises:
+            Busy: The journal has not reserved these UIDs yet.
         """
+        await self.reserve(folder, uid_next)
         async with self._db.transaction() as conn:
             state = await self._lock(conn, folder)
             next_uid = max(state["expected"], min(uid_next, MAX_KEPT_UID))

@@ -47,7 +47,7 @@ from sora.errors import KeyUnavailable
 from sora.store.blobs import HASH_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from sora.store.blobs import BlobRef
     from sora.store.diskfile import Octets
@@ -162,9 +162,28 @@ class Unsealed:
             self._sealed = sealed
         return sealed
 
+    def seal_into(self, file: SealedFile) -> None:
+        """Seal into a file, and let go of the plain body: what is stored is read from there. Blocks.
+
+        Raises:
+            StagingFull: There is no room; the plain body is still here.
+        """
+        self._sealer.seal_into(self._digest, self._pieces, file.write)
+        self._sealed, self._pieces = (file.map(),), ()
+
     def release(self) -> None:
         """It is stored; what is sealed after this differs, and is as good."""
         self._sealed = None
+
+
+class SealedFile(Protocol):
+    """Where a large body is sealed into."""
+
+    def write(self, data: Octets) -> None:
+        """Append."""
+
+    def map(self) -> Octets:
+        """What was written."""
 
 
 class Sealer(Protocol):
@@ -175,6 +194,16 @@ class Sealer(Protocol):
 
     def seal(self, digest: bytes, pieces: Sequence[Octets]) -> Sequence[Octets]:
         """What is stored of a plain body whose content hash is `digest`."""
+
+    def seal_into(self, digest: bytes, pieces: Sequence[Octets], write: Callable[[Octets], None]) -> None:
+        """The same, written piece by piece: no copy of the body is held."""
+
+    def open_into(self, ref: BlobRef, stored: bytes, write: Callable[[Octets], object]) -> bool:
+        """Write the plain body piece by piece; False: `stored` is not this body, and what was written is nothing.
+
+        Raises:
+            KeyUnavailable: See `open`.
+        """
 
     def open(self, ref: BlobRef, stored: bytes) -> bytes | None:
         """The plain body, verified; None if `stored` is not this body.
@@ -201,6 +230,18 @@ class Plain:
     def seal(self, digest: bytes, pieces: Sequence[Octets]) -> Sequence[Octets]:
         """See `Sealer.seal`."""
         return pieces
+
+    def seal_into(self, digest: bytes, pieces: Sequence[Octets], write: Callable[[Octets], None]) -> None:
+        """See `Sealer.seal_into`."""
+        for piece in pieces:
+            write(piece)
+
+    def open_into(self, ref: BlobRef, stored: bytes, write: Callable[[Octets], object]) -> bool:
+        """See `Sealer.open_into`."""
+        right = self.verify(ref, stored)
+        if right:
+            write(stored)
+        return right
 
     def open(self, ref: BlobRef, stored: bytes) -> bytes | None:
         """See `Sealer.open`."""
@@ -247,7 +288,22 @@ class AccountKey:
         size = sum(map(len, pieces))
         if size <= ONE_SHOT:
             return self._seal_one(digest, pieces[0] if len(pieces) == 1 else b"".join(pieces), size)
-        return self._seal_stream(digest, pieces, size)
+        packed = _compressed(pieces, size)
+        if packed is None:
+            return list(self._seal_stream(digest, _chunks(pieces), size, size))
+        return list(self._seal_stream(digest, _chunks(_drained(packed)), size, sum(map(len, packed))))
+
+    def seal_into(self, digest: bytes, pieces: Sequence[Octets], write: Callable[[Octets], None]) -> None:
+        """See `Sealer.seal_into`; a large body is compressed twice, at first to learn how long it becomes."""
+        size = sum(map(len, pieces))
+        if size <= ONE_SHOT:
+            sealed: Iterable[Octets] = self.seal(digest, pieces)
+        else:
+            length = _packed_length(pieces, size)
+            chunks = _chunks(pieces if length == size else _packed(pieces, size))
+            sealed = self._seal_stream(digest, chunks, size, length)
+        for piece in sealed:
+            write(piece)
 
     def open(self, ref: BlobRef, stored: bytes) -> bytes | None:
         """See `Sealer.open`."""
@@ -257,6 +313,19 @@ class AccountKey:
             if data is not None and len(data) == ref.size and self.hash((data,)) == ref.content_hash:
                 return data
         return stored if ref.matches(stored) else None
+
+    def open_into(self, ref: BlobRef, stored: bytes, write: Callable[[Octets], object]) -> bool:
+        """See `Sealer.open_into`."""
+        header = self._header(ref, stored)
+        if header is not None and header.stream and len(stored) != ref.size:  # so it is no plain body either
+            counted = _Counted(self._hash_key, write)
+            if self._write_stream(ref, header, stored, counted):
+                return counted.size == ref.size and counted.state.digest() == ref.content_hash
+            return False
+        data = self.open(ref, stored)
+        if data is not None:
+            write(data)
+        return data is not None
 
     def verify(self, ref: BlobRef, stored: bytes) -> bool:
         """See `Sealer.verify`; a sealed body is neither decompressed nor hashed."""
@@ -310,22 +379,22 @@ class AccountKey:
         )
         return raw, sealed
 
-    def _seal_stream(self, digest: bytes, pieces: Sequence[Octets], size: int) -> list[bytes]:
-        packed = _compressed(pieces, size)
-        length = size if packed is None else sum(map(len, packed))
+    def _seal_stream(self, digest: bytes, chunks: Iterable[bytes], size: int, length: int) -> Iterator[bytes]:
+        """Seal `length` octets; if these are not `size`, they are compressed."""
         state = sodium.crypto_secretstream_xchacha20poly1305_state()
         nonce = sodium.crypto_secretstream_xchacha20poly1305_init_push(state, self._object_key(digest))
         raw = _HEADER.pack(
-            _MAGIC, _VERSION, _STREAM | (0 if packed is None else _ZSTD), 0, size, _stream_total(length), nonce
+            _MAGIC, _VERSION, _STREAM | (0 if length == size else _ZSTD), 0, size, _stream_total(length), nonce
         )
-        sealed = [raw]
+        yield raw
         context: bytes | None = raw + self._account + digest
-        for chunk in _chunks(pieces if packed is None else _drained(packed)):
+        for chunk in chunks:
             length -= len(chunk)
             tag = _MESSAGE if length else _FINAL
-            sealed.append(sodium.crypto_secretstream_xchacha20poly1305_push(state, chunk, context, tag))
+            yield sodium.crypto_secretstream_xchacha20poly1305_push(state, chunk, context, tag)
             context = None
-        return sealed
+        if length:
+            raise AssertionError("a body was compressed to another length than before")
 
     def _decrypt(self, ref: BlobRef, header: Header, stored: bytes) -> bytes | None:
         context = header.raw + _ACCOUNT.pack(ref.account_id) + ref.content_hash
@@ -373,6 +442,31 @@ class AccountKey:
             out.write(chunk if unpack is None else unpack.decompress(chunk))
         return out.getvalue()
 
+    def _write_stream(self, ref: BlobRef, header: Header, stored: bytes, counted: _Counted) -> bool:
+        write: Callable[[bytes], object] = counted.write
+        if header.compressed:
+            write = _contexts.decompressor.stream_writer(counted, write_size=CHUNK, closefd=False).write  # type: ignore[arg-type]
+        for chunk in self._pull(ref, header, stored):
+            if chunk is None:
+                return False
+            write(chunk)
+        return True
+
+
+class _Counted:
+    """Hands on what is written, with its size and its hash."""
+
+    def __init__(self, key: bytes, write: Callable[[Octets], object]) -> None:
+        self.state = hashlib.blake2b(key=key, digest_size=HASH_BYTES)
+        self.size = 0
+        self._write = write
+
+    def write(self, data: bytes) -> int:
+        self.state.update(data)
+        self.size += len(data)
+        self._write(data)
+        return len(data)
+
 
 def fingerprint(key: bytes) -> bytes:
     """Eight octets that name a data key and tell nothing of it."""
@@ -403,16 +497,32 @@ _contexts: Final = _Contexts()
 
 def _compressed(pieces: Sequence[Octets], size: int) -> deque[bytes] | None:
     """The body compressed; None if that makes it no smaller."""
-    pack = _contexts.compressor.compressobj(size=size)
     packed: deque[bytes] = deque()
     length = 0
-    for chunk in _chunks(pieces):
-        packed.append(pack.compress(chunk))
-        length += len(packed[-1])
+    for piece in _packed(pieces, size):
+        packed.append(piece)
+        length += len(piece)
         if length >= size:
             return None
-    packed.append(pack.flush())
-    return packed if length + len(packed[-1]) < size else None
+    return packed
+
+
+def _packed(pieces: Sequence[Octets], size: int) -> Iterator[bytes]:
+    """The body compressed, the same octets every time."""
+    pack = _contexts.compressor.compressobj(size=size)
+    for chunk in _chunks(pieces):
+        yield pack.compress(chunk)
+    yield pack.flush()
+
+
+def _packed_length(pieces: Sequence[Octets], size: int) -> int:
+    """How long the body is compressed; `size` if that makes it no smaller."""
+    length = 0
+    for piece in _packed(pieces, size):
+        length += len(piece)
+        if length >= size:
+            return size
+    return length
 
 
 def _drained(packed: deque[bytes]) -> Iterator[bytes]:

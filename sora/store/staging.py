@@ -125,13 +125,18 @@ class Staging:
         """
         await self._trip(self._stage_many, items)
 
-    def spool(self) -> Spool:
+    def spool(self, *, sealed: bool = False) -> Spool:
         """Room on this disk for a message that is still arriving.
+
+        Args:
+            sealed: What is written is sealed already.
 
         Raises:
             StagingFull: There is none.
         """
-        return Spool(self._temporary, self._take_spooled, self._usage.release_unnamed, self._cipher())
+        return Spool(
+            self._temporary, self._take_spooled, self._usage.release_unnamed, PlainSpool() if sealed else self._cipher()
+        )
 
     def path(self, account_id: AccountId, content_hash: bytes) -> Path:
         """Where the body is, if it is there."""

@@ -11,7 +11,9 @@ from sora.admin import moving
 from sora.crashpoints import POINTS
 from sora.errors import NoPermission, NotFound, Refused
 from sora.services import erasing
+from sora.services.erasing import Erasing
 from sora.store import keyring
+from sora.store.journal import snapshot_key, snapshot_prefix
 from sora.store.scripts import Quota
 from tests.moving.house import ADDRESS, House, open_house
 
@@ -21,8 +23,10 @@ if TYPE_CHECKING:
 
     from sora.services.erasing import Erased
     from sora.store.db import Database
-RECEIPTS = {"shreddings", "shredded_nodes", "dropped_keys"}
-"""What is kept of an account to prove that its key is gone."""
+    from sora.types import AccountId
+
+RECEIPTS = {"shreddings", "shredded_nodes", "dropped_keys", "journal_dirty"}
+"""What is kept of an account to prove that its key is gone, and the number that the journal is going to strike out."""
 
 
 @pytest.fixture(params=["plain", "encrypted"])
@@ -42,6 +46,13 @@ async def house(request: pytest.FixtureRequest, dsn: str, db: Database, tmp_path
         await house.store.mailboxes.delete(house.ann, "Gone")
         await house.store.scripts.put(house.ann, "main", b"keep;", Quota(10, 1000, 1000))
         yield house
+
+
+_QUEUE = """
+    INSERT INTO outbound_queue (account_id, kind, sender, recipient, content_id, size)
+    SELECT account_id, 'redirect', '', 'x@example.org', content_id, 1 FROM messages
+    WHERE account_id = $1 AND mailbox_id = $2 LIMIT 1
+"""
 
 
 async def erase(house: House) -> Erased:
@@ -73,8 +84,29 @@ async def test_all_of_an_account_is_in_its_export(house: House, tmp_path: Path) 
     assert (again.messages, again.present) == (0, 6)
 
 
+async def test_a_hold_that_comes_meanwhile_keeps_what_is_left(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def held(self: Erasing, account_id: AccountId, report: Erased) -> None:
+        await house.store.accounts.set_hold(account_id, True, "court", "test")
+
+    monkeypatch.setattr(Erasing, "_shred", held)
+    before = await house.store.db.fetchval("SELECT count(*) FROM message_contents")
+    with pytest.raises(NoPermission):
+        await erase(house)
+    assert await house.store.db.fetchval("SELECT count(*) FROM message_contents") == before
+    assert await house.store.db.fetchval("SELECT count(*) FROM messages WHERE account_id = $1", house.ann) == 9
+
+
 async def test_an_erased_account_leaves_nothing(house: House) -> None:
+    """Neither mail that waits to leave nor a folder that shows deleted mail holds anything back."""
+    db, inbox = house.store.db, (await house.store.mailboxes.get(house.ann, "INBOX")).mailbox_id
+    await db.execute(_QUEUE, house.ann, inbox)
+    await db.execute("SELECT expunge($1, $2, ARRAY[1::bigint], ARRAY[1::bigint], false)", house.ann, inbox)
+    await db.execute("SELECT refresh_deleted($1, 'INBOX', 'Deleted/INBOX', interval '14 days')", house.ann)
+    assert await db.fetchval("SELECT count(*) FROM deleted_messages WHERE account_id = $1", house.ann) == 1
+    await house.context.blobs.put(snapshot_key(house.ann, 7, 0), b"snapshot")
     report = await erase(house)
+    assert report.outbound == 1
+    assert [entry.key async for entry in house.context.blobs.list(snapshot_prefix(house.ann))] == []
     assert report.gone, report.waits_for
     left = await tables_with(house)
     assert left <= RECEIPTS

@@ -13,11 +13,12 @@ import pytest
 
 from sora.admin import moving
 from sora.crashpoints import POINTS
-from sora.errors import NotFound, OverQuota, Refused, StagingFull
+from sora.errors import Busy, NotFound, OverQuota, Refused, StagingFull
 from sora.services import importing
 from sora.store.imports import Imports, NewFolder
 from sora.store.staging import Staging
 from tests.moving.house import ADDRESS, House, open_house
+from tests.store.test_journal import writer
 from tests.support.letters import letter, new_message
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from sora.services.importing import Report
     from sora.store.db import Database
+    from sora.store.imports import Folder
 
 IMPORT_POINTS = [point for point in POINTS if point.startswith("import.")]
 ONCE = ("import.begun", "import.scripts_done")
@@ -68,13 +70,42 @@ async def test_a_second_run_brings_what_is_new(house: House) -> None:
 
 
 async def test_a_dry_run_changes_nothing(house: House) -> None:
+    """Not a row of the database, no file, no object."""
     house.fill("", [2, 3])
     house.fill(".New", [1])
+    (house.mail / "cur" / "k:2,a").write_text("Subject: k\n\n")
+    (house.mail / "dovecot-keywords").write_text("0 word\n")
+    (house.mail / "subscriptions").write_text("V\t2\n\nNew\n")
+    (house.mail / "sieve").mkdir()
+    (house.mail / "sieve" / "good.sieve").write_text("keep;")
+    (house.mail / ".dovecot.sieve").symlink_to("sieve/good.sieve")
+    before = await everything(house)
     report = await bring(house, dry_run=True)
-    assert (report.messages, [line.uids_kept for line in report.folders]) == (3, [True, True])
-    assert await house.uids("INBOX") == []
-    assert await house.store.mailboxes.find(house.ann, "New") is None
-    assert await house.store.db.fetchval("SELECT count(*) FROM imports") == 0
+    assert (report.messages, report.subscriptions, report.scripts) == (4, 1, 1)
+    assert [line.uids_kept for line in report.folders] == [True, True]
+    assert await everything(house) == before
+    assert (await bring(house)).messages == 4
+    house.fill("", [2, 3, 5])
+    before = await everything(house)
+    report = await bring(house, dry_run=True)
+    assert (report.messages, report.present) == (1, 4)
+    assert await everything(house) == before
+
+
+async def everything(house: House) -> dict[str, object]:
+    """Every row of every table, and the names of the files that the store has."""
+    tables = await house.store.db.fetch(
+        "SELECT c.relname AS name FROM pg_class c WHERE c.relnamespace = 'sora'::regnamespace AND c.relkind = 'r'"
+    )
+    found: dict[str, object] = {
+        row["name"]: sorted(
+            text["t"] for text in await house.store.db.fetch(f"SELECT x::text AS t FROM {row['name']} x")
+        )
+        for row in tables
+    }
+    places = (house.folder / name for name in ("objects", "staging"))
+    found["files"] = sorted(str(path) for place in places for path in place.rglob("*.eml"))
+    return found
 
 
 async def test_uids_are_new_where_other_mail_is(house: House) -> None:
@@ -154,6 +185,36 @@ async def test_a_source_that_has_used_up_its_uids(house: House, uids: list[int],
     (delivered,) = await house.store.messages.deliver([new_message(house.ann)], "node-1")
     assert delivered.uid < 5_000
     assert await house.uidvalidity("INBOX") != 77
+
+
+async def test_uids_beyond_what_the_journal_has_reserved(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The import asks for them and waits for the next segment; who does not ask is refused."""
+    pen = await writer(house.store, house.context.blobs)  # type: ignore[arg-type]
+    assert await pen.step()
+    inbox = await house.store.mailboxes.get(house.ann, "INBOX")
+    house.fill("", [1, 2, 3_000_000], uid_next=5_000_000)
+    asked: list[int] = []
+    reserve = Imports.reserve
+
+    async def reserved(self: Imports, folder: Folder, uid_next: int) -> None:
+        asked.append(uid_next)
+        try:
+            await reserve(self, folder, uid_next)
+        except Busy:
+            await pen.step()
+            raise
+
+    monkeypatch.setattr(Imports, "reserve", reserved)
+    report = await bring(house)
+    assert (report.messages, report.notes, report.problems) == (3, [], [])
+    assert await house.uids("INBOX") == [1, 2, 3_000_000]
+    assert await house.uidvalidity("INBOX") == 77
+    assert asked[0] == 5_000_000
+    row = await house.store.db.fetchrow(
+        "SELECT uid_next, uid_reserved FROM mailbox_stats WHERE mailbox_id = $1", inbox.mailbox_id
+    )
+    assert row is not None
+    assert row["uid_next"] == 5_000_000 < row["uid_reserved"]
 
 
 async def test_two_messages_with_one_uid(house: House) -> None:

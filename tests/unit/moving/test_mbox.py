@@ -88,7 +88,7 @@ def test_what_is_written_is_read(variant: Variant, messages: list[tuple[bytes, t
 def test_headers_and_bodies_of_every_shape(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: Variant, stored: bytes, header: bytes, body: bytes
 ) -> None:
-    monkeypatch.setattr(mbox_sink, "SLICE", 1)
+    monkeypatch.setattr(mbox_sink, "SLICE", 8)
     sink = MboxSink(tmp_path / "out", "account 1", variant)
     sink.begin(SinkFolder("INBOX", 7, 1, {}))
     sink.put(SinkMessage(1, (), WHEN, len(stored)), stored)
@@ -166,3 +166,48 @@ def test_a_mailbox_that_is_written_is_done(tmp_path: Path) -> None:
         if not run:
             sink.end()
         sink.close()
+
+
+def test_a_mailbox_that_was_cut_short_is_written_anew(tmp_path: Path) -> None:
+    letter = b"Subject: x\r\n\r\nbody\r\n"
+    for run in range(2):
+        sink = MboxSink(tmp_path / "out", "account 1")
+        assert sink.begin(SinkFolder("INBOX", 7, 1, {}))
+        sink.put(SinkMessage(1, (), WHEN, len(letter)), letter)
+        if run:
+            sink.end()
+        sink.close()
+    source = MboxSource(tmp_path / "out")
+    assert [octets for _, _, octets in read(source)] == [letter]
+    source.close()
+
+
+def test_mailboxes_whose_files_would_be_one(tmp_path: Path) -> None:
+    sink = MboxSink(tmp_path / "out", "account 1")
+    mailboxes = [".a", "_a", "b", "b.mbox/c", "x" * 250]
+    for name in mailboxes:
+        assert sink.begin(SinkFolder(name, 7, 1, {}))
+        sink.put(SinkMessage(1, (), WHEN, 5), b"A: %s\r\n\r\n" % name.encode())
+        sink.end()
+    assert len(sink.notes()) == 4
+    sink.close()
+    source = MboxSource(tmp_path / "out")
+    assert {octets for _, _, octets in read(source)} == {b"A: %s\r\n\r\n" % name.encode() for name in mailboxes}
+    source.close()
+
+
+def test_lines_that_are_longer_than_a_slice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From in the middle of a line is none, wherever the line is cut."""
+    monkeypatch.setattr(mbox_sink, "SLICE", 8)
+    for gap in range(40):
+        letter = b"A: b\r\n\r\n" + b"x" * gap + b"From y From y From y From y\r\nFrom z\r\n"
+        sink = MboxSink(tmp_path / str(gap), "account 1")
+        sink.begin(SinkFolder("INBOX", 7, 1, {}))
+        sink.put(SinkMessage(1, (), WHEN, len(letter)), letter)
+        sink.end()
+        sink.close()
+        text = (tmp_path / str(gap) / "INBOX.mbox").read_bytes()
+        assert text.count(b">From ") == (2 if gap == 0 else 1)
+        source = MboxSource(tmp_path / str(gap))
+        assert [octets for _, _, octets in read(source)] == [letter]
+        source.close()

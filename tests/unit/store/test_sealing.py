@@ -271,3 +271,57 @@ def test_any_octets_are_read_without_an_error(stored: bytes) -> None:
     ref = ref_of(TEXT)
     assert KEY.open(ref, stored) is None
     assert KEY.open(replace(ref, size=len(stored), content_hash=content_hash(stored)), stored) == stored
+
+
+@pytest.mark.parametrize("size", BOUNDS)
+@pytest.mark.parametrize("make", [noise, text])
+@pytest.mark.parametrize("key", [KEY, PLAIN])
+def test_piece_by_piece_it_is_the_same(make: object, size: int, key: sealing.Sealer) -> None:
+    data = noise(size) if make is noise else text(size)
+    ref = ref_of(data, key)
+    written: list[bytes] = []
+    key.seal_into(ref.content_hash, (data[: size // 3], data[size // 3 :]), lambda piece: written.append(bytes(piece)))
+    stored = b"".join(written)
+    assert key.open(ref, stored) == data
+    assert len(stored) == len(sealed(data, key))
+    opened: list[bytes] = []
+    assert key.open_into(ref, stored, opened.append)
+    assert b"".join(opened) == data
+
+
+@pytest.mark.parametrize("make", [noise, text])
+@pytest.mark.parametrize("size", [1000, ONE_SHOT + 1, 3_000_000])
+def test_piece_by_piece_nothing_else_opens(make: object, size: int) -> None:
+    data = noise(size) if make is noise else text(size)
+    ref = ref_of(data)
+    stored = sealed(data)
+    other = ref_of(data[:-1] + b"!")
+    for place in (0, HEADER_BYTES, len(stored) // 2, len(stored) - 1):
+        wrong = stored[:place] + bytes([stored[place] ^ 1]) + stored[place + 1 :]
+        assert not KEY.open_into(ref, wrong, len)
+    assert not KEY.open_into(ref, stored[:-1], len)
+    assert not KEY.open_into(ref, b"", len)
+    assert not KEY.open_into(other, stored, len)
+    assert KEY.open_into(ref_of(data, PLAIN), data, len), "a body from before encryption was on"
+    with pytest.raises(KeyUnavailable):
+        PLAIN.open_into(ref, stored, len)
+
+
+def test_a_body_that_is_sealed_into_a_file_is_stored_from_there() -> None:
+    data = text(3_000_000)
+
+    class File:
+        def __init__(self) -> None:
+            self.octets = bytearray()
+
+        def write(self, octets: object) -> None:
+            self.octets += octets  # type: ignore[arg-type]
+
+        def map(self) -> bytes:
+            return bytes(self.octets)
+
+    body = sealing.Unsealed(KEY, KEY.hash((data,)), (data,))
+    file = File()
+    body.seal_into(file)
+    assert body.seal() == (file.map(),)
+    assert KEY.open(ref_of(data), file.map()) == data

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
+    from sora._native.mimescan import Octets
     from sora.moving.sink import SinkFolder, SinkMessage, SinkScript
-    from sora.store.diskfile import Octets
 
 Layout = Literal["auto", "maildir++", "fs"]
 

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from sora._native.mimescan import Octets
     from sora.formats.mbox import Variant
     from sora.moving.sink import SinkFolder, SinkMessage, SinkScript
-    from sora.store.diskfile import Octets
 
 SUFFIX: Final = ".mbox"
 MAX_LEVEL: Final = 230

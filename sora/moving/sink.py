@@ -10,7 +10,7 @@ from msgspec import Struct
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sora.store.diskfile import Octets
+    from sora._native.mimescan import Octets
 
 
 class SinkFolder(Struct, frozen=True):

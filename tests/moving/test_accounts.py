@@ -105,7 +105,7 @@ async def test_an_erased_account_leaves_nothing(house: House) -> None:
     assert await db.fetchval("SELECT count(*) FROM deleted_messages WHERE account_id = $1", house.ann) == 1
     await house.context.blobs.put(snapshot_key(house.ann, 7, 0), b"snapshot")
     report = await erase(house)
-    assert report.outbound == 1
+    assert report.outbound == (0 if report.key_destroyed else 1)  # a shredding removes it before
     assert [entry.key async for entry in house.context.blobs.list(snapshot_prefix(house.ann))] == []
     assert report.gone, report.waits_for
     left = await tables_with(house)

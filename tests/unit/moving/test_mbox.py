@@ -184,7 +184,7 @@ def test_a_mailbox_that_was_cut_short_is_written_anew(tmp_path: Path) -> None:
 
 def test_mailboxes_whose_files_would_be_one(tmp_path: Path) -> None:
     sink = MboxSink(tmp_path / "out", "account 1")
-    mailboxes = [".a", "_a", "b", "b.mbox/c", "x" * 250]
+    mailboxes = [".a", "_.a", "b", "b.mbox/c", "x" * 250]
     for name in mailboxes:
         assert sink.begin(SinkFolder(name, 7, 1, {}))
         sink.put(SinkMessage(1, (), WHEN, 5), b"A: %s\r\n\r\n" % name.encode())

@@ -215,14 +215,20 @@ async def test_what_was_put_aside_or_is_not_known(wreck: Wreck) -> None:
 
 
 async def test_the_recovery_point(wreck: Wreck) -> None:
-    await wreck.db.execute("DROP TABLE IF EXISTS journal_state CASCADE")
+    journal = wreck.context.config.journal
+    change(wreck.context, journal=msgspec.structs.replace(journal, interval=0.0))
     assert (await told(wreck, "recovery point"))[0] == "notice"
-    await wreck.db.execute("CREATE TABLE journal_state AS SELECT clock() AS recovery_point")
+    change(wreck.context, journal=journal)
     for past, level in (("10 s", "ok"), ("10 min", "warning"), ("2 h", "error")):
         await wreck.db.execute(f"UPDATE journal_state SET recovery_point = clock() - interval '{past}'")
         assert (await told(wreck, "recovery point"))[0] == level
+    await wreck.db.execute("UPDATE journal_state SET recovery_point = clock(), skipped = 2")
+    assert await told(wreck, "recovery point") == ("error", "2 accounts are not in the journal")
     await wreck.db.execute("UPDATE journal_state SET recovery_point = NULL")
-    assert (await told(wreck, "recovery point"))[0] == "error"
+    await wreck.account()
+    for past, level in (("10 s", "notice"), ("10 min", "warning"), ("2 h", "error")):
+        await wreck.db.execute(f"UPDATE accounts SET created_at = clock() - interval '{past}'")
+        assert (await told(wreck, "recovery point"))[0] == level
 
 
 async def test_mail_that_cannot_leave(wreck: Wreck) -> None:

@@ -724,7 +724,9 @@ async def test_whatever_happens_and_whenever_the_writer_dies_all_of_it_is_there(
     store: Store, blobs: DirectoryStore, ann: AccountId, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     monkeypatch.setattr(writing, "SMALL_BYTES", 300)
-    world = World(store, seed, [ann, await store.accounts.create("bob@example.com")])
+    monkeypatch.setattr(writing, "TOGETHER", 2)
+    others = [await store.accounts.create(f"{name}@example.com") for name in ("bob", "eve", "dan")]
+    world = World(store, seed, [ann, *others])
     lease = await leader(store)
     deaths = 0
     points = [name for name in crashpoints.POINTS if name.startswith("journal.") and name != "journal.stopped"]
@@ -745,6 +747,34 @@ async def test_whatever_happens_and_whenever_the_writer_dies_all_of_it_is_there(
     for account_id in world.accounts:
         assert await journaled(blobs, account_id) == await stored(store.db, account_id)
     assert deaths
+
+
+@pytest.mark.timeout(60)
+async def test_what_happens_during_a_pass_is_in_it_or_in_the_next(
+    store: Store, blobs: DirectoryStore, ann: AccountId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "TOGETHER", 2)
+    others = [await store.accounts.create(f"{name}@example.com") for name in ("bob", "eve", "dan")]
+    world = World(store, 7, [ann, *others])
+    pen = await writer(store, blobs, most_segments=3, segment_bytes=3000, open_s=0.0)
+
+    async def live() -> None:
+        for _ in range(40):
+            await world.change()
+
+    living = asyncio.create_task(live())
+    passes = 0
+    while not living.done():
+        await pen.step()
+        passes += 1
+    await living
+    await pen.step()
+    assert passes > 1
+    for account_id in world.accounts:
+        assert await journaled(blobs, account_id) == await stored(store.db, account_id)
+    newest = max(await segments(blobs))
+    await pen.step()
+    assert max(await segments(blobs)) == newest, "nothing is due"
 
 
 async def test_on_s3(

@@ -5,7 +5,8 @@
     ├─ Refused        valid, but declined      NotFound  AlreadyExists  NoPermission  OverQuota  TooBig
     │                                          InvalidName  Expunged  InUse  AuthFailed  LimitExceeded
     │                                          BadScript  ScriptFailed
-    ├─ Unavailable    try again                DatabaseDown  BlobDown (KeyUnavailable)  StagingFull  Busy
+    ├─ Unavailable    try again                DatabaseDown (DatabaseReadOnly)  BlobDown (KeyUnavailable)
+    │                                          StagingFull  Busy
     ├─ PeerGone       the connection ended
     └─ ConfigError    start-up and reload
 
@@ -165,6 +166,12 @@ class DatabaseDown(Unavailable):
     def __init__(self, text: str = "", *, detail: str = "", maybe_done: bool = False) -> None:
         super().__init__(text, detail=detail)
         self.maybe_done = maybe_done
+
+
+class DatabaseReadOnly(DatabaseDown):
+    """PostgreSQL answers, and takes no changes: a standby, or somebody wants it so. Nothing was done."""
+
+    default_text = "Read-only for maintenance, try again later"
 
 
 class OutcomeUnknown(Unavailable):

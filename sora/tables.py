@@ -37,6 +37,9 @@ class DatabaseTable(Table, frozen=True, kw_only=True):
     embedded: Annotated[str, Meta(description="directory of a PostgreSQL that Sora runs itself", extra=RESTART)] = ""
     primary: Annotated[str, Meta(description="DSN of the primary, postgresql://…", extra=SECRET)] = ""
     replicas: Annotated[tuple[str, ...], Meta(description="DSNs of read replicas", extra=SECRET_LIST)] = ()
+    read_only: Annotated[
+        bool, Meta(description="this node changes nothing: mail is read, and waits at its sender", extra=LIVE)
+    ] = False
     pool_size: Annotated[int, Meta(ge=2, le=200, description="connections of one worker for queries", extra=WORKER)] = 8
     delivery_connections: Annotated[
         int, Meta(ge=1, le=8, description="connections of one worker for deliveries", extra=WORKER)

@@ -18,7 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from msgspec import Struct
 
-from sora.errors import NotFound
+from sora.errors import DatabaseReadOnly, NotFound
 from sora.services.mending import KINDS
 from sora.store import migrate
 from sora.store.account_keys import WrappedKeys
@@ -71,7 +71,12 @@ class Trouble(Struct, frozen=True):
 
 async def postgresql(ctx: AdminContext) -> Trouble | None:
     """It answers, and takes writes."""
-    await ctx.store.db.ping()
+    try:
+        await ctx.store.db.ping()
+    except DatabaseReadOnly as error:
+        return Trouble(f"read-only: {error.detail}", WARNING)
+    if ctx.config.database.read_only:
+        return Trouble("read-only: database.read_only is set on this node", WARNING)
     return None
 
 

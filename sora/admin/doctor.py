@@ -43,7 +43,7 @@ class Check(NamedTuple):
 
 CHECKS: Final[dict[str, Check]] = {
     "postgresql": Check(
-        checkups.postgresql, "Start it, or correct [database]; a demoted primary must not be asked.", alone=True
+        checkups.postgresql, "Start it, or correct [database]; see `Read-only mode` in README.md.", alone=True
     ),
     "migrations": Check(checkups.migrations, "Run `sora-admin migrate up`."),
     "settings": Check(checkups.settings, "Correct postgresql.conf, then restart PostgreSQL."),
@@ -108,7 +108,7 @@ async def doctor(ctx: AdminContext) -> list[Diagnosis]:
     """Say what is wrong with the installation, and what to do."""
     first = await diagnose(ctx, "postgresql")
     names = [name for name in CHECKS if name != "postgresql"]
-    if first.level == WELL:
+    if first.level != ERROR:
         return [first, *await asyncio.gather(*(diagnose(ctx, name) for name in names))]
     alone = await asyncio.gather(*(diagnose(ctx, name) for name in names if CHECKS[name].alone))
     return [first, *alone, *(Diagnosis(name, UNKNOWN) for name in names if not CHECKS[name].alone)]

@@ -29,7 +29,7 @@ from sora.admin.context import AdminContext, facts
 from sora.admin.operations import OPERATIONS
 from sora.cli import completion
 from sora.cli.progress import Watched
-from sora.errors import DatabaseDown, Refused, SoraError, Unavailable
+from sora.errors import DatabaseDown, DatabaseReadOnly, Refused, SoraError, Unavailable
 from sora.server.embedded_pg import EmbeddedPostgres
 from sora.services.passwords import HashCost
 from sora.store import migrate
@@ -154,7 +154,9 @@ def find_dsn(config: Config) -> str:
 def _lines(error: SoraError) -> list[str]:
     """The reason: one line, but a script has one for each of its errors."""
     # A peer is not told what is away; an operator is.
-    text = "PostgreSQL cannot be reached" if isinstance(error, DatabaseDown) else error.text
+    text = error.text
+    if isinstance(error, DatabaseDown):
+        text = "PostgreSQL is read-only" if isinstance(error, DatabaseReadOnly) else "PostgreSQL cannot be reached"
     if error.detail and error.detail != error.text:
         return [" ".join(f"{text}: {error.detail}".split())]
     return [" ".join(line.split()) for line in text.splitlines()]

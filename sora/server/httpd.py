@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from sora.errors import Unavailable
+from sora.errors import DatabaseReadOnly, Unavailable
 from sora.server import child as children
 from sora.services.node import open_database, own_instance_id
 
@@ -41,6 +41,7 @@ async def _main(process: Process) -> None:
     child = process.child
     config = child.config
     database = await open_database(config, child.dsn, "sora http")
+    process.on_live = lambda config: database.set_read_only(wanted=config.database.read_only)
 
     async def readiness() -> dict[str, str]:
         return {"postgresql": await _probe(database), "node": _node_state(process)}
@@ -75,6 +76,8 @@ def _node_state(process: Process) -> str:
 async def _probe(database: Database) -> str:
     try:
         await asyncio.wait_for(database.ping(), PROBE_S)
+    except DatabaseReadOnly:
+        return "read-only"
     except (Unavailable, TimeoutError):
         return "down"
     return "ok"

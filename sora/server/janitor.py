@@ -10,7 +10,7 @@ import socket
 from typing import TYPE_CHECKING, Final
 
 from sora import log
-from sora.errors import ConfigError, InUse, NotFound, Unavailable
+from sora.errors import ConfigError, DatabaseReadOnly, InUse, NotFound, Unavailable
 from sora.server import child as children
 from sora.services.adoption import Adoption
 from sora.services.changes import Changes
@@ -81,6 +81,8 @@ JOURNAL_SHARE: Final = 0.6
 JOURNAL_LEAST_S: Final = 0.2
 JOURNAL_OFF_S: Final = 60.0
 """While it is off, what was noted for it is removed."""
+READ_ONLY_S: Final = 3.0
+"""Pause of everything while the database takes no changes."""
 FIRST_CONTACT_S: Final = 5.0
 FIRST_PASS_S: Final = 10.0
 """Before the first cleanup: a start has better things to do."""
@@ -96,6 +98,7 @@ async def _main(process: Process) -> None:
     async with contextlib.AsyncExitStack() as stack:
         database = await open_database(child.config, child.dsn, "sora janitor")
         stack.push_async_callback(database.close)
+        process.on_live = lambda config: database.set_read_only(wanted=config.database.read_only)
         blobs = open_blob_store(child.config.object_store)
         stack.callback(blobs.close)
         store = Store(database)
@@ -332,12 +335,19 @@ async def _repeat(
     process: Process, pause_s: Callable[[], float], work: Callable[[], Coroutine[Any, Any, None]]
 ) -> None:
     """Work, pause, until the process is told to stop; a dependency that is away is met again after the pause."""
+    resting = False
     while not process.stopping.is_set():
+        least_s = 0.0
         try:
             await work()
+            resting = False
+        except DatabaseReadOnly as error:
+            if not resting:
+                _logger.warning("nothing is done while the database is read-only", extra={"detail": str(error)})
+            resting, least_s = True, READ_ONLY_S
         except Unavailable as error:
             _logger.warning("will try again", extra={"detail": str(error)})
-        await _pause(process, pause_s())
+        await _pause(process, max(least_s, pause_s()))
 
 
 async def _pause(process: Process, seconds: float) -> None:

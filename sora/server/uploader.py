@@ -11,7 +11,7 @@ import asyncpg
 import msgspec
 
 from sora import log, metrics
-from sora.errors import BlobDown, NotFound, Unavailable
+from sora.errors import BlobDown, DatabaseReadOnly, NotFound, Unavailable
 from sora.server import child as children
 from sora.services.key_objects import open_key_objects
 from sora.services.node import open_database, own_instance_id
@@ -55,6 +55,7 @@ async def _main(process: Process) -> None:
     async with contextlib.AsyncExitStack() as stack:
         database = await open_database(config, child.dsn, "sora uploader")
         stack.push_async_callback(database.close)
+        process.on_live = lambda config: database.set_read_only(wanted=config.database.read_only)
         staging = open_staging(config)
         stack.callback(staging.close)
         cache = open_cache(config)
@@ -137,6 +138,8 @@ async def _feel(process: Process, database: Database, blobs: BlobStore) -> None:
 async def _database_answers(database: Database) -> bool:
     try:
         await asyncio.wait_for(database.ping(), PROBE_TIMEOUT_S)
+    except DatabaseReadOnly:
+        return True
     except (Unavailable, TimeoutError):
         return False
     except asyncpg.PostgresError:

@@ -10,7 +10,7 @@ import socket
 from typing import TYPE_CHECKING, Final, Protocol
 
 from sora import log
-from sora.errors import Unavailable
+from sora.errors import DatabaseReadOnly, Unavailable
 from sora.net.listener import BACKLOG, Listener
 from sora.net.proxied import ProxiedServer
 from sora.net.tls import server_context
@@ -92,6 +92,8 @@ async def _first_contact(node: Node) -> None:
     """Reach the database once, so that the first client does not wait for a connection; if it is away, so be it."""
     try:
         await asyncio.wait_for(node.store.db.ping(), FIRST_CONTACT_S)
+    except DatabaseReadOnly as error:
+        _logger.warning("started read-only", extra={"detail": str(error)})
     except (Unavailable, TimeoutError) as error:
         _logger.warning("started without the database", extra={"detail": str(error)})
 

@@ -49,6 +49,8 @@ MAX_PAYLOAD: Final = 7999
 """PostgreSQL wants less than 8,000 bytes."""
 FLUSH_S: Final = 0.007
 POLL_S: Final = 20.0
+STANDBY_POLL_S: Final = 3.0
+"""A standby takes no LISTEN: all that is known of it is what is asked for."""
 TIMEOUT_S: Final = 10.0
 """For one statement: what takes longer is a dead connection."""
 FIRST_PAUSE_S: Final = 0.1
@@ -269,6 +271,9 @@ class Changes:
         """Hear the others, and ask now and then for what was not heard."""
         lost = asyncio.Event()
         connection.add_termination_listener(lambda _: lost.set())
+        if _is_standby(connection):
+            await self._follow(connection, lost)
+            return
         for bucket in range(self._buckets):
             await connection.add_listener(_channel(bucket), self._heard)
         for channel, heard_by in self._further.items():
@@ -283,6 +288,15 @@ class Changes:
         finally:
             self.listening.clear()
         raise ConnectionError("closed by the server")
+
+    async def _follow(self, connection: asyncpg.Connection, lost: asyncio.Event) -> None:
+        """Ask a standby, until it is lost or has become the primary."""
+        while not lost.is_set() and _is_standby(connection):
+            for heard_by in self._further.values():
+                for _, missed in heard_by:
+                    missed()
+            await self._poll(connection)
+            await _wait(lost, min(self._poll_s, STANDBY_POLL_S))
 
     def _heard(self, _connection: object, _pid: int, channel: str, payload: object) -> None:
         try:
@@ -370,6 +384,10 @@ def _join(items: Iterable[str]) -> Iterator[str]:
         payload = f"{payload} {item}" if payload else item
     if payload:
         yield payload
+
+
+def _is_standby(connection: asyncpg.Connection) -> bool:
+    return getattr(connection.get_settings(), "in_hot_standby", "off") == "on"
 
 
 async def _wait(event: asyncio.Event, timeout: float) -> None:

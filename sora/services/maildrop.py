@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from sora import log
 from sora._native.seqset import UidSet
 from sora._native.viewcols import Snapshot
-from sora.errors import InUse, NotFound, Refused, Unavailable
+from sora.errors import DatabaseReadOnly, InUse, NotFound, Refused, Unavailable
 from sora.store import leases
 from sora.store.blobs import BlobRef
 
@@ -65,9 +65,11 @@ class Maildrop:
     Attributes:
         uidvalidity: Of the INBOX.
         marked: Numbers of the messages to be removed.
+
+    While the database takes no changes there is no lease, and nothing can be marked: others may read the same.
     """
 
-    def __init__(self, node: Node, account_id: AccountId, mailbox: Mailbox, lease: Lease) -> None:
+    def __init__(self, node: Node, account_id: AccountId, mailbox: Mailbox, lease: Lease | None) -> None:
         self.uidvalidity = mailbox.uidvalidity
         self.marked: set[int] = set()
         self._node = node
@@ -96,13 +98,17 @@ class Maildrop:
         except NotFound as error:
             raise NoMaildrop(detail=error.text) from None
         name = leases.maildrop(account_id)
+        lease: Lease | None = None
         try:
             lease = await node.store.leases.acquire(name, node.instance_id, ttl_s=LEASE_S)
         except InUse as error:
             raise InUse("Another session has this maildrop", detail=error.detail) from None
+        except DatabaseReadOnly as error:
+            _log.info("maildrop opened without a lease", extra={"detail": str(error)})
         drop = cls(node, account_id, mailbox, lease)
         try:
-            await drop._begin_pause()
+            if lease is not None:
+                await drop._begin_pause()
             await drop._load()
         except BaseException:
             await drop.close()
@@ -145,6 +151,18 @@ class Maildrop:
         if not 1 <= number <= len(self._uids) or number in self.marked:
             raise NoSuchMessage
         return number
+
+    def mark(self, number: int) -> None:
+        """Mark a message to be removed.
+
+        Raises:
+            NoSuchMessage: There is none, or it is marked.
+            DatabaseReadOnly: It could not be removed.
+        """
+        self.check(number)
+        if self._lease is None:
+            raise DatabaseReadOnly
+        self.marked.add(number)
 
     def uid(self, number: int) -> int:
         """UID of a message."""
@@ -211,7 +229,7 @@ class Maildrop:
     async def keep(self) -> None:
         """Renew the lease if that is due. Losing it ends nothing here: `remove_marked` finds out."""
         now = time.monotonic()
-        if now < self._renew_at_mono:
+        if self._lease is None or now < self._renew_at_mono:
             return
         self._renew_at_mono = now + RENEW_S
         try:
@@ -224,6 +242,8 @@ class Maildrop:
         """Give the lease back; if that cannot be done now, the maildrop is free when it runs out."""
         for task in self._ahead.values():
             task.cancel()
+        if self._lease is None:
+            return
         try:
             await self._node.store.leases.release(self._lease)
         except Unavailable as error:

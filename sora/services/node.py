@@ -107,6 +107,7 @@ class Node:
     counts: Counts
     imapsieve: ImapSieve
     warmup: Warmup
+    _databases: tuple[Database, ...]
     _closing: contextlib.AsyncExitStack
     _shared: dict[object, Any] = field(default_factory=dict)
 
@@ -137,9 +138,9 @@ class Node:
             staging, cache = _open_directories(config, stack)
             blobs = open_blob_store(config.object_store)
             stack.callback(blobs.close)
-            queries = await _open_pool(stack, dsn, "sora", config.database.pool_size)
+            queries = await _open_pool(stack, config, dsn, "sora", config.database.pool_size)
             lanes = config.database.delivery_connections + PATIENT_LANES
-            deliveries = await _open_pool(stack, dsn, "sora delivery", lanes)
+            deliveries = await _open_pool(stack, config, dsn, "sora delivery", lanes)
             store = Store(queries)
             instance_id = own_instance_id(config)
             sealers = open_sealers(open_keyring(config), queries)
@@ -188,6 +189,7 @@ class Node:
                 counts=counts,
                 imapsieve=imapsieve,
                 warmup=warmup,
+                _databases=(queries, deliveries),
                 _closing=stack.pop_all(),
             )
         imapsieve.begin(node)
@@ -203,6 +205,8 @@ class Node:
     def take_live(self, config: Config) -> None:
         """Go on with a configuration in which `live` keys have changed."""
         self.config = config
+        for database in self._databases:
+            database.set_read_only(wanted=config.database.read_only)
         self.filters.table = config.sieve
         self.limits = _limits(config, self.counts)
         self.guesses.limits, self.guesses.table = self.limits, config.limits
@@ -261,7 +265,13 @@ def forget_all_bodies(sealers: Sealers, bodies: Bodies) -> None:
 
 async def open_database(config: Config, dsn: str, name: str) -> Database:
     """The pool of a process; connects when it is first used."""
-    return await Database.open(dsn, min_size=0, max_size=config.database.pool_size, application_name=name)
+    return await Database.open(
+        dsn,
+        min_size=0,
+        max_size=config.database.pool_size,
+        application_name=name,
+        read_only=config.database.read_only,
+    )
 
 
 def own_instance_id(config: Config) -> str:
@@ -309,8 +319,10 @@ def _open_directories(config: Config, stack: contextlib.AsyncExitStack) -> tuple
     return staging, cache
 
 
-async def _open_pool(stack: contextlib.AsyncExitStack, dsn: str, name: str, size: int) -> Database:
-    database = await Database.open(dsn, min_size=0, max_size=size, application_name=name)
+async def _open_pool(stack: contextlib.AsyncExitStack, config: Config, dsn: str, name: str, size: int) -> Database:
+    database = await Database.open(
+        dsn, min_size=0, max_size=size, application_name=name, read_only=config.database.read_only
+    )
     stack.push_async_callback(database.close)
     return database
 

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from sora import log, metrics
 from sora.crashpoints import crash_point
-from sora.errors import BlobDown, Busy, DatabaseDown, KeyUnavailable, NotFound, SoraError, Unavailable
+from sora.errors import BlobDown, Busy, DatabaseDown, DatabaseReadOnly, KeyUnavailable, NotFound, SoraError, Unavailable
 from sora.services.key_objects import NoKeyObjects
 from sora.store import labels
 from sora.store.account_keys import NoKeys
@@ -192,6 +192,7 @@ class Uploads:
         self._breaker = Breaker()
         self._claimed: deque[PendingUpload] = deque()
         self._due = True  # there may be rows to claim
+        self._resting = False  # because the database is read-only
         self._running: set[asyncio.Task[None]] = set()
         self._sent: deque[PendingUpload] = deque()
         self._marking: asyncio.Task[None] | None = None
@@ -303,8 +304,11 @@ class Uploads:
         try:
             self._claimed.extend(await self._pending.claim(wanted))
             self._due = len(self._claimed) >= wanted
+            self._resting = False
         except SoraError as error:
-            _log.warning("uploads wait for the database", extra={"error": str(error)})
+            if not self._resting:
+                _log.warning("uploads wait for the database", extra={"error": str(error)})
+            self._resting = isinstance(error, DatabaseReadOnly)  # that may last, and needs no line for each look
             await asyncio.sleep(DATABASE_PAUSE_S)
 
     async def _attempt(self, row: PendingUpload) -> None:

@@ -7,6 +7,7 @@ A failure becomes one of our own errors, so that nobody above this module looks 
 
 - the server cannot be reached, or the connection broke: `DatabaseDown`. `maybe_done` says whether the statement may
   have been committed nevertheless (its answer was lost), in which case the caller reads a witness before it replies;
+- the server takes no changes, because it is a standby or was told so: `DatabaseReadOnly`, a `DatabaseDown`;
 - the server is there but busy (lock timeout, deadlock, statement timeout, no free connection): `Busy`;
 - our SQL functions declined: `NotFound`, `AlreadyExists`, `OverQuota` …;
 - anything else stays an `asyncpg.PostgresError`: a bug.
@@ -25,6 +26,7 @@ from sora.errors import (
     AlreadyExists,
     Busy,
     DatabaseDown,
+    DatabaseReadOnly,
     InUse,
     InvalidName,
     KeyUnavailable,
@@ -75,9 +77,9 @@ _DECLINED: Final[dict[str, tuple[type[SoraError], str]]] = {
 }
 _RESERVATION: Final = "journal_reservation"
 """A constraint whose violation ends with the next segment of the journal, see schema/0025_journal.sql."""
+_READ_ONLY: Final = "25006"
 _DOWN: Final = frozenset(
     {
-        "25006",  # read-only: a demoted primary, or a standby
         "3D000",  # no such database: it is being restored, or the DSN is wrong
         "53100",  # disk full
         "53200",  # out of memory
@@ -99,17 +101,36 @@ _log = log.get(__name__)
 
 
 class Database:
-    """A pool of connections. Made by `open`, inside the loop that uses it."""
+    """A pool of connections. Made by `open`, inside the loop that uses it.
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
+    Attributes:
+        read_only: No changes are taken, as the connection that was used last had heard from its server.
+    """
+
+    def __init__(self, pool: asyncpg.Pool, dsn: str, application_name: str) -> None:
         self._pool = pool
+        self._dsn = dsn
+        self._application_name = application_name
+        self._called = application_name  # of connections as they are wanted now
+        self.read_only = False
         self._at_hand: list[Connection] = []
         self._waiting = 0  # for the pool
         self._closing = False
 
     @classmethod
-    async def open(cls, dsn: str, *, min_size: int = 1, max_size: int = 10, application_name: str = "sora") -> Database:
+    async def open(
+        cls,
+        dsn: str,
+        *,
+        min_size: int = 1,
+        max_size: int = 10,
+        application_name: str = "sora",
+        read_only: bool = False,
+    ) -> Database:
         """Open a pool; with min_size=0 the first connection is made when it is needed.
+
+        Args:
+            read_only: See `set_read_only`.
 
         Raises:
             DatabaseDown: no connection could be made.
@@ -119,13 +140,26 @@ class Database:
                 dsn,
                 min_size=min_size,
                 max_size=max_size,
-                timeout=CONNECT_TIMEOUT_S,
-                command_timeout=STATEMENT_TIMEOUT_S + 5,
-                server_settings={**SETTINGS, "application_name": application_name},
                 init=_prepare,
                 reset=_keep,
+                **_connect_arguments(application_name, read_only=read_only),
             )
-        return cls(pool)
+        database = cls(pool, dsn, application_name)
+        database.set_read_only(wanted=read_only)
+        return database
+
+    def set_read_only(self, *, wanted: bool) -> None:
+        """Have the server refuse every change, or no longer; what is under way ends as it began.
+
+        By connections of their own: to set it back on one that is open would also undo what the database's owner has
+        set (`ALTER DATABASE`), which holds whatever is wanted here. They have another name, by which they are told
+        apart and seen in pg_stat_activity.
+        """
+        called = f"{self._application_name} (read-only)" if wanted else self._application_name
+        if called == self._called:
+            return
+        self._called = called
+        self._pool.set_connect_args(self._dsn, **_connect_arguments(self._called, read_only=wanted))
 
     async def fetch(self, sql: str, *args: object) -> list[asyncpg.Record]:
         """All rows of one statement in a transaction of its own."""
@@ -187,12 +221,14 @@ class Database:
         try:
             yield conn
         except BaseException as error:
-            if isinstance(error, DatabaseDown):
+            self._note_access(conn)
+            if isinstance(error, DatabaseDown) and not _stays(error, conn):
                 # asyncpg may still think that an operation is under way on it: nobody shall get this one again
                 with contextlib.suppress(asyncpg.InterfaceError):  # the pool has taken it back and knows it is closed
                     conn.terminate()
             await self._give_back(conn)
             raise
+        self._note_access(conn)
         enough = self._closing or self._waiting or len(self._at_hand) >= AT_HAND
         if enough or _is_closed(conn) or conn.is_in_transaction():
             await self._give_back(conn)
@@ -200,12 +236,21 @@ class Database:
             self._at_hand.append(conn)
 
     async def _take(self) -> Connection:
-        while self._at_hand:
-            conn = self._at_hand.pop()
+        while True:
+            conn = self._at_hand.pop() if self._at_hand else await self._borrow()
             if not _is_closed(conn):
-                return conn
+                if _reported(conn, "application_name", self._called) == self._called:
+                    return conn
+                conn.terminate()  # from before `set_read_only`
             await self._give_back(conn)
-        return await self._borrow()
+
+    def _note_access(self, conn: Connection) -> None:
+        """The server says of each connection whether it takes changes, and says so again when that changes."""
+        if not _is_closed(conn):
+            self.read_only = "on" in (
+                _reported(conn, "default_transaction_read_only", "off"),
+                _reported(conn, "in_hot_standby", "off"),
+            )
 
     async def _borrow(self) -> Connection:
         """From the pool: a new one, or one that somebody gives back."""
@@ -229,10 +274,16 @@ class Database:
         """One round trip to a server that takes writes.
 
         Raises:
-            DatabaseDown: it does not answer, or it is a standby (a demoted primary still answers).
+            DatabaseReadOnly: it takes none; a demoted primary still answers.
+            DatabaseDown: it does not answer.
         """
-        if await self.fetchval("SELECT pg_is_in_recovery()"):
-            raise DatabaseDown(detail="the server is a standby")
+        row = await self.fetchrow("SELECT current_setting('transaction_read_only') = 'on', pg_is_in_recovery()")
+        assert row is not None, "a SELECT without FROM is one row"
+        if row[0]:
+            if self._called != self._application_name:
+                raise DatabaseReadOnly(detail="database.read_only is set")
+            standby, told = "the server is a standby", "default_transaction_read_only is on"
+            raise DatabaseReadOnly(detail=standby if row[1] else told)
 
     async def close(self) -> None:
         """Close every connection, busy ones after a moment by force."""
@@ -244,6 +295,17 @@ class Database:
                 await self._pool.close()
         except TimeoutError:
             self._pool.terminate()
+
+
+def _connect_arguments(application_name: str, *, read_only: bool) -> dict[str, Any]:
+    settings = {**SETTINGS, "application_name": application_name}
+    if read_only:
+        settings["default_transaction_read_only"] = "on"
+    return {
+        "timeout": CONNECT_TIMEOUT_S,
+        "command_timeout": STATEMENT_TIMEOUT_S + 5,
+        "server_settings": settings,
+    }
 
 
 @contextlib.contextmanager
@@ -277,8 +339,20 @@ def _is_closed(conn: Connection) -> bool:
         return True
 
 
+def _reported(conn: Connection, name: str, default: str) -> str:
+    """A setting as the server reports it by itself, without a round trip; a pooler in between may not."""
+    return str(getattr(conn.get_settings(), name, default))
+
+
+def _stays(error: DatabaseDown, conn: Connection) -> bool:
+    """A refused change leaves a sound connection; but the next one may lead to the server that is primary now."""
+    return isinstance(error, DatabaseReadOnly) and _reported(conn, "in_hot_standby", "off") == "off"
+
+
 def _of_sqlstate(error: Exception, maybe_done: bool) -> Exception:
     state = getattr(error, "sqlstate", None) or ""
+    if state == _READ_ONLY:
+        return _count(DatabaseReadOnly(detail=str(error)), "read_only")
     if state.startswith(_DOWN_CLASSES) or state in _DOWN:
         # class 08 is also what asyncpg itself raises when the connection is lost in the middle
         return _down(error, maybe_done and (state.startswith("08") or state in _AMBIGUOUS))

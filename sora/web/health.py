@@ -17,7 +17,8 @@ def build_app(readiness: Callable[[], Awaitable[dict[str, str]]]) -> Litestar:
     """The application of `servers.metrics`.
 
     Args:
-        readiness: State by dependency; `ok` is good, anything else means that this node should get no traffic.
+        readiness: State by dependency; `ok` and `read-only` are good, anything else means that this node should get no
+            traffic.
     """
 
     @get("/metrics")
@@ -34,7 +35,7 @@ def build_app(readiness: Callable[[], Awaitable[dict[str, str]]]) -> Litestar:
     async def ready() -> Response[dict[str, str]]:
         """This node can serve."""
         state = await readiness()
-        good = set(state.values()) <= {"ok"}
+        good = set(state.values()) <= {"ok", "read-only"}  # elsewhere it is no better: the database is the same
         return Response({"status": "ok" if good else "unavailable", **state}, status_code=200 if good else 503)
 
     return Litestar(route_handlers=[show_metrics, live, ready], openapi_config=None, logging_config=None)

@@ -11,7 +11,7 @@ from sora._native.viewcols import Snapshot  # noqa: TC001 — msgspec reads the 
 from sora.errors import Expunged, LimitExceeded, NoPermission
 from sora.protocols.imap import events, messagelimit
 from sora.protocols.imap.enable import CONDSTORE, switch_on
-from sora.protocols.imap.replies import NO, OK, ReadOnly, Reply
+from sora.protocols.imap.replies import NO, OK, Reply
 from sora.protocols.imap.rights import ALL_FLAGS, allowed, allowed_names
 from sora.protocols.imap.selection import NO_UIDS, FlagEdit, uids_of
 from sora.store.flags import FlagChange  # noqa: TC001
@@ -56,8 +56,7 @@ async def store(s: Session, cmd: wire.Store) -> Reply | None:
         switch_on(s, CONDSTORE)
     chosen = messagelimit.cut(s, s.uids(cmd.messages))
     uids = chosen.uids
-    if s.view.read_only:
-        raise ReadOnly
+    s.view.require_writable()
     edit = await _edit_of(s, cmd)
     if not uids:
         return None

@@ -9,13 +9,14 @@ NO [UNAVAILABLE]: an empty literal would be kept by the client for ever.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from msgspec import Struct
 
 from sora._native.seqset import UidSet
 from sora._native.viewcols import DATE_ITEM, FLAGS_ITEM, MADE_ITEM, NUMBER_ITEM, TEXT_ITEM, UID_ITEM, RowWriter
-from sora.errors import BadSyntax, BlobDown, Expunged
+from sora.errors import BadSyntax, BlobDown, DatabaseReadOnly, Expunged
 from sora.mime import message as mime
 from sora.mime.envelope import encoding, strip_extensions
 from sora.mime.text import decode_transfer
@@ -158,7 +159,8 @@ async def fetch(s: Session, cmd: Fetch) -> Reply | None:
         return chosen.reply
     marked, before = NO_UIDS, s.view.told.highest_modseq
     if plan.sets_seen and not s.view.read_only and s.view.view.rights & Rights.SEEN:
-        marked = await _mark_while_reading(s, uids, plan)
+        with contextlib.suppress(DatabaseReadOnly):  # since a moment ago; the client is told at the end
+            marked = await _mark_while_reading(s, uids, plan)
     asked = Attribute.MODSEQ in plan.items
     stamps = await _stamps(s, uids if asked else marked, (cmd.changed_since or 0) if asked else before)
     answer = Answer(s.view, plan, marked, stamps, s.enabled)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from sora.errors import Expunged, NotFound, Refused, Unavailable
 from sora.protocols.imap.places import look_again
-from sora.protocols.imap.replies import ReadOnly
 from sora.protocols.imap.rights import require_selected
 from sora.store.replacing import Replaced
 from sora.types import ModSeq, Rights, Uid
@@ -28,8 +27,7 @@ async def old_message(s: Session, messages: SeqSet | UidSet) -> Replaced:
     """
     selection = s.view
     view = selection.view
-    if selection.read_only:
-        raise ReadOnly
+    selection.require_writable()
     await look_again(s)  # the literal may come before the command is whole
     require_selected(view.rights, Rights.DELETE_MESSAGES | Rights.EXPUNGE)
     uids = s.uids(messages)

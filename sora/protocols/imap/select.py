@@ -31,6 +31,7 @@ async def select(s: Session, cmd: wire.Select) -> Reply:
         enable.switch_on(s, enable.CONDSTORE)
     place = await place_of(s, cmd.mailbox)
     selection = await s.server.views.select(place.owner_id, place.name, place.viewer_id, read_only=cmd.read_only)
+    selection.frozen = s.node.store.db.read_only
     s.select(selection)
     _tell_picture(s, selection, cmd.mailbox)
     if cmd.qresync is not None:
@@ -39,7 +40,7 @@ async def select(s: Session, cmd: wire.Select) -> Reply:
         except BaseException:
             s.unselect()  # a SELECT that fails leaves nothing selected
             raise
-    writable = not cmd.read_only and selection.view.rights & CHANGES
+    writable = not selection.read_only and selection.view.rights & CHANGES
     return Reply(code=b"READ-WRITE" if writable else b"READ-ONLY")
 
 

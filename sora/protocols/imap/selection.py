@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Final
 
 from sora._native.seqset import UidSet
 from sora._native.viewcols import Snapshot
+from sora.errors import DatabaseReadOnly
 from sora.protocols.imap.enable import CONDSTORE
-from sora.protocols.imap.rights import permanent_flags
+from sora.protocols.imap.replies import ReadOnly
+from sora.protocols.imap.rights import CHANGES, permanent_flags
 from sora.protocols.imap.untagged import flag_lines, write_count, write_expunges
 from sora.types import MAX_UID, SYSTEM_FLAGS
 
@@ -32,7 +34,8 @@ class Selection:
 
     Attributes:
         told: The picture the client has.
-        read_only: EXAMINE.
+        examined: Opened by EXAMINE.
+        frozen: The client was told that nobody may change anything now.
         uidvalidity: Of the mailbox.
         recent_after: Messages with a higher UID are \\Recent in this session.
         enabled: What the session has enabled: in which words it is told.
@@ -52,7 +55,8 @@ class Selection:
         "_tell",
         "_tell_modseqs",
         "enabled",
-        "read_only",
+        "examined",
+        "frozen",
         "recent_after",
         "tells_counts",
         "tells_flags",
@@ -65,7 +69,8 @@ class Selection:
 
     def __init__(self, view: MailboxView, *, read_only: bool) -> None:
         self.view = view
-        self.read_only = read_only
+        self.examined = read_only
+        self.frozen = False
         self.uidvalidity = 0
         self.recent_after = MAX_UID
         self.told: Snapshot = EMPTY
@@ -88,6 +93,35 @@ class Selection:
         self.told = self.view.newest
         self._keywords_told = frozenset(self.told.flag_numbers()) - SYSTEM_FLAGS.keys()
         self._rights_told = self.view.rights
+
+    @property
+    def read_only(self) -> bool:
+        """Nothing may be changed in it, as the client knows."""
+        return self.examined or self.frozen
+
+    def require_writable(self) -> None:
+        """See that the mailbox was opened to change something.
+
+        Raises:
+            ReadOnly: It was opened by EXAMINE.
+            DatabaseReadOnly: The database takes no changes now.
+        """
+        if self.examined:
+            raise ReadOnly
+        if self.frozen:
+            raise DatabaseReadOnly
+
+    def freeze(self, write: Callable[[bytes], None], *, frozen: bool) -> None:
+        """Access has changed while the mailbox is selected: say so (RFC 9051 §7.1, READ-ONLY and READ-WRITE)."""
+        if frozen == self.frozen:
+            return
+        self.frozen = frozen
+        if not self.examined and self.view.rights & CHANGES:
+            text = (
+                b"[READ-ONLY] Nothing can be changed for now" if frozen else b"[READ-WRITE] Changes are possible again"
+            )
+            write(b"* OK %s\r\n" % text)
+            write(self.permanent_flags())
 
     @property
     def behind(self) -> bool:

@@ -292,6 +292,7 @@ class Session(Connection):
         except Unavailable as error:
             _log.info("modseqs not read", extra={"detail": str(error)})
             return
+        selection.freeze(self.write, frozen=self.node.store.db.read_only)
         contexts = self.results.contexts
         if contexts:
             contexts.before(self, hold=hold)

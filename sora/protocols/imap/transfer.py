@@ -11,7 +11,7 @@ from sora.protocols.imap import events, messagelimit
 from sora.protocols.imap.enable import CONDSTORE
 from sora.protocols.imap.places import find
 from sora.protocols.imap.progress import working
-from sora.protocols.imap.replies import ReadOnly, Reply, TryCreate
+from sora.protocols.imap.replies import Reply, TryCreate
 from sora.protocols.imap.rights import require_selected
 from sora.store.transfers import Transfer
 from sora.types import DELETED, Rights
@@ -88,8 +88,7 @@ async def move(s: Session, cmd: wire.Move) -> Reply | None:
     """RFC 6851 §3.3: untagged COPYUID, then the expunges, then the tagged OK."""
     selection = s.view
     view = selection.view
-    if selection.read_only:
-        raise ReadOnly
+    selection.require_writable()
     require_selected(view.rights, Rights.DELETE_MESSAGES | Rights.EXPUNGE)
     target = await target_of(s, cmd.mailbox)
     chosen = messagelimit.cut(s, await _still_there(s, cmd))
@@ -184,8 +183,7 @@ async def expunge(s: Session, cmd: wire.Expunge) -> Reply | None:
     """
     selection = s.view
     view = selection.view
-    if selection.read_only:
-        raise ReadOnly
+    selection.require_writable()
     require_selected(view.rights, Rights.EXPUNGE)
     chosen = None if cmd.uids is None else _deleted(s, s.uids(cmd.uids))
     uids = None if chosen is None else chosen.uids

@@ -29,7 +29,7 @@ from collections import OrderedDict
 from time import monotonic
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
-from sora.errors import NotFound, Unavailable
+from sora.errors import DatabaseReadOnly, NotFound, Unavailable
 from sora.protocols.imap import modseqs
 from sora.protocols.imap.modseqs import ModSeqColumn
 from sora.protocols.imap.selection import EMPTY, Selection
@@ -411,7 +411,7 @@ class Views:
         selection = self._rejoin(account_id, name, viewer_id, read_only)
         known = None if selection is None else (selection.view.mailbox_id, selection.view.newest.highest_modseq)
         try:
-            opened = await self._mailboxes.open(account_id, name, known, viewer_id, claim=not read_only)
+            opened = await self._open(account_id, name, known, viewer_id, claim=not read_only)
             if selection is None or selection.view.mailbox_id != opened.mailbox_id:
                 if selection is not None:  # the name means another mailbox now
                     self.close(selection)
@@ -427,6 +427,23 @@ class Views:
         self._name(account_id, name, opened.mailbox_id)
         selection.start(opened.state.uidvalidity, opened.recent_uid if viewer_id is None else MAX_UID)
         return selection
+
+    async def _open(
+        self,
+        account_id: AccountId,
+        name: str,
+        known: tuple[MailboxId, int] | None,
+        viewer_id: AccountId | None,
+        *,
+        claim: bool,
+    ) -> Opened:
+        """Where nothing can be claimed, the mailbox is opened all the same."""
+        try:
+            return await self._mailboxes.open(account_id, name, known, viewer_id, claim=claim)
+        except DatabaseReadOnly:
+            if not claim:
+                raise
+            return await self._mailboxes.open(account_id, name, known, viewer_id, claim=False)
 
     def _rejoin(
         self, account_id: AccountId, name: str, viewer_id: AccountId | None, read_only: bool

@@ -81,8 +81,8 @@ async def _message(s: Session, number: int) -> bytes:
 
 async def delete(s: Session, argument: bytes) -> None:
     """DELE (RFC 1939 §5): marks only."""
-    number = s.drop.check(pop3.parse_number(argument))
-    s.drop.marked.add(number)
+    number = pop3.parse_number(argument)
+    s.drop.mark(number)
     s.ok(f"Message {number} marked")
 
 

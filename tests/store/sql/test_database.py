@@ -13,6 +13,7 @@ from sora.errors import (
     AlreadyExists,
     Busy,
     DatabaseDown,
+    DatabaseReadOnly,
     InUse,
     InvalidName,
     LimitExceeded,
@@ -37,7 +38,7 @@ END_SESSION = "SELECT pg_terminate_backend(pg_backend_pid())"
         ("P0002", NotFound), ("23505", AlreadyExists), ("SR001", OverQuota), ("SR002", InUse), ("SR003", InvalidName),
         ("SR004", LimitExceeded), ("SR005", NoPermission), ("55P03", Busy), ("40P01", Busy), ("40001", Busy),
         ("57014", Busy),
-        ("53300", Busy), ("25006", DatabaseDown), ("53100", DatabaseDown), ("57P03", DatabaseDown),
+        ("53300", Busy), ("25006", DatabaseReadOnly), ("53100", DatabaseDown), ("57P03", DatabaseDown),
         ("08006", DatabaseDown),
         ("28P01", DatabaseDown), ("3D000", DatabaseDown), ("58030", DatabaseDown),
     ],
@@ -231,12 +232,81 @@ async def test_misuse_is_not_hidden(db: Database) -> None:
 async def test_a_standby_is_not_a_primary(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     await db.ping()
 
-    async def in_recovery(*_: object) -> bool:
-        return True
+    async def in_recovery(*_: object) -> tuple[bool, bool]:
+        return True, True
 
-    monkeypatch.setattr(db, "fetchval", in_recovery)
-    with pytest.raises(DatabaseDown):
+    monkeypatch.setattr(db, "fetchrow", in_recovery)
+    with pytest.raises(DatabaseReadOnly, match="standby"):
         await db.ping()
+
+
+async def backend(db: Database) -> int:
+    return int(await db.fetchval("SELECT pg_backend_pid()"))
+
+
+async def test_a_database_that_is_told_to_take_no_changes(dsn: str) -> None:
+    db = await Database.open(dsn, min_size=0, max_size=1)
+    try:
+        await db.execute("CREATE TABLE t (n int)")
+        first = await backend(db)
+        db.set_read_only(wanted=True)
+        assert not db.read_only, "nobody has asked yet"
+        with pytest.raises(DatabaseReadOnly):
+            await db.execute("INSERT INTO t VALUES (1)")
+        assert db.read_only
+        second = await backend(db)
+        assert second != first
+        with pytest.raises(DatabaseReadOnly, match=r"database\.read_only is set"):
+            await db.ping()
+        with pytest.raises(DatabaseReadOnly):
+            async with db.transaction() as conn:
+                await conn.execute("INSERT INTO t VALUES (1)")
+        assert await backend(db) == second, "a refusal breaks no connection"
+        db.set_read_only(wanted=True)
+        assert await backend(db) == second
+        db.set_read_only(wanted=False)
+        await db.execute("INSERT INTO t VALUES (1)")
+        assert not db.read_only
+        await db.ping()
+    finally:
+        await db.close()
+
+
+async def test_what_is_under_way_ends_as_it_began(dsn: str) -> None:
+    db = await Database.open(dsn, min_size=0, max_size=2)
+    try:
+        await db.execute("CREATE TABLE t (n int)")
+        async with db.transaction() as conn:
+            db.set_read_only(wanted=True)
+            await conn.execute("INSERT INTO t VALUES (1)")
+            assert await db.fetchval("SELECT count(*) FROM t") == 0
+        assert await db.fetchval("SELECT count(*) FROM t") == 1
+        with pytest.raises(DatabaseReadOnly):
+            await db.execute("DELETE FROM t")
+    finally:
+        await db.close()
+
+
+async def test_what_the_owner_of_the_database_wants_holds(dsn: str) -> None:
+    """The setting is heard of with the next answer, and the key of the configuration does not undo it."""
+    db = await Database.open(dsn, min_size=0, max_size=1)
+    name = dsn.partition("?")[0].rpartition("/")[2]
+    try:
+        await db.execute("CREATE TABLE t (n int)")
+        await db.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        assert not db.read_only, "it holds for new sessions"
+        with pytest.raises(DatabaseDown):
+            await db.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+        assert await db.fetchval("SELECT 1") == 1
+        assert db.read_only
+        with pytest.raises(DatabaseReadOnly, match="default_transaction_read_only is on"):
+            await db.ping()
+        for wanted in (True, False):
+            db.set_read_only(wanted=wanted)
+            with pytest.raises(DatabaseReadOnly):
+                await db.execute("INSERT INTO t VALUES (1)")
+    finally:
+        await db.close()
 
 
 async def test_a_connection_that_breaks_while_it_is_held_is_an_outage(db: Database) -> None:

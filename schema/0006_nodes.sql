@@ -67,10 +67,12 @@ BEGIN
 END $$;
 
 -- False: another process has started under this name, or the node was declared dead.
-CREATE FUNCTION heartbeat(p_instance_id text, p_incarnation bigint) RETURNS boolean LANGUAGE plpgsql
+-- p_version: NULL: an older release may run beside this one.
+CREATE FUNCTION heartbeat(p_instance_id text, p_incarnation bigint, p_version text DEFAULT NULL) RETURNS boolean
+LANGUAGE plpgsql
 SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
-  UPDATE instances SET heartbeat_at = clock(), stopped_at = NULL
+  UPDATE instances SET heartbeat_at = clock(), stopped_at = NULL, version = coalesce(p_version, version)
   WHERE instance_id = p_instance_id AND incarnation = p_incarnation;
   RETURN FOUND;
 END $$;

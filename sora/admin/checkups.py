@@ -82,8 +82,14 @@ async def postgresql(ctx: AdminContext) -> Trouble | None:
 
 async def migrations(ctx: AdminContext) -> Trouble | None:
     """The schema is that of this release."""
-    pending = await migrate.pending(ctx.dsn)
-    return Trouble(f"{len(pending)} files are not applied: {_some(pending)}") if pending else None
+    found = await migrate.standing(ctx.dsn)
+    if found.missing:
+        return Trouble(f"{len(found.missing)} files are not applied: {_some(found.missing)}")
+    if found.ahead:
+        return Trouble(f"the schema is of a newer release than this node: {_some(found.ahead)}", WARNING)
+    if found.waiting:
+        return Trouble(f"{len(found.waiting)} files wait until all nodes are upgraded: {_some(found.waiting)}", NOTICE)
+    return None
 
 
 async def settings(ctx: AdminContext) -> Trouble | None:

@@ -45,7 +45,9 @@ CHECKS: Final[dict[str, Check]] = {
     "postgresql": Check(
         checkups.postgresql, "Start it, or correct [database]; see `Read-only mode` in README.md.", alone=True
     ),
-    "migrations": Check(checkups.migrations, "Run `sora-admin migrate up`."),
+    "migrations": Check(
+        checkups.migrations, "Run `sora-admin migrate up` of the newest release; upgrade nodes that are behind."
+    ),
     "settings": Check(checkups.settings, "Correct postgresql.conf, then restart PostgreSQL."),
     "connections": Check(
         checkups.connections, "Raise max_connections, or lower database.pool_size or process.workers."

@@ -29,16 +29,26 @@ class Health(Struct, frozen=True):
 
 
 class Migration(Struct, frozen=True):
-    """One file of the schema."""
+    """One file of the schema.
+
+    Attributes:
+        contract: The oldest release that can do without what the file takes away; empty: it takes nothing away.
+    """
 
     name: str
     applied: bool
+    contract: str = ""
 
 
 class Migrated(Struct, frozen=True):
-    """What `migrate up` did."""
+    """What `migrate up` did.
+
+    Attributes:
+        waiting: Files that take something away from nodes of an older release that still run; give it again later.
+    """
 
     applied: list[str]
+    waiting: list[str]
 
 
 class Stats(Struct, frozen=True):
@@ -69,12 +79,13 @@ async def health(ctx: AdminContext) -> Health:
 
 async def migrate_up(ctx: AdminContext) -> Migrated:
     """Bring the schema of the database to this release."""
-    return Migrated(list(await migrate.up(ctx.dsn)))
+    applied = await migrate.up(ctx.dsn)
+    return Migrated(applied, (await migrate.standing(ctx.dsn)).waiting)
 
 
 async def migrate_status(ctx: AdminContext) -> list[Migration]:
     """Show which files of the schema are applied."""
-    return [Migration(step.name, step.applied) for step in await migrate.status(ctx.dsn)]
+    return [Migration(step.name, step.applied, step.contract) for step in await migrate.status(ctx.dsn)]
 
 
 async def stats(ctx: AdminContext) -> Stats:

@@ -7,6 +7,7 @@ import contextlib
 import importlib.metadata
 import random
 import socket
+import time
 from typing import TYPE_CHECKING, Final
 
 from sora import log
@@ -207,6 +208,8 @@ class Registration:
         self._seat = own_seat(config) if config else ""
         self._peer_address = own_peer_address(config) if config else ""
         self._heard = False
+        self._linger_s = config.process.linger if config else 0.0
+        self._since_mono = time.monotonic()
 
     def pause_s(self) -> float:
         """How long to wait before the next heartbeat."""
@@ -235,10 +238,15 @@ class Registration:
             with contextlib.suppress(Unavailable):
                 await self._leases.leave(self.instance_id, self._row.get("incarnation"))
 
+    def _oldest_version(self) -> str | None:
+        """Of what runs on this node: after an upgrade workers of the release before stay until their sessions end."""
+        old = time.monotonic() - self._since_mono <= self._linger_s
+        return None if old else _version()
+
     async def _beat(self) -> None:
         incarnation = self._row.get("incarnation")
         if incarnation and not self._row.get("fenced"):
-            if await self._leases.heartbeat(self.instance_id, incarnation):
+            if await self._leases.heartbeat(self.instance_id, incarnation, self._oldest_version()):
                 return
             _logger.error("this node was taken for dead, or its name is used", extra={"instance_id": self.instance_id})
         try:

@@ -52,15 +52,17 @@ async def require_schema(dsn: str) -> None:
     """See that a database of the administrator's has the schema of this release; one that is away is believed.
 
     Raises:
-        ConfigError: It has an older one, or none, or a newer one.
+        ConfigError: It has an older one, or none, or one of a release that took away what this one needs.
     """
     try:
-        missing = await migrate.pending(dsn)
+        found = await migrate.standing(dsn)
     except Unavailable as error:
         _logger.warning("schema not checked", extra={"detail": str(error)})
         return
-    if missing:
-        raise ConfigError("the schema is missing or old: run `sora-admin migrate up`", detail=", ".join(missing))
+    if found.missing:
+        raise ConfigError("the schema is missing or old: run `sora-admin migrate up`", detail=", ".join(found.missing))
+    if found.ahead:
+        _logger.warning("the schema is of a newer release", extra={"detail": ", ".join(found.ahead)})
 
 
 async def require_whole(dsn: str) -> None:

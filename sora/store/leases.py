@@ -98,9 +98,13 @@ class Leases:
             raise InUse(detail=f"instance {instance_id} lives elsewhere")
         return incarnation
 
-    async def heartbeat(self, instance_id: str, incarnation: int) -> bool:
-        """Say that a node lives; False: another process has started under its name, or it was declared dead."""
-        alive: bool = await self._db.fetchval("SELECT heartbeat($1, $2)", instance_id, incarnation)
+    async def heartbeat(self, instance_id: str, incarnation: int, version: str | None = None) -> bool:
+        """Say that a node lives; False: another process has started under its name, or it was declared dead.
+
+        Args:
+            version: Of the oldest release that runs there; None: as it was said before.
+        """
+        alive: bool = await self._db.fetchval("SELECT heartbeat($1, $2, $3)", instance_id, incarnation, version)
         return alive
 
     async def leave(self, instance_id: str, incarnation: int) -> None:

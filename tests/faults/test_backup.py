@@ -327,3 +327,47 @@ def test_the_chapter_from_backup_to_a_verified_store(site: Site, crashed: bool) 
     assert key_objects(site) == keys, "the key that opens the mail after the moment was not replaced"
     assert site.sql("SELECT count(*) FROM sora.account_keys") == "2"
     assert site.run_blocks == set(site.blocks), "every command of the chapter was run"
+
+
+def select(client: imaplib.IMAP4) -> tuple[str, bytes]:
+    """How INBOX is opened, and how many messages it has; `imaplib` itself refuses to go on if it is read-only."""
+    client.untagged_responses.clear()
+    assert client._simple_command("SELECT", "INBOX")[0] == "OK"  # type: ignore[attr-defined]
+    client.state, client.is_readonly = "SELECTED", True
+    (access,) = {"READ-ONLY", "READ-WRITE"} & client.untagged_responses.keys()
+    return access, client.untagged_responses["EXISTS"][-1]
+
+
+@pytest.mark.timeout(120)
+def test_a_node_on_a_standby_is_read_only_until_it_is_promoted(site: Site) -> None:
+    """Nobody tells the node: it notices both."""
+    install(site)
+    site.deliver(ANN, "one", "two")
+    with site.imap() as client:
+        assert select(client) == ("READ-WRITE", b"2")
+    uploaded(site)
+    site.shell("soractl stop --config $CONFIG")
+    site.follow("Every night")
+    site.shell(
+        """
+        pg_ctl stop -D $PGDATA -m fast
+        mv $PGDATA $PGDATA.primary && cp -a $BACKUP/2* $PGDATA && touch $PGDATA/standby.signal
+        pg_ctl start -D $PGDATA -l $PGDATA/server.log
+        soractl start --config $CONFIG --detach
+        """
+    )
+    assert "read-only: the server is a standby" in site.admin("health", codes=(0, 1, 3))
+    with site.imap() as reader:
+        assert select(reader) == ("READ-ONLY", b"2")
+        assert reader.append("INBOX", "", None, letter("no"))[0] == "NO"
+        assert reader.fetch("1", "(BODY[])")[1][0][1].endswith(letter("one"))  # type: ignore[index]
+        with smtplib.LMTP("127.0.0.1", site.port) as lmtp, pytest.raises(smtplib.SMTPDataError) as refused:
+            lmtp.sendmail("eve@example.org", [ANN], letter("later"))
+        assert refused.value.smtp_code == 451
+        site.shell("pg_ctl promote -D $PGDATA")
+        while reader.append("INBOX", "", None, letter("yes"))[0] != "OK":
+            reader.noop()
+        while select(reader)[0] != "READ-WRITE":
+            reader.noop()
+    site.deliver(ANN, "later")
+    assert len(site.look()["INBOX"].messages) == 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -10,6 +11,7 @@ import pytest
 
 from sora.errors import Busy, ConfigError, DatabaseDown
 from sora.store import migrate
+from sora.store.migrate import Standing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -66,14 +68,86 @@ async def test_a_failing_file_leaves_nothing_and_the_next_run_goes_on(
     assert await raw.fetchval("SELECT to_regclass('sora.half')") is not None
 
 
-async def test_a_database_of_a_newer_release_is_refused(empty_dsn: str, schema: Path) -> None:
-    (schema / "0099_future.sql").write_text("CREATE TABLE future ();")
+async def test_an_older_release_goes_on_with_a_schema_that_has_grown(empty_dsn: str, schema: Path) -> None:
+    """What a rolling upgrade and a downgrade by one release need."""
+    (schema / "0098_future.sql").write_text("CREATE TABLE future ();")
     await migrate.up(empty_dsn, schema)
-    (schema / "0099_future.sql").unlink()
+    (schema / "0098_future.sql").unlink()
+    assert await migrate.standing(empty_dsn, schema) == Standing(missing=[], waiting=[], ahead=["0098_future.sql"])
+    assert await migrate.up(empty_dsn, schema) == []
+    assert [step.name for step in await migrate.status(empty_dsn, schema) if not step.known] == ["0098_future.sql"]
+
+
+async def test_an_older_release_adds_nothing_to_a_newer_schema(empty_dsn: str, schema: Path, raw: Connection) -> None:
+    (schema / "0098_future.sql").write_text("CREATE TABLE future ();")
+    await migrate.up(empty_dsn, schema)
+    (schema / "0098_future.sql").rename(schema / "0004_other.sql")
+    with pytest.raises(ConfigError, match=r"newer release: it has 0098_future\.sql"):
+        await migrate.up(empty_dsn, schema)
+    assert (await migrate.standing(empty_dsn, schema)).missing == ["0004_other.sql"]
+
+
+async def test_a_release_whose_needs_were_taken_away_is_refused(empty_dsn: str, schema: Path) -> None:
+    (schema / "0098_gone.sql").write_text("-- contract: 2.1\nSELECT 1;")
+    await migrate.up(empty_dsn, schema)
+    (schema / "0098_gone.sql").unlink()
     for refused in (migrate.up, migrate.pending):
-        with pytest.raises(ConfigError, match=r"newer release: it has 0099_future\.sql"):
+        with pytest.raises(
+            ConfigError, match=r"newer release: 0098_gone\.sql took away what releases before 2\.1 need"
+        ):
             await refused(empty_dsn, schema)
-    assert [step.name for step in await migrate.status(empty_dsn, schema) if not step.known] == ["0099_future.sql"]
+
+
+@pytest.mark.parametrize(
+    ("versions", "applied"),
+    [
+        ([], True), (["2.1.0", "2.10"], True), (["2.1", "3"], True), (["2.1.0+local"], True),
+        (["2.0.9"], False), (["2.1", "2.0.9"], False), ([""], False),
+    ],
+)  # fmt: skip
+async def test_nothing_is_taken_away_while_an_older_node_runs(
+    empty_dsn: str, tmp_path: Path, raw: Connection, versions: list[str], applied: bool
+) -> None:
+    for name in NAMES:
+        (tmp_path / name).write_text((migrate.SCHEMA / name).read_text())
+    await migrate.up(empty_dsn, tmp_path)
+    for number, version in enumerate(versions):
+        await raw.execute("SELECT sora.register_instance($1, 'h', $2)", f"node{number}", version)
+    (tmp_path / "0097_contract.sql").write_text("-- contract: 2.1\nCREATE TABLE contracted ();")
+    (tmp_path / "0098_expand.sql").write_text("CREATE TABLE expanded ();")
+    waiting = [] if applied else ["0097_contract.sql"]
+    assert await migrate.up(empty_dsn, tmp_path) == ["0097_contract.sql", "0098_expand.sql"][len(waiting) :]
+    assert await migrate.standing(empty_dsn, tmp_path) == Standing(missing=[], waiting=waiting, ahead=[])
+    # the node is upgraded, or stopped, or was not heard of for a while
+    await raw.execute("UPDATE sora.instances SET heartbeat_at = now() - interval '61 s'")
+    assert await migrate.up(empty_dsn, tmp_path) == waiting
+    assert (await migrate.standing(empty_dsn, tmp_path)).waiting == []
+
+
+async def test_a_stopped_node_does_not_count(empty_dsn: str, raw: Connection) -> None:
+    await migrate.up(empty_dsn)
+    await raw.execute("SELECT sora.register_instance('node', 'h', '1.0')")
+    assert not await migrate._is_free(raw, "2.0")
+    await raw.execute("UPDATE sora.instances SET stopped_at = now()")
+    assert await migrate._is_free(raw, "2.0")
+
+
+TAKES_AWAY = re.compile(
+    r"^\s*(DROP (TABLE|FUNCTION|INDEX|VIEW|TYPE|SEQUENCE)"
+    r"|ALTER TABLE .*\b(DROP|RENAME|SET NOT NULL|ALTER COLUMN .* TYPE))",
+    re.IGNORECASE | re.MULTILINE,
+)
+FIRST_RELEASE = "0029"
+"""Files before this one were changed until the first release: no older node has run on them."""
+
+
+def test_a_file_that_takes_away_says_so() -> None:
+    assert TAKES_AWAY.search("ALTER TABLE messages DROP COLUMN x;")
+    assert not TAKES_AWAY.search("ALTER TABLE messages ADD COLUMN x int;")
+    for name in NAMES:
+        text = (migrate.SCHEMA / name).read_text()
+        if name >= FIRST_RELEASE and TAKES_AWAY.search(text):
+            assert text.startswith("-- contract: "), name
 
 
 async def test_a_file_that_was_changed_after_it_was_applied_is_refused(empty_dsn: str, schema: Path) -> None:

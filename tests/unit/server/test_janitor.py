@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from sora.config import Config
-from sora.errors import DatabaseDown, InUse
+from sora.errors import DatabaseDown, DatabaseReadOnly, InUse
 from sora.server import janitor
 from sora.server.janitor import Leadership, Registration
 from sora.server.scoreboard import Scoreboard
+from tests.support.node import open_node
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from sora.store.store import Store
 
 
@@ -99,6 +103,43 @@ async def test_a_stop_of_the_janitor_alone_is_taken_back(store: Store) -> None:
     await Registration(store, "node-1", row).beat()
     assert await store.db.fetchval("SELECT stopped_at IS NULL FROM instances")
     assert row.get("incarnation") == 1
+
+
+async def test_an_upgraded_node_says_so_when_its_old_workers_are_gone(
+    store: Store, dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until then a migration must take nothing away that they need."""
+    async with open_node(dsn, tmp_path) as opened:
+        row, config = Scoreboard(1).take(), opened.config
+    monkeypatch.setattr(janitor, "_version", lambda: "1.0")
+    await Registration(store, "node-1", row, config=config).beat()
+    monkeypatch.setattr(janitor, "_version", lambda: "1.1")
+    upgraded = Registration(store, "node-1", row, config=config)
+    await upgraded.beat()
+    assert await store.db.fetchval("SELECT version FROM instances") == "1.0"
+    upgraded._since_mono -= config.process.linger + 1
+    await upgraded.beat()
+    assert await store.db.fetchval("SELECT version FROM instances") == "1.1"
+
+
+async def test_while_the_database_takes_no_changes_the_janitor_rests(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(janitor, "READ_ONLY_S", 0.01)
+    process = SimpleNamespace(stopping=asyncio.Event())
+    asked = 0
+
+    async def work() -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 5:
+            process.stopping.set()
+        raise DatabaseReadOnly(detail="the server is a standby")
+
+    await asyncio.wait_for(janitor._repeat(process, lambda: 0.0, work), 5)  # type: ignore[arg-type]
+    assert asked == 5
+    told = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert told == ["nothing is done while the database is read-only"], "once"
 
 
 async def test_a_heartbeat_that_nobody_heard_is_sent_again_soon(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

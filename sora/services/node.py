@@ -139,8 +139,7 @@ class Node:
             blobs = open_blob_store(config.object_store)
             stack.callback(blobs.close)
             queries = await _open_pool(stack, config, dsn, "sora", config.database.pool_size)
-            lanes = config.database.delivery_connections + PATIENT_LANES
-            deliveries = await _open_pool(stack, config, dsn, "sora delivery", lanes)
+            deliveries = await _open_pool(stack, config, dsn, "sora delivery", _lanes(config))
             store = Store(queries)
             instance_id = own_instance_id(config)
             sealers = open_sealers(open_keyring(config), queries)
@@ -317,6 +316,11 @@ def _open_directories(config: Config, stack: contextlib.AsyncExitStack) -> tuple
     if cache is not None:
         stack.callback(cache.close)
     return staging, cache
+
+
+def _lanes(config: Config) -> int:
+    """Connections for deliveries, those included on which one waits for a lock."""
+    return config.database.delivery_connections + PATIENT_LANES
 
 
 async def _open_pool(stack: contextlib.AsyncExitStack, config: Config, dsn: str, name: str, size: int) -> Database:

@@ -16,6 +16,8 @@ CREATE TABLE instances (
   heartbeat_at timestamptz NOT NULL DEFAULT clock(),
   stopped_at timestamptz,                  -- it said that it stops
   fenced_at timestamptz,                   -- it was declared dead
+  smarthost_down_at timestamptz,           -- since when it cannot reach the smarthost, and why
+  smarthost_error text NOT NULL DEFAULT '',
   CHECK (instance_id <> '')
 ) WITH (fillfactor = 50);
 
@@ -56,7 +58,7 @@ BEGIN
   VALUES (p_instance_id, p_host, p_version, p_seat, p_peer_address)
   ON CONFLICT (instance_id) DO UPDATE SET incarnation = i.incarnation + 1, host = EXCLUDED.host,
     version = EXCLUDED.version, seat = EXCLUDED.seat, peer_address = EXCLUDED.peer_address, started_at = clock(),
-    heartbeat_at = clock(), stopped_at = NULL, fenced_at = NULL
+    heartbeat_at = clock(), stopped_at = NULL, fenced_at = NULL, smarthost_down_at = NULL, smarthost_error = ''
   WHERE i.seat = EXCLUDED.seat OR i.heartbeat_at <= clock() - p_dead_after OR i.stopped_at IS NOT NULL
     OR i.fenced_at IS NOT NULL
   RETURNING incarnation INTO v;

@@ -365,6 +365,9 @@ async def outbound(ctx: AdminContext) -> Trouble | None:
     waits = await ctx.store.outbound.backlog()
     if not ctx.config.outbound.host:
         return Trouble(f"{waits.pending} mails wait, and outbound.host is not set") if waits.pending else None
+    if down := await ctx.store.outbound.unreached():
+        nodes = "; ".join(f"{one.node}, since {one.since:%Y-%m-%d %H:%M} UTC: {one.error}" for one in down)
+        return Trouble(f"the smarthost {ctx.config.outbound.host} cannot be reached by {nodes}")
     if waits.oldest_s < OLD_MAIL_S:
         return None
     return Trouble(

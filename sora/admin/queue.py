@@ -10,7 +10,7 @@ from sora.admin.context import AdminContext  # noqa: TC001 — the table of oper
 from sora.errors import Unavailable
 from sora.store.account_keys import open_sealers
 from sora.store.keyring import open_keyring
-from sora.store.outbound import CHANNEL, Params, QueuedMail
+from sora.store.outbound import CHANNEL, Params, QueuedMail, Unreached
 
 if TYPE_CHECKING:
     from sora.store.outbound import Claimed
@@ -50,12 +50,14 @@ class Queue(Struct, frozen=True):
         pending: All that is in the queue, whatever was asked for.
         failing: Those of it that failed at least once.
         oldest_s: Age of the oldest.
+        unreached: Nodes that cannot reach the smarthost, and why.
     """
 
     smarthost: str
     pending: int
     failing: int
     oldest_s: float
+    unreached: list[Unreached]
     mails: list[QueuedMail]
 
 
@@ -87,6 +89,7 @@ async def list_queue(ctx: AdminContext, req: ListQueue) -> Queue:
         pending=backlog.pending,
         failing=backlog.failing,
         oldest_s=backlog.oldest_s,
+        unreached=await ctx.store.outbound.unreached(),
         mails=await ctx.store.outbound.list_mail(req.account, req.recipient, req.after, req.limit),
     )
 

@@ -43,7 +43,8 @@ class Report(Struct, frozen=True, kw_only=True):
         original: ORCPT as `type;address`; empty: none was given.
         envid: ENVID; empty: none was given.
         remote: Host that said `diagnostic`; empty: none did.
-        diagnostic: Its reply, or what went wrong here.
+        diagnostic: Its reply, as RFC 3464 §2.3.6 wants it, or what went wrong here.
+        explained: The same in words for people.
         arrived_at: When the mail was queued.
         reported_at: Now.
         unique: Makes Message-ID and boundary; letters and digits.
@@ -58,6 +59,7 @@ class Report(Struct, frozen=True, kw_only=True):
     envid: str
     remote: str
     diagnostic: str
+    explained: str
     arrived_at: datetime
     reported_at: datetime
     unique: str
@@ -101,7 +103,7 @@ def _explained(report: Report) -> bytes:
         _TEXTS[report.action],
         "",
         f"<{report.recipient}>:",
-        f"    {report.status} {_plain(report.diagnostic)}",
+        f"    {report.status} {_plain(report.explained)}",
         "",
     )
     return _text("text/plain; charset=utf-8", "\r\n".join(lines).encode("utf-8", "replace"))

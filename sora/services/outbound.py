@@ -23,6 +23,8 @@ from collections import deque
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
+from msgspec.structs import replace
+
 from sora import log, metrics
 from sora.crashpoints import crash_point
 from sora.errors import KeyUnavailable, Unavailable
@@ -93,6 +95,7 @@ class Sending:
         self._backlog: deque[Claimed] = deque()
         self._held_mono = 0.0
         self._recovered = False
+        self._noted: str | None = None
         self._expiry_mono = 0.0
         self._busy: dict[asyncio.Task[None], Claimed] = {}
         self._woken = asyncio.Event()
@@ -142,7 +145,9 @@ class Sending:
             if recovered := await self._queue.recover(name.partition("/")[0] + "/", name):
                 _log.info("claims of a process that died were ended", extra={"mails": recovered})
             self._recovered = True
-        if self._smarthost is None or not await self._reachable(self._smarthost):
+        reachable = self._smarthost is not None and await self._reachable(self._smarthost)
+        await self._note(name)
+        if self._smarthost is None or not reachable:
             await self._expire(name, 0.0)
             return min(POLL_S, self._wait_s() or POLL_S)
         await self._expire(name, LAST_TRY_S)
@@ -153,6 +158,13 @@ class Sending:
                 return await self._until_due()
             self._begin(mail)
         return POLL_S
+
+    async def _note(self, name: str) -> None:
+        """Let those who look at the queue know why nothing leaves."""
+        error = self._smarthost.breaker.error if self._smarthost is not None else ""
+        if error != self._noted:
+            await self._queue.note_smarthost(name.partition("/")[0], error)
+            self._noted = error
 
     async def _reachable(self, smarthost: Smarthost) -> bool:
         """False while it is down; after the pause one connection finds out."""
@@ -332,12 +344,13 @@ class _Mailer:
         elif outcome.result == "refused":
             await self._return(mail, octets, outcome)
         elif mail.age_s >= self._table.give_up:
-            await self._return(mail, octets, Outcome("refused", "4.4.7", f"Too old: {outcome.text}", outcome.remote))
+            stage = ": ".join(filter(None, ("Too old", outcome.stage)))
+            await self._return(mail, octets, replace(outcome, result="refused", status="4.4.7", stage=stage))
         else:
             pause_s = self._pause_s(mail)
-            await self._queue.failed(mail, outcome.text, pause_s)
+            await self._queue.failed(mail, outcome.told, pause_s)
             metrics.outbound_mails.labels(mail.kind, "deferred").inc()
-            _log.warning("mail deferred", extra={**_fields(mail), "reply": outcome.text, "pause_s": round(pause_s)})
+            _log.warning("mail deferred", extra={**_fields(mail), "reply": outcome.told, "pause_s": round(pause_s)})
         crash_point("outbound.marked")
 
     def _pause_s(self, mail: Claimed) -> float:
@@ -376,7 +389,7 @@ class _Mailer:
                 told = False
         if await self._queue.replace(mail, entries):
             metrics.outbound_mails.labels(mail.kind, "returned" if told else "dropped").inc()
-            _log.warning("mail given up", extra={**_fields(mail), "reply": outcome.text, "reported": told})
+            _log.warning("mail given up", extra={**_fields(mail), "reply": outcome.told, "reported": told})
 
     async def _report(self, mail: Claimed, octets: bytes, outcome: Outcome, action: str) -> Entry:
         report = Report(
@@ -389,6 +402,7 @@ class _Mailer:
             envid=mail.params.envid,
             remote=self._smarthost.name if self._smarthost and outcome.remote else "",
             diagnostic=outcome.text,
+            explained=outcome.told,
             arrived_at=mail.created_at,
             reported_at=datetime.now(UTC),
             unique=uuid.uuid4().hex,

@@ -78,6 +78,7 @@ class Outcome(Struct, frozen=True):
         result: `sent`; `refused`: it will never be taken; `deferred`: try again.
         status: Enhanced status code (RFC 3463).
         text: The reply, or what went wrong.
+        stage: What was being done then, and why that was the last time; empty: nothing was asked.
         remote: The reply is the smarthost's.
         relayed: It was sent, and the smarthost will not report about it (no DSN extension).
     """
@@ -87,6 +88,12 @@ class Outcome(Struct, frozen=True):
     text: str
     remote: bool = True
     relayed: bool = False
+    stage: str = ""
+
+    @property
+    def told(self) -> str:
+        """All of it, for people."""
+        return f"{self.stage}: {self.text}" if self.stage else self.text
 
 
 class Breaker:
@@ -94,12 +101,16 @@ class Breaker:
 
     Args:
         clock: Monotonic seconds.
+
+    Attributes:
+        error: Why it is down; empty: it is not, as far as we know.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._pause_s = 0.0
         self._until = 0.0
+        self.error = ""
 
     @property
     def open(self) -> bool:
@@ -111,8 +122,9 @@ class Breaker:
         """Seconds until the next try is allowed."""
         return max(0.0, self._until - self._clock())
 
-    def failed(self) -> None:
+    def failed(self, error: str) -> None:
         """It is down; of several who find that out together one counts."""
+        self.error = error
         if self.wait_s:
             return
         self._pause_s = min(LAST_PAUSE_S, 2 * self._pause_s) if self._pause_s else FIRST_PAUSE_S
@@ -122,6 +134,7 @@ class Breaker:
     def worked(self) -> None:
         """It is there."""
         self._pause_s = self._until = 0.0
+        self.error = ""
         metrics.outbound_smarthost_down.set(0)
 
 
@@ -214,7 +227,7 @@ class Smarthost:
             client.close()
             if not self.breaker.open:
                 _log.error("smarthost is down", extra={"host": table.host, "port": self._port, "detail": _said(error)})
-            self.breaker.failed()
+            self.breaker.failed(_said(error))
             raise SmarthostDown(detail=_said(error)) from error
         except BaseException:
             client.close()
@@ -286,7 +299,7 @@ class _Line:
             self._client.close()
             if used and stage == "MAIL" and not isinstance(error, TimeoutError | aiosmtplib.SMTPTimeoutError):
                 return None
-            return Outcome("deferred", "4.4.2", f"{stage}: {_said(error)}", remote=False)
+            return Outcome("deferred", "4.4.2", _said(error), remote=False, stage=stage)
         self.used_mono = time.monotonic()
         return Outcome("sent", "2.0.0", _readable(text), relayed=not self._client.supports_extension("dsn"))
 
@@ -342,9 +355,8 @@ class _Line:
             self._client.close()
         self.used_mono = time.monotonic()
         permanent = 500 <= code < 600 and code not in _NOT_THE_MAIL
-        return Outcome(
-            "refused" if permanent else "deferred", _enhanced(code, text), f"{stage}: {code} {_readable(text)}"
-        )
+        result: Literal["refused", "deferred"] = "refused" if permanent else "deferred"
+        return Outcome(result, _enhanced(code, text), f"{code} {_readable(text)}", stage=stage)
 
 
 _NO_REPLY: Final = Outcome("deferred", "4.4.2", "The smarthost closed the connection", remote=False)

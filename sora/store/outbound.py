@@ -163,13 +163,27 @@ class Backlog(Struct, frozen=True):
     oldest_s: float = 0.0
 
 
+class Unreached(Struct, frozen=True):
+    """A node that cannot reach the smarthost.
+
+    Attributes:
+        node: Its host name.
+        error: What it was told last.
+    """
+
+    node: str
+    since: datetime
+    error: str
+
+
 class QueuedMail(Struct, frozen=True):
     """A mail in the queue, for people.
 
     Attributes:
         address: Of the account.
         attempts: That failed.
-        claimed_by: Node that is sending it now; empty: it waits.
+        next_try: None: it is being sent.
+        sent_by: Host name of the node that is sending it now; empty: it waits.
     """
 
     queue_id: int
@@ -180,8 +194,8 @@ class QueuedMail(Struct, frozen=True):
     size: int
     created_at: datetime
     attempts: int
-    next_try: datetime
-    claimed_by: str
+    next_try: datetime | None
+    sent_by: str
     last_error: str
 
 
@@ -304,6 +318,29 @@ class Outbound:
         )
         return Backlog(**row) if row else Backlog()
 
+    async def note_smarthost(self, node: str, error: str) -> None:
+        """Note that a node cannot reach the smarthost, and why; empty: it can."""
+        await self._db.execute(
+            """
+            UPDATE instances SET smarthost_error = $2,
+              smarthost_down_at = CASE WHEN $2 <> '' THEN coalesce(smarthost_down_at, clock()) END
+            WHERE instance_id = $1
+            """,
+            node,
+            error,
+        )
+
+    async def unreached(self) -> list[Unreached]:
+        """The nodes at work that cannot reach the smarthost."""
+        rows = await self._db.fetch(
+            """
+            SELECT coalesce(nullif(host, ''), instance_id) AS node, smarthost_down_at AS since, smarthost_error AS error
+            FROM instances WHERE smarthost_down_at IS NOT NULL AND stopped_at IS NULL AND fenced_at IS NULL
+            ORDER BY node, instance_id
+            """
+        )
+        return [Unreached(**row) for row in rows]
+
     async def list_mail(
         self, address: str = "", recipient: str = "", after: int = 0, limit: int = 100
     ) -> list[QueuedMail]:
@@ -385,19 +422,24 @@ _ENQUEUE: Final = """
 _SHOWN: Final = """
     q.queue_id AS {0}queue_id, q.kind AS {0}kind, coalesce(a.address, '') AS {0}address, q.sender AS {0}sender,
     q.recipient AS {0}recipient, q.size + octet_length(q.header) AS {0}size, q.created_at AS {0}created_at,
-    q.attempts AS {0}attempts, q.next_try AS {0}next_try,
-    CASE WHEN q.next_try > clock() THEN coalesce(split_part(q.claimed_by, '/', 1), '') ELSE '' END AS {0}claimed_by,
-    q.last_error AS {0}last_error
+    q.attempts AS {0}attempts, CASE WHEN s.node IS NULL THEN q.next_try END AS {0}next_try,
+    coalesce(s.node, '') AS {0}sent_by, q.last_error AS {0}last_error
+"""
+_SENT_BY: Final = """
+    LEFT JOIN LATERAL (
+      SELECT coalesce(nullif(i.host, ''), c.instance_id) AS node
+      FROM (SELECT split_part(q.claimed_by, '/', 1) AS instance_id) c LEFT JOIN instances i USING (instance_id)
+      WHERE q.claimed_by IS NOT NULL AND q.next_try > clock()) s ON true
 """
 _LIST: Final = f"""
     SELECT {_SHOWN.format("")}
-    FROM outbound_queue q LEFT JOIN accounts a USING (account_id)
+    FROM outbound_queue q LEFT JOIN accounts a USING (account_id) {_SENT_BY}
     WHERE q.queue_id > $3 AND ($1 = '' OR a.address = lower($1)) AND ($2 = '' OR lower(q.recipient) = lower($2))
     ORDER BY q.queue_id LIMIT $4
 """
 _GET: Final = f"""
     SELECT q.*, m.content_hash, clock() AS now_at, {_SHOWN.format("shown_")}
-    FROM outbound_queue q LEFT JOIN accounts a USING (account_id)
+    FROM outbound_queue q LEFT JOIN accounts a USING (account_id) {_SENT_BY}
     LEFT JOIN message_contents m ON m.account_id = q.account_id AND m.content_id = q.content_id
     WHERE q.queue_id = $1
 """

@@ -161,15 +161,21 @@ async def test_a_smarthost_that_is_down_costs_no_attempts(
     store: Store, sink: Sink, senders: Senders, ann: AccountId
 ) -> None:
     sink.stop()
+    await store.db.execute("INSERT INTO instances (instance_id, host) VALUES ('node', 'mx1')")
     wanted = await queue(store, ann, 20)
     senders.start()
     await until(lambda: "smarthost is down" in senders.log.read_text())
     rows = await store.outbound.list_mail()
     assert {(mail.attempts, mail.last_error) for mail in rows} == {(0, "")}
+    await until(store.outbound.unreached)
+    (unreached,) = await store.outbound.unreached()
+    assert unreached.node == "mx1"
+    assert "Connect" in unreached.error
     sink.start()
     await until(lambda: drained(store))
     assert sink.recipients() == wanted
     assert sink.attempts() == 20
+    assert await store.outbound.unreached() == []
 
 
 @pytest.mark.parametrize("step", ["MAIL", "RCPT", "DATA"])

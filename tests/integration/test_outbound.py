@@ -164,7 +164,7 @@ async def test_temporary_failures_are_tried_again(
         await until(lambda: sink.attempts() == 1)
         await until(lambda: _attempts(store, number, 1))
         shown, _ = await store.outbound.get(number)
-        assert (shown.last_error, shown.claimed_by) == (f"{step}: 451 4.3.2 later", "")
+        assert (shown.last_error, shown.sent_by) == (f"{step}: 451 4.3.2 later", "")
         await until(lambda: is_empty(store))
     assert sink.recipients() == ["x@example.org"]
     assert sink.attempts() == 2
@@ -187,14 +187,14 @@ async def test_refused_mail_is_reported(
     message = parsed(report["data"])
     assert (message.get_content_type(), message["auto-submitted"]) == ("multipart/report", "auto-replied")
     explained, status, header = message.iter_parts()
-    assert "no such user" in explained.get_content()
+    assert f"5.1.1 {step}: 550 5.1.1 no such user" in explained.get_content()
     about, recipient = status.get_payload()  # type: ignore[misc]
     assert (about["reporting-mta"], about["original-envelope-id"]) == ("dns; sora.example", "e+1")  # type: ignore[index]
     assert recipient["action"] == "failed"  # type: ignore[index]
     assert recipient["status"] == "5.1.1"  # type: ignore[index]
     assert recipient["final-recipient"] == "rfc822; x@example.org"  # type: ignore[index]
     assert recipient["original-recipient"] == "rfc822; old@example.org"  # type: ignore[index]
-    assert recipient["diagnostic-code"] == f"smtp; {step}: 550 5.1.1 no such user"  # type: ignore[index]
+    assert recipient["diagnostic-code"] == "smtp; 550 5.1.1 no such user"  # type: ignore[index]
     assert header.get_content_type() == "text/rfc822-headers"
     assert "Subject: hi" in header.get_content()
 
@@ -218,11 +218,13 @@ async def test_mail_that_is_too_old_goes_back(
 ) -> None:
     sink.mode(RCPT={"text": "450 4.2.1 later", "times": 1})
     await queue(store, ann, mail())
-    await store.db.execute("UPDATE outbound_queue SET created_at = clock() - interval '6 days', attempts = 9")
+    await store.db.execute("UPDATE outbound_queue SET created_at = clock() - interval '7201 minutes', attempts = 9")
     async with sending(store, dsn, tmp_path, sink.port):
         await until(lambda: is_empty(store))
     (report,) = sink.mails()
     assert b"Status: 4.4.7" in report["data"]
+    assert b"4.4.7 Too old: RCPT: 450 4.2.1 later" in report["data"]
+    assert b"Diagnostic-Code: smtp; 450 4.2.1 later" in report["data"]
     assert b"Action: failed" in report["data"]
 
 

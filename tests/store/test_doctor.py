@@ -241,6 +241,14 @@ async def test_mail_that_cannot_leave(wreck: Wreck) -> None:
     assert (await told(wreck, "outbound"))[0] == "ok"
     await wreck.db.execute("UPDATE outbound_queue SET created_at = clock() - interval '5 h'")
     assert (await told(wreck, "outbound"))[0] == "warning"
+    await wreck.db.execute(
+        "INSERT INTO instances (instance_id, host, smarthost_down_at, smarthost_error)"
+        " VALUES ('n', 'mx1', '2026-01-02 03:04+00', 'Connection refused')"
+    )
+    said = "the smarthost smart.example.com cannot be reached by mx1, since 2026-01-02 03:04 UTC: Connection refused"
+    assert await told(wreck, "outbound") == ("error", said)
+    await wreck.db.execute("UPDATE instances SET stopped_at = clock()")
+    assert (await told(wreck, "outbound"))[0] == "warning", "nobody is left whom it is no answer to"
 
 
 async def test_keys(dsn: str, tmp_path: Path) -> None:

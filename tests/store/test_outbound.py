@@ -91,10 +91,10 @@ async def test_a_claim_is_one_processs_until_it_ends(store: Store, ann: AccountI
     await store.outbound.give_back([mine])
     assert not await store.outbound.replace(mine, [])
     (row,) = await store.outbound.list_mail()
-    assert (row.attempts, row.claimed_by, row.last_error) == (0, "b", "")
+    assert (row.attempts, row.sent_by, row.last_error) == (0, "b", "")
     await store.outbound.failed(theirs, "no", 60)
     (row,) = await store.outbound.list_mail()
-    assert (row.attempts, row.claimed_by, row.last_error) == (1, "", "no")
+    assert (row.attempts, row.sent_by, row.last_error) == (1, "", "no")
 
 
 async def test_whose_claims_end_with_a_process(store: Store, ann: AccountId) -> None:

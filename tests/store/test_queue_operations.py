@@ -42,7 +42,7 @@ async def test_what_waits_is_listed(context: AdminContext, store: Store, ann: Ac
     assert [mail.queue_id for mail in found.mails] == numbers
     first = found.mails[0]
     assert (first.kind, first.address, first.sender, first.size) == ("redirect", "ann@example.com", "a@example.org", 28)
-    assert (first.attempts, first.last_error, first.claimed_by) == (2, "no", "")
+    assert (first.attempts, first.last_error, first.sent_by) == (2, "no", "")
 
     async def listed(**asked: object) -> list[int]:
         answer = await queue.list_queue(context, ListQueue(**asked))  # type: ignore[arg-type]
@@ -72,7 +72,14 @@ async def test_retry_ends_pauses(context: AdminContext, store: Store, ann: Accou
     assert (await queue.retry(context, RetryQueue())).mails == 0
     await store.db.execute("UPDATE outbound_queue SET next_try = clock() + interval '1 h', claimed_by = 'n/1/1'")
     assert (await queue.retry(context, RetryQueue())).mails == 0, "what is being sent is left alone"
-    assert {mail.claimed_by for mail in await store.outbound.list_mail()} == {"n"}
+    assert {(mail.sent_by, mail.next_try) for mail in await store.outbound.list_mail()} == {("n", None)}
+    await store.db.execute("INSERT INTO instances (instance_id, host) VALUES ('n', 'mx1.example.com')")
+    assert {mail.sent_by for mail in await store.outbound.list_mail()} == {"mx1.example.com"}
+    assert (await queue.show(context, QueueNumber(numbers[0]))).mail.sent_by == "mx1.example.com"
+    await store.db.execute("UPDATE outbound_queue SET next_try = clock() - interval '1 s'")
+    shown = await store.outbound.list_mail()
+    assert [mail.sent_by for mail in shown] == ["", ""], "the claim has ended"
+    assert all(mail.next_try for mail in shown)
     with pytest.raises(NotFound):
         await queue.retry(context, RetryQueue(999999))
 

@@ -27,6 +27,7 @@ REPORT = Report(
     envid="",
     remote="smtp.example.com",
     diagnostic="550 5.1.1 no such\r\nuser",
+    explained="RCPT: 550 5.1.1 no such\r\nuser",
     arrived_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
     reported_at=datetime(2026, 1, 7, 3, 4, 5, tzinfo=UTC),
     unique="0123456789abcdef",
@@ -68,7 +69,9 @@ def test_a_report() -> None:
 
 
 def test_what_the_sender_gave_is_given_back() -> None:
-    report = replace(REPORT, envid="e 1", original="rfc822;old@example.org", remote="", diagnostic="Mail loop")
+    report = replace(
+        REPORT, envid="e 1", original="rfc822;old@example.org", remote="", diagnostic="Mail loop", explained="Mail loop"
+    )
     about, recipient = fields(parse(write_report(report, MAIL, whole=False))[1][1])
     assert about["Original-Envelope-Id"] == "e 1"
     assert recipient["Original-Recipient"] == "rfc822; old@example.org"
@@ -92,7 +95,7 @@ def test_mail_of_any_shape(mail: bytes) -> None:
 
 
 def test_utf8_is_written_in_seven_bits() -> None:
-    report = replace(REPORT, recipient="jörg@example.org", diagnostic="550 nö")
+    report = replace(REPORT, recipient="jörg@example.org", diagnostic="550 nö", explained="550 nö")
     data = write_report(report, "Subject: grün\r\n\r\n".encode(), whole=False)
     assert data.isascii()
     _, (explained, status, header) = parse(data)
@@ -115,7 +118,7 @@ def test_relayed() -> None:
 
 @given(st.text(max_size=2000), st.text(max_size=60), st.binary(max_size=3000), st.booleans())
 def test_nothing_that_is_said_breaks_the_report(diagnostic: str, envid: str, mail: bytes, whole: bool) -> None:
-    data = write_report(replace(REPORT, diagnostic=diagnostic, envid=envid), mail, whole=whole)
+    data = write_report(replace(REPORT, diagnostic=diagnostic, explained=diagnostic, envid=envid), mail, whole=whole)
     assert whole or data.isascii()
     assert data.count(b"\n") == data.count(b"\r\n") == data.count(b"\r")
     assert whole or max(map(len, data.split(b"\r\n"))) <= 998

@@ -291,6 +291,15 @@ class SieveTable(Table, frozen=True, kw_only=True):
         128 << 20
     )
     max_made: Annotated[Size, Meta(description="all mail that one run makes", extra=LIVE)] = 16 << 20
+    max_queued: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="mails of one account that wait to be sent; what would be redirected beyond stays in INBOX, no"
+            " other mail is made; 0: any number",
+            extra=LIVE,
+        ),
+    ] = 10_000
     redirect_sender: Annotated[
         Literal["sender", "owner"], Meta(description="whom bounces of redirected mail go to", extra=LIVE)
     ] = "sender"

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 _log = log.get(__name__)
 
 REDIRECTED_FROM: Final = "X-Sieve-Redirected-From"
+FULL: Final = "too much mail of the account waits to be sent"
 REPLY_WIDTH: Final = 400
 """Octets of a line of a reply; RFC 5321 §4.5.3.1.5 allows 512 with the code."""
 REPLY_LINES: Final = 20
@@ -56,7 +57,30 @@ class Rejected(Refused):
 
 
 class NoPlace(Refused):
-    """A mailbox that a script wants is not there, and cannot be made."""
+    """A mailbox that a script wants is not there, and cannot be made; or the queue of the account is full."""
+
+
+class QueueRoom:
+    """What a run may still put into the queue of its account.
+
+    Args:
+        most: Mails of the account that may wait; 0: any number.
+    """
+
+    def __init__(self, store: Store, account_id: AccountId, most: int) -> None:
+        self._store = store
+        self._account_id = account_id
+        self._most = most
+        self._left: int | None = None
+
+    async def take(self) -> bool:
+        """One more mail; False: there is no room for it."""
+        if not self._most:
+            return True
+        if self._left is None:
+            self._left = await self._store.outbound.room(self._account_id, self._most)
+        self._left -= 1
+        return self._left >= 0
 
 
 class Wish(Struct, frozen=True):
@@ -125,6 +149,7 @@ class Carrying:
         self._replied: list[Replied] = []
         self._refused: SoraError | None = None
         self._lenient = False
+        self._room = QueueRoom(store, recipient.account_id, table.max_queued)
 
     async def out(self, outcome: Outcome, *, lenient: bool = False) -> Filtered:
         """All of it.
@@ -180,7 +205,7 @@ class Carrying:
         """By the reply, if it can hold the reason; else `reject` sends a report (RFC 5429 §2.1.2, §2.2)."""
         if action.reason.isascii() or self._envelope.utf8:
             self._refused = Rejected(reply_text(action.reason))
-        elif action.extended or not self._may_report():
+        elif action.extended or not self._may_report() or not await self._room.take():
             self._refused = Rejected()
         else:
             self._outgoing.append(
@@ -210,6 +235,11 @@ class Carrying:
             tell(self._recipient, f"redirect to {action.address}: the message was redirected from here before")
             await self._file_at(None, action.mail, None)
             return
+        if not await self._room.take():
+            if not self._lenient:
+                raise NoPlace(f"redirect to {action.address}: {FULL}")
+            tell(self._recipient, f"redirect to {action.address}: {FULL}")
+            return  # the message is kept
         sender = self._envelope.sender
         if sender and self._table.redirect_sender == "owner":
             sender = owner
@@ -231,6 +261,9 @@ class Carrying:
         sent = 0
         for address in action.recipients:
             if seconds and await self._was_answered(action.handle, address):
+                continue
+            if not await self._room.take():
+                tell(self._recipient, f"{action.kind} to {address}: {FULL}")
                 continue
             if seconds:
                 self._replied.append(Replied(action.handle, address, seconds, len(self._outgoing)))

@@ -16,7 +16,7 @@ from sora import log, metrics
 from sora._native.seqset import UidSet
 from sora.crashpoints import crash_point
 from sora.errors import NotFound, Refused
-from sora.services.carrying import REDIRECTED_FROM, find_mailbox, flag_numbers, params_of
+from sora.services.carrying import FULL, REDIRECTED_FROM, QueueRoom, find_mailbox, flag_numbers, params_of
 from sora.services.delivery import Filed
 from sora.services.runs import limits_of, run
 from sora.sieve.actions import FileInto, Keep, Redirect, Send
@@ -127,6 +127,7 @@ class Doing:
         self._filed: list[Filed] = []
         self._held: dict[int, int] = {}
         self._outgoing: list[Outgoing] = []
+        self._room = QueueRoom(node.store, event.account_id, node.filters.table.max_queued)
 
     async def all(self, outcome: Outcome) -> bool:
         """Do it; False: there is nothing.
@@ -140,7 +141,7 @@ class Doing:
             if isinstance(action, FileInto):
                 await self._file(action)
             elif isinstance(action, Redirect):
-                self._redirect(action)
+                await self._redirect(action)
             elif isinstance(action, Send):
                 await self._send(action)
         new = bool(self._filed or self._outgoing or outcome.remembered)
@@ -162,11 +163,13 @@ class Doing:
         self._filed.append(Filed(mailbox_id, mail.data, tuple(flags), self._subject.internal_date))
         return len(self._filed) - 1
 
-    def _redirect(self, action: Redirect) -> None:
+    async def _redirect(self, action: Redirect) -> None:
         """§3.4: the sender is the owner of the mailbox, for nobody else is known."""
         owner = self._owner.address
         if owner.lower() in (value.lower() for value in action.mail.header(REDIRECTED_FROM)):
             raise Refused(f"redirect to {action.address}: the message was redirected from here before")
+        if not await self._room.take():
+            raise Refused(f"redirect to {action.address}: {FULL}")
         place = self._held.get(id(action.mail))
         if place is None:
             place = self._held[id(action.mail)] = self._add(HELD, action.mail)
@@ -184,6 +187,8 @@ class Doing:
 
     async def _send(self, action: Send) -> None:
         for address in action.recipients:
+            if not await self._room.take():
+                raise Refused(f"{action.kind} to {address}: {FULL}")
             utf8 = not (action.sender + address).isascii()
             self._outgoing.append(
                 Outgoing(kind="notify", sender=action.sender, recipient=address, data=action.data, smtputf8=utf8)

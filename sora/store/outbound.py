@@ -318,6 +318,16 @@ class Outbound:
         )
         return Backlog(**row) if row else Backlog()
 
+    async def room(self, account_id: AccountId, most: int) -> int:
+        """How many more mails of an account may be queued, if so many may wait; 0 or more.
+
+        A forecast: what is under way at this moment is not seen.
+        """
+        waiting = await self._db.fetchval(
+            "SELECT count(*) FROM (SELECT FROM outbound_queue WHERE account_id = $1 LIMIT $2) q", account_id, most
+        )
+        return most - int(waiting)
+
     async def note_smarthost(self, node: str, error: str) -> None:
         """Note that a node cannot reach the smarthost, and why; empty: it can."""
         await self._db.execute(

@@ -696,6 +696,32 @@ class TestSending:
             assert {row["entry"] for row in rows} == {reply_entry("h", SENDER)}
             assert [round(row["left"] / hour) for row in rows] == list(texts.values())
 
+    async def test_the_queue_of_an_account_has_room_for_so_much(
+        self, site: Site, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """What would be redirected is kept (RFC 5228 §2.10.6); what is made besides is left out."""
+        before = site.write("before.sieve", 'require "copy"; redirect :copy "site@example.net";')
+        async for world in site.open(before=[before], max_queued=3):
+            await world.account("alice", 'redirect "a@example.net";')
+            await world.account("bob", 'require "vacation"; vacation "Away.";')
+            for number in range(3):
+                assert await world.deliver(MAIL + b"%d\r\n" % number) == [STORED]
+            sent = [mail.recipient for mail in await world.queued()]
+            assert sent == ["site@example.net", "a@example.net", "site@example.net"]
+            assert len((await world.boxes())["INBOX"]) == 2
+            said = [record.__dict__.get("error", "") for record in caplog.records]
+            assert "redirect to a@example.net: too much mail of the account waits to be sent" in said
+            await world.node.store.db.execute("DELETE FROM outbound_queue")
+            assert await world.deliver(MAIL + b"again\r\n") == [STORED]
+            assert len((await world.boxes())["INBOX"]) == 2, "there is room again"
+            await world.node.store.db.execute("DELETE FROM outbound_queue")
+            for number in range(4):
+                sender = f"sender{number}@example.org"
+                mail = MAIL.replace(b"alice", b"bob") + b"%d\r\n" % number
+                assert await world.deliver(mail, "bob", sender=sender) == [STORED]
+            assert [mail.kind for mail in await world.queued()] == ["redirect", "vacation", "redirect"]
+            assert len((await world.boxes("bob"))["INBOX"]) == 4
+
     async def test_notify(self, world: FilterWorld) -> None:
         script = 'require "enotify"; notify :message "Mail for you" "mailto:phone@example.net";'
         await world.account("alice", script)

@@ -330,6 +330,24 @@ async def test_edited_versions_and_made_mail_have_room_for_so_much(
         await link.hang_up()
 
 
+async def test_a_full_queue_leaves_the_message(dsn: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with open_node(dsn, tmp_path, sieve={"url": URL, "max_queued": 1}) as node:
+        world = World(node)
+        await world.account("alice", "", "Work")
+        await world.deliver()
+        await world.bind("Work", 'redirect "a@example.net";')
+        link = await world.connect()
+        await ask(link, "SELECT INBOX")
+        with caplog.at_level(logging.WARNING):
+            for _ in range(2):
+                await ask(link, "COPY 1 Work")
+                await node.imapsieve.settled()
+        assert len(await world.queued()) == 1
+        assert await world.flags("Work") == [(r"\deleted",), ()]
+        assert "too much mail" in caplog.records[-1].__dict__["error"]
+        await link.hang_up()
+
+
 async def test_over_quota_is_a_failure_and_nothing_is_half_done(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     async def refuse(*_arguments: Any, **_more: Any) -> None:
         raise OverQuota

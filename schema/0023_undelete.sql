@@ -15,10 +15,10 @@ BEGIN
     ORDER BY 1);
 END $$;
 
--- What can be restored, one row a message, by name and UID. kept: the account still has it in a mailbox, so it was moved or
--- copied, and it is not restored unless that is asked for.
-CREATE FUNCTION list_deleted(p_account_id bigint, p_name text DEFAULT NULL, p_since timestamptz DEFAULT '-infinity',
-  p_after_mailbox_id bigint DEFAULT 0, p_after_uid bigint DEFAULT 0, p_limit int DEFAULT 1000)
+-- What can be restored of one mailbox, among the UIDs of a page, by UID. kept: the account still has it in a mailbox, so it was
+-- moved or copied, and it is not restored unless that is asked for. That it has it is written out each time, as a function
+-- for it would cost ten times what it finds.
+CREATE FUNCTION list_deleted(p_account_id bigint, p_mailbox_id bigint, p_uids bigint[])
 RETURNS TABLE (mailbox_id bigint, name text, uid bigint, size bigint, internal_date timestamptz, deleted_at timestamptz,
                sender text, subject text, kept boolean)
 LANGUAGE plpgsql STABLE SET search_path = sora, public SET plan_cache_mode = force_generic_plan
@@ -26,74 +26,58 @@ SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS
 #variable_conflict use_column
 BEGIN
   RETURN QUERY
-  WITH candidates AS MATERIALIZED (
-    SELECT b.mailbox_id, b.name, b.deleted_at, u.uid
-    FROM mailboxes b CROSS JOIN LATERAL unnest(deleted_uids(p_account_id, b.mailbox_id, p_since)) u (uid)
-    WHERE b.account_id = p_account_id AND NOT b.shadow AND (p_name IS NULL OR b.name = p_name)
-      AND (b.mailbox_id, u.uid) > (p_after_mailbox_id, p_after_uid)
-    ORDER BY b.mailbox_id, u.uid LIMIT p_limit
-  )
-  SELECT c.mailbox_id, c.name, c.uid, m.size, m.internal_date, coalesce(m.expunged_at, c.deleted_at), t.sender, t.subject,
-         is_kept(p_account_id, m.content_id, m.internal_date)
-  FROM candidates c CROSS JOIN LATERAL (
-    SELECT * FROM messages x
-    WHERE x.account_id = p_account_id AND x.mailbox_id = c.mailbox_id AND x.uid = c.uid OFFSET 0) m
+  SELECT b.mailbox_id, b.name, m.uid, m.size, m.internal_date, coalesce(m.expunged_at, b.deleted_at), t.sender, t.subject,
+    EXISTS (
+      SELECT 1 FROM messages x JOIN mailboxes y USING (account_id, mailbox_id)
+      WHERE x.account_id = p_account_id AND x.content_id = m.content_id AND x.internal_date = m.internal_date
+        AND x.expunged_at IS NULL AND y.deleted_at IS NULL AND NOT y.shadow)
+  FROM mailboxes b CROSS JOIN unnest(p_uids) u (uid) CROSS JOIN LATERAL (
+    SELECT * FROM messages i
+    WHERE i.account_id = p_account_id AND i.mailbox_id = p_mailbox_id AND i.uid = u.uid OFFSET 0) m
   LEFT JOIN message_contents t ON t.account_id = p_account_id AND t.content_id = m.content_id
-  ORDER BY 1, 3;
+  WHERE b.account_id = p_account_id AND b.mailbox_id = p_mailbox_id AND coalesce(m.expunged_at, b.deleted_at) IS NOT NULL
+  ORDER BY m.uid;
 END $$;
 
--- The account has this message somewhere, for all to see.
-CREATE FUNCTION is_kept(p_account_id bigint, p_content_id bigint, p_internal_date timestamptz) RETURNS boolean
-LANGUAGE plpgsql STABLE SET search_path = sora, public SET plan_cache_mode = force_generic_plan
-SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
-BEGIN
-  RETURN EXISTS (
-    SELECT 1 FROM messages m JOIN mailboxes b USING (account_id, mailbox_id)
-    WHERE m.account_id = p_account_id AND m.content_id = p_content_id AND m.internal_date = p_internal_date
-      AND m.expunged_at IS NULL AND b.deleted_at IS NULL AND NOT b.shadow);
-END $$;
-
--- Restores up to p_limit messages of a mailbox, deleted or not, into one that is there (the same, as a rule): those of
--- a UID set (bounds NULL: all) that went since p_since, behind the UID p_after. They get new UIDs in the order of the old ones, and their
--- flags as they were, but for \Deleted. Skipped are those that the account has still or again, and all but one of what would
--- be the same message twice; p_again: neither. One row always; last_uid NULL: there was nothing (more) to look at.
-CREATE FUNCTION restore_messages(p_account_id bigint, p_mailbox_id bigint, p_to_mailbox_id bigint, p_lo bigint[] DEFAULT NULL,
-  p_hi bigint[] DEFAULT NULL, p_since timestamptz DEFAULT '-infinity', p_after bigint DEFAULT 0, p_again boolean DEFAULT false, p_limit int DEFAULT 1000)
-RETURNS TABLE (last_uid bigint, source_uids bigint[], target_uids bigint[], skipped int, modseq bigint)
+-- Restores messages of a mailbox, deleted or not, into one that is there (the same, as a rule). They get new UIDs in the order
+-- of the old ones, and their flags as they were, but for \Deleted. Left out are those that are not deleted, or purged; skipped
+-- are those that the account has still or again, and all but one of what would be the same message twice; p_again: neither.
+-- All of them or none: one transaction. One row always.
+CREATE FUNCTION restore_messages(p_account_id bigint, p_mailbox_id bigint, p_to_mailbox_id bigint, p_uids bigint[],
+  p_again boolean DEFAULT false)
+RETURNS TABLE (source_uids bigint[], target_uids bigint[], skipped int, modseq bigint)
 LANGUAGE plpgsql ROWS 1
 SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET lock_timeout = '10s'
 SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
   v_limited boolean := lock_quotas(ARRAY[p_account_id]) <> '{}';
-  v_uids bigint[];
   v_sizes bigint[];
+  v_found int;
 BEGIN
   -- under its lock nothing of the source is trimmed, and a message row keeps its body
   PERFORM lock_mailboxes(ARRAY[p_mailbox_id, p_to_mailbox_id]);
   PERFORM require_mailbox(p_account_id, p_to_mailbox_id);
-  v_uids := ARRAY(
-    SELECT u.uid FROM unnest(deleted_uids(p_account_id, p_mailbox_id, p_since)) u (uid)
-    WHERE u.uid > p_after AND (p_lo IS NULL OR EXISTS (
-      SELECT 1 FROM unnest(p_lo, p_hi) r (lo, hi) WHERE u.uid BETWEEN r.lo AND r.hi))
-    ORDER BY 1 LIMIT p_limit);
-  last_uid := v_uids[cardinality(v_uids)];
-  SELECT coalesce(array_agg(k.uid ORDER BY k.uid), '{}'), coalesce(array_agg(k.size ORDER BY k.uid), '{}')
-  INTO source_uids, v_sizes FROM (
-    SELECT m.uid, m.size, row_number() OVER (PARTITION BY m.content_id, m.internal_date ORDER BY m.uid DESC) AS place,
-           is_kept(p_account_id, m.content_id, m.internal_date) AS kept
-    FROM unnest(v_uids) u (uid) CROSS JOIN LATERAL (
-      SELECT x.uid, x.size, x.content_id, x.internal_date FROM messages x
-      WHERE x.account_id = p_account_id AND x.mailbox_id = p_mailbox_id AND x.uid = u.uid OFFSET 0) m
-  ) k WHERE p_again OR (k.place = 1 AND NOT k.kept);
-  skipped := cardinality(v_uids) - cardinality(source_uids);
+  SELECT coalesce(array_agg(k.uid ORDER BY k.uid) FILTER (WHERE k.wanted), '{}'),
+         coalesce(array_agg(k.size ORDER BY k.uid) FILTER (WHERE k.wanted), '{}'), count(*)
+  INTO source_uids, v_sizes, v_found FROM (
+    SELECT m.uid, m.size, p_again
+      OR row_number() OVER (PARTITION BY m.content_id, m.internal_date ORDER BY m.uid DESC) = 1 AND NOT EXISTS (
+        SELECT 1 FROM messages x JOIN mailboxes y USING (account_id, mailbox_id)
+        WHERE x.account_id = p_account_id AND x.content_id = m.content_id AND x.internal_date = m.internal_date
+          AND x.expunged_at IS NULL AND y.deleted_at IS NULL AND NOT y.shadow) AS wanted
+    FROM mailboxes b CROSS JOIN unnest(p_uids) u (uid) CROSS JOIN LATERAL (
+      SELECT i.uid, i.size, i.content_id, i.internal_date, i.expunged_at FROM messages i
+      WHERE i.account_id = p_account_id AND i.mailbox_id = p_mailbox_id AND i.uid = u.uid OFFSET 0) m
+    WHERE b.account_id = p_account_id AND b.mailbox_id = p_mailbox_id AND NOT b.shadow
+      AND (m.expunged_at IS NOT NULL OR b.deleted_at IS NOT NULL)
+  ) k;
+  skipped := v_found - cardinality(source_uids);
   IF v_limited AND v_sizes <> '{}' THEN
     PERFORM require_room(p_account_id, v_sizes);
   END IF;
-  SELECT array_agg(s.uid_next + n - 1 ORDER BY n), s.highest_modseq + 1 INTO target_uids, modseq
-  FROM mailbox_stats s, generate_series(1, cardinality(source_uids)) n
-  WHERE s.account_id = p_account_id AND s.mailbox_id = p_to_mailbox_id GROUP BY s.highest_modseq;
-  target_uids := coalesce(target_uids, '{}');
+  SELECT ARRAY(SELECT s.uid_next + n - 1 FROM generate_series(1, cardinality(source_uids)) n ORDER BY n), s.highest_modseq + 1
+  INTO target_uids, modseq FROM mailbox_stats s WHERE s.account_id = p_account_id AND s.mailbox_id = p_to_mailbox_id;
   IF target_uids <> '{}' THEN
     PERFORM put_back(p_account_id, p_mailbox_id, p_to_mailbox_id, source_uids, target_uids, modseq);
     PERFORM pg_notify('sora_' || p_account_id % 16,
@@ -195,7 +179,8 @@ END $$;
 -- from the mailboxes of a name, those that are deleted among them. So every command reads it as any other. Its owner has
 -- the rights l and r in it. It counts in no quota, and LIST shows it below its own prefix only.
 
--- Which message of a shadow stands for which deleted one. Its UIDs are given once, in the order in which messages went.
+-- Which message of a shadow stands for which deleted one. Its UIDs are given once, in the order in which messages went. A UID
+-- that the shadow has not come to yet, by its uid_next, is of a message that is still to be put into it.
 CREATE TABLE deleted_messages (
   account_id bigint NOT NULL,
   shadow_id bigint NOT NULL,
@@ -208,20 +193,68 @@ CREATE TABLE deleted_messages (
 );
 CREATE INDEX deleted_messages_age ON deleted_messages (deleted_at);
 
--- The names of mailboxes from which something went within the grace period.
-CREATE FUNCTION deleted_names(p_account_id bigint, p_grace interval) RETURNS SETOF text LANGUAGE plpgsql STABLE
-SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
+-- For which state of the account the messages of a shadow were found, and until when they are the right ones.
+CREATE TABLE shadow_marks (
+  account_id bigint NOT NULL,
+  shadow_id bigint NOT NULL,
+  mark bigint NOT NULL,
+  oldest_at timestamptz NOT NULL,
+  PRIMARY KEY (account_id, shadow_id),
+  FOREIGN KEY (account_id, shadow_id) REFERENCES mailboxes ON DELETE CASCADE
+);
+
+-- A number that is another one when a message came, went or was purged in any mailbox, or a mailbox was made, renamed,
+-- deleted or restored; flags make no difference.
+CREATE FUNCTION deleted_mark(p_account_id bigint, p_grace interval) RETURNS bigint LANGUAGE sql STABLE
+SET search_path = sora, public AS $$
+  SELECT coalesce(bit_xor(hash_record_extended(
+    ROW(b.mailbox_id, b.name, b.deleted_at, t.uid_next, t.message_count, t.total_size, t.expunge_floor), 0)), 0)
+    # extract(epoch FROM p_grace)::bigint
+  FROM mailboxes b JOIN mailbox_stats t USING (account_id, mailbox_id) WHERE b.account_id = p_account_id AND NOT b.shadow
+$$;
+
+-- The names of mailboxes from which something went within the grace period that the account has nowhere else. Of a name whose
+-- shadow (called p_prefix and the name) is up to date, the shadow tells. p_selected: a shadow that is named in any case.
+CREATE FUNCTION deleted_names(p_account_id bigint, p_prefix text, p_grace interval, p_selected bigint DEFAULT 0)
+RETURNS TABLE (name text, current boolean) LANGUAGE plpgsql STABLE
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+#variable_conflict use_column
+DECLARE
+  v_mark bigint := deleted_mark(p_account_id, p_grace);
 BEGIN
   RETURN QUERY
-  SELECT DISTINCT b.name FROM mailboxes b WHERE b.account_id = p_account_id AND NOT b.shadow AND NOT b.noselect AND (
-    EXISTS (SELECT 1 FROM message_expunges e WHERE e.account_id = p_account_id AND e.mailbox_id = b.mailbox_id
-            AND e.expunged_at >= clock() - p_grace)
-    OR b.deleted_at >= clock() - p_grace AND EXISTS (
-      SELECT 1 FROM mailbox_stats t WHERE t.account_id = p_account_id AND t.mailbox_id = b.mailbox_id AND t.message_count > 0))
-  ORDER BY 1;
+  SELECT n.name, bool_or(s.shown) IS NOT NULL FROM (
+    SELECT substr(b.name, length(p_prefix) + 1) AS name, true AS selected FROM mailboxes b
+    WHERE b.account_id = p_account_id AND b.mailbox_id = p_selected AND b.shadow AND starts_with(b.name, p_prefix)
+    UNION
+    SELECT b.name, false FROM mailboxes b WHERE b.account_id = p_account_id AND NOT b.shadow AND NOT b.noselect AND (
+      EXISTS (SELECT 1 FROM message_expunges e WHERE e.account_id = p_account_id AND e.mailbox_id = b.mailbox_id
+              AND e.expunged_at >= clock() - p_grace)
+      OR b.deleted_at >= clock() - p_grace AND EXISTS (
+        SELECT 1 FROM mailbox_stats t WHERE t.account_id = p_account_id AND t.mailbox_id = b.mailbox_id AND t.message_count > 0))
+  ) n LEFT JOIN LATERAL (
+    SELECT t.message_count > 0 AS shown FROM mailboxes b JOIN shadow_marks k ON k.account_id = p_account_id AND k.shadow_id = b.mailbox_id
+    JOIN mailbox_stats t ON t.account_id = p_account_id AND t.mailbox_id = b.mailbox_id
+    WHERE b.account_id = p_account_id AND b.name = p_prefix || n.name AND b.shadow AND b.deleted_at IS NULL
+      AND k.mark = v_mark AND k.oldest_at >= clock() - p_grace AND NOT EXISTS (
+        SELECT 1 FROM deleted_messages d
+        WHERE d.account_id = p_account_id AND d.shadow_id = b.mailbox_id AND d.uid >= t.uid_next)
+  ) s ON true
+  WHERE n.selected OR coalesce(s.shown, EXISTS (
+    SELECT 1 FROM mailboxes b CROSS JOIN LATERAL unnest(deleted_uids(p_account_id, b.mailbox_id, clock() - p_grace)) u (uid)
+    CROSS JOIN LATERAL (
+      SELECT i.content_id, i.internal_date FROM messages i
+      WHERE i.account_id = p_account_id AND i.mailbox_id = b.mailbox_id AND i.uid = u.uid OFFSET 0) m
+    WHERE b.account_id = p_account_id AND b.name = n.name AND NOT b.shadow AND NOT EXISTS (
+      SELECT 1 FROM messages x JOIN mailboxes y USING (account_id, mailbox_id)
+      WHERE x.account_id = p_account_id AND x.content_id = m.content_id AND x.internal_date = m.internal_date
+        AND x.expunged_at IS NULL AND y.deleted_at IS NULL AND NOT y.shadow)))
+  GROUP BY 1 ORDER BY 1;
 END $$;
 
--- What a shadow should show of the mailboxes of a name: each message that the account has nowhere else, once.
+-- What a shadow should show of the mailboxes of a name: each message that the account has nowhere else, once; the p_limit that
+-- went last.
 CREATE FUNCTION shown_as_deleted(p_account_id bigint, p_name text, p_grace interval, p_limit int)
 RETURNS TABLE (source_id bigint, source_uid bigint, deleted_at timestamptz) LANGUAGE plpgsql STABLE
 SET search_path = sora, public SET plan_cache_mode = force_generic_plan
@@ -230,111 +263,167 @@ SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS
 BEGIN
   RETURN QUERY
   SELECT k.mailbox_id, k.uid, k.gone_at FROM (
-    SELECT b.mailbox_id, m.uid, m.content_id, m.internal_date, coalesce(m.expunged_at, b.deleted_at) AS gone_at,
-           row_number() OVER (PARTITION BY m.content_id, m.internal_date
-                              ORDER BY coalesce(m.expunged_at, b.deleted_at), b.mailbox_id, m.uid) AS place
+    SELECT DISTINCT ON (m.content_id, m.internal_date) b.mailbox_id, m.uid, m.content_id, m.internal_date,
+      coalesce(m.expunged_at, b.deleted_at) AS gone_at
     FROM mailboxes b CROSS JOIN LATERAL unnest(deleted_uids(p_account_id, b.mailbox_id, clock() - p_grace)) u (uid)
     CROSS JOIN LATERAL (
-      SELECT x.uid, x.content_id, x.internal_date, x.expunged_at FROM messages x
-      WHERE x.account_id = p_account_id AND x.mailbox_id = b.mailbox_id AND x.uid = u.uid OFFSET 0) m
+      SELECT i.uid, i.content_id, i.internal_date, i.expunged_at FROM messages i
+      WHERE i.account_id = p_account_id AND i.mailbox_id = b.mailbox_id AND i.uid = u.uid OFFSET 0) m
     WHERE b.account_id = p_account_id AND b.name = p_name AND NOT b.shadow
-  ) k WHERE CASE WHEN k.place = 1 THEN NOT is_kept(p_account_id, k.content_id, k.internal_date) END ORDER BY k.gone_at DESC, k.mailbox_id DESC, k.uid DESC LIMIT p_limit;
+    ORDER BY m.content_id, m.internal_date, gone_at, b.mailbox_id, m.uid
+  ) k WHERE NOT EXISTS (
+      SELECT 1 FROM messages x JOIN mailboxes y USING (account_id, mailbox_id)
+      WHERE x.account_id = p_account_id AND x.content_id = k.content_id AND x.internal_date = k.internal_date
+        AND x.expunged_at IS NULL AND y.deleted_at IS NULL AND NOT y.shadow)
+  ORDER BY k.gone_at DESC, k.mailbox_id DESC, k.uid DESC LIMIT p_limit;
 END $$;
 
 -- Makes the shadow of a name (p_shadow: what it is called) if it is missing, and brings it up to date, by p_step messages at
--- most: `more` says that there are others. No row: nothing went and there was no shadow, or a mailbox of the account's own
--- has the name. It is found out before the sources are locked, because that may take long, and mail comes in meanwhile; if
--- there is something to do, they are locked, so that nothing of them is trimmed, and their bodies purged, before it is shown.
-CREATE FUNCTION refresh_deleted(p_account_id bigint, p_name text, p_shadow text, p_grace interval, p_step int DEFAULT 5000,
-  p_limit int DEFAULT 100000)
+-- most: `more` says that there are others, for calls without p_plan. No row: nothing went and there was no shadow, or a mailbox of the account's own
+-- has the name.
+--
+-- What it should show is looked up only when the account has changed since, and without a lock that mail coming in would
+-- wait for: the UIDs are given, and each step of them is put in under the locks of the sources, so that nothing of them is
+-- trimmed, and their bodies purged, before it is shown.
+CREATE FUNCTION refresh_deleted(p_account_id bigint, p_name text, p_shadow text, p_grace interval, p_plan boolean DEFAULT true,
+  p_step int DEFAULT 1000, p_limit int DEFAULT 100000)
 RETURNS TABLE (mailbox_id bigint, more boolean) LANGUAGE plpgsql ROWS 1
 SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET lock_timeout = '10s' AS $$
 #variable_conflict use_column
 DECLARE
   v_id bigint;
-  v_source_id bigint[];
-  v_source_uid bigint[];
-  v_deleted_at timestamptz[];
-  v_gone bigint[];
-  v_modseq bigint;
-  v_base bigint;
+  v_mark bigint;
 BEGIN
   PERFORM lock_accounts(ARRAY[p_account_id]);
   SELECT m.mailbox_id INTO v_id FROM mailboxes m JOIN accounts a USING (account_id)
   WHERE m.account_id = p_account_id AND m.name = p_shadow AND m.deleted_at IS NULL AND m.shadow AND a.deleted_at IS NULL;
   IF v_id IS NULL THEN
     IF EXISTS (SELECT 1 FROM mailboxes m WHERE m.account_id = p_account_id AND m.name = p_shadow AND m.deleted_at IS NULL)
-      OR NOT EXISTS (SELECT 1 FROM deleted_names(p_account_id, p_grace) n WHERE n = p_name) THEN
+      OR NOT EXISTS (SELECT 1 FROM shown_as_deleted(p_account_id, p_name, p_grace, 1)) THEN
       RETURN;
     END IF;
     INSERT INTO mailboxes AS m (account_id, name, shadow) VALUES (p_account_id, p_shadow, true) RETURNING m.mailbox_id INTO v_id;
     INSERT INTO mailbox_acl (account_id, mailbox_id, grantee_id, rights) VALUES (p_account_id, v_id, p_account_id, 1027);
   END IF;
+  v_mark := deleted_mark(p_account_id, p_grace);   -- before anything is looked up
+  IF p_plan AND NOT EXISTS (
+    SELECT 1 FROM shadow_marks k WHERE k.account_id = p_account_id AND k.shadow_id = v_id AND k.mark = v_mark
+      AND k.oldest_at >= clock() - p_grace) THEN
+    PERFORM plan_shadow(p_account_id, v_id, p_name, p_grace, p_limit);
+    INSERT INTO shadow_marks (account_id, shadow_id, mark, oldest_at)
+    SELECT p_account_id, v_id, v_mark, coalesce(min(d.deleted_at), 'infinity') FROM deleted_messages d
+    WHERE d.account_id = p_account_id AND d.shadow_id = v_id
+    ON CONFLICT (account_id, shadow_id) DO UPDATE SET mark = EXCLUDED.mark, oldest_at = EXCLUDED.oldest_at;
+  END IF;
+  mailbox_id := v_id;
+  more := fill_shadow(p_account_id, v_id, p_step);
+  RETURN NEXT;
+END $$;
+
+-- Takes out of a shadow what it should show no longer, and gives UIDs to what it should show from now on. Called under the lock
+-- of the account, which keeps two of them apart.
+CREATE FUNCTION plan_shadow(p_account_id bigint, p_shadow_id bigint, p_name text, p_grace interval, p_limit int) RETURNS void
+LANGUAGE plpgsql SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+  v_gone bigint[];
+BEGIN
   -- UNION ALL and GROUP BY, not joins, whose plans would be made for ten rows
   WITH compared AS MATERIALIZED (
     SELECT q.source_id, q.source_uid, max(q.uid) AS uid, max(q.deleted_at) AS deleted_at, bool_or(q.wanted) AS wanted FROM (
       SELECT d.source_id, d.source_uid, d.uid, NULL::timestamptz AS deleted_at, false AS wanted FROM deleted_messages d
-      WHERE d.account_id = p_account_id AND d.shadow_id = v_id
+      WHERE d.account_id = p_account_id AND d.shadow_id = p_shadow_id
       UNION ALL
       SELECT w.source_id, w.source_uid, NULL, w.deleted_at, true
       FROM shown_as_deleted(p_account_id, p_name, p_grace, p_limit) w) q
     GROUP BY 1, 2
-  ), fresh AS (
-    SELECT c.* FROM compared c WHERE c.uid IS NULL ORDER BY c.deleted_at, c.source_id, c.source_uid LIMIT p_step + 1
+  ), given AS (
+    INSERT INTO deleted_messages (account_id, shadow_id, uid, source_id, source_uid, deleted_at)
+    SELECT p_account_id, p_shadow_id, (
+        SELECT greatest(t.uid_next - 1, (
+          SELECT max(d.uid) FROM deleted_messages d WHERE d.account_id = p_account_id AND d.shadow_id = p_shadow_id))
+        FROM mailbox_stats t WHERE t.account_id = p_account_id AND t.mailbox_id = p_shadow_id)
+      + row_number() OVER (ORDER BY c.deleted_at, c.source_id, c.source_uid), c.source_id, c.source_uid, c.deleted_at
+    FROM compared c WHERE c.uid IS NULL
   )
-  SELECT array_agg(f.source_id ORDER BY f.deleted_at, f.source_id, f.source_uid),
-         array_agg(f.source_uid ORDER BY f.deleted_at, f.source_id, f.source_uid),
-         array_agg(f.deleted_at ORDER BY f.deleted_at, f.source_id, f.source_uid),
-         ARRAY(SELECT c.uid FROM compared c WHERE NOT c.wanted ORDER BY 1)
-  INTO v_source_id, v_source_uid, v_deleted_at, v_gone FROM fresh f;
-  mailbox_id := v_id;
-  more := coalesce(cardinality(v_source_id), 0) > p_step;
-  IF v_source_id IS NULL AND v_gone = '{}' THEN
-    RETURN NEXT;
-    RETURN;
+  SELECT ARRAY(SELECT c.uid FROM compared c WHERE NOT c.wanted ORDER BY 1) INTO v_gone;
+  IF v_gone <> '{}' THEN
+    PERFORM lock_mailboxes(ARRAY[p_shadow_id]);
+    PERFORM hide_deleted(p_account_id, p_shadow_id, v_gone);
+    PERFORM pg_notify('sora_' || p_account_id % 16, format('%s.%s.%s', to_hex(p_account_id), to_hex(p_shadow_id), (
+      SELECT to_hex(t.highest_modseq) FROM mailbox_stats t WHERE t.account_id = p_account_id AND t.mailbox_id = p_shadow_id)));
   END IF;
-  PERFORM lock_mailboxes(v_id || ARRAY(
-    SELECT b.mailbox_id FROM mailboxes b WHERE b.account_id = p_account_id AND b.name = p_name AND NOT b.shadow));
-  -- what was restored, trimmed or taken out meanwhile
-  SELECT array_agg(i.source_id ORDER BY i.n), array_agg(i.source_uid ORDER BY i.n), array_agg(i.deleted_at ORDER BY i.n)
-  INTO v_source_id, v_source_uid, v_deleted_at
-  FROM unnest(v_source_id[: p_step], v_source_uid[: p_step], v_deleted_at[: p_step])
-    WITH ORDINALITY i (source_id, source_uid, deleted_at, n)
+END $$;
+
+-- Puts the next p_step messages that have got UIDs into a shadow. True: there are more of them. What was restored, trimmed or
+-- taken out meanwhile is left out, and its UID is nobody's.
+CREATE FUNCTION fill_shadow(p_account_id bigint, p_shadow_id bigint, p_step int) RETURNS boolean LANGUAGE plpgsql
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+DECLARE
+  v_next bigint;
+  v_modseq bigint;
+  v_uid bigint[];
+  v_source_id bigint[];
+  v_source_uid bigint[];
+  v_kept bigint[];
+BEGIN
+  SELECT t.uid_next INTO v_next FROM mailbox_stats t WHERE t.account_id = p_account_id AND t.mailbox_id = p_shadow_id;
+  SELECT array_agg(d.uid ORDER BY d.uid), array_agg(d.source_id ORDER BY d.uid), array_agg(d.source_uid ORDER BY d.uid)
+  INTO v_uid, v_source_id, v_source_uid FROM (
+    SELECT x.* FROM deleted_messages x WHERE x.account_id = p_account_id AND x.shadow_id = p_shadow_id AND x.uid >= v_next
+    ORDER BY x.uid LIMIT p_step) d;
+  IF v_uid IS NULL THEN
+    RETURN false;
+  END IF;
+  PERFORM lock_mailboxes(p_shadow_id || ARRAY(SELECT DISTINCT s FROM unnest(v_source_id) s));
+  SELECT t.highest_modseq + 1 INTO v_modseq FROM mailbox_stats t
+  WHERE t.account_id = p_account_id AND t.mailbox_id = p_shadow_id;
+  SELECT array_agg(i.uid ORDER BY i.uid), array_agg(i.source_id ORDER BY i.uid), array_agg(i.source_uid ORDER BY i.uid)
+  INTO v_kept, v_source_id, v_source_uid
+  FROM unnest(v_uid, v_source_id, v_source_uid) i (uid, source_id, source_uid)
   CROSS JOIN LATERAL (
     SELECT x.content_id, x.internal_date FROM messages x
     WHERE x.account_id = p_account_id AND x.mailbox_id = i.source_id AND x.uid = i.source_uid OFFSET 0) m
-  WHERE NOT is_kept(p_account_id, m.content_id, m.internal_date);
-  v_gone := ARRAY(
-    SELECT d.uid FROM deleted_messages d
-    WHERE d.account_id = p_account_id AND d.shadow_id = v_id AND d.uid = ANY (v_gone) ORDER BY 1);
-  IF v_gone <> '{}' THEN
-    PERFORM hide_deleted(p_account_id, v_id, v_gone);
+  CROSS JOIN LATERAL (
+    SELECT 1 FROM deleted_messages x
+    WHERE x.account_id = p_account_id AND x.shadow_id = p_shadow_id AND x.uid = i.uid OFFSET 0) d
+  WHERE NOT EXISTS (
+      SELECT 1 FROM messages x JOIN mailboxes y USING (account_id, mailbox_id)
+      WHERE x.account_id = p_account_id AND x.content_id = m.content_id AND x.internal_date = m.internal_date
+        AND x.expunged_at IS NULL AND y.deleted_at IS NULL AND NOT y.shadow);
+  IF cardinality(v_kept) IS DISTINCT FROM cardinality(v_uid) THEN
+    DELETE FROM deleted_messages d
+    WHERE d.account_id = p_account_id AND d.shadow_id = p_shadow_id AND d.uid BETWEEN v_uid[1] AND v_uid[cardinality(v_uid)]
+      AND d.uid <> ALL (coalesce(v_kept, '{}'));
   END IF;
-  SELECT t.highest_modseq + 1, t.uid_next - 1 INTO v_modseq, v_base FROM mailbox_stats t
-  WHERE t.account_id = p_account_id AND t.mailbox_id = v_id;
-  IF v_source_id IS NOT NULL THEN
-    INSERT INTO deleted_messages (account_id, shadow_id, uid, source_id, source_uid, deleted_at)
-    SELECT p_account_id, v_id, v_base + i.n, i.source_id, i.source_uid, i.deleted_at
-    FROM unnest(v_source_id, v_source_uid, v_deleted_at) WITH ORDINALITY i (source_id, source_uid, deleted_at, n);
-    PERFORM put_back(p_account_id, b.source_id, v_id, b.uids, b.new_uids, v_modseq) FROM (
-      SELECT i.source_id, array_agg(i.source_uid ORDER BY i.n) AS uids, array_agg(v_base + i.n ORDER BY i.n) AS new_uids
-      FROM unnest(v_source_id, v_source_uid) WITH ORDINALITY i (source_id, source_uid, n)
-      GROUP BY 1 ORDER BY 1) b;
+  PERFORM put_back(p_account_id, s.source_id, p_shadow_id, s.uids, s.new_uids, v_modseq) FROM (
+    SELECT i.source_id, array_agg(i.source_uid ORDER BY i.uid) AS uids, array_agg(i.uid ORDER BY i.uid) AS new_uids
+    FROM unnest(v_kept, v_source_id, v_source_uid) i (uid, source_id, source_uid)
+    GROUP BY 1 ORDER BY 1) s;
+  IF v_kept IS NOT NULL THEN
+    PERFORM pg_notify('sora_' || p_account_id % 16,
+      format('%s.%s.%s', to_hex(p_account_id), to_hex(p_shadow_id), to_hex(v_modseq)));
   END IF;
-  IF v_source_id IS NOT NULL OR v_gone <> '{}' THEN
-    PERFORM pg_notify('sora_' || p_account_id % 16, format('%s.%s.%s', to_hex(p_account_id), to_hex(v_id), to_hex(v_modseq)));
-  END IF;
-  RETURN NEXT;
+  RETURN EXISTS (
+    SELECT 1 FROM deleted_messages d
+    WHERE d.account_id = p_account_id AND d.shadow_id = p_shadow_id AND d.uid > v_uid[cardinality(v_uid)]);
 END $$;
 
 -- Messages of a shadow that it should show no longer: restored ones, and those past the grace period. Their rows go at once,
 -- because they hold bodies. Called under its lock.
 CREATE FUNCTION hide_deleted(p_account_id bigint, p_shadow_id bigint, p_uids bigint[]) RETURNS void LANGUAGE plpgsql
-SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
+SET search_path = sora, public SET plan_cache_mode = force_generic_plan
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
 BEGIN
-  PERFORM expunge(p_account_id, p_shadow_id, p_uids, p_uids, false);
-  DELETE FROM deleted_messages d
-  WHERE d.account_id = p_account_id AND d.shadow_id = p_shadow_id AND d.uid = ANY (p_uids);
+  PERFORM expunge(p_account_id, p_shadow_id, r.lows, r.highs, false) FROM (
+    SELECT array_agg(i.low ORDER BY i.low) AS lows, array_agg(i.high ORDER BY i.low) AS highs FROM (
+      SELECT min(q.uid) AS low, max(q.uid) AS high FROM (
+        SELECT u.uid, u.uid - row_number() OVER (ORDER BY u.uid) AS run FROM unnest(p_uids) u (uid)) q
+      GROUP BY q.run) i) r;
+  DELETE FROM deleted_messages d USING unnest(p_uids) u (uid) CROSS JOIN LATERAL (
+    SELECT i.ctid FROM deleted_messages i
+    WHERE i.account_id = p_account_id AND i.shadow_id = p_shadow_id AND i.uid = u.uid OFFSET 0) x
+  WHERE d.ctid = x.ctid;
   PERFORM trim_expunges(p_account_id, p_shadow_id, 'infinity', cardinality(p_uids));
 END $$;
 

@@ -1223,12 +1223,11 @@ SELECT cardinality(deleted_uids({box}))::bigint
 SELECT count(*) FROM plain.messages m WHERE m.account_id = {acc} AND m.mailbox_id = {mb} AND m.expunged_at IS NOT NULL
 
 -- ── list_deleted of 100
--- covers is_kept
 -- untimed
 SELECT expunge({box}, ARRAY[{mid}::bigint], ARRAY[{mid}::bigint + 99], false); SELECT plain.expunge({box}, {mid},
 {mid} + 99)
 -- ours
-SELECT count(subject) FROM list_deleted({acc})
+SELECT count(subject) FROM list_deleted({box}, deleted_uids({box}))
 -- plain
 SELECT count(c.subject) FROM plain.messages m JOIN plain.contents c USING (account_id, content_id)
 WHERE m.account_id = {acc} AND m.expunged_at IS NOT NULL
@@ -1239,7 +1238,7 @@ WHERE m.account_id = {acc} AND m.expunged_at IS NOT NULL
 SELECT expunge({box}, ARRAY[{mid}::bigint], ARRAY[{mid}::bigint + 99], false); SELECT plain.expunge({box}, {mid},
 {mid} + 99)
 -- ours
-SELECT cardinality(target_uids)::bigint FROM restore_messages({box}, {mb})
+SELECT cardinality(target_uids)::bigint FROM restore_messages({box}, {mb}, deleted_uids({box}))
 -- plain
 SELECT count(plain.restore({box}, m.uid)) FROM plain.messages m WHERE m.account_id = {acc} AND m.mailbox_id = {mb} AND
 m.expunged_at IS NOT NULL
@@ -1262,11 +1261,12 @@ SELECT mailbox_id FROM restore_mailbox({acc}, {to})
 UPDATE mailboxes SET deleted_at = NULL WHERE account_id = {acc} AND mailbox_id = {to} RETURNING mailbox_id
 
 -- ── deleted_names
+-- covers deleted_mark
 -- untimed
 SELECT expunge({box}, ARRAY[{mid}::bigint], ARRAY[{mid}::bigint + 99], false); SELECT plain.expunge({box}, {mid},
 {mid} + 99)
 -- ours
-SELECT n FROM deleted_names({acc}, '14 days') n
+SELECT name FROM deleted_names({acc}, 'Deleted/', '14 days')
 -- plain
 SELECT DISTINCT b.name FROM plain.mailboxes b JOIN plain.messages m USING (account_id, mailbox_id) WHERE b.account_id = {acc}
 AND m.expunged_at IS NOT NULL
@@ -1283,6 +1283,7 @@ NOT EXISTS (SELECT 1 FROM plain.messages x WHERE x.account_id = {acc} AND x.cont
 x.internal_date = m.internal_date AND x.expunged_at IS NULL)
 
 -- ── refresh_deleted of 100
+-- covers plan_shadow fill_shadow
 -- uncompared
 -- untimed
 SELECT expunge({box}, ARRAY[{mid}::bigint], ARRAY[{mid}::bigint + 99], false); SELECT plain.expunge({box}, {mid},

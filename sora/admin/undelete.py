@@ -13,7 +13,7 @@ from sora.admin.context import (  # noqa: TC001 — the table of operations read
     AdminContext,
     MailboxName,
 )
-from sora.errors import AlreadyExists, BadSyntax, InvalidName, NotFound
+from sora.errors import AlreadyExists, BadSyntax, InvalidName, NotFound, OverQuota
 from sora.store.undelete import EVER
 from sora.types import MAX_UID, MailboxId, UidValidity
 from sora.units import parse_duration
@@ -128,7 +128,7 @@ async def restore_messages(ctx: AdminContext, req: Restore) -> Restored:
     """Bring expunged messages, and those of deleted mailboxes of that name, back into their mailbox.
 
     They get new UIDs; flags and dates are the old ones. A mailbox that is gone is made again. It may be repeated:
-    messages that are back are skipped.
+    messages that are back are skipped. Where the quota ends, those that fit stay.
     """
     account_id = (await ctx.store.accounts.get(req.address)).account_id
     uids, since = _uids(req.uids), _moment(req.since)
@@ -137,12 +137,15 @@ async def restore_messages(ctx: AdminContext, req: Restore) -> Restored:
         raise NotFound(f"There was no mailbox {req.mailbox}")
     target = await _target(ctx, account_id, req.into or req.mailbox)
     restored = skipped = 0
-    for source in sources:
-        async for step in ctx.store.undelete.restore(
-            account_id, source, target, uids=uids, since=since, again=req.again
-        ):
-            restored += len(step.uids)
-            skipped += step.skipped
+    try:
+        for source in sources:
+            async for step in ctx.store.undelete.restore(
+                account_id, source, target, uids=uids, since=since, again=req.again
+            ):
+                restored += len(step.uids)
+                skipped += step.skipped
+    except OverQuota as error:
+        raise OverQuota(f"{error.text}: {restored} messages are back, raise the quota and repeat it") from error
     return Restored(req.into or req.mailbox, restored, skipped)
 
 

@@ -15,7 +15,7 @@ from sora.store.mailboxes import canonical_name
 from sora.types import MailboxId, Uid, UidValidity
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
     from sora._native.seqset import UidSet
     from sora.store.db import Database
@@ -79,6 +79,11 @@ class RestoredMailbox(Struct, frozen=True):
     message_count: int
 
 
+def _pages(uids: Sequence[Uid]) -> Iterator[Sequence[Uid]]:
+    for first in range(0, len(uids), PAGE):
+        yield uids[first : first + PAGE]
+
+
 class Undelete:
     """Deleted messages and mailboxes of all accounts."""
 
@@ -93,26 +98,46 @@ class Undelete:
         Raises:
             InvalidName: It cannot be a name.
         """
-        wanted = None if name is None else canonical_name(name)
-        after: tuple[int, int] = 0, 0
-        while True:
-            rows = await self._db.fetch(
-                "SELECT * FROM list_deleted($1, $2, $3, $4, $5, $6)", account_id, wanted, since, *after, PAGE
-            )
-            if rows:
-                yield [DeletedMessage(**row) for row in rows]
-            if len(rows) < PAGE:
-                return
-            after = rows[-1]["mailbox_id"], rows[-1]["uid"]
+        boxes = await self._db.fetch(
+            """
+            SELECT mailbox_id FROM mailboxes WHERE account_id = $1 AND NOT shadow AND ($2::text IS NULL OR name = $2)
+            ORDER BY mailbox_id
+            """,
+            account_id,
+            None if name is None else canonical_name(name),
+        )
+        for (mailbox_id,) in boxes:
+            for uids in _pages(await self._uids(account_id, mailbox_id, since)):
+                rows = await self._db.fetch("SELECT * FROM list_deleted($1, $2, $3)", account_id, mailbox_id, uids)
+                if rows:
+                    yield [DeletedMessage(**row) for row in rows]
+
+    async def _uids(self, account_id: AccountId, mailbox_id: MailboxId, since: datetime) -> list[Uid]:
+        """What went from a mailbox, ascending; eight octets each, so that a million of them is no burden."""
+        found: list[Uid] = await self._db.fetchval("SELECT deleted_uids($1, $2, $3)", account_id, mailbox_id, since)
+        return found
 
     async def mailboxes(self, account_id: AccountId) -> list[DeletedMailbox]:
         """Deleted mailboxes, the last deleted first."""
         rows = await self._db.fetch("SELECT * FROM list_deleted_mailboxes($1)", account_id)
         return [DeletedMailbox(**row) for row in rows]
 
-    async def names(self, account_id: AccountId, grace: timedelta) -> list[str]:
-        """Names of mailboxes from which something went within the grace period, in byte order."""
-        return [row[0] for row in await self._db.fetch("SELECT deleted_names($1, $2)", account_id, grace)]
+    async def names(
+        self, account_id: AccountId, prefix: str, grace: timedelta, selected: MailboxId | None = None
+    ) -> dict[str, bool]:
+        """Names of mailboxes from which something went within the grace period that is nowhere else, in byte order.
+
+        Args:
+            prefix: What shadows are called is this and the name.
+            selected: If this is a shadow, its name is among them in any case.
+
+        Returns:
+            By name whether its shadow is there and up to date.
+        """
+        rows = await self._db.fetch(
+            "SELECT * FROM deleted_names($1, $2, $3, $4)", account_id, prefix, grace, selected or 0
+        )
+        return {row["name"]: row["current"] for row in rows}
 
     async def refresh(self, account_id: AccountId, name: str, shadow: str, grace: timedelta) -> None:
         """Show in a mailbox, made if it is missing, what went from those of a name and is nowhere else.
@@ -122,12 +147,12 @@ class Undelete:
         Args:
             shadow: What it is called.
         """
-        more = True
+        first = more = True
         while more:
             row = await self._db.fetchrow(
-                "SELECT * FROM refresh_deleted($1, $2, $3, $4)", account_id, name, shadow, grace
+                "SELECT * FROM refresh_deleted($1, $2, $3, $4, $5)", account_id, name, shadow, grace, first
             )
-            more = row is not None and row["more"]
+            more, first = row is not None and row["more"], False
 
     async def sources(self, account_id: AccountId, name: str) -> list[MailboxId]:
         """The mailboxes that have or had a name, the present one last; empty: there was none."""
@@ -162,18 +187,14 @@ class Undelete:
             NotFound: The target is gone.
             OverQuota: The next step does not fit.
         """
-        lows, highs = (None, None) if uids is None else uids.bounds()
-        after = 0
-        while True:
+        gone = await self._uids(account_id, mailbox_id, since)
+        for step in _pages(gone if uids is None else [uid for uid in gone if uid in uids]):
             row = await self._db.fetchrow(
-                "SELECT * FROM restore_messages($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-                account_id, mailbox_id, to_mailbox_id, lows, highs, since, after, again, PAGE,
+                "SELECT * FROM restore_messages($1, $2, $3, $4, $5)",
+                account_id, mailbox_id, to_mailbox_id, step, again,
             )  # fmt: skip
             assert row is not None, "restore_messages() always answers with one row"
-            if row["last_uid"] is None:
-                return
             yield RestoredMessages(row["target_uids"], row["skipped"])
-            after = row["last_uid"]
 
     async def restore_mailbox(
         self, account_id: AccountId, mailbox_id: MailboxId, name: str | None = None

@@ -83,7 +83,7 @@ async def test_deleted_mailboxes_of_the_name_are_shown_too(store: Store, ann: Ac
     shadow = await refresh(store, ann, "Work")
     assert shadow is not None
     assert sorted((await sources(store, shadow)).values()) == [1, 2]
-    assert await store.undelete.names(ann, GRACE) == ["Work"]
+    assert await store.undelete.names(ann, "Deleted/", GRACE) == {"Work": True}
 
 
 async def test_it_counts_nowhere(store: Store, ann: AccountId, inbox: MailboxId) -> None:
@@ -150,18 +150,120 @@ async def test_a_held_account_keeps_all(store: Store, ann: AccountId, inbox: Mai
     assert await store.db.fetchval("SELECT trim_shadow($1, $2, '0 s')", ann, shadow) == 0
 
 
+async def step(store: Store, ann: AccountId, *, plan: bool, size: int) -> tuple[MailboxId, bool]:
+    row = await store.db.fetchrow(
+        "SELECT * FROM refresh_deleted($1, 'INBOX', $2, $3, $4, $5)", ann, SHADOW, GRACE, plan, size
+    )
+    assert row is not None
+    return row["mailbox_id"], row["more"]
+
+
 async def test_many_in_steps(store: Store, ann: AccountId, inbox: MailboxId) -> None:
     await put(store, ann, inbox, *range(1, 31))
     await expunge(store, ann, inbox, *range(1, 31))
     steps = []
-    more = True
+    more = plan = True
     while more:
-        row = await store.db.fetchrow("SELECT * FROM refresh_deleted($1, 'INBOX', $2, $3, 12)", ann, SHADOW, GRACE)
-        assert row is not None
-        more = row["more"]
-        steps.append(len(await sources(store, row["mailbox_id"])))
+        shadow, more = await step(store, ann, plan=plan, size=12)
+        steps.append(len(await live(store, ann, shadow)))
+        plan = False
     assert steps == [12, 24, 30]
-    assert list((await sources(store, row["mailbox_id"])).values()) == list(range(1, 31))
+    assert list((await sources(store, shadow)).values()) == list(range(1, 31))
+
+
+async def test_who_stops_between_two_steps_is_followed_by_the_next(
+    store: Store, ann: AccountId, inbox: MailboxId
+) -> None:
+    """What was restored or trimmed between leaves no hole but in the UIDs, and what went between is shown too."""
+    await put(store, ann, inbox, *range(1, 10))
+    for uid in range(1, 9):
+        await expunge(store, ann, inbox, uid)
+    shadow, more = await step(store, ann, plan=True, size=2)
+    assert more
+    await restore(store, ann, inbox, uids=UidSet.parse(b"1,4,8"))
+    await store.db.execute("SELECT trim_expunges($1, $2, 'infinity', 2)", ann, inbox)
+    await expunge(store, ann, inbox, 9)
+    assert await refresh(store, ann) == shadow
+    assert await sources(store, shadow) == {3: 3, 5: 5, 6: 6, 7: 7, 9: 9}
+    base = 1000 * inbox
+    assert await live(store, ann, shadow) == {uid: base + uid for uid in (3, 5, 6, 7, 9)}
+
+
+async def test_what_is_restored_between_two_steps_is_not_shown(store: Store, ann: AccountId, inbox: MailboxId) -> None:
+    await put(store, ann, inbox, 1, 2, 3)
+    await expunge(store, ann, inbox, 1, 2, 3)
+    shadow, _ = await step(store, ann, plan=True, size=1)
+    await restore(store, ann, inbox, uids=UidSet.parse(b"3"))
+    assert await step(store, ann, plan=False, size=5) == (shadow, False)
+    assert await sources(store, shadow) == {1: 1, 2: 2}
+    assert list(await live(store, ann, shadow)) == [1, 2]
+
+
+async def test_what_changes_elsewhere_changes_what_is_shown(store: Store, ann: AccountId, inbox: MailboxId) -> None:
+    """A message is deleted while it is nowhere else: moved to the Trash, expunged there, and restored from there."""
+    trash = (await store.mailboxes.get(ann, "Trash")).mailbox_id
+    await put(store, ann, inbox, 1, 2)
+    await expunge(store, ann, inbox, 2)
+    shadow = await refresh(store, ann)
+    assert shadow is not None
+    await store.db.execute("SELECT * FROM move_messages($1, $2, $1, $3, '{1}', '{1}')", ann, inbox, trash)
+    await refresh(store, ann)
+    assert list((await sources(store, shadow)).values()) == [2]
+    await expunge(store, ann, trash, 1)
+    await refresh(store, ann)
+    assert list((await sources(store, shadow)).values()) == [2, 1]
+    assert (await restore(store, ann, trash))[0] == [2]
+    await refresh(store, ann)
+    assert list((await sources(store, shadow)).values()) == [2]
+
+
+async def test_flags_are_no_reason_to_look_again(store: Store, ann: AccountId, inbox: MailboxId) -> None:
+    await put(store, ann, inbox, 1, 2)
+    await expunge(store, ann, inbox, 1)
+    mark = "SELECT deleted_mark($1, $2)"
+    before = await store.db.fetchval(mark, ann, GRACE)
+    await store.messages.store_flags(ann, inbox, UidSet.from_numbers([2]), [0])
+    await refresh(store, ann)
+    assert await store.db.fetchval(mark, ann, GRACE) == before
+    assert await store.undelete.names(ann, "Deleted/", GRACE) == {"INBOX": True}
+    assert await store.db.fetchval(mark, ann, timedelta(days=13)) != before
+    await put(store, ann, inbox, 3)
+    assert await store.db.fetchval(mark, ann, GRACE) != before
+    assert await store.undelete.names(ann, "Deleted/", GRACE) == {"INBOX": False}
+
+
+async def test_names_of_mailboxes_that_have_nothing_to_show(store: Store, ann: AccountId, inbox: MailboxId) -> None:
+    """What was moved is not deleted; nor is there anything when all was restored, but for who looks at it."""
+    trash = (await store.mailboxes.get(ann, "Trash")).mailbox_id
+    await put(store, ann, inbox, 1)
+    await store.db.execute("SELECT * FROM move_messages($1, $2, $1, $3, '{1}', '{1}')", ann, inbox, trash)
+    assert await store.undelete.names(ann, "Deleted/", GRACE) == {}
+    assert await refresh(store, ann) is None
+    await expunge(store, ann, trash, 1)
+    assert list(await store.undelete.names(ann, "Deleted/", GRACE)) == ["INBOX", "Trash"]
+    shadow = await refresh(store, ann)
+    assert shadow is not None
+    await restore(store, ann, inbox)
+    assert await store.undelete.names(ann, "Deleted/", GRACE) == {}
+    assert await refresh(store, ann) == shadow
+    assert await live(store, ann, shadow) == {}
+    assert await store.undelete.names(ann, "Deleted/", GRACE) == {}
+    assert await store.undelete.names(ann, "Deleted/", GRACE, shadow) == {"INBOX": True}
+    assert await store.undelete.names(ann, "Deleted/", GRACE, inbox) == {}
+
+
+async def test_past_the_grace_period_it_is_shown_no_longer_though_nothing_else_happened(
+    store: Store, ann: AccountId, inbox: MailboxId
+) -> None:
+    await put(store, ann, inbox, 1, 2)
+    await expunge(store, ann, inbox, 1)
+    shadow = await refresh(store, ann)
+    assert shadow is not None
+    async with store.db.transaction() as conn:
+        await conn.execute("SET LOCAL sora.clock_offset = '15 days'")
+        await conn.fetch("SELECT * FROM refresh_deleted($1, 'INBOX', $2, $3)", ann, SHADOW, GRACE)
+    assert await sources(store, shadow) == {}
+    assert await live(store, ann, shadow) == {}
 
 
 async def test_two_who_look_at_once_see_the_same(store: Store, ann: AccountId, inbox: MailboxId) -> None:
@@ -192,8 +294,8 @@ async def test_while_it_is_found_out_what_to_show_mail_comes_in(
 @pytest.mark.parametrize(
     ("change", "shown"),
     [
-        ("SELECT sora.restore_messages($1, $2, $2, '{2}', '{2}')", {1: 1, 2: 3}),
-        ("DELETE FROM sora.messages WHERE account_id = $1 AND mailbox_id = $2 AND uid = 2", {1: 1, 2: 3}),
+        ("SELECT sora.restore_messages($1, $2, $2, '{2}')", {1: 1, 3: 3}),
+        ("DELETE FROM sora.messages WHERE account_id = $1 AND mailbox_id = $2 AND uid = 2", {1: 1, 3: 3}),
         ("SELECT $1::bigint, $2::bigint", {1: 1, 2: 2, 3: 3}),
     ],
     ids=["restored", "trimmed", "nothing"],

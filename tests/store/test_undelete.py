@@ -314,6 +314,33 @@ async def test_restore_into_another_mailbox(ctx: AdminContext, store: Store, ann
     assert list(await live(store, ann, there.mailbox_id)) == [1, 2]
 
 
+async def test_a_full_account_is_told_how_far_it_came(
+    ctx: AdminContext, store: Store, ann: AccountId, inbox: MailboxId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps that fit are kept, the one that does not leaves nothing, and it goes on from there."""
+    monkeypatch.setattr("sora.store.undelete.PAGE", 3)
+    await put(store, ann, inbox, *range(1, 9))
+    await expunge(store, ann, inbox, *range(1, 9))
+    await store.accounts.set_quota(ann, quota_bytes=500, quota_messages=None)
+    with pytest.raises(OverQuota, match="3 messages are back"):
+        await undelete.restore_messages(ctx, undelete.Restore("ann@example.com", "INBOX"))
+    assert list(await live(store, ann, inbox)) == [9, 10, 11]
+    await store.accounts.set_quota(ann, quota_bytes=800, quota_messages=None)
+    answer = await undelete.restore_messages(ctx, undelete.Restore("ann@example.com", "INBOX"))
+    assert (answer.restored, answer.skipped) == (5, 3)
+    assert len(await live(store, ann, inbox)) == 8
+
+
+async def test_what_is_not_deleted_is_not_restored(store: Store, ann: AccountId, inbox: MailboxId) -> None:
+    """Nor what a shadow shows: UIDs that somebody else has brought back meanwhile, or that were never expunged."""
+    await put(store, ann, inbox, 1, 2)
+    await expunge(store, ann, inbox, 2)
+    ask = "SELECT * FROM restore_messages($1, $2, $2, '{1,2,7}', true)"
+    row = await store.db.fetchrow(ask, ann, inbox)
+    assert row is not None
+    assert (row["source_uids"], row["target_uids"], row["skipped"]) == ([2], [3], 0)
+
+
 @pytest.mark.parametrize(
     "fields", [{"uids": "x"}, {"uids": "0"}, {"uids": "$"}, {"since": "soon"}, {"into": "a//b"}, {"mailbox": "a//b"}]
 )

@@ -56,7 +56,9 @@ async def refresh(s: Session, name: str) -> str:
 async def listed(
     s: Session, patterns: Iterable[str], tree: Sequence[ListedMailbox], *, counted: bool
 ) -> list[ListedMailbox]:
-    """What LIST shows beside the tree if a pattern begins with the prefix.
+    """What LIST shows beside the tree if a pattern begins with the prefix: where there is something to see.
+
+    The mailbox that is selected is shown also when the last of it was restored.
 
     Args:
         patterns: With their reference in front.
@@ -66,16 +68,18 @@ async def listed(
     if not root or not any(pattern.startswith(root) for pattern in patterns):
         return []
     known = {box.name for box in tree}
-    names = [f"{root}{DELIMITER}{name}" for name in await s.node.store.undelete.names(s.account_id, _grace(s))]
-    names = [name for name in names if name not in known]
-    above = {parent for name in names for parent in parents(name)} | {root}
-    boxes = {name: _box(name, above) for name in names}
+    selected = s.view.view.mailbox_id if s.selection is not None else None
+    shown = await s.node.store.undelete.names(s.account_id, root + DELIMITER, _grace(s), selected)
+    current = {f"{root}{DELIMITER}{name}": fresh for name, fresh in shown.items()}
+    current = {name: fresh for name, fresh in current.items() if name not in known}
+    above = {parent for name in current for parent in parents(name)} | ({root} if current else set())
+    boxes = {name: _box(name, above) for name in current}
     boxes |= {name: _leads(name) for name in above - boxes.keys() - known}
     if counted:
-        for name in names:
+        for name in (name for name, fresh in current.items() if not fresh):
             await refresh(s, name)
             await s.breathe()
-        found = await s.node.store.mailboxes.status(s.account_id, names, s.account_id)
+        found = await s.node.store.mailboxes.status(s.account_id, list(current), s.account_id)
         for name, status in found.items():
             if status is not None:
                 boxes[name] = replace(boxes[name], status=status, uidvalidity=status.uidvalidity)

@@ -72,7 +72,8 @@ class Operation:
         positional: request fields that are given without `--name`, in order; None: all that must be given.
         errors: what it raises on purpose, for the API's documentation.
         failed: tells from the answer whether the command line ends with another code than 0.
-        standalone: it needs no configuration, no server and no database: *run* takes the request alone.
+        standalone: it needs no server and no database, and not even a configuration: *run* takes that, or None, and
+            the request.
         brings_database: no server runs meanwhile, so the command line starts the PostgreSQL that a server would.
     """
 
@@ -139,10 +140,8 @@ class Operation:
     def _required(self) -> tuple[str, ...]:
         return tuple(field.name for field in self.fields() if field.required and not facts(field)[2].get("secret"))
 
-    async def call(self, context: AdminContext | None, request: Struct | None) -> Any:
-        """Run it; the context may be missing if it is standalone."""
-        if self.standalone:
-            return await self.run(request)
+    async def call(self, context: AdminContext | Config | None, request: Struct | None) -> Any:
+        """Run it; if it is standalone, with the configuration instead of a context, or with neither."""
         return await (self.run(context) if request is None else self.run(context, request))
 
 

@@ -7,10 +7,12 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from sora.admin.context import FILE, Address, AdminContext, Done
+from sora.config import Config  # noqa: TC001 — as `AdminContext`
 from sora.errors import BadScript
 from sora.services.scripts import quota_of
 from sora.sieve.script import compile
 from sora.store.scripts import ScriptInfo  # noqa: TC001 — the table of operations reads the annotations
+from sora.tables import SieveTable
 
 Name = Annotated[str, Meta(description="name of the script", min_length=1, max_length=512)]
 Text = Annotated[str, Meta(description="the script", extra=FILE)]
@@ -114,10 +116,14 @@ async def delete(ctx: AdminContext, req: OneScript) -> Done:
     return Done()
 
 
-async def check(req: CheckScript) -> Checked:
-    """Say what is wrong with a script; needs no server."""
+async def check(config: Config | None, req: CheckScript) -> Checked:
+    """Say what is wrong with a script; needs no server.
+
+    Its bounds are those of the configuration, if there is one.
+    """
+    table = SieveTable() if config is None else config.sieve
     try:
-        script = compile(req.script.encode())
+        script = compile(req.script.encode(), max_bytes=table.max_script_size, max_nesting=table.max_nesting)
     except BadScript as error:
         return Checked(False, [], _problems("error", error.errors))
     return Checked(True, sorted(script.required), _problems("warning", script.warnings))

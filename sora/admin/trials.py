@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 from msgspec import Meta, Struct
 
 from sora.admin.context import DIRECTORY, FILE
+from sora.config import Config  # noqa: TC001 — the table of operations reads the annotations
 from sora.errors import BadScript
+from sora.services.runs import limits_of
 from sora.sieve import interpreter, questions
 from sora.sieve.actions import Discard, FileInto, Keep, Redirect, Reject, Send
 from sora.sieve.interpreter import Environment, Step, drive
 from sora.sieve.mail import Mail
 from sora.sieve.script import compile
+from sora.tables import SieveTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,13 +94,19 @@ class Tested(Struct, frozen=True, rename={"sender": "from", "recipient": "to"}):
     trace: list[TraceLine]
 
 
-async def test(req: TestScript) -> Tested:
-    """Show what a script does with a message, line by line; needs no server, and nothing is sent."""
-    script, mail = compile(req.script.encode()), Mail(req.mail)
+async def test(config: Config | None, req: TestScript) -> Tested:
+    """Show what a script does with a message, line by line; needs no server, and nothing is sent.
+
+    Its bounds are those of the configuration, if there is one.
+    """
+    table = SieveTable() if config is None else config.sieve
+    script = compile(req.script.encode(), max_bytes=table.max_script_size, max_nesting=table.max_nesting)
+    mail = Mail(req.mail)
     environment = _environment(req, mail)
     notes: list[str] = []
     answers = _Answers(req, notes)
-    outcome = drive(interpreter.run([Step(script)], mail, environment, notes=notes), answers.to, time.thread_time)
+    running = interpreter.run([Step(script)], mail, environment, limits_of(table), notes=notes)
+    outcome = drive(running, answers.to, time.thread_time)
     return Tested(
         outcome.error,
         environment.sender or "",

@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 async def _run(path: str, operation: Operation, request: Struct | None) -> Any:
     if operation.standalone:
-        return await operation.call(None, request)
+        return await operation.call(_configuration_if_any(path), request)
     config = configuration.load(path)
     async with contextlib.AsyncExitStack() as stack:
         if operation.brings_database:
@@ -97,6 +97,10 @@ async def _run(path: str, operation: Operation, request: Struct | None) -> Any:
             raise Refused("The schema is missing or old: run `sora-admin migrate up`", detail=str(error)) from error
         except asyncpg.PostgresError as error:  # no right to make a schema, no extension pg_trgm
             raise Refused("PostgreSQL refuses", detail=str(error)) from error
+
+
+def _configuration_if_any(path: str) -> Config | None:
+    return configuration.load(path) if Path(path).exists() else None
 
 
 @contextlib.asynccontextmanager

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sora.admin import sieve
+from sora.admin import sieve, trials
 from sora.admin.context import AdminContext
 from sora.admin.operations import OPERATIONS
 from sora.config import Config
@@ -22,14 +22,27 @@ ANN = "ann@example.com"
 
 
 def test_errors_and_warnings_have_places() -> None:
-    found = asyncio.run(sieve.check(sieve.CheckScript(script='keep\n:x;\nfileinto "a";')))
+    found = asyncio.run(sieve.check(None, sieve.CheckScript(script='keep\n:x;\nfileinto "a";')))
     assert not found.valid
     assert [(one.kind, one.line, one.column) for one in found.problems] == [("error", 2, 1), ("error", 3, 1)]
     row = next(row for row in OPERATIONS if row.name == "sieve.check")
     assert row.failed(found) == 1
-    found = asyncio.run(sieve.check(sieve.CheckScript(script='require ["vacation", "copy"];')))
+    found = asyncio.run(sieve.check(None, sieve.CheckScript(script='require ["vacation", "copy"];')))
     assert (found.valid, found.requires, found.problems) == (True, ["copy", "vacation"], [])
     assert row.failed(found) == 0
+
+
+def test_bounds_are_those_of_the_configuration() -> None:
+    script = "if true { if true { if true { keep; } } }"
+    config = Config(sieve=SieveTable(max_nesting=2, max_actions=1))
+    assert asyncio.run(sieve.check(None, sieve.CheckScript(script=script))).valid
+    assert not asyncio.run(sieve.check(config, sieve.CheckScript(script=script))).valid
+    with pytest.raises(BadScript):
+        asyncio.run(trials.test(config, trials.TestScript(script=script, mail=b"")))
+    script = 'redirect "a@example.org"; redirect "b@example.org";'
+    asked = trials.TestScript(script=script, mail=b"")
+    assert asyncio.run(trials.test(None, asked)).error == ""
+    assert asyncio.run(trials.test(config, asked)).error == "line 1: More than 1 actions"
 
 
 @pytest.fixture

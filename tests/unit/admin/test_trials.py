@@ -18,7 +18,7 @@ BOB = "bob@example.net"
 
 
 def tried(script: str, mail: bytes = MAIL, **options: Any) -> trials.Tested:
-    return asyncio.run(trials.test(trials.TestScript(script=script, mail=mail, **options)))
+    return asyncio.run(trials.test(None, trials.TestScript(script=script, mail=mail, **options)))
 
 
 def actions(script: str, **options: Any) -> list[tuple[str, str, str, bool]]:

@@ -483,6 +483,17 @@ def test_a_file_can_be_standard_input(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert "valid" in capsys.readouterr().out
 
 
+def test_scripts_are_checked_by_the_configuration_if_there_is_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, script = tmp_path / "sora.toml", tmp_path / "a.sieve"
+    script.write_text("if true { if true { keep; } }")
+    assert admin.main(["--config", str(config), "sieve", "check", str(script)]) == 0
+    config.write_text('[database]\nprimary = "postgresql:///x"\n[sieve]\nmax_nesting = 1\n')
+    assert admin.main(["--config", str(config), "sieve", "check", str(script)]) == 1
+    capsys.readouterr()
+
+
 @pytest.mark.parametrize(
     ("content", "problem"), [(None, "script: {}: No such file or directory"), (b"\xff", "script: {}: not UTF-8")]
 )

@@ -195,7 +195,7 @@ class Carrying:
         if leaf is None:
             if self._lenient:
                 return None
-            raise NoPlace(f'Mailbox "{action.mailbox}": {why}')
+            raise NoPlace(f'{action.where}: Mailbox "{action.mailbox}": {why}')
         return None if leaf.name == INBOX else leaf.mailbox_id
 
     async def _discard(self, _action: Discard) -> None:
@@ -275,7 +275,7 @@ class Carrying:
         if sent and action.copy is not None:
             leaf, why = await find_mailbox(self._answers, self._repositories, action.copy)
             if leaf is None:  # the mail is sent all the same
-                tell(self._recipient, f'fcc "{action.copy.mailbox}": {why}')
+                tell(self._recipient, f'{action.copy.where}: fcc "{action.copy.mailbox}": {why}')
                 return
             place = None if leaf.name == INBOX else leaf.mailbox_id
             numbers = await flag_numbers(self._answers, self._repositories, action.copy.flags or ())

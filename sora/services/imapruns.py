@@ -155,7 +155,7 @@ class Doing:
     async def _file(self, action: FileInto) -> None:
         mailbox, error = await find_mailbox(self._answers, self._node.store, action)
         if mailbox is None:
-            raise NotFound(f'fileinto "{action.mailbox}": {error}')
+            raise NotFound(f'{action.where}: fileinto "{action.mailbox}": {error}')
         flags = await flag_numbers(self._answers, self._node.store, action.flags or ())
         self._add(mailbox.mailbox_id, action.mail, flags)
 

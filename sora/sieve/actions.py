@@ -35,6 +35,7 @@ class FileInto(Struct, frozen=True):
         create: Make it if it is not there (RFC 5490 §3.2).
         special_use: Prefer the mailbox with this use, `\\Junk` … (RFC 8579); empty: by name.
         mailbox_id: Prefer the mailbox with this id (RFC 9042); empty: by name.
+        where: Script and line that want it, for whoever is told that it cannot be.
     """
 
     mail: Mail
@@ -43,6 +44,7 @@ class FileInto(Struct, frozen=True):
     create: bool = False
     special_use: str = ""
     mailbox_id: str = ""
+    where: str = ""
 
 
 class Discard(Struct, frozen=True):

@@ -275,7 +275,7 @@ def _fileinto(check: Checker, bound: Bound) -> Callable[[Run], None]:
         name = state.text(mailbox)
         if not name:
             state.fail("A mailbox has a name")
-        action = FileInto(state.mail, name, flags(state), **target(state))
+        action = FileInto(state.mail, name, flags(state), **target(state), where=state.where())
         state.act(action, cancels_keep=not copy)
 
     return run

@@ -31,7 +31,9 @@ def copy_of(check: Checker, bound: Bound) -> Callable[[Run, bytes], FileInto | N
     has_flags = ":flags" in bound.tags
 
     def copy(state: Run, data: bytes) -> FileInto:
-        return FileInto(Mail(data), state.text(mailbox), flags(state) if has_flags else None, **target(state))
+        return FileInto(
+            Mail(data), state.text(mailbox), flags(state) if has_flags else None, **target(state), where=state.where()
+        )
 
     return copy
 

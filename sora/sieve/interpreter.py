@@ -162,8 +162,9 @@ class Run:
         self._line = 0
         self.begin()
 
-    def begin(self) -> None:
+    def begin(self, name: str = "") -> None:
         """Make ready for the next script of a sequence: it shares the message and the actions, and nothing else."""
+        self._name = name
         self.variables, self.globals, self.captures, self.state = {}, {}, (), {}
         self.taken = False
         self._begun = len(self.actions), len(self.remembered), self.mail, self.flags
@@ -415,6 +416,11 @@ class Run:
         elif isinstance(action, (Keep, FileInto, Redirect)) and any(isinstance(other, Reject) for other in taken):
             self.fail("The message is rejected, and cannot be delivered")
 
+    def where(self, line: int = 0) -> str:
+        """Script and line, the present one unless given, for messages."""
+        name = f"{self._name}, " if self._name else ""
+        return f"{name}line {line or self._line}"
+
     def note(self, text: str) -> None:
         """A line of the trace."""
         if self.notes is not None:
@@ -520,15 +526,14 @@ def run(
     for place, step in enumerate(steps):
         if place and not _goes_on(state):
             break
-        state.begin()
+        state.begin(step.name)
         try:
             state.admit(step.script)
             with suppress(Stop, Return):
                 yield from state.block(step.script.commands)
             state.end()
         except ScriptFailed as error:
-            where = f"{step.name}, " if step.name else ""
-            return state.outcome(f"{where}line {error.line}: {error.text}")
+            return state.outcome(f"{state.where(error.line)}: {error.text}")
     return state.outcome()
 
 

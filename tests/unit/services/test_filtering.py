@@ -187,7 +187,7 @@ class TestFailures:
         assert await world.places() == {"INBOX": ()}
         assert await world.queued() == []
         assert [record.error for record in caplog.records if record.message == "script failed"] == [  # type: ignore[attr-defined]
-            'Mailbox "Missing": there is no such mailbox'
+            'main, line 2: Mailbox "Missing": there is no such mailbox'
         ]
 
     async def test_an_error_while_it_runs(self, world: FilterWorld, caplog: pytest.LogCaptureFixture) -> None:

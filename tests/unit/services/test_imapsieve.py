@@ -279,7 +279,7 @@ async def test_discarded_mail_can_be_expunged_at_once(dsn: str, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("script", "says"),
     [
-        ('require "fileinto"; fileinto "Not there";', "no such mailbox"),
+        ('require "fileinto"; fileinto "Not there";', 'line 1: fileinto "Not there": there is no such mailbox'),
         ('require "vacation"; discard;', "RFC 6785 §3.11"),
         ('require "envelope"; if envelope "from" "x" { discard; }', "RFC 6785 §4.6"),
         ('require ["ihave"]; error "stop here";', "stop here"),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CHAPTER: Final = "Backup and restore"
+CHAPTERS: Final = (CHAPTER, "Upgrade and downgrade", "Read-only mode")
 ANN: Final = "ann@example.com"
 BOB: Final = "bob@example.com"
 PASSWORD: Final = "correct horse"
@@ -53,7 +54,7 @@ class Site:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.blocks = commands(CHAPTER)
+        self.blocks = {name: script for title in CHAPTERS for name, script in commands(title).items()}
         self.run_blocks: set[str] = set()
         postgres = EmbeddedPostgres(directory / "postgresql")
         postgres.prepare()
@@ -83,6 +84,9 @@ class Site:
             "COPY": str(directory / "backup" / "objects"),
             "OBJECTS": str(directory / "objects"),
             "CONFIG": str(self.config),
+            "SECOND": str(directory / "second.toml"),
+            "LATER": str(directory / "later"),
+            "ADDRESS": ANN,
         }
 
     def shell(self, script: str, *, codes: tuple[int, ...] = (0,)) -> str:
@@ -146,6 +150,14 @@ class Site:
                     assert flags, part[0]
                     folder.messages[int(uid[1])] = (part[1], frozenset(flags[1].split()) - {rb"\Recent"})
         return folders
+
+    def make_second(self) -> None:
+        """Another configuration, with a database of its own and a copy of the bucket."""
+        self.shell("createdb second && cp -a $OBJECTS $(dirname $OBJECTS)/second-objects")
+        text = self.config.read_text().replace("/sora?host", "/second?host")
+        for name in ("objects", "staging", "cache", "run"):
+            text = text.replace(f'"{name}"', f'"second-{name}"')
+        (self.directory / "second.toml").write_text(text)
 
     def stop(self) -> None:
         """Whatever runs."""
@@ -235,7 +247,12 @@ def live_until_the_moment(site: Site) -> str:
 
 
 def live_on(site: Site) -> None:
-    """What will not have happened: new UIDs, other flags, expunges, a new folder, the first mail of an account."""
+    """What will not have happened: new UIDs, other flags, expunges, a new folder, the first mail of an account.
+
+    The journal begins here: it gives every account a key, and the database that comes back shall have one without.
+    """
+    site.config.write_text(site.config.read_text().replace('interval = "1h"', 'interval = "1s"'))
+    site.follow("One node")
     site.deliver(ANN, *(f"undone-{number}" for number in range(6)))
     site.deliver(BOB, "first of bob")
     with site.imap() as client:
@@ -259,6 +276,13 @@ def wreck(site: Site) -> None:
 def uploaded(site: Site) -> None:
     """Wait until the object store has every body, those too that the restored database does not know."""
     site.shell("until sora-admin --config $CONFIG uploads status --json | grep -q '\"pending\": 0'; do sleep 0.2; done")
+
+
+def journaled(site: Site) -> None:
+    """Wait until the journal has all that was done before now."""
+    now = site.sql("SELECT clock_timestamp()")
+    query = f"SELECT coalesce(recovery_point > '{now}', false) FROM sora.journal_state"
+    site.shell(f'until [ "$(psql -Atc "{query}")" = t ]; do sleep 0.2; done')
 
 
 def key_objects(site: Site) -> dict[str, bytes]:
@@ -288,6 +312,7 @@ def test_the_chapter_from_backup_to_a_verified_store(site: Site, crashed: bool) 
     live_on(site)
     knew, bobs = site.look(), site.look(BOB)
     uploaded(site)
+    journaled(site)
     keys = key_objects(site)
     assert len(keys) == 2
     wreck(site)
@@ -307,6 +332,7 @@ def test_the_chapter_from_backup_to_a_verified_store(site: Site, crashed: bool) 
     report = json.loads(site.admin("verify", "--deep", "--json", codes=(4,)))
     assert {kind["kind"] for kind in report["damage"]} == {"object without row"}
     site.follow("Pass over the UIDs")
+    site.make_second()
     site.follow("Start the servers", codes=(0, 4))
 
     restored = site.look()
@@ -326,7 +352,10 @@ def test_the_chapter_from_backup_to_a_verified_store(site: Site, crashed: bool) 
     uploaded(site)
     assert key_objects(site) == keys, "the key that opens the mail after the moment was not replaced"
     assert site.sql("SELECT count(*) FROM sora.account_keys") == "2"
-    assert site.run_blocks == set(site.blocks), "every command of the chapter was run"
+    site.follow("To look for later mail")
+    exported = b"".join(path.read_bytes() for path in (site.directory / "later").rglob("cur/*"))
+    assert all(letter(f"undone-{number}") in exported for number in range(6))
+    assert site.run_blocks >= set(commands(CHAPTER)), "every command of the chapter was run"
 
 
 def select(client: imaplib.IMAP4) -> tuple[str, bytes]:
@@ -371,3 +400,46 @@ def test_a_node_on_a_standby_is_read_only_until_it_is_promoted(site: Site) -> No
             reader.noop()
     site.deliver(ANN, "later")
     assert len(site.look()["INBOX"].messages) == 4
+
+
+def test_every_command_of_these_chapters_has_a_name() -> None:
+    assert [len(commands(title)) for title in CHAPTERS] == [12, 3, 3]
+
+
+@pytest.mark.timeout(120)
+def test_read_only_mode_and_an_upgrade_by_the_commands_of_their_chapters(site: Site) -> None:
+    """Both ways into the mode: the configuration of a node, and PostgreSQL, which tells nobody."""
+    install(site)
+    site.deliver(ANN, "one")
+    text = site.config.read_text()
+
+    def by_key(on: bool) -> None:
+        site.config.write_text(text.replace("[database]", f"[database]\n            read_only = {str(on).lower()}"))
+        assert "restart" not in site.follow("One node")
+
+    def by_database(on: bool) -> None:
+        site.follow("All nodes" if on else "All nodes again")
+
+    with site.imap() as client:
+        assert select(client) == ("READ-WRITE", b"1")
+        for count, switch in enumerate((by_key, by_database), 1):
+            switch(True)
+            assert "read-only: " in site.admin("health", codes=(0, 1, 3))
+            while client.append("INBOX", "", None, letter("no"))[0] == "OK":  # a node is told a moment later
+                client.noop()
+            assert select(client)[0] == "READ-ONLY"
+            with smtplib.LMTP("127.0.0.1", site.port) as lmtp, pytest.raises(smtplib.SMTPDataError) as refused:
+                lmtp.sendmail("eve@example.org", [ANN], letter(f"waits-{count}"))
+            assert refused.value.smtp_code == 451
+            switch(False)
+            while client.append("INBOX", "", None, letter("yes"))[0] != "OK":
+                client.noop()
+            assert select(client)[0] == "READ-WRITE"
+            site.deliver(ANN, f"waits-{count}")
+    uploaded(site)
+    site.follow("The schema comes first")
+    site.follow("The nodes follow")
+    assert "false" not in site.follow("What only the old release needed").lower()
+    site.deliver(ANN, "after the upgrade")
+    bodies = b"".join(body for body, _ in site.look()["INBOX"].messages.values())
+    assert all(letter(name) in bodies for name in ("one", "waits-1", "waits-2", "after the upgrade"))

@@ -860,21 +860,30 @@ async def test_segments_are_noted_in_their_order(
 ) -> None:
     """A group that began in a segment that is not there yet does not count, whatever is there after it."""
     await put(store, ann, inbox, *range(1, 60_000, 3))
-    real, there, keys = DirectoryStore.put, asyncio.Event(), []
+    real, there, keys, noted = DirectoryStore.put, asyncio.Event(), [], []
+    really_note = Marks.written
 
     async def first_fails(self: DirectoryStore, key: str, data: bytes, *rest: Any) -> None:
         keys.append(key)
         if len(keys) == 1:
             await there.wait()
+            for _ in range(10):  # turns of the loop: whoever does not wait for this goes on
+                await asyncio.sleep(0)
             raise BlobDown(detail="away")
         await real(self, key, data, *rest)
         there.set()
 
+    async def note(self: Marks, lease: Lease, seq: int, *rest: Any, **more: Any) -> None:
+        noted.append(seq)
+        await really_note(self, lease, seq, *rest, **more)
+
     pen = await writer(store, blobs, segment_bytes=20_000)
     with monkeypatch.context() as patch:
         patch.setattr(DirectoryStore, "put", first_fails)
+        patch.setattr(Marks, "written", note)
         with pytest.raises(BlobDown):
             await pen.step()
+    assert noted == []
     assert await segments(blobs), "the second one is there"
     assert not await store.db.fetch("SELECT * FROM journal_segments")
     assert not await store.db.fetch("SELECT * FROM journal_marks")

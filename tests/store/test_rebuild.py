@@ -134,6 +134,8 @@ async def test_all_of_it_comes_back(house: House, cluster: Cluster, ann: Account
         after = await picture(Store(db))
         for what, rows in before.items():
             assert after[what] == rows, what
+        recent = await db.fetchval("SELECT recent_uid FROM mailbox_recent WHERE mailbox_id = $1", inbox)
+        assert recent == 5, "what was there is no news"
         assert await problems(Store(db)) == []
     finally:
         await db.close()

@@ -4,18 +4,23 @@ A Dovecot is filled with mail in a maildir. That is imported into one account of
 another; each import is killed twice on the way (SIGKILL, once between staging and commit) and started again. Then every
 message of every folder is compared as an IMAP client sees it: UIDVALIDITY, UID, flags, keywords, INTERNALDATE, and the
 octets. The first account is exported, killed on the way too, and what was written is given to another Dovecot and
-compared again.
+compared again. Encryption is on, unless `--plain` says otherwise; some messages are as large as mail gets, and filters
+stand beside the maildir.
 
 Meanwhile somebody else reads mail: what that takes is told, before and during the imports. The memory of every process
-is what the kernel counted (`ru_maxrss`). Ends with 1 if there is any difference, or a process needed too much.
+is what the kernel counted. Ends with 1 if there is any difference, or a process needed too much.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
+import contextlib
 import json
 import os
 import pwd
+import random
+import re
 import signal
 import statistics
 import subprocess
@@ -24,22 +29,55 @@ import threading
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from sora.store import keyring
 from tests.moving import filling
 from tests.oracle import dovecot
 from tests.oracle.dovecot import PASSWORD, USER, Dovecot
 from tests.support.demo import PASSWORD as OURS
 from tests.support.demo import Demo
 
+if TYPE_CHECKING:
+    import imapclient
+
 MOST_MIB: Final = 150
 BATCH: Final = 64
+LARGE_BYTES: Final = 45_000_000
+SCRIPTS: Final = {"main": 'if header :is "subject" "x" { discard; }\n', "away": "keep;\n"}
+"""The first is active."""
 
 
 def say(text: str) -> None:
     """A line for whoever runs it."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
+
+
+class Gauge:
+    """The most memory that a process has needed: the kernel counts, this reads the count until there is none.
+
+    Not `ru_maxrss`, which begins with what the process had that began this one.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._status = Path(f"/proc/{pid}/status")
+        self._most_kib = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.01):
+            with contextlib.suppress(OSError):
+                found = re.search(r"VmHWM:\s+(\d+) kB", self._status.read_text())
+                self._most_kib = max(self._most_kib, int(found[1]) if found else 0)
+
+    def stop(self) -> float:
+        """In MiB."""
+        self._stop.set()
+        self._thread.join()
+        return self._most_kib / 1024
 
 
 class Runs:
@@ -67,11 +105,11 @@ class Runs:
         assert process.stdout is not None
         process.stdin.write(stdin.encode())
         process.stdin.close()
+        gauge = Gauge(process.pid)
         answer = process.stdout.read()
         process.stdout.close()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        mib = usage.ru_maxrss / 1024
+        process.wait()
+        mib = gauge.stop()
         self.most_mib = max(self.most_mib, mib)
         about = f"{' '.join(arguments[:2])}{f' killed at {crash}' if crash else ''}"
         say(f"{about}: {time.monotonic() - began:.1f} s, {mib:.0f} MiB, ended with {process.returncode}")
@@ -148,16 +186,50 @@ def give_to_dovecot(directory: Path) -> None:
         os.chown(path, owner.pw_uid, owner.pw_gid, follow_symlinks=False)
 
 
-def check(messages: int, folders: int, seed: int) -> list[str]:
+def add_large(client: imapclient.IMAPClient) -> None:
+    """Messages of the largest size: of noise, which no compression makes smaller, in base64, and of text."""
+    noise = base64.encodebytes(random.Random(1).randbytes(LARGE_BYTES * 3 // 4)).replace(b"\n", b"\r\n")
+    for kind, body in (("application/octet-stream", noise), ("text/plain", b"All work and no play.\r\n" * 2_000_000)):
+        head = f"Subject: large\r\nMIME-Version: 1.0\r\nContent-Type: {kind}\r\n\r\n".encode()
+        client.append("INBOX", head + body[:LARGE_BYTES])
+
+
+def add_scripts(home: Path) -> None:
+    """Filters as Pigeonhole has them."""
+    (home / "sieve").mkdir()
+    for name, text in SCRIPTS.items():
+        (home / "sieve" / f"{name}.sieve").write_text(text)
+    (home / ".dovecot.sieve").symlink_to(f"sieve/{next(iter(SCRIPTS))}.sieve")
+
+
+def compare_scripts(directory: Path) -> list[str]:
+    """What an export has of the filters."""
+    found = {path.stem: path.read_text() for path in (directory / "sieve").glob("*.sieve")}
+    active = (directory / ".dovecot.sieve").readlink().stem
+    return [] if (found, active) == (SCRIPTS, next(iter(SCRIPTS))) else [f"scripts: {found}, active {active}"]
+
+
+def demo_of(root: Path, *, encrypted: bool) -> Demo:
+    """Three accounts."""
+    settings = ["limits.message_size=64MB"]
+    if encrypted:
+        keyring.add_key(root / "keyring.toml")
+        settings.append(f"encryption.keyring_file={root / 'keyring.toml'}")
+    return Demo(root / "ours", "--accounts", "3", *(word for setting in settings for word in ("--set", setting)))
+
+
+def check(messages: int, folders: int, seed: int, *, encrypted: bool) -> list[str]:
     """All of it; what was wrong."""
     with (
         TemporaryDirectory(prefix="moving-") as name,
         Dovecot(Path(name) / "theirs", "maildir:~/Maildir") as server,
-        Demo(Path(name) / "ours", "--accounts", "3") as demo,
+        demo_of(Path(name), encrypted=encrypted) as demo,
     ):
         Path(name).chmod(0o755)
         with filling.connect(server.port, USER, PASSWORD) as client:
             filling.fill(client, messages, folders, seed)
+            add_large(client)
+            add_scripts(server.directory / "home" / USER)
             theirs = {folder: filling.look(client, folder) for folder in sorted(filling.listed(client))}
             subscribed = filling.subscribed(client)
         count = sum(len(folder.messages) for folder in theirs.values())
@@ -189,6 +261,7 @@ def check(messages: int, folders: int, seed: int) -> list[str]:
             answer = runs.run(*export)
             say(f"  {answer.get('messages')} written, {answer.get('present')} were there")
             give_to_dovecot(target.parent)
+            runs.wrong += compare_scripts(target)
             runs.compare("export", other.port, USER, PASSWORD, theirs)
         say(f"no process needed more than {runs.most_mib:.0f} MiB")
         return runs.wrong
@@ -200,10 +273,11 @@ def main() -> int:
     parser.add_argument("--messages", type=int, default=20_000)
     parser.add_argument("--folders", type=int, default=30)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--plain", action="store_true", help="without encryption")
     arguments = parser.parse_args()
     if dovecot.missing():
         parser.error(dovecot.missing())
-    wrong = check(arguments.messages, arguments.folders, arguments.seed)
+    wrong = check(arguments.messages, arguments.folders, arguments.seed, encrypted=not arguments.plain)
     for line in wrong:
         say(f"WRONG {line}")
     say("nothing is wrong" if not wrong else f"{len(wrong)} things are wrong")

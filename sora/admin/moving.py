@@ -100,17 +100,20 @@ class ImportImap(Struct, frozen=True, forbid_unknown_fields=True):
     port: Annotated[int, Meta(description="0: 993 with TLS from the start, else 143", ge=0, le=65535)] = 0
     security: Annotated[Literal["tls", "starttls", "none"], Meta(description="how the connection is protected")] = "tls"
     verify: Annotated[bool, Meta(description="check the certificate of the server")] = True
+    sieve_port: Annotated[int, Meta(description="ManageSieve there, usually 4190; 0: no filters", ge=0, le=65535)] = 0
     max_message_size: MessageSize = 0
     dry_run: DryRun = False
 
 
 async def import_imap(ctx: AdminContext, req: ImportImap) -> Report:
-    """Bring an account of another IMAP server, with UIDs, flags, keywords and subscriptions."""
+    """Bring an account of another IMAP server, with UIDs, flags, keywords, subscriptions and filters."""
     port = req.port or (993 if req.security == "tls" else 143)
     name = f"imap {req.user}@{req.host}:{port}"
 
     def source() -> ImapSource:
-        return ImapSource(req.host, port, req.user, req.password, req.security, verify=req.verify)
+        return ImapSource(
+            req.host, port, req.user, req.password, req.security, verify=req.verify, sieve_port=req.sieve_port
+        )
 
     return await _import(ctx, req.address, source, name, req.max_message_size, dry_run=req.dry_run)
 

@@ -24,7 +24,8 @@ from imapclient.exceptions import IMAPClientError, LoginError
 from sora.errors import Refused, Unavailable
 from sora.formats import names
 from sora.formats.flags import of_names
-from sora.moving.source import GONE, WINDOW, Piece, SourceFolder, SourceMessage, SourceScript, key_of
+from sora.moving.sieve_source import SieveClient
+from sora.moving.source import GONE, WINDOW, FolderBroken, Piece, SourceFolder, SourceMessage, SourceScript, key_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -57,11 +58,21 @@ class ImapSource:
 
     Args:
         verify: Check the certificate of the server.
+        sieve_port: Of its ManageSieve; 0: filters stay behind. TLS begins with STARTTLS there.
     """
 
     def __init__(
-        self, host: str, port: int, user: str, password: str, security: Security = "tls", *, verify: bool = True
+        self,
+        host: str,
+        port: int,
+        user: str,
+        password: str,
+        security: Security = "tls",
+        *,
+        verify: bool = True,
+        sieve_port: int = 0,
     ) -> None:
+        self._sieve_port = sieve_port
         self._host, self._port, self._user, self._password = host, port, user, password
         self._security = security
         self._context = ssl.create_default_context()
@@ -73,6 +84,7 @@ class ImapSource:
         self._opened: str | None = None
         self._exists = 0
         self._notes: list[str] = []
+        self._problems: list[str] = []
         self._uids: tuple[bytes, array[int]] = (b"", array("L"))
 
     # ------------------------------------------------------------------------------------------------ connection
@@ -115,6 +127,7 @@ class ImapSource:
         Raises:
             Unavailable: It does not answer, again and again.
             Refused: It says no.
+            FolderBroken: It says no to what was asked of a folder.
         """
         for attempt in range(ATTEMPTS):
             try:
@@ -130,7 +143,8 @@ class ImapSource:
                     raise Unavailable(detail=f"{self._host}: {_text(error)}") from error
                 time.sleep(min(2.0**attempt, 10.0))
             except IMAPClientError as error:
-                raise Refused(f"{self._host}: {_text(error)}") from error
+                kind = Refused if folder is None else FolderBroken
+                raise kind(f"{self._host}: {_text(error)}") from error
         raise AssertionError("the last attempt ends it")
 
     def _examine(self, folder: SourceFolder) -> None:
@@ -141,7 +155,7 @@ class ImapSource:
         state = self._client.select_folder(name, readonly=True)
         self._opened, self._exists = name, int(state.get(b"EXISTS", 0))
         if folder.uidvalidity and state.get(b"UIDVALIDITY") != folder.uidvalidity:
-            raise Refused(f"{name}: the UIDVALIDITY has changed meanwhile")
+            raise FolderBroken(f"{name}: the UIDVALIDITY has changed meanwhile")
 
     def _drop(self) -> None:
         client, self._client, self._opened = self._client, None, None
@@ -164,10 +178,13 @@ class ImapSource:
                 continue
             levels = _levels(name, delimiter.decode() if delimiter else "", prefixes)
             found.append(self._folder(name, names.name_of(levels), flags))
+        self._notes += self._do(lambda client: _left_behind(client, filters=not self._sieve_port))
         return sorted(found, key=lambda folder: (folder.name != names.INBOX, folder.name.split(names.DELIMITER)))
 
     def _folder(self, key: str, name: str, flags: set[bytes]) -> SourceFolder:
-        state = self._do(lambda client: client.folder_status(key, ["UIDVALIDITY", "UIDNEXT", "MESSAGES"]))
+        state: dict[bytes, Any] = {}
+        with contextlib.suppress(Refused):  # it is told when its messages are asked for
+            state = self._do(lambda client: client.folder_status(key, ["UIDVALIDITY", "UIDNEXT", "MESSAGES"]))
         return SourceFolder(
             key=key.encode(),
             name=name,
@@ -218,7 +235,12 @@ class ImapSource:
 
     def _together(self, folder: SourceFolder, first: int, messages: Sequence[SourceMessage]) -> Iterator[Piece]:
         uids = [message.uid for message in messages]
-        found = self._do(lambda client: client.fetch(uids, ["BODY.PEEK[]"]), folder)
+        try:
+            found = self._do(lambda client: client.fetch(uids, ["BODY.PEEK[]"]), folder)
+        except FolderBroken:  # by one of them, perhaps
+            for number, message in enumerate(messages, first):
+                yield from self._parts(folder, number, message)
+            return
         for number, uid in enumerate(uids, first):
             body = found.get(uid, {}).get(b"BODY[]")
             if body is None:
@@ -230,7 +252,11 @@ class ImapSource:
         offset = 0
         while True:
             item = f"BODY.PEEK[]<{offset}.{PART_BYTES}>"
-            found = self._do(lambda client, i=item: client.fetch([message.uid], [i]), folder)  # type: ignore[misc]
+            try:
+                found = self._do(lambda client, i=item: client.fetch([message.uid], [i]), folder)  # type: ignore[misc]
+            except FolderBroken as error:
+                yield Piece(number, b"", last=True, problem=error.text)
+                return
             part = found.get(message.uid, {}).get(b"BODY[]<%d>" % offset)
             if part is None:
                 yield Piece(number, b"", last=True, problem=GONE if not offset else "its end is missing")
@@ -255,12 +281,21 @@ class ImapSource:
         ]
 
     def scripts(self) -> list[SourceScript]:
-        """See `Source.scripts`: IMAP has none."""
-        return []
+        """See `Source.scripts`: IMAP has none, ManageSieve does."""
+        if not self._sieve_port:
+            return []
+        context = None if self._security == "none" else self._context
+        try:
+            with SieveClient(self._host, self._sieve_port, self._user, self._password, context) as client:
+                return client.scripts()
+        except (Refused, Unavailable) as error:
+            self._problems.append(f"filters: {error.detail or error.text}")
+            return []
 
     def problems(self) -> list[str]:
         """See `Source.problems`."""
-        return []
+        found, self._problems = self._problems, []
+        return found
 
     def notes(self) -> list[str]:
         """See `Source.notes`."""
@@ -315,6 +350,15 @@ def _namespaces(client: Any) -> tuple[list[str], list[str]]:
     own = [prefix for prefix, _ in spaces.personal or () if prefix]
     others = [prefix for space in (spaces.other, spaces.shared) for prefix, _ in space or () if prefix]
     return own, others
+
+
+def _left_behind(client: Any, *, filters: bool) -> list[str]:
+    """What the server may have, and IMAP commands of this import do not bring."""
+    kinds = {"METADATA": "annotations", "ANNOTATEMORE": "annotations", "ACL": "rights that others have"}
+    found = list(dict.fromkeys(kind for name, kind in kinds.items() if client.has_capability(name)))
+    if filters:
+        found.append("filters, for which --sieve-port is needed")
+    return [f"not brought: {'; '.join(found)}"] if found else []
 
 
 def _list(client: Any) -> list[tuple[tuple[bytes, ...], bytes | None, str]]:

@@ -7,6 +7,8 @@ is looked for once more, and one that is gone was expunged.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import sqlite3
 from datetime import UTC, datetime
@@ -16,7 +18,17 @@ from sora.errors import Refused
 from sora.formats import dovecot, maildir, names
 from sora.formats.lines import ToCrlf
 from sora.moving import files
-from sora.moving.source import GONE, PIECE_BYTES, WINDOW, Piece, SourceFolder, SourceMessage, SourceScript, key_of
+from sora.moving.source import (
+    GONE,
+    PIECE_BYTES,
+    WINDOW,
+    FolderBroken,
+    Piece,
+    SourceFolder,
+    SourceMessage,
+    SourceScript,
+    key_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -105,11 +117,12 @@ class MaildirSource:
                 yield from self._below(below, named)
 
     def _is_folder(self, path: bytes) -> bool:
-        with files.directory(self._root, path) as fd:
-            return _has(fd, b"cur")
+        """What cannot be looked into may be one: it is told when its messages are asked for."""
+        return _has(self._root, path + b"/cur")
 
     def _folder(self, path: bytes, levels: list[str]) -> SourceFolder:
-        with files.directory(self._root, path) as fd:
+        header, count = None, 0
+        with contextlib.suppress(OSError), files.directory(self._root, path) as fd:
             header = self._header(fd)
             count = sum(1 for part in _PARTS for _ in _names(fd, part))
         return SourceFolder(
@@ -132,8 +145,8 @@ class MaildirSource:
 
     def messages(self, folder: SourceFolder) -> Iterator[list[SourceMessage]]:
         """See `Source.messages`; what has no UID comes last, in the order of the names, as Dovecot would number it."""
-        table = self._table(folder.key)
-        with files.directory(self._root, folder.key) as fd:
+        with self._reading(folder) as fd:
+            table = self._table(folder.key)
             keywords = dovecot.parse_keywords(files.read_small(fd, KEYWORDS) or b"")
             rows = table.execute(
                 "SELECT f.base, f.place, l.uid FROM found f LEFT JOIN listed l USING (base) "
@@ -141,6 +154,19 @@ class MaildirSource:
             )
             while window := rows.fetchmany(WINDOW):
                 yield [m for row in window if (m := self._message(fd, row, keywords)) is not None]
+
+    @contextlib.contextmanager
+    def _reading(self, folder: SourceFolder) -> Iterator[int]:
+        """A folder, open.
+
+        Raises:
+            FolderBroken: It cannot be read.
+        """
+        try:
+            with files.directory(self._root, folder.key) as fd:
+                yield fd
+        except OSError as error:
+            raise FolderBroken(f"it cannot be read: {error.strerror}") from error
 
     def _message(self, fd: int, row: tuple[bytes, bytes, int | None], keywords: dict[int, str]) -> SourceMessage | None:
         base, place, uid = row
@@ -156,7 +182,9 @@ class MaildirSource:
 
     def uid_next(self, folder: SourceFolder) -> int:
         """See `Source.uid_next`."""
-        (last,) = self._table(folder.key).execute("SELECT max(uid) FROM listed").fetchone()
+        with self._reading(folder):
+            table = self._table(folder.key)
+        (last,) = table.execute("SELECT max(uid) FROM listed").fetchone()
         return max(folder.uid_next, (last or 0) + 1)
 
     def _table(self, path: bytes) -> sqlite3.Connection:
@@ -175,31 +203,40 @@ class MaildirSource:
         table.execute("CREATE TABLE found (base BLOB PRIMARY KEY, place BLOB) WITHOUT ROWID")
         table.execute("BEGIN")
         with files.directory(self._root, path) as fd:
-            table.executemany("INSERT OR REPLACE INTO listed VALUES (?, ?)", self._listed(fd))
+            table.executemany("INSERT OR REPLACE INTO listed VALUES (?, ?)", self._listed(fd, path))
             _find(table, fd, "IGNORE")  # a file that is in both was moved while we looked
         table.execute("COMMIT")
         return table
 
-    def _listed(self, fd: int) -> Iterator[tuple[bytes, int]]:
+    def _listed(self, fd: int, path: bytes) -> Iterator[tuple[bytes, int]]:
         try:
             opened = files.open_file(fd, UIDLIST)
-        except OSError:
+        except FileNotFoundError:
+            return  # Dovecot never looked at it
+        except OSError as error:
+            self._problem(path + b"/" + UIDLIST, f"{error.strerror}; UIDs are new")
             return
+        broken = 0
         with open(opened, "rb") as file:
             header = dovecot.parse_uidlist_header(file.readline(dovecot.MAX_LINE))
             if header is None or not header.uidvalidity:
+                self._problem(path + b"/" + UIDLIST, "its first line is none; UIDs are new")
                 return
             while line := file.readline(dovecot.MAX_LINE):
                 entry = dovecot.parse_uidlist_line(line, header.version)
                 if entry is not None:
                     yield entry.base, entry.uid
+                else:
+                    broken += 1
+        if broken:
+            self._problem(path + b"/" + UIDLIST, f"{broken} lines are none; those messages get new UIDs")
 
     # ------------------------------------------------------------------------------------------------ octets
 
     def pieces(self, folder: SourceFolder, messages: Sequence[SourceMessage]) -> Iterator[Piece]:
         """See `Source.pieces`."""
         looked = False
-        with files.directory(self._root, folder.key) as fd:
+        with self._reading(folder) as fd:
             for number, message in enumerate(messages):
                 assert isinstance(message.place, bytes)
                 try:
@@ -286,7 +323,7 @@ class MaildirSource:
         return []
 
     def _problem(self, name: bytes, text: str) -> None:
-        self._problems.append(f"{name.decode('utf-8', 'replace')}: {text}")
+        self._problems.append(f"{name.decode('utf-8', 'replace').lstrip('/')}: {text}")
 
     def close(self) -> None:
         """See `Source.close`."""
@@ -339,16 +376,16 @@ def _names(fd: int, part: bytes) -> Iterator[bytes]:
             for entry in entries:
                 if not entry.name.startswith("."):
                     yield os.fsencode(entry.name)
-    except OSError:
-        return
+    except FileNotFoundError:
+        return  # `new` need not be there
 
 
 def _has(fd: int, name: bytes) -> bool:
     try:
         with files.directory(fd, name):
             return True
-    except OSError:
-        return False
+    except OSError as error:
+        return error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
 def _date(seconds: float) -> datetime | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from msgspec import Struct
 
+from sora.errors import Refused
 from sora.formats.flags import Flags  # noqa: TC001
 
 if TYPE_CHECKING:
@@ -20,6 +21,10 @@ PIECE_BYTES: Final = 256 * 1024
 KEY_BYTES: Final = 16
 GONE: Final = "gone"
 """Problem of a message that is not there any more: somebody has expunged it."""
+
+
+class FolderBroken(Refused):
+    """A folder cannot be read, or no further; the others may be."""
 
 
 class SourceFolder(Struct, frozen=True):

@@ -26,7 +26,7 @@ from sora import log
 from sora.crashpoints import crash_point
 from sora.errors import InvalidName, LimitExceeded, NotFound, OverQuota, Refused, TooBig, Unavailable
 from sora.formats import names
-from sora.moving.source import GONE
+from sora.moving.source import GONE, FolderBroken
 from sora.services.intake import IN_MEMORY, Intake
 from sora.services.letters import AppendItem, Letters
 from sora.services.scripts import quota_of
@@ -213,13 +213,16 @@ class Importer:
         """Count what would come."""
         known = None if import_id is None else await self._imports.find_folder(account_id, import_id, folder.key)
         line = FolderReport(_shown(folder.key), known.name if known else mailbox)
-        async for windows in self._each(self._source.messages(folder), lambda window: HELD_PIECES):
-            for window in windows:
-                here = await self._imports.known(known, [message.key for message in window]) if known else set()
-                line.present += len(here)
-                line.messages += len(window) - len(here)
-                line.bytes += sum(message.size for message in window if message.key not in here)
-                self._tick(folder.name, len(window))
+        try:
+            async for windows in self._each(self._source.messages(folder), lambda window: HELD_PIECES):
+                for window in windows:
+                    here = await self._imports.known(known, [message.key for message in window]) if known else set()
+                    line.present += len(here)
+                    line.messages += len(window) - len(here)
+                    line.bytes += sum(message.size for message in window if message.key not in here)
+                    self._tick(folder.name, len(window))
+        except FolderBroken as error:
+            report.problem(f"{folder.name}: {error.text}")
         target = await self._store.mailboxes.status(account_id, [line.mailbox])
         empty = (status := target[line.mailbox]) is None or status.uid_next == 1
         line.uids_kept = bool(folder.uidvalidity) and (known.keeps_uids if known else empty)
@@ -240,11 +243,11 @@ class Importer:
         if folder.source_uidvalidity != source.uidvalidity and folder.keeps_uids:
             report.note(f"{folder.name}: the source has another UIDVALIDITY now")
         batch = _Batch(folder)
-        if folder.keeps_uids:
-            # asked for once for all of the folder: the journal may take its interval to reserve them
-            highest = await self._call(self._source.uid_next, source)
-            await self._patiently(lambda: self._imports.reserve(folder, highest))
         try:
+            if folder.keeps_uids:
+                # asked for once for all of the folder: the journal may take its interval to reserve them
+                highest = await self._call(self._source.uid_next, source)
+                await self._patiently(lambda: self._imports.reserve(folder, highest))
             async for windows in self._each(self._source.messages(source), lambda window: HELD_PIECES):
                 for window in windows:
                     await self._bring_window(source, window, batch, line, report)
@@ -254,6 +257,9 @@ class Importer:
                 folder = await self._patiently(lambda: self._imports.finish_folder(batch.folder, uid_next))
         except NotFound:
             report.problem(f"{folder.name}: the mailbox was deleted while mail came to it")
+        except FolderBroken as error:
+            report.problem(f"{source.name}: {error.text}")
+            await self._flush(batch, line, report)
         finally:
             batch.drop()
         crash_point("import.folder_done")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import pwd
+import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pytest
+from imapclient.exceptions import IMAPClientError
 
 from sora.admin import moving
 from sora.errors import Refused, Unavailable
@@ -20,6 +22,7 @@ from sora.store.exports import Exports
 from sora.types import SYSTEM_FLAGS
 from tests.moving import filling
 from tests.moving.house import ADDRESS, House, open_house
+from tests.moving.sieving import SieveDovecot, add_scripts
 from tests.oracle import dovecot
 from tests.oracle.dovecot import PASSWORD, USER, Dovecot
 
@@ -37,9 +40,9 @@ MESSAGES, FOLDERS = 300, 8
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Dovecot]:
+def server() -> Iterator[SieveDovecot]:
     """A Dovecot with mail in a maildir; not below a directory that root alone may enter."""
-    with TemporaryDirectory() as directory, Dovecot(Path(directory), "maildir:~/Maildir") as server:
+    with TemporaryDirectory() as directory, SieveDovecot(Path(directory)) as server:
         with filling.connect(server.port, USER, PASSWORD) as client:
             filling.fill(client, MESSAGES, FOLDERS, seed=5)
         yield server
@@ -114,7 +117,8 @@ async def test_over_imap_it_comes_as_it_is(
     monkeypatch.setattr(imap_source, "PART_BYTES", 10_000)  # so that some come in parts
     monkeypatch.setattr(imap_source, "LIST_RANGE", 7)
     report = await moving.import_imap(house.context, imap_request(server))
-    assert (report.problems, report.notes) == ([], [])
+    assert report.problems == []
+    assert report.notes == ["not brought: rights that others have; filters, for which --sieve-port is needed"]
     await assert_same(house, theirs)
     again = await moving.import_imap(house.context, imap_request(server))
     assert (again.messages, again.present) == (0, report.messages)
@@ -146,6 +150,66 @@ async def test_a_connection_that_breaks_is_made_again(
     assert len(asked) > 60
     assert report.problems == []
     await assert_same(house, theirs)
+
+
+async def test_filters_come_by_managesieve(house: House, server: SieveDovecot) -> None:
+    home = server.directory / "home" / USER
+    scripts = {"main": 'if header :is "subject" "x" { discard; }\n', 'od"d \\ one': "keep;\n"}
+    add_scripts(home, scripts)
+    try:
+        dry = await moving.import_imap(house.context, imap_request(server, sieve_port=server.sieve_port, dry_run=True))
+        assert dry.scripts == 2
+        assert await house.store.scripts.list_scripts(house.ann) == []
+        report = await moving.import_imap(house.context, imap_request(server, sieve_port=server.sieve_port))
+    finally:
+        (home / ".dovecot.sieve").unlink()
+        shutil.rmtree(home / "sieve")
+    assert (report.problems, report.notes) == ([], ["not brought: rights that others have"])
+    found = {script.name: script for script in await house.store.scripts.list_scripts(house.ann)}
+    assert {name: script.active for name, script in found.items()} == {name: name == "main" for name in scripts}
+    for name, text in scripts.items():
+        script = await house.store.scripts.find(house.ann, name)
+        assert script is not None
+        assert script.content.decode().replace("\r\n", "\n") == text
+
+
+async def test_filters_that_cannot_be_had_stop_nothing(house: House, server: SieveDovecot) -> None:
+    report = await moving.import_imap(house.context, imap_request(server, sieve_port=1))
+    assert len(report.problems) == 1
+    assert report.problems[0].startswith("filters: ")
+    assert report.messages > 0
+
+
+async def test_a_message_that_the_server_does_not_give_stops_nothing(
+    house: House, server: SieveDovecot, theirs: dict[str, filling.Folder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One FETCH of a message is refused, and one folder cannot be opened."""
+    connect = ImapSource._connect
+
+    def broken(self: ImapSource) -> object:
+        client = connect(self)
+        fetch, select = client.fetch, client.select_folder
+
+        def refusing(messages: list[int], items: list[str]) -> object:
+            if 5 in messages and "BODY.PEEK" in items[0]:
+                raise IMAPClientError("fetch failed: broken on the disk")
+            return fetch(messages, items)
+
+        def closed(name: str, readonly: bool = False) -> object:
+            if name == "Sent":
+                raise IMAPClientError("select failed: no permission")
+            return select(name, readonly=readonly)
+
+        client.fetch, client.select_folder = refusing, closed
+        return client
+
+    monkeypatch.setattr(ImapSource, "_connect", broken)
+    report = await moving.import_imap(house.context, imap_request(server))
+    missing = [name for name, folder in theirs.items() if 5 in folder.messages and name != "Sent"]
+    assert len(report.problems) == len(missing) + 1
+    assert sum("no permission" in problem for problem in report.problems) == 1
+    assert sum("broken on the disk" in problem for problem in report.problems) == len(missing)
+    assert report.messages == sum(len(f.messages) for name, f in theirs.items() if name != "Sent") - len(missing)
 
 
 async def test_logins_that_are_refused(house: House, server: Dovecot) -> None:

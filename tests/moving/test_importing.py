@@ -389,6 +389,47 @@ async def test_folders_that_would_be_one_stay_apart(house: House) -> None:
     assert (await bring(house)).messages == 0
 
 
+async def test_a_folder_that_cannot_be_read_stops_nothing(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told, and comes with the next run; nothing of it is lost silently."""
+    for name in ("", ".Bad", ".Work"):
+        house.fill(name, [3])
+    real, away = os.open, []
+
+    def refused(path: object, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        if path == b"cur" and dir_fd is not None and os.readlink(f"/proc/self/fd/{dir_fd}").endswith(".Bad"):
+            away.append(path)
+            raise PermissionError(13, "Permission denied")
+        return real(path, flags, mode, dir_fd=dir_fd)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", refused)
+        assert (await bring(house, dry_run=True)).problems == ["Bad: it cannot be read: Permission denied"]
+        report = await bring(house)
+    assert away
+    assert report.problems == ["Bad: it cannot be read: Permission denied"]
+    assert report.messages == 2
+    assert (await bring(house)).messages == 1
+    assert await house.uids("Bad") == [3]
+    assert await house.uidvalidity("Bad") == 77
+
+
+@pytest.mark.parametrize(
+    ("text", "problem", "uids"),
+    [
+        (b"garbage\n", "its first line is none; UIDs are new", [1, 2]),
+        (b"3 V77 N9 G0\n5 :1000000005.M5.vm\n\0\0\0\n", "1 lines are none", [5, 6]),
+    ],
+)
+async def test_a_uidlist_that_is_damaged_is_told(house: House, text: bytes, problem: str, uids: list[int]) -> None:
+    house.fill("", [5, 8])
+    (house.mail / "dovecot-uidlist").write_bytes(text)
+    report = await bring(house)
+    assert report.messages == 2
+    assert len(report.problems) == 1
+    assert problem in report.problems[0]
+    assert await house.uids("INBOX") == uids
+
+
 async def test_empty_files_and_what_cannot_be_read_are_told(house: House) -> None:
     house.fill("", [1])
     (house.mail / "cur" / "empty").touch()

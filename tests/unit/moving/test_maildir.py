@@ -110,7 +110,7 @@ def test_nothing_follows_a_link(tmp_path: Path, mail: Path) -> None:
     assert all(problem for _, problem in answers)
     assert source.subscriptions() == []
     assert source.scripts() == []
-    assert len(source.problems()) == 3
+    assert len(source.problems()) == 4
     source.close()
 
 

@@ -17,7 +17,7 @@ END $$;
 
 -- What can be restored of one mailbox, among the UIDs of a page, by UID. kept: the account still has it in a mailbox, so it was
 -- moved or copied, and it is not restored unless that is asked for. That it has it is written out each time, as a function
--- for it would cost ten times what it finds.
+-- for it would cost ten times what it finds; OFFSET 0, so that it is looked for by its body, also where there are no statistics.
 CREATE FUNCTION list_deleted(p_account_id bigint, p_mailbox_id bigint, p_uids bigint[])
 RETURNS TABLE (mailbox_id bigint, name text, uid bigint, size bigint, internal_date timestamptz, deleted_at timestamptz,
                sender text, subject text, kept boolean)
@@ -28,9 +28,10 @@ BEGIN
   RETURN QUERY
   SELECT b.mailbox_id, b.name, m.uid, m.size, m.internal_date, coalesce(m.expunged_at, b.deleted_at), t.sender, t.subject,
     EXISTS (
-      SELECT 1 FROM messages x JOIN mailboxes y USING (account_id, mailbox_id)
-      WHERE x.account_id = p_account_id AND x.content_id = m.content_id AND x.internal_date = m.internal_date
-        AND x.expunged_at IS NULL AND y.deleted_at IS NULL AND NOT y.shadow)
+      SELECT 1 FROM (
+        SELECT i.mailbox_id FROM messages i WHERE i.account_id = p_account_id AND i.content_id = m.content_id
+          AND i.internal_date = m.internal_date AND i.expunged_at IS NULL OFFSET 0) x JOIN mailboxes y USING (mailbox_id)
+      WHERE y.account_id = p_account_id AND y.deleted_at IS NULL AND NOT y.shadow)
   FROM mailboxes b CROSS JOIN unnest(p_uids) u (uid) CROSS JOIN LATERAL (
     SELECT * FROM messages i
     WHERE i.account_id = p_account_id AND i.mailbox_id = p_mailbox_id AND i.uid = u.uid OFFSET 0) m
@@ -63,9 +64,10 @@ BEGIN
   INTO source_uids, v_sizes, v_found FROM (
     SELECT m.uid, m.size, p_again
       OR row_number() OVER (PARTITION BY m.content_id, m.internal_date ORDER BY m.uid DESC) = 1 AND NOT EXISTS (
-        SELECT 1 FROM messages x JOIN mailboxes y USING (account_id, mailbox_id)
-        WHERE x.account_id = p_account_id AND x.content_id = m.content_id AND x.internal_date = m.internal_date
-          AND x.expunged_at IS NULL AND y.deleted_at IS NULL AND NOT y.shadow) AS wanted
+        SELECT 1 FROM (
+          SELECT i.mailbox_id FROM messages i WHERE i.account_id = p_account_id AND i.content_id = m.content_id
+            AND i.internal_date = m.internal_date AND i.expunged_at IS NULL OFFSET 0) x JOIN mailboxes y USING (mailbox_id)
+        WHERE y.account_id = p_account_id AND y.deleted_at IS NULL AND NOT y.shadow) AS wanted
     FROM mailboxes b CROSS JOIN unnest(p_uids) u (uid) CROSS JOIN LATERAL (
       SELECT i.uid, i.size, i.content_id, i.internal_date, i.expunged_at FROM messages i
       WHERE i.account_id = p_account_id AND i.mailbox_id = p_mailbox_id AND i.uid = u.uid OFFSET 0) m
@@ -247,9 +249,10 @@ BEGIN
       SELECT i.content_id, i.internal_date FROM messages i
       WHERE i.account_id = p_account_id AND i.mailbox_id = b.mailbox_id AND i.uid = u.uid OFFSET 0) m
     WHERE b.account_id = p_account_id AND b.name = n.name AND NOT b.shadow AND NOT EXISTS (
-      SELECT 1 FROM messages x JOIN mailboxes y USING (account_id, mailbox_id)
-      WHERE x.account_id = p_account_id AND x.content_id = m.content_id AND x.internal_date = m.internal_date
-        AND x.expunged_at IS NULL AND y.deleted_at IS NULL AND NOT y.shadow)))
+      SELECT 1 FROM (
+        SELECT i.mailbox_id FROM messages i WHERE i.account_id = p_account_id AND i.content_id = m.content_id
+          AND i.internal_date = m.internal_date AND i.expunged_at IS NULL OFFSET 0) x JOIN mailboxes y USING (mailbox_id)
+      WHERE y.account_id = p_account_id AND y.deleted_at IS NULL AND NOT y.shadow)))
   GROUP BY 1 ORDER BY 1;
 END $$;
 
@@ -272,9 +275,10 @@ BEGIN
     WHERE b.account_id = p_account_id AND b.name = p_name AND NOT b.shadow
     ORDER BY m.content_id, m.internal_date, gone_at, b.mailbox_id, m.uid
   ) k WHERE NOT EXISTS (
-      SELECT 1 FROM messages x JOIN mailboxes y USING (account_id, mailbox_id)
-      WHERE x.account_id = p_account_id AND x.content_id = k.content_id AND x.internal_date = k.internal_date
-        AND x.expunged_at IS NULL AND y.deleted_at IS NULL AND NOT y.shadow)
+      SELECT 1 FROM (
+        SELECT i.mailbox_id FROM messages i WHERE i.account_id = p_account_id AND i.content_id = k.content_id
+          AND i.internal_date = k.internal_date AND i.expunged_at IS NULL OFFSET 0) x JOIN mailboxes y USING (mailbox_id)
+      WHERE y.account_id = p_account_id AND y.deleted_at IS NULL AND NOT y.shadow)
   ORDER BY k.gone_at DESC, k.mailbox_id DESC, k.uid DESC LIMIT p_limit;
 END $$;
 
@@ -388,9 +392,10 @@ BEGIN
     SELECT 1 FROM deleted_messages x
     WHERE x.account_id = p_account_id AND x.shadow_id = p_shadow_id AND x.uid = i.uid OFFSET 0) d
   WHERE NOT EXISTS (
-      SELECT 1 FROM messages x JOIN mailboxes y USING (account_id, mailbox_id)
-      WHERE x.account_id = p_account_id AND x.content_id = m.content_id AND x.internal_date = m.internal_date
-        AND x.expunged_at IS NULL AND y.deleted_at IS NULL AND NOT y.shadow);
+      SELECT 1 FROM (
+        SELECT i.mailbox_id FROM messages i WHERE i.account_id = p_account_id AND i.content_id = m.content_id
+          AND i.internal_date = m.internal_date AND i.expunged_at IS NULL OFFSET 0) x JOIN mailboxes y USING (mailbox_id)
+      WHERE y.account_id = p_account_id AND y.deleted_at IS NULL AND NOT y.shadow);
   IF cardinality(v_kept) IS DISTINCT FROM cardinality(v_uid) THEN
     DELETE FROM deleted_messages d
     WHERE d.account_id = p_account_id AND d.shadow_id = p_shadow_id AND d.uid BETWEEN v_uid[1] AND v_uid[cardinality(v_uid)]

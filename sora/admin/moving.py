@@ -26,7 +26,7 @@ from sora.services.erasing import Erased, Erasing
 from sora.services.exporting import Exporter, ExportReport
 from sora.services.importing import Importer, Report
 from sora.services.offline import opened
-from sora.services.settings import settings_of, write_settings
+from sora.services.settings import count_deleted, settings_of, write_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -179,6 +179,9 @@ async def export_account(ctx: AdminContext, req: ExportAccount) -> ExportReport:
     await _export(ctx, account, sink, report)
     if not req.dry_run:
         settings = await settings_of(ctx.store, account)
+        deleted = await count_deleted(ctx.store, account.account_id)
+        if deleted:
+            report.notes.append(f"{deleted} deleted messages are still kept, and not in the export: `messages restore`")
         await asyncio.to_thread(write_settings, path, msgspec.json.format(msgspec.json.encode(settings), indent=2))
     return report
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sqlite3
 from typing import TYPE_CHECKING, BinaryIO, Final, Literal
 
@@ -28,6 +29,7 @@ Layout = Literal["auto", "maildir++", "fs"]
 
 MARKER: Final = b".sora-export"
 _UIDLIST: Final = b"dovecot-uidlist"
+_OURS: Final = re.compile(rb"\.U\d+V\d+\.sora,S=\d+\Z")
 _PARTIAL: Final = b".dovecot-uidlist.part"
 
 
@@ -128,6 +130,8 @@ class MaildirSink:
             name = base + maildir.INFO + self._letters_of(message)
             files.write_file(self._cur, name, data, mtime=message.internal_date.timestamp())
         assert self._uidlist is not None
+        assert self._there is not None
+        self._there.execute("DELETE FROM found WHERE base = ?", (base,))
         self._uidlist.write(b"%d :%s\n" % (message.uid, base))
 
     def _base(self, message: SinkMessage) -> bytes:
@@ -143,12 +147,20 @@ class MaildirSink:
     def end(self) -> None:
         """See `Sink.end`."""
         if self._uidlist is not None:
+            self._remove_old()
             self._uidlist.flush()
             os.fsync(self._uidlist.fileno())
             os.fsync(self._cur)
             os.rename(_PARTIAL, _UIDLIST, src_dir_fd=self._folder, dst_dir_fd=self._folder)
             os.fsync(self._folder)
         self._leave()
+
+    def _remove_old(self) -> None:
+        """What an earlier run has written and is not in the mailbox any more: Dovecot would show it as new mail."""
+        assert self._there is not None
+        for base, name in self._there.execute("SELECT base, name FROM found"):
+            if _OURS.search(base):
+                os.unlink(name, dir_fd=self._cur)
 
     def finish(self, subscriptions: Sequence[str], scripts: Sequence[SinkScript]) -> None:
         """See `Sink.finish`."""

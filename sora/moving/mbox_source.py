@@ -63,7 +63,8 @@ class MboxSource:
         for path in paths:
             with files.directory(self._root, os.path.dirname(path)) as fd:
                 if not _is_mbox(fd, os.path.basename(path)):
-                    self._notes.append(f"{path.decode('utf-8', 'replace')} is no mbox")
+                    told = self._problems if self._single else self._notes
+                    told.append(f"{path.decode('utf-8', 'replace')} is no mbox")
                     continue
             levels = (self._mailbox or _name(path)).split(names.DELIMITER)
             found.append(SourceFolder(key=path, name=names.name_of(levels), messages=0))
@@ -172,7 +173,8 @@ class MboxSource:
 
     def problems(self) -> list[str]:
         """See `Source.problems`."""
-        return []
+        found, self._problems = self._problems, []
+        return found
 
     def notes(self) -> list[str]:
         """See `Source.notes`."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from datetime import datetime  # noqa: TC003 — msgspec reads the annotations at run time
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from sora.store.domains import Alias
     from sora.store.scripts import ScriptInfo
     from sora.store.store import Store
+    from sora.types import AccountId
 
 SETTINGS_FILE = b"account.json"
 
@@ -33,11 +35,28 @@ class MailboxSettings(Struct, frozen=True):
 
 
 class Annotation(Struct, frozen=True):
-    """One annotation (RFC 5464); `mailbox`: empty: of the account."""
+    """One annotation (RFC 5464), as everybody sees it or as the account alone does.
 
+    Attributes:
+        mailbox: Empty: of the server.
+        owner: Whose mailbox it is.
+    """
+
+    owner: str
     mailbox: str
     entry: str
     value: bytes
+    private: bool
+
+
+class Waiting(Struct, frozen=True):
+    """A mail of the account that waits to leave; its text is a message of the account, or what a filter wrote."""
+
+    kind: str
+    sender: str
+    recipient: str
+    size: int
+    created_at: datetime
 
 
 class Settings(Struct, frozen=True):
@@ -51,17 +70,16 @@ class Settings(Struct, frozen=True):
     annotations: list[Annotation]
     keywords: list[str]
     scripts: list[ScriptInfo]
+    waiting: list[Waiting]
 
 
 async def settings_of(store: Store, account: Account) -> Settings:
     """What is kept of an account now."""
     account_id = account.account_id
     mailboxes = []
-    names = {0: ""}
     for mailbox in await store.mailboxes.list(account_id):
         rights: list[Any] = []
         if mailbox.status is not None:
-            names[mailbox.status.mailbox_id] = mailbox.name
             rights = list(await store.acl.entries(account_id, mailbox.status.mailbox_id))
         mailboxes.append(
             MailboxSettings(
@@ -74,19 +92,44 @@ async def settings_of(store: Store, account: Account) -> Settings:
                 rights=rights,
             )
         )
-    rows = await store.db.fetch(
-        "SELECT mailbox_id, entry, value FROM metadata WHERE account_id = $1 ORDER BY mailbox_id, entry", account_id
-    )
+    annotations = await store.db.fetch(_ANNOTATIONS, account_id)
+    waiting = await store.db.fetch(_WAITING, account_id)
     return Settings(
         account=account,
         quota=await store.accounts.get_quota(account_id),
         aliases=await store.domains.list_aliases(account_id),
         credentials=await store.accounts.list_credentials(account_id),
         mailboxes=mailboxes,
-        annotations=[Annotation(names.get(row["mailbox_id"], ""), row["entry"], row["value"]) for row in rows],
+        annotations=[Annotation(**row) for row in annotations],
         keywords=list((await store.mailboxes.list_keywords(account_id)).values()),
         scripts=await store.scripts.list_scripts(account_id),
+        waiting=[Waiting(**row) for row in waiting],
     )
+
+
+async def count_deleted(store: Store, account_id: AccountId) -> int:
+    """Messages that were expunged, or were in a mailbox that was deleted, and can be had back."""
+    count: int = await store.db.fetchval(_DELETED, account_id)
+    return count
+
+
+_DELETED: Final = """
+    SELECT count(*) FROM messages m JOIN mailboxes b USING (account_id, mailbox_id)
+    WHERE m.account_id = $1 AND NOT b.shadow AND (m.expunged_at IS NOT NULL OR b.deleted_at IS NOT NULL)
+"""
+# Private annotations of others on mailboxes of this account are theirs; its own on mailboxes of others belong here.
+_ANNOTATIONS: Final = """
+    SELECT coalesce(a.address, '') AS owner, coalesce(b.name, '') AS mailbox, m.entry, m.value,
+      m.viewer_id > 0 AS private
+    FROM metadata m
+    LEFT JOIN accounts a ON a.account_id = m.account_id
+    LEFT JOIN mailboxes b ON b.account_id = m.account_id AND b.mailbox_id = m.mailbox_id
+    WHERE (m.account_id = $1 AND m.viewer_id = 0 OR m.viewer_id = $1) AND b.deleted_at IS NULL
+    ORDER BY 1, 2, 3
+"""
+_WAITING: Final = """
+    SELECT kind, sender, recipient, size, created_at FROM outbound_queue WHERE account_id = $1 ORDER BY queue_id
+"""
 
 
 def write_settings(directory: Path, text: bytes) -> None:

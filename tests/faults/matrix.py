@@ -63,6 +63,9 @@ ELSEWHERE: Final = {
     "outbound": "needs a smarthost and mail in the queue; each point has a test of its own",
     "verify": "not on the path of these activities; each point has a test of its own",
     "rebuild": "no server runs; each point has a test of its own, and `python -m tests.faults.rebuild --crash POINT`",
+    "import": "no server takes part; each point has a test of its own, and `python -m tests.faults.moving`",
+    "export": "not on the path of these activities, no mail is touched; each point has a test of its own",
+    "erase": "not on the path of these activities, and mail is lost on purpose; each point has a test of its own",
     "rotate": "not on the path of these activities, no body is touched; each point has a test of its own",
 }
 SEALED_POINTS: Final = frozenset({"uploader.key_put"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import TYPE_CHECKING
 
@@ -73,12 +74,24 @@ async def tables_with(house: House) -> set[str]:
 
 
 async def test_all_of_an_account_is_in_its_export(house: House, tmp_path: Path) -> None:
+    db, ann = house.store.db, house.ann
+    inbox = (await house.store.mailboxes.get(ann, "INBOX")).mailbox_id
+    bob = (await house.store.accounts.get("bob@example.com")).account_id
+    for viewer, value in ((0, b"for all"), (ann, b"mine"), (bob, b"not mine")):
+        await db.execute("INSERT INTO metadata VALUES ($1, $2, $3, '/comment', $4)", ann, inbox, viewer, value)
+    theirs = (await house.store.mailboxes.get(bob, "INBOX")).mailbox_id
+    await db.execute("INSERT INTO metadata VALUES ($1, $2, $3, '/comment', 'on his')", bob, theirs, ann)
+    await db.execute(_QUEUE, ann, inbox)
     report = await moving.export_account(house.context, moving.ExportAccount(ADDRESS, str(tmp_path / "out")))
+    assert report.notes == ["3 deleted messages are still kept, and not in the export: `messages restore`"]
     assert (report.messages, report.problems) == (6, [])
     document = json.loads((tmp_path / "out" / "account.json").read_text())
     assert document["account"]["address"] == ADDRESS
     assert {"INBOX", "Work"} <= {mailbox["name"] for mailbox in document["mailboxes"]}
     assert [script["name"] for script in document["scripts"]] == ["main"]
+    annotations = {base64.b64decode(one["value"]): one["owner"] for one in document["annotations"]}
+    assert annotations == {b"for all": ADDRESS, b"mine": ADDRESS, b"on his": "bob@example.com"}
+    assert [mail["recipient"] for mail in document["waiting"]] == ["x@example.org"]
     assert (tmp_path / "out" / "Maildir" / "sieve" / "main.sieve").read_bytes() == b"keep;"
     again = await moving.export_account(house.context, moving.ExportAccount(ADDRESS, str(tmp_path / "out")))
     assert (again.messages, again.present) == (0, 6)

@@ -198,6 +198,21 @@ def test_an_export_changes_flags_that_have_changed(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "cur").iterdir()] == ["1000000001.U1V7.sora,S=5:2,RS"]
 
 
+def test_an_export_that_goes_on_removes_what_was_expunged_meanwhile(tmp_path: Path) -> None:
+    """Only what it has written itself."""
+    for uids in ((1, 2, 3), (1, 3)):
+        sink = MaildirSink(tmp_path, ["INBOX"], "account 1")
+        sink.begin(SinkFolder("INBOX", 7, 4, {}))
+        for uid in uids:
+            sink.put(message(uid), None if sink.has(message(uid)) else b"text.")
+        (tmp_path / "cur" / "1.M1.other:2,").touch()
+        sink.end()
+        sink.close()
+    assert sorted(path.name for path in (tmp_path / "cur").iterdir()) == [
+        "1.M1.other:2,", "1000000001.U1V7.sora,S=5:2,", "1000000003.U3V7.sora,S=5:2,"
+    ]  # fmt: skip
+
+
 def test_an_export_goes_nowhere_else(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()

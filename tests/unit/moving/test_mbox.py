@@ -157,6 +157,11 @@ def test_a_single_file_goes_where_it_is_told(tmp_path: Path) -> None:
     source.close()
     with pytest.raises(Refused):
         MboxSource(tmp_path / "missing")
+    (tmp_path / "notes").write_text("no mbox")
+    source = MboxSource(tmp_path / "notes")
+    assert source.folders() == []
+    assert source.problems() == ["notes is no mbox"]
+    source.close()
 
 
 def test_a_mailbox_that_is_written_is_done(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -137,6 +138,8 @@ async def opened(
     keyring = open_keyring(ctx.config)
     instance_id = own_instance_id(ctx.config)
     database = ctx.store.db
+    rows, upkeep = Verification(database, instance_id), Upkeep(database)
+    sealed = keyring is not None or await rows.has_keys()  # also when the keyring was taken away
     with contextlib.ExitStack() as stack:
         try:
             staging = open_staging(ctx.config)
@@ -146,16 +149,21 @@ async def opened(
             raise ConfigError(f"{error.filename}: {error.strerror}") from error
         if cache is not None:
             stack.callback(cache.close)
-        places = Places(
-            database, ctx.blobs, staging, cache, open_sealers(keyring, database), encrypted=keyring is not None
-        )
-        rows, upkeep = Verification(database, instance_id), Upkeep(database)
+        places = Places(database, ctx.blobs, staging, cache, open_sealers(keyring, database), encrypted=sealed)
         keys = open_key_objects(keyring, database, ctx.blobs)
         yield Verifier(
             rows,
             upkeep,
             places,
-            Mending(database, rows, upkeep, places, keys, instance_id),
+            Mending(
+                database,
+                rows,
+                upkeep,
+                places,
+                keys,
+                instance_id,
+                grace=timedelta(seconds=ctx.config.cleanup.grace_period),
+            ),
             keyring,
             account_id=account_id,
             deep=deep,

@@ -20,10 +20,9 @@ from sora.crashpoints import crash_point
 from sora.errors import KeyUnavailable, NotFound
 from sora.mime.digest import digest
 from sora.services.key_objects import owner_of, parse, prefix_of
-from sora.services.places import BAD, GOOD, UNKNOWN
+from sora.services.places import BAD, GOOD
 from sora.services.uploads import Uploads
 from sora.store.blobs import BlobRef
-from sora.store.copies import add_parts
 from sora.store.sealing import fingerprint
 from sora.store.uploads import PendingUpload, PendingUploads
 from sora.types import AccountId
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from asyncpg import Record
 
     from sora.services.key_objects import KeyObject, KeyStore
-    from sora.services.places import Places
+    from sora.services.places import Found, Places
     from sora.store.blobs import BlobEntry, BlobStore
     from sora.store.db import Database
     from sora.store.keyring import Keyring
@@ -60,6 +59,8 @@ KINDS: Final = {
     "object without row": "no message is known for an object",
     "upload without row": "an upload waits whose message is gone",
     "content unused": "nobody uses a body, and the cleaner does not know",
+    "body locked": "bodies of an account are sealed, and its key is not to be had",
+    "journal": "what the journal has promised or written for a mailbox is not what its counters say",
     "key damaged": "the wrapped key of an account does not open",
     "key missing": "the object store has the key of an account, and the database has none",
     "key object damaged": "the key of an account in the object store is missing, or not that of the database",
@@ -86,13 +87,22 @@ class Mending:
     Args:
         rows: The statements.
         keys: Puts wrapped keys into the object store.
+        grace: Bodies that nobody uses are kept so long.
     """
 
     def __init__(
-        self, db: Database, rows: Verification, upkeep: Upkeep, places: Places, keys: KeyStore, instance_id: str
+        self,
+        db: Database,
+        rows: Verification,
+        upkeep: Upkeep,
+        places: Places,
+        keys: KeyStore,
+        instance_id: str,
+        *,
+        grace: timedelta,
     ) -> None:
-        self._db = db
         self._keys = keys
+        self._grace = grace
         self._strays: tuple[AccountId, dict[ContentId, BlobRef]] | None = None
         self._rows = rows
         self._upkeep = upkeep
@@ -118,6 +128,10 @@ class Mending:
         if found.where == "the object store":
             await self._mark(ref)
             return "mended", "the object is right"
+        return await self._send(ref, found)
+
+    async def _send(self, ref: BlobRef, found: Found) -> Outcome:
+        """A good copy goes the way of every body: through staging."""
         await self._places.staging.stage_many([(ref.account_id, ref.content_hash, found.stored)])
         crash_point("verify.staged")
         if not await self._rows.queue_again(ref):
@@ -128,23 +142,19 @@ class Mending:
         return "mended", f"from {found.where}"
 
     async def copy(self, ref: BlobRef) -> Outcome:
-        """Make a damaged copy in the database anew, from staging; it goes if the object is right.
+        """Make a damaged copy in the database anew; it goes if the object is right.
 
         Raises:
             BlobDown: The object store is away.
         """
-        look = await self._places.staged(ref)
-        if look.state == GOOD:
-            async with self._db.transaction() as connection:
-                await connection.execute(
-                    "DELETE FROM body_copies WHERE account_id = $1 AND content_id = $2", ref.account_id, ref.content_id
-                )
-                await add_parts(connection, ref.account_id, ref.content_id, (look.stored,))
-            return "mended", "from staging"
-        if (await self._places.object(ref)).state == GOOD:
-            await self._rows.drop_copy(ref)
+        found = await self._places.good_copy(ref)
+        if not found.where:
+            return "waits", f"left as it is: {found.unclear or 'no better copy is here'}"
+        if found.where == "the object store":
+            await self._rows.replace_copy(ref, None)
             return "mended", "the object is right, the copy is not needed"
-        return "waits", "left as it is: no better copy is here"
+        await self._rows.replace_copy(ref, found.stored)
+        return "mended", f"from {found.where}"
 
     async def cached(self, ref: BlobRef, path: Path) -> Outcome:
         """Put a damaged file of the cache aside, and a good one in its place.
@@ -174,9 +184,9 @@ class Mending:
         return "mended", "marked as uploaded"
 
     async def unused(self, ref: BlobRef) -> Outcome:
-        """Tell the cleaner."""
-        await self._rows.tell_cleaner(ref)
-        return "mended", "the cleanup will remove it"
+        """Tell the cleaner, who waits: if rows of messages were lost, it is all that is left of a mail."""
+        await self._rows.tell_cleaner(ref, self._grace)
+        return "mended", f"the cleanup will remove it in {self._grace.total_seconds() / 86400:g} days"
 
     async def lone_upload(self, account_id: int, content_id: int) -> Outcome:
         """Forget an upload for which there is no message."""
@@ -189,27 +199,36 @@ class Mending:
         return "mended", "put aside; the object is right"
 
     async def content(self, account_id: AccountId, content_id: ContentId) -> Outcome:
-        """Make a content row anew from its object: what it says was read from the message in the first place.
+        """Make a content row anew from its body: what it says was read from the message in the first place.
+
+        The hash of the body, which was in the row, is in the name of its object, or in the row of its upload.
 
         Raises:
             BlobDown: The object store is away.
         """
-        found = (await self._strays_of(account_id)).get(content_id)
-        if found is None:
-            return LOST
-        outcome = "lost", f"object {found.key} is damaged: restore it from a backup of the bucket"
-        for size in await self._rows.sizes_of(account_id, content_id):
-            ref = replace(found, size=size)
-            look = await self._places.object(ref)
-            if look.state == UNKNOWN:
-                outcome = "waits", f"object {ref.key} is sealed, and the key of the account is missing"
-            plain = await self._places.open(ref, look.stored) if look.state == GOOD else None
-            if plain is not None:
-                if not await self._rows.restore_content(ref, await asyncio.to_thread(digest, plain)):
-                    return "waits", "another content of the account has the same bytes"
-                crash_point("verify.content_restored")
-                return "mended", f"from object {ref.key}"
+        refs = await self._rows.uploads_of(account_id, content_id)
+        if (stray := (await self._strays_of(account_id)).get(content_id)) is not None:
+            refs += [replace(stray, size=size) for size in await self._rows.sizes_of(account_id, content_id)]
+        outcome = LOST
+        for ref in refs:
+            found = await self._places.good_copy(ref)
+            if found.where:
+                return await self._restore(ref, found)
+            outcome = ("waits", found.unclear) if found.unclear else outcome
         return outcome
+
+    async def _restore(self, ref: BlobRef, found: Found) -> Outcome:
+        """The row of a body that was found; and its object, if it was found elsewhere."""
+        plain = await self._places.open(ref, found.stored)
+        assert plain is not None, "a good copy opens"
+        uploaded = found.where == "the object store"
+        if not await self._rows.restore_content(ref, await asyncio.to_thread(digest, plain), uploaded=uploaded):
+            return "waits", "another content of the account has the same bytes"
+        crash_point("verify.content_restored")
+        if uploaded:
+            return "mended", f"from object {ref.key}"
+        await self._clear_staging(ref)
+        return await self._send(ref, found)
 
     async def _strays_of(self, account_id: AccountId) -> dict[ContentId, BlobRef]:
         """Objects of an account that have no row, looked for once."""
@@ -276,11 +295,19 @@ class Mending:
         return "mended", "from the object store"
 
     async def key_object(self, row: Record, keyring: Keyring) -> Outcome:
-        """Put the key into the object store again.
+        """Put the key into the object store again, in the place of whatever wrappings are there.
 
         Raises:
             BlobDown: The object store is away.
         """
+        account_id = AccountId(row["account_id"])
+        async for entry in self._places.blobs.list(prefix_of(account_id)):
+            there = await _read_key(self._places.blobs, entry.key)
+            if there is not None and there[0].fingerprint != row["fingerprint"].hex():
+                return (
+                    "waits",
+                    f"{entry.key} is another data key, and may open bodies: save it, then remove it",
+                )
         await self._rows.store_key_again(row["account_id"])
         crash_point("verify.key_unmarked")
         while await self._keys.store_pending():  # with others that wait
@@ -293,6 +320,15 @@ class Mending:
         crash_point("verify.housed")
         await self._rows.rebuild_mailbox(account_id, mailbox_id)
         return "mended", f"they are in {name}"
+
+    async def promises(self, account_id: int, mailbox_id: int) -> Outcome:
+        """Let the journal begin anew with a mailbox."""
+        await self._rows.forget_promises(account_id, mailbox_id)
+        return "mended", "the next segment has all of it"
+
+    async def locked(self) -> Outcome:
+        """Nobody can make a key."""
+        return "waits", "restore its row of account_keys, or its object in the bucket, from a backup, and the keyring"
 
     async def mailbox(self, account_id: int, mailbox_id: int) -> Outcome:
         """Make everything derived anew, and look again."""

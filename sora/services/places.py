@@ -8,6 +8,7 @@ be had, that is not known.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
@@ -123,9 +124,7 @@ class Places:
         if state != GOOD:
             return Look(state)
         try:
-            if ref.size <= LARGE_BYTES:
-                return await self.judge(ref, await self.blobs.get(ref.key))
-            async with self._large:
+            async with self._room(ref.size):
                 return await self.judge(ref, await self.blobs.get(ref.key))
         except NotFound:
             return NOTHING
@@ -143,12 +142,14 @@ class Places:
 
     async def copy(self, ref: BlobRef) -> Look:
         """The copy in the database."""
-        return await self.judge(ref, await self._copies.read(ref))
+        async with self._room(ref.size):
+            return await self.judge(ref, await self._copies.read(ref))
 
     async def file(self, ref: BlobRef, path: Path) -> Look:
         """A file; one that the disk does not give is bad."""
         try:
-            return await self.judge(ref, await asyncio.to_thread(diskfile.read, path))
+            async with self._room(ref.size):
+                return await self.judge(ref, await asyncio.to_thread(diskfile.read, path))
         except FileNotFoundError:
             return NOTHING
         except OSError:
@@ -165,6 +166,10 @@ class Places:
         header = None if content_hash(stored) == digest else parse_header(stored)
         size = len(stored) if header is None else header.size
         return (await self.judge(BlobRef(account_id, ContentId(0), digest, size), stored)).state
+
+    def _room(self, size: int) -> contextlib.AbstractAsyncContextManager[None]:
+        """Held while a body is in memory."""
+        return self._large if size > LARGE_BYTES else contextlib.nullcontext()
 
     async def judge(self, ref: BlobRef, stored: bytes | None) -> Look:
         """Whether octets are a body."""

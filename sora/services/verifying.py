@@ -4,13 +4,14 @@ A phase is one row of `PHASES`: it walks through one kind of thing in bounded pa
 that it found. The run writes the damage down, mends it if that is asked for, and then notes the place: a command that
 was cut short goes on there when it is called again, and repeats the page that it was at. Mending twice does no harm.
 
+- `keys`, `key objects`: wrapped keys and their objects, both ways. First: without its key no body can be judged.
 - `homeless`: messages whose mailbox is gone.
 - `mailboxes`: what triggers keep (sequences, counters, flag planes, expunge log) against the rows of messages.
 - `bodies`: rows and objects, both ways, in one walk: rows come in the order of the object keys, and are merged with
   the listing of the bucket. What a listing lacks is asked for by its key before it counts as missing, because a
   listing may be old. What waits for its upload is looked for in staging.
 - `uploads`, `staging`, `cache`: what this node has, against the rows.
-- `keys`, `key objects`: wrapped keys and their objects, both ways.
+- `journal`: what it has promised and written, against the counters.
 
 Quick, a body is there if something of a possible length is there; deep, every copy is read and compared with its hash.
 
@@ -33,10 +34,10 @@ from msgspec.structs import replace
 
 from sora import log
 from sora.crashpoints import crash_point
-from sora.errors import DatabaseDown, OutcomeUnknown, SoraError, Unavailable
+from sora.errors import BlobDown, DatabaseDown, NotFound, OutcomeUnknown, SoraError, Unavailable
 from sora.services.key_objects import owner_of, prefix_of
 from sora.services.mending import CONTENTLESS, look_at_key
-from sora.services.places import ABSENT, BAD, GOOD, UNREADABLE
+from sora.services.places import ABSENT, BAD, GOOD, UNKNOWN, UNREADABLE
 from sora.store.blobs import BlobRef
 from sora.store.cache import SHARDS
 from sora.store.staging import is_settled
@@ -197,17 +198,19 @@ class Verifier:
 
     async def homeless(self, place: str) -> AsyncGenerator[Page]:
         """Messages whose mailbox has no row."""
-        damages: list[Damage] = []
-        for row in await self.rows.homeless(self.account_id):
-            account_id, mailbox_id = row["account_id"], row["mailbox_id"]
-            subject = f"{account_id}/{mailbox_id}"
-            if row["owned"]:
-                mend = partial(self.mending.homeless, account_id, mailbox_id)
-                damages.append(Damage(Finding("mailbox missing", subject, account_id, ""), mend))
-            else:
-                finding = Finding("mailbox missing", subject, account_id, "its account has no row either", "waits")
-                damages.append(Damage(finding, None))
-        yield Page("", 0, damages)
+        after = tuple(json.loads(place)) if place else (0, 0)
+        while page := await self.rows.with_messages(self.account_id, after, PAGE):
+            after = page[-1]["account_id"], page[-1]["mailbox_id"]
+            yield Page(json.dumps(after), len(page), [self._homeless(row) for row in page if not row["housed"]])
+
+    def _homeless(self, row: Record) -> Damage:
+        account_id, mailbox_id = row["account_id"], row["mailbox_id"]
+        subject = f"{account_id}/{mailbox_id}"
+        if row["owned"]:
+            mend = partial(self.mending.homeless, account_id, mailbox_id)
+            return Damage(Finding("mailbox missing", subject, account_id, ""), mend)
+        finding = Finding("mailbox missing", subject, account_id, "its account has no row either", "waits")
+        return Damage(finding, None)
 
     async def mailboxes(self, place: str) -> AsyncGenerator[Page]:
         """What is derived from the rows of messages."""
@@ -269,10 +272,21 @@ class Verifier:
         damages = []
         for at in unknown:
             entry, ref = known[at]
+            if await self._is_gone(entry.key):  # the cleanup removes the object first, and its row then
+                continue
             detail = f"{entry.size} octets of {entry.modified_at:%Y-%m-%d %H:%M}"
             finding = Finding("object without row", entry.key, ref.account_id, detail)
             damages.append(Damage(finding, partial(self.mending.stray, entry)))
         return damages
+
+    async def _is_gone(self, key: str) -> bool:
+        try:
+            await self.places.blobs.stat(key)
+        except NotFound:
+            return True
+        except BlobDown:
+            await self.places.blobs.ping()  # an outage, or this one object?
+        return False
 
     async def _body(self, body: Body, listed: int | None) -> list[Damage]:
         """What is wrong with one body; only if its row says the same afterwards."""
@@ -297,6 +311,12 @@ class Verifier:
             damages.append(Damage(Finding(kind, ref.key, ref.account_id, detail), mend))
 
         state = await self._object(ref, listed)
+        copied = body.copied
+        if copied and self.deep and (await self.places.copy(ref)).state == BAD:
+            copied = False
+            wrong("copy damaged", partial(self.mending.copy, ref))
+        if state == UNKNOWN and not (body.keyed and self.keyring):  # else the key itself is found damaged
+            damages.append(Damage(Finding("body locked", str(ref.account_id), ref.account_id, ""), self.mending.locked))
         if body.uploaded:
             if state == ABSENT:
                 wrong("object missing", partial(self.mending.body, body))
@@ -308,14 +328,12 @@ class Verifier:
             staged = await self._staged(ref)
             if staged == BAD:
                 wrong("staged damaged", partial(self.mending.body, body))
-            elif staged == ABSENT and not (body.copied or state == GOOD):
+            elif staged == ABSENT and not copied and not await self._sent(ref, state):
                 wrong("staged missing", partial(self.mending.body, body))
         elif not body.elsewhere:
-            kind = "not marked" if state == GOOD else await self._unqueued(body)
+            kind = "not marked" if state == GOOD else await self._unqueued(ref, copied=copied)
             mend = self.mending.not_marked if state == GOOD else self.mending.body
             wrong(kind, partial(mend, body), "its node is silent" if body.stranded else "")
-        if body.copied and self.deep and (await self.places.copy(ref)).state == BAD:
-            wrong("copy damaged", partial(self.mending.copy, ref))
         if body.forgotten:
             wrong("content unused", partial(self.mending.unused, ref))
         return damages
@@ -336,10 +354,13 @@ class Verifier:
             return ABSENT
         return GOOD if self.places.plausible(ref, found.st_size) else BAD
 
-    async def _unqueued(self, body: Body) -> str:
+    async def _sent(self, ref: BlobRef, state: str) -> bool:
+        """The staged file is gone: then the object is there now, if the uploader was at it."""
+        return state == GOOD or await self._object(ref, None) in (GOOD, UNKNOWN)
+
+    async def _unqueued(self, ref: BlobRef, *, copied: bool) -> str:
         """There is no object and nobody is about to put it: is there anything?"""
-        here = await self._staged(body.ref) == GOOD or body.copied
-        return "not queued" if here else "body missing"
+        return "not queued" if copied or await self._staged(ref) == GOOD else "body missing"
 
     async def uploads(self, place: str) -> AsyncGenerator[Page]:
         """Uploads of this node whose message is gone; those that have one were met with it."""
@@ -349,7 +370,10 @@ class Verifier:
             for row in page:
                 after = row["account_id"], row["content_id"]
                 finding = Finding("upload without row", f"{after[0]}/{after[1]}", after[0], "")
-                damages.append(Damage(finding, partial(self.mending.lone_upload, *after)))
+                if row["wanted"]:  # it is what is known of a content that is missing
+                    damages.append(Damage(_in_state(finding, "waits", "messages name its content"), None))
+                else:
+                    damages.append(Damage(finding, partial(self.mending.lone_upload, *after)))
             yield Page(json.dumps(after), len(page), damages)
 
     async def staging(self, place: str) -> AsyncGenerator[Page]:
@@ -363,7 +387,7 @@ class Verifier:
     async def _file(self, file: StagedFile, body: Body | None) -> Damage | None:
         name = self.places.staging.path(file.account_id, file.content_hash).name
         if body is None:
-            if is_settled(file):
+            if is_settled(file) and await self.places.staging.exists(file.account_id, file.content_hash):
                 detail = "the uploader puts it aside after a day"
                 return Damage(Finding("staged without row", name, file.account_id, detail, "waits"), None)
             return None
@@ -438,6 +462,21 @@ class Verifier:
         mend = self.mending.key if kind == "key damaged" else self.mending.key_object
         return Damage(finding, partial(mend, row, keyring))
 
+    async def journal(self, place: str) -> AsyncGenerator[Page]:
+        """What the journal has promised and written, against the counters."""
+        after = tuple(json.loads(place)) if place else (0, 0)
+        while page := await self.rows.promises(self.account_id, after, PAGE):
+            after = page[-1]["account_id"], page[-1]["mailbox_id"]
+            damages = [
+                Damage(
+                    Finding("journal", f"{row['account_id']}/{row['mailbox_id']}", row["account_id"], row["wrong"]),
+                    partial(self.mending.promises, row["account_id"], row["mailbox_id"]),
+                )
+                for row in page
+                if row["wrong"]
+            ]
+            yield Page(json.dumps(after), len(page), damages)
+
     async def key_objects(self, place: str) -> AsyncGenerator[Page]:
         """Wrapped keys in the object store of accounts that have none here: the database was put back in time."""
         if self.keyring is None:
@@ -456,14 +495,15 @@ class Verifier:
 
 
 PHASES: Final[dict[str, Callable[[Verifier, str], AsyncGenerator[Page]]]] = {
+    "keys": Verifier.keys,
+    "key objects": Verifier.key_objects,
     "homeless": Verifier.homeless,
     "mailboxes": Verifier.mailboxes,
     "bodies": Verifier.bodies,
     "uploads": Verifier.uploads,
     "staging": Verifier.staging,
     "cache": Verifier.cache,
-    "keys": Verifier.keys,
-    "key objects": Verifier.key_objects,
+    "journal": Verifier.journal,
 }
 WITHOUT_ORDER: Final = frozenset({"staging"})
 """Phases that begin anew when they are resumed."""

@@ -210,9 +210,9 @@ class Cache:
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._look, path)
 
     async def put_aside(self, path: Path) -> None:
-        """Move a file aside that is not what its name says; `recount` when that was done."""
+        """Move a file aside that is not what its name says, and let older ones stay; `recount` when that was done."""
         metrics.bodies_corrupt.labels("cache").inc()
-        await self._write(self._move_aside, path)
+        await self._write(self._move_aside, path, None)
 
     async def recount(self) -> None:
         """Add the files up: one that was altered, or came from elsewhere, was counted wrongly or not at all."""
@@ -368,12 +368,12 @@ class Cache:
                     found = entry.stat(follow_symlinks=False)
                     yield _File(found.st_mtime_ns, _charge(found.st_size), Path(entry.path))
 
-    def _move_aside(self, path: Path) -> None:
+    def _move_aside(self, path: Path, kept: int | None = KEPT_CORRUPT) -> None:
         with self._usage() as usage, contextlib.suppress(FileNotFoundError):
             charge = _charge(path.stat().st_size)
             path.rename(self._quarantine / f"{time.time_ns()}-{path.name}")
             usage.add(-charge)
-        for name in sorted(os.listdir(self._quarantine))[:-KEPT_CORRUPT]:
+        for name in sorted(os.listdir(self._quarantine))[: -kept if kept else 0]:
             (self._quarantine / name).unlink(missing_ok=True)
 
     def _count(self) -> tuple[int, int, int]:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from msgspec import Struct
 
+from sora.errors import AlreadyExists
 from sora.store.blobs import BlobRef
+from sora.store.copies import add_parts
 from sora.store.deliveries import digest_arrays
 from sora.store.leases import DEAD_AFTER_S
 from sora.types import AccountId, ContentId
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from sora.store.keyring import MasterKey
 
 LEISURE_S: Final = 3600.0
+MAX_BIGINT: Final = 2**63 - 1
+HOUSE_NAMES: Final = 9
 RUNS_KEPT: Final = 20
 """Of a node, with their findings."""
 
@@ -41,6 +45,7 @@ class Body(Struct, frozen=True):
         stranded: It waits for its upload on nodes that are silent, and on no other.
         copied: The database has a copy.
         forgotten: Nobody uses it, and the cleaner has not been told.
+        keyed: The database has a key of its account.
     """
 
     ref: BlobRef
@@ -50,6 +55,7 @@ class Body(Struct, frozen=True):
     stranded: bool
     copied: bool
     forgotten: bool
+    keyed: bool
 
 
 class Finding(Struct, frozen=True):
@@ -203,12 +209,12 @@ class Verification:
         """How much there is to look at, by phase."""
         (row,) = await self._at_leisure(
             """
-            SELECT (SELECT count(*) FROM mailboxes WHERE account_id = coalesce($1, account_id)) AS mailboxes,
+            SELECT (SELECT count(*) FROM mailboxes WHERE account_id BETWEEN $1 AND $2) AS mailboxes,
               (SELECT count(*) FROM message_contents
-               WHERE account_id = coalesce($1, account_id) AND purging_at IS NULL) AS bodies,
-              (SELECT count(*) FROM account_keys WHERE account_id = coalesce($1, account_id)) AS keys
+               WHERE account_id BETWEEN $1 AND $2 AND purging_at IS NULL) AS bodies,
+              (SELECT count(*) FROM account_keys WHERE account_id BETWEEN $1 AND $2) AS keys
             """,
-            account_id,
+            *_range(account_id),
         )
         return dict(row)
 
@@ -217,11 +223,11 @@ class Verification:
         return await self._db.fetch(
             """
             SELECT account_id, mailbox_id, name FROM mailboxes
-            WHERE (account_id, mailbox_id) > ($1, $2) AND account_id = coalesce($3, account_id)
-            ORDER BY account_id, mailbox_id LIMIT $4
+            WHERE (account_id, mailbox_id) > ($1, $2) AND account_id BETWEEN $3 AND $4
+            ORDER BY account_id, mailbox_id LIMIT $5
             """,
             *after,
-            account_id,
+            *_range(account_id),
             limit,
         )
 
@@ -251,52 +257,67 @@ class Verification:
         )
         return [ContentId(row["content_id"]) for row in rows]
 
-    async def homeless(self, account_id: AccountId | None) -> list[Record]:
-        """Mailboxes that have no row and messages all the same: account, mailbox, whether there is such an account.
+    async def with_messages(self, account_id: AccountId | None, after: tuple[int, int], limit: int) -> list[Record]:
+        """Mailboxes that messages name: account, mailbox, whether each of the two has a row.
 
         One look at the index for each mailbox, never at each message.
         """
-        return await self._at_leisure(
+        return await self._db.fetch(
             """
-            WITH RECURSIVE known AS (
-              (SELECT account_id, mailbox_id FROM messages ORDER BY account_id, mailbox_id LIMIT 1)
+            WITH RECURSIVE named AS (
+              (SELECT account_id, mailbox_id, 1 AS n FROM messages
+               WHERE (account_id, mailbox_id) > ($1, $2) AND account_id BETWEEN $3 AND $4
+               ORDER BY account_id, mailbox_id LIMIT 1)
               UNION ALL
-              SELECT n.account_id, n.mailbox_id FROM known k CROSS JOIN LATERAL (
+              SELECT i.account_id, i.mailbox_id, k.n + 1 FROM named k CROSS JOIN LATERAL (
                 SELECT m.account_id, m.mailbox_id FROM messages m
-                WHERE (m.account_id, m.mailbox_id) > (k.account_id, k.mailbox_id)
-                ORDER BY m.account_id, m.mailbox_id LIMIT 1) n
+                WHERE (m.account_id, m.mailbox_id) > (k.account_id, k.mailbox_id) AND m.account_id BETWEEN $3 AND $4
+                ORDER BY m.account_id, m.mailbox_id LIMIT 1) i
+              WHERE k.n < $5
             )
             SELECT k.account_id, k.mailbox_id,
-              EXISTS (SELECT 1 FROM accounts a WHERE a.account_id = k.account_id) AS owned
-            FROM known k WHERE k.account_id = coalesce($1, k.account_id) AND NOT EXISTS (
-              SELECT 1 FROM mailboxes b WHERE b.account_id = k.account_id AND b.mailbox_id = k.mailbox_id)
-            ORDER BY 1, 2 LIMIT 1000
+              EXISTS (SELECT 1 FROM accounts a WHERE a.account_id = k.account_id) AS owned,
+              EXISTS (SELECT 1 FROM mailboxes b
+                      WHERE b.account_id = k.account_id AND b.mailbox_id = k.mailbox_id) AS housed
+            FROM named k ORDER BY 1, 2
             """,
-            account_id,
+            *after,
+            *_range(account_id),
+            limit,
         )
 
     async def house(self, account_id: int, mailbox_id: int) -> str:
-        """Make a mailbox for the messages that have lost theirs; its name."""
-        name = f"Recovered {mailbox_id}"
-        await self._db.execute(
-            "INSERT INTO mailboxes (account_id, mailbox_id, name) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
-            account_id,
-            mailbox_id,
-            name,
-        )
-        return name
+        """Make a mailbox for the messages that have lost theirs; its name.
+
+        Raises:
+            AlreadyExists: Of another account, or there are mailboxes of all these names.
+        """
+        plain = f"Recovered {mailbox_id}"
+        for name in (plain, *(f"{plain} ({number})" for number in range(2, HOUSE_NAMES))):
+            await self._db.execute(
+                "INSERT INTO mailboxes (account_id, mailbox_id, name) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+                account_id,
+                mailbox_id,
+                name,
+            )
+            made: str | None = await self._db.fetchval(
+                "SELECT name FROM mailboxes WHERE account_id = $1 AND mailbox_id = $2", account_id, mailbox_id
+            )
+            if made is not None:
+                return made
+        raise AlreadyExists(detail=f"no name is free for mailbox {mailbox_id}")
 
     async def bodies(self, account_id: AccountId | None, after: tuple[int, bytes], limit: int) -> list[Body]:
         """Contents in the order of their object keys, but those that are going or were shredded."""
         rows = await self._db.fetch(
             f"{_BODIES} WHERE c.purging_at IS NULL AND (c.account_id, c.content_hash) > ($3, $4)"
-            " AND c.account_id = coalesce($5, c.account_id)"
+            " AND c.account_id BETWEEN $5 AND $6"
             " AND NOT EXISTS (SELECT 1 FROM shreddings s WHERE s.account_id = c.account_id)"
-            " ORDER BY c.account_id, c.content_hash LIMIT $6",
+            " ORDER BY c.account_id, c.content_hash LIMIT $7",
             self._instance_id,
             DEAD_AFTER_S,
             *after,
-            account_id,
+            *_range(account_id),
             limit,
         )
         return [_body(row) for row in rows]
@@ -318,17 +339,19 @@ class Verification:
         return [None if row["content_id"] is None else _body(row) for row in rows]
 
     async def lone_uploads(self, account_id: AccountId | None, after: tuple[int, int], limit: int) -> list[Record]:
-        """Pending uploads of this node whose content has no row."""
+        """Pending uploads of this node whose content has no row, and whether messages name it all the same."""
         return await self._db.fetch(
             """
-            SELECT u.account_id, u.content_id FROM pending_uploads u
-            WHERE u.instance_id = $1 AND u.account_id = coalesce($2, u.account_id)
-              AND (u.account_id, u.content_id) > ($3, $4) AND NOT EXISTS (
+            SELECT u.account_id, u.content_id, EXISTS (
+              SELECT 1 FROM messages m WHERE m.account_id = u.account_id AND m.content_id = u.content_id) AS wanted
+            FROM pending_uploads u
+            WHERE u.instance_id = $1 AND u.account_id BETWEEN $2 AND $3
+              AND (u.account_id, u.content_id) > ($4, $5) AND NOT EXISTS (
               SELECT 1 FROM message_contents c WHERE c.account_id = u.account_id AND c.content_id = u.content_id)
-            ORDER BY 1, 2 LIMIT $5
+            ORDER BY 1, 2 LIMIT $6
             """,
             self._instance_id,
-            account_id,
+            *_range(account_id),
             *after,
             limit,
         )
@@ -338,12 +361,49 @@ class Verification:
         return await self._db.fetch(
             """
             SELECT account_id, key_id, wrapped, fingerprint, stored_at FROM account_keys
-            WHERE account_id > $1 AND account_id = coalesce($2, account_id) ORDER BY account_id LIMIT $3
+            WHERE account_id > $1 AND account_id BETWEEN $2 AND $3 ORDER BY account_id LIMIT $4
             """,
             after,
-            account_id,
+            *_range(account_id),
             limit,
         )
+
+    async def has_keys(self) -> bool:
+        """True if bodies may be sealed, whatever the configuration says now."""
+        return bool(await self._db.fetchval("SELECT EXISTS (SELECT 1 FROM account_keys)"))
+
+    async def promises(self, account_id: AccountId | None, after: tuple[int, int], limit: int) -> list[Record]:
+        """Mailboxes of which the journal has promised or written something, and what is not as it should be.
+
+        A promise that stands in the counters stands in the bucket, and none is passed; nothing was written that is not.
+        """
+        return await self._db.fetch(
+            """
+            SELECT s.account_id, s.mailbox_id, concat_ws(', ',
+              CASE WHEN s.uid_reserved > k.uid_reserved THEN 'UIDs are believed to be reserved' END,
+              CASE WHEN s.modseq_reserved > k.modseq_reserved THEN 'modseqs are believed to be reserved' END,
+              CASE WHEN s.uid_next > k.uid_reserved THEN 'UIDs were given out beyond' END,
+              CASE WHEN s.highest_modseq >= k.modseq_reserved THEN 'modseqs were given out beyond' END,
+              CASE WHEN k.modseq > s.highest_modseq THEN 'written further than there is' END) AS wrong
+            FROM journal_marks k JOIN mailbox_stats s USING (account_id, mailbox_id)
+            WHERE (k.account_id, k.mailbox_id) > ($1, $2) AND k.account_id BETWEEN $3 AND $4
+            ORDER BY k.account_id, k.mailbox_id LIMIT $5
+            """,
+            *after,
+            *_range(account_id),
+            limit,
+        )
+
+    async def uploads_of(self, account_id: AccountId, content_id: ContentId) -> list[BlobRef]:
+        """What pending uploads say of a content that has no row."""
+        rows = await self._db.fetch(
+            """
+            SELECT DISTINCT content_hash, size FROM pending_uploads WHERE account_id = $1 AND content_id = $2 ORDER BY 1
+            """,
+            account_id,
+            content_id,
+        )
+        return [BlobRef(account_id, content_id, row["content_hash"], row["size"]) for row in rows]
 
     async def _at_leisure(self, sql: str, *arguments: object) -> list[Record]:
         """Rows of a statement that looks at all of something large: nobody waits for it, so it may take its time."""
@@ -393,11 +453,22 @@ class Verification:
             ref.content_id,
         )
 
-    async def drop_copy(self, ref: BlobRef) -> None:
-        """The copy in the database is not the body."""
-        await self._db.execute(
-            "DELETE FROM body_copies WHERE account_id = $1 AND content_id = $2", ref.account_id, ref.content_id
-        )
+    async def replace_copy(self, ref: BlobRef, stored: bytes | None) -> None:
+        """The copy in the database is not the body: these octets are. None: there is to be none.
+
+        Under the lock of the content, so that its upload is done before or afterwards.
+        """
+        async with self._db.transaction() as connection:
+            await connection.execute(
+                "SELECT FROM message_contents WHERE account_id = $1 AND content_id = $2 FOR UPDATE",
+                ref.account_id,
+                ref.content_id,
+            )
+            await connection.execute(
+                "DELETE FROM body_copies WHERE account_id = $1 AND content_id = $2", ref.account_id, ref.content_id
+            )
+            if stored is not None:
+                await add_parts(connection, ref.account_id, ref.content_id, (stored,))
 
     async def sizes_of(self, account_id: AccountId, content_id: ContentId) -> list[int]:
         """What messages say of the size of their content: one number, if nothing else is wrong."""
@@ -408,8 +479,12 @@ class Verification:
         )
         return [row["size"] for row in rows]
 
-    async def restore_content(self, ref: BlobRef, digest: Digest) -> bool:
-        """The row of a content whose object is there, and its text for the search; False: a row is in its place."""
+    async def restore_content(self, ref: BlobRef, digest: Digest, *, uploaded: bool) -> bool:
+        """The row of a content that was found, and its text for the search; False: a row is in its place.
+
+        Args:
+            uploaded: It was found in the object store.
+        """
         made = await self._db.fetchval(
             """
             WITH c AS (
@@ -417,7 +492,7 @@ class Verification:
                 in_reply_to, reference_ids, thread_id, subject, base_subject, sender, recipients, cc, bcc, reply_to,
                 display_from, display_to, preview, envelope, body_structure, header, uploaded_at)
               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, find_thread($1, $2, $7, $8), $9, $10, $11, $12, $13, $14, $15,
-                $16, $17, $18, $19, $20, $21, clock())
+                $16, $17, $18, $19, $20, $21, CASE WHEN $25 THEN clock() END)
               ON CONFLICT DO NOTHING RETURNING account_id, content_id
             ), texts AS (
               INSERT INTO search_queue (account_id, content_id, headers, body, body_truncated)
@@ -431,15 +506,20 @@ class Verification:
             ref.content_hash,
             ref.size,
             *(column[0] for column in digest_arrays([digest])),
+            uploaded,
         )
         return bool(made)
 
-    async def tell_cleaner(self, ref: BlobRef) -> None:
-        """The body may have lost its last user; the cleaner looks for himself."""
+    async def tell_cleaner(self, ref: BlobRef, grace: timedelta) -> None:
+        """The body may have lost its last user; when the time has passed the cleaner looks for himself."""
         await self._db.execute(
-            "INSERT INTO purge_candidates (account_id, content_id) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+            """
+            INSERT INTO purge_candidates (account_id, content_id, noted_at) VALUES ($1, $2, clock() + $3)
+            ON CONFLICT DO NOTHING
+            """,
             ref.account_id,
             ref.content_id,
+            grace,
         )
 
     async def drop_upload(self, account_id: int, content_id: int) -> None:
@@ -449,11 +529,29 @@ class Verification:
             DELETE FROM pending_uploads u WHERE u.account_id = $1 AND u.content_id = $2 AND u.instance_id = $3
               AND NOT EXISTS (
                 SELECT 1 FROM message_contents c WHERE c.account_id = u.account_id AND c.content_id = u.content_id)
+              AND NOT EXISTS (
+                SELECT 1 FROM messages m WHERE m.account_id = u.account_id AND m.content_id = u.content_id)
             """,
             account_id,
             content_id,
             self._instance_id,
         )
+
+    async def forget_promises(self, account_id: int, mailbox_id: int) -> None:
+        """The journal writes the mailbox as a whole, and reserves for it anew, with the next segment."""
+        async with self._db.transaction() as connection:
+            await connection.execute("SELECT lock_mailboxes(ARRAY[$1::bigint])", mailbox_id)
+            await connection.execute(
+                "DELETE FROM journal_marks WHERE account_id = $1 AND mailbox_id = $2", account_id, mailbox_id
+            )
+            await connection.execute(
+                """
+                UPDATE mailbox_stats SET uid_reserved = NULL, modseq_reserved = NULL
+                WHERE account_id = $1 AND mailbox_id = $2
+                """,
+                account_id,
+                mailbox_id,
+            )
 
     async def keyless(self, account_ids: Sequence[AccountId]) -> list[AccountId]:
         """Which of these accounts are here without a key, and not because it was destroyed."""
@@ -510,13 +608,20 @@ _BODIES: Final = """
       w.here IS NOT NULL AND NOT w.here AND NOT w.alive AS stranded,
       EXISTS (SELECT 1 FROM body_copies b WHERE b.account_id = c.account_id AND b.content_id = c.content_id) AS copied,
       content_user(c.account_id, c.content_id) IS NULL AND NOT EXISTS (
-        SELECT 1 FROM purge_candidates p WHERE p.account_id = c.account_id AND p.content_id = c.content_id) AS forgotten
+        SELECT 1 FROM purge_candidates p
+        WHERE p.account_id = c.account_id AND p.content_id = c.content_id) AS forgotten,
+      EXISTS (SELECT 1 FROM account_keys k WHERE k.account_id = c.account_id) AS keyed
     FROM message_contents c LEFT JOIN LATERAL (
       SELECT bool_or(u.instance_id = $1) AS here,
         bool_or(u.instance_id <> $1 AND coalesce(i.heartbeat_at > clock() - make_interval(secs => $2), false)) AS alive
       FROM pending_uploads u LEFT JOIN instances i USING (instance_id)
       WHERE u.account_id = c.account_id AND u.content_hash = c.content_hash) w ON true
 """
+
+
+def _range(account_id: AccountId | None) -> tuple[int, int]:
+    """The first and the last account of those to look at."""
+    return (0, MAX_BIGINT) if account_id is None else (account_id, account_id)
 
 
 def _body(row: Record) -> Body:

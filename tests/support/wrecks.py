@@ -13,6 +13,7 @@ from sora.services.uploads import Uploads
 from sora.store.account_keys import open_sealers
 from sora.store.blobs import BlobRef
 from sora.store.bodies import open_cache
+from sora.store.copies import BodyCopies
 from sora.store.deliveries import NewMessage
 from sora.store.keyring import open_keyring
 from sora.store.uploads import PendingUpload, PendingUploads
@@ -65,6 +66,7 @@ class Wreck:
             SilentBell(),
             sealers=self.sealers,
             keys=open_key_objects(keyring, self.db, node.blobs),
+            copies=BodyCopies(self.db),
         )
 
     async def account(self, address: str = "ann@example.com") -> AccountId:
@@ -93,8 +95,8 @@ class Wreck:
         return BlobRef(account_id, row.content_id, name, len(body))
 
     async def upload(self, ref: BlobRef, *, cached: bool = True) -> bytes:
-        """Send it; the stored octets."""
-        stored = self.node.staging.path(ref.account_id, ref.content_hash).read_bytes()
+        """Send it; the stored octets, if they are to be cached."""
+        stored = self.staged(ref).read_bytes() if cached else b""
         await self.uploads.upload(
             PendingUpload(ref.account_id, ref.content_id, ref.content_hash, ref.size, 0, datetime.now(UTC), False)
         )

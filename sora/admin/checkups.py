@@ -24,6 +24,7 @@ from sora.store import migrate
 from sora.store.account_keys import WrappedKeys
 from sora.store.keyring import open_keyring
 from sora.store.leases import DEAD_AFTER_S
+from sora.store.marks import AHEAD
 from sora.store.upkeep import Upkeep
 from sora.store.uploads import list_stranded
 
@@ -51,6 +52,10 @@ OLD_TRANSACTIONS: Final = 1_000_000_000
 VERIFIED_DAYS: Final = 35
 RECOVERY_S: Final = 300.0
 RECOVERY_FAR_S: Final = 3600.0
+JOURNAL_LATE: Final = 3
+OLD_IMPORT_S: Final = 86400.0
+LAST_UID: Final = 2**32
+"""Nothing is reserved beyond it."""
 QUEUED_TEXTS: Final = 100_000
 _PROBE: Final = "health/probe"
 
@@ -271,28 +276,57 @@ async def verified(ctx: AdminContext) -> Trouble | None:
 
 
 async def recovery_point(ctx: AdminContext) -> Trouble | None:
-    """The journal in the object store has every account, and is not far behind the database."""
+    """The journal in the object store is not far behind the database, and has all accounts."""
     if not ctx.config.journal.interval:
-        return Trouble("no journal is written: the database cannot be built anew from the object store", NOTICE)
+        return Trouble("journal.interval is 0: the database cannot be built anew from the object store", NOTICE)
     row = await ctx.store.db.fetchrow(
         """
-        SELECT extract(epoch FROM clock() - recovery_point)::float8 AS age_s, skipped, (
-          SELECT extract(epoch FROM clock() - min(created_at))::float8 FROM accounts) AS oldest_s
+        SELECT extract(epoch FROM clock() - recovery_point)::float8 AS age_s, skipped,
+          extract(epoch FROM clock() - stopped_at)::float8 AS stopped_s,
+          (SELECT coalesce(extract(epoch FROM clock() - min(started_at)), 0)::float8 FROM instances) AS served_s
         FROM journal_state
         """
     )
     assert row is not None, "the migration makes it"
+    if row["stopped_s"] is not None:
+        return Trouble(f"nothing is written to the journal for {_age(row['stopped_s'])}: it was turned off")
     if row["age_s"] is None:
-        # The first pass of a large house takes a while, and an empty one has nothing to lose.
-        level = _over(row["oldest_s"] or 0.0, RECOVERY_FAR_S) if (row["oldest_s"] or 0.0) >= RECOVERY_S else NOTICE
-        return Trouble("the journal was never closed: all there is is in the database alone", level)
-    if row["age_s"] >= RECOVERY_S:
-        since = _age(row["age_s"])
-        text = f"the journal was closed {since} ago: what came later is in the database alone"
+        return Trouble("no segment of the journal was ever closed", ERROR if row["served_s"] > RECOVERY_S else NOTICE)
+    if row["age_s"] > max(RECOVERY_S, JOURNAL_LATE * ctx.config.journal.interval):
+        text = f"the journal was closed {_age(row['age_s'])} ago: what came later is in the database alone"
         return Trouble(text, _over(row["age_s"], RECOVERY_FAR_S))
     if row["skipped"]:
-        return Trouble(f"{row['skipped']} accounts are not in the journal", ERROR)
+        return Trouble(f"the journal leaves {row['skipped']} accounts out: their keys cannot be had", ERROR)
     return None
+
+
+async def reservations(ctx: AdminContext) -> Trouble | None:
+    """The journal reserves UIDs and modseqs before they are needed: at the end of what it has, mail is refused."""
+    near = await ctx.store.db.fetchval(
+        """
+        SELECT count(*) FROM mailbox_stats s
+        WHERE uid_next > uid_reserved - $1 AND uid_reserved < $2 OR highest_modseq > modseq_reserved - $1
+        """,
+        AHEAD // 16,
+        LAST_UID,
+    )
+    return Trouble(f"{near} mailboxes have nearly used up what the journal has reserved for them") if near else None
+
+
+async def unfinished(ctx: AdminContext) -> Trouble | None:
+    """What was begun to be moved in or built anew has come to its end."""
+    if await ctx.store.db.fetchval("SELECT EXISTS (SELECT 1 FROM rebuild_state WHERE finished_at IS NULL)"):
+        return Trouble("the database is not yet built anew from the object store")
+    rows = await ctx.store.db.fetch(
+        """
+        SELECT a.address, i.source FROM imports i JOIN accounts a USING (account_id)
+        WHERE i.finished_at IS NULL AND i.started_at < clock() - make_interval(secs => $1) ORDER BY 1, 2 LIMIT 100
+        """,
+        OLD_IMPORT_S,
+    )
+    if not rows:
+        return None
+    return Trouble(f"imports without an end: {_some([f'{row[1]} to {row[0]}' for row in rows])}", NOTICE)
 
 
 async def backups(ctx: AdminContext) -> Trouble | None:
@@ -368,6 +402,8 @@ async def outbound(ctx: AdminContext) -> Trouble | None:
     if down := await ctx.store.outbound.unreached():
         nodes = "; ".join(f"{one.node}, since {one.since:%Y-%m-%d %H:%M} UTC: {one.error}" for one in down)
         return Trouble(f"the smarthost {ctx.config.outbound.host} cannot be reached by {nodes}")
+    if waits.pending and waits.failing == waits.pending and waits.oldest_s > OLD_UPLOAD_S:
+        return Trouble(f"the smarthost takes nothing: {waits.pending} mails wait, all of them failed", WARNING)
     if waits.oldest_s < OLD_MAIL_S:
         return None
     return Trouble(

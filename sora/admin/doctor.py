@@ -79,7 +79,13 @@ CHECKS: Final[dict[str, Check]] = {
     ),
     "verified": Check(checkups.verified, "Run `sora-admin verify --deep --repair`."),
     "backups": Check(checkups.backups, "See `Backup and restore` in README.md; a full disk of WAL stops PostgreSQL."),
-    "recovery point": Check(checkups.recovery_point, "Look at the log of the janitors; keep backups of PostgreSQL."),
+    "recovery point": Check(
+        checkups.recovery_point, "`sora-admin journal status` shows more, the log of the janitors why."
+    ),
+    "reservations": Check(
+        checkups.reservations, "`sora-admin journal status` shows how old it is; look at the log of the janitors."
+    ),
+    "unfinished": Check(checkups.unfinished, "Give the same `sora-admin import` again: it goes on where it stopped."),
     "room": Check(
         checkups.room, "Make room, or make local_cache.capacity and uploader.max_staging_size smaller.", alone=True
     ),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import itertools
+import re
 from collections import namedtuple
 from typing import TYPE_CHECKING
 
@@ -15,7 +17,9 @@ from cryptography.x509.oid import NameOID
 
 from sora.admin import checkups, doctor, verify
 from sora.admin.doctor import CHECKS, Diagnosis, diagnose
+from sora.admin.operations import OPERATIONS
 from sora.admin.verify import Verify
+from sora.cli.admin import build_parser
 from sora.store import keyring
 from sora.store.db import Database
 from sora.store.outbound import Outgoing, enqueue, sealed
@@ -215,20 +219,69 @@ async def test_what_was_put_aside_or_is_not_known(wreck: Wreck) -> None:
 
 
 async def test_the_recovery_point(wreck: Wreck) -> None:
-    journal = wreck.context.config.journal
-    change(wreck.context, journal=msgspec.structs.replace(journal, interval=0.0))
-    assert (await told(wreck, "recovery point"))[0] == "notice"
-    change(wreck.context, journal=journal)
+    assert await told(wreck, "recovery point") == ("notice", "no segment of the journal was ever closed")
+    await wreck.db.execute("UPDATE instances SET started_at = clock() - interval '1 h'")
+    assert (await told(wreck, "recovery point"))[0] == "error"
     for past, level in (("10 s", "ok"), ("10 min", "warning"), ("2 h", "error")):
         await wreck.db.execute(f"UPDATE journal_state SET recovery_point = clock() - interval '{past}'")
         assert (await told(wreck, "recovery point"))[0] == level
     await wreck.db.execute("UPDATE journal_state SET recovery_point = clock(), skipped = 2")
-    assert await told(wreck, "recovery point") == ("error", "2 accounts are not in the journal")
-    await wreck.db.execute("UPDATE journal_state SET recovery_point = NULL")
+    assert "leaves 2 accounts out" in (await told(wreck, "recovery point"))[1]
+    await wreck.db.execute("UPDATE journal_state SET stopped_at = clock() - interval '3 h'")
+    assert await told(wreck, "recovery point") == (
+        "error",
+        "nothing is written to the journal for 3 h: it was turned off",
+    )
+    change(wreck.context, journal=msgspec.structs.replace(wreck.context.config.journal, interval=0.0))
+    assert (await told(wreck, "recovery point"))[0] == "notice"
+
+
+async def test_reservations_near_their_end(wreck: Wreck) -> None:
     await wreck.account()
-    for past, level in (("10 s", "notice"), ("10 min", "warning"), ("2 h", "error")):
-        await wreck.db.execute(f"UPDATE accounts SET created_at = clock() - interval '{past}'")
-        assert (await told(wreck, "recovery point"))[0] == level
+    assert (await told(wreck, "reservations"))[0] == "ok"
+    await wreck.db.execute("UPDATE mailbox_stats SET uid_reserved = 1048576, modseq_reserved = 1048576")
+    assert (await told(wreck, "reservations"))[0] == "ok"
+    await wreck.db.execute(
+        "UPDATE mailbox_stats SET uid_next = 1048000 WHERE mailbox_id = (SELECT min(mailbox_id) FROM mailboxes)"
+    )
+    level, text = await told(wreck, "reservations")
+    assert (level, text.startswith("1 mailboxes")) == ("error", True)
+    await wreck.db.execute("UPDATE mailbox_stats SET uid_next = 4294967290, uid_reserved = 4294967296")
+    assert (await told(wreck, "reservations"))[0] == "ok", "there are no more"
+    await wreck.db.execute("UPDATE mailbox_stats SET highest_modseq = 1048000")
+    assert (await told(wreck, "reservations"))[0] == "error"
+
+
+async def test_what_was_begun_and_not_finished(wreck: Wreck) -> None:
+    assert (await told(wreck, "unfinished"))[0] == "ok"
+    account_id = await wreck.account()
+    await wreck.db.execute("INSERT INTO imports (account_id, source) VALUES ($1, 'mbox /a')", account_id)
+    assert (await told(wreck, "unfinished"))[0] == "ok", "it may be under way"
+    await wreck.db.execute("UPDATE imports SET started_at = clock() - interval '2 d'")
+    assert await told(wreck, "unfinished") == ("notice", "imports without an end: mbox /a to ann@example.com")
+    await wreck.db.execute("UPDATE imports SET finished_at = clock()")
+    assert (await told(wreck, "unfinished"))[0] == "ok"
+    await wreck.db.execute("INSERT INTO rebuild_state (phase) VALUES ('x')")
+    assert (await told(wreck, "unfinished"))[0] == "error"
+    await wreck.db.execute("UPDATE rebuild_state SET finished_at = clock()")
+    assert (await told(wreck, "unfinished"))[0] == "ok"
+
+
+def test_every_command_that_is_advised_exists() -> None:
+    """And is spelled as the command line wants it."""
+    verbs = {operation.name.replace(".", " ") for operation in OPERATIONS}
+    parser = build_parser()
+    advised = [words for check in CHECKS.values() for words in re.findall(r"`sora-admin ([^`]+)`", check.advice)]
+    assert len(advised) > 10
+    for words in advised:
+        verb = " ".join(itertools.takewhile(lambda word: not word.startswith("-"), words.split()))
+        assert verb in verbs or any(name.startswith(f"{verb} ") for name in verbs), words
+        for flag in re.findall(r"--[a-z-]+", words):
+            with pytest.raises(SystemExit) as ended:
+                parser.parse_args([*verb.split(), flag, "--help"])
+            assert ended.value.code == 0, words
+    for words in (words for check in CHECKS.values() for words in re.findall(r"`soractl ([a-z]+)`", check.advice)):
+        assert words in ("status", "reload")
 
 
 async def test_mail_that_cannot_leave(wreck: Wreck) -> None:
@@ -249,6 +302,13 @@ async def test_mail_that_cannot_leave(wreck: Wreck) -> None:
     assert await told(wreck, "outbound") == ("error", said)
     await wreck.db.execute("UPDATE instances SET stopped_at = clock()")
     assert (await told(wreck, "outbound"))[0] == "warning", "nobody is left whom it is no answer to"
+    await wreck.db.execute("UPDATE outbound_queue SET created_at = clock() - interval '1 h'")
+    assert (await told(wreck, "outbound"))[0] == "ok"
+    await wreck.db.execute("UPDATE outbound_queue SET attempts = 3")
+    assert await told(wreck, "outbound") == (
+        "warning",
+        "the smarthost takes nothing: 1 mails wait, all of them failed",
+    )
 
 
 async def test_keys(dsn: str, tmp_path: Path) -> None:

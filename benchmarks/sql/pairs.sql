@@ -1442,3 +1442,24 @@ SELECT bump_mailboxes(ARRAY[{acc}::bigint], ARRAY[{mb}::bigint], 1000)
 -- plain
 WITH u AS (UPDATE mailbox_stats SET uid_next = uid_next + 1000, highest_modseq = highest_modseq + 1000 WHERE account_id = {acc}
 AND mailbox_id = {mb} RETURNING 1) SELECT count(*) FROM u
+
+-- ── body_facts of 500 bodies
+-- ours
+SELECT f.* FROM (SELECT array_agg(q.account_id) AS a, array_agg(q.content_hash) AS h FROM (SELECT account_id, content_hash
+FROM message_contents WHERE account_id = {acc} ORDER BY content_hash LIMIT 500) q) n, body_facts('a', '1 min', n.a, n.h) f
+-- plain
+SELECT c.account_id, c.content_id, c.content_hash, c.size, c.uploaded_at IS NOT NULL, count(u) FILTER (WHERE u.instance_id = 'a')
+> 0, count(u) FILTER (WHERE u.instance_id <> 'a' AND i.heartbeat_at > clock() - interval '1 min') > 0, count(u) > 0 AND count(u)
+FILTER (WHERE u.instance_id = 'a' OR i.heartbeat_at > clock() - interval '1 min') = 0, EXISTS (SELECT 1 FROM body_copies b WHERE
+b.account_id = c.account_id AND b.content_id = c.content_id), content_user(c.account_id, c.content_id) IS NULL AND NOT EXISTS
+(SELECT 1 FROM purge_candidates p WHERE p.account_id = c.account_id AND p.content_id = c.content_id), EXISTS (SELECT 1 FROM
+account_keys k WHERE k.account_id = c.account_id) FROM message_contents c LEFT JOIN pending_uploads u ON u.account_id =
+c.account_id AND u.content_hash = c.content_hash LEFT JOIN instances i ON i.instance_id = u.instance_id WHERE c.account_id = {acc}
+GROUP BY c.account_id, c.content_id ORDER BY c.content_hash LIMIT 500
+
+-- ── named_mailboxes
+-- ours
+SELECT * FROM named_mailboxes(0, 0, 0, 9223372036854775807, 500)
+-- plain
+SELECT m.account_id, m.mailbox_id, count(a) > 0, count(b) > 0 FROM messages m LEFT JOIN accounts a ON a.account_id = m.account_id
+LEFT JOIN mailboxes b ON b.account_id = m.account_id AND b.mailbox_id = m.mailbox_id GROUP BY 1, 2 ORDER BY 1, 2 LIMIT 500

@@ -24,7 +24,7 @@ from sora.store import migrate
 from sora.store.account_keys import WrappedKeys
 from sora.store.keyring import open_keyring
 from sora.store.leases import DEAD_AFTER_S
-from sora.store.marks import AHEAD
+from sora.store.readings import AHEAD
 from sora.store.upkeep import Upkeep
 from sora.store.uploads import list_stranded
 

@@ -5,6 +5,7 @@ Every page begins behind a place and ends at a bound, so that a million rows tak
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -19,7 +20,6 @@ from sora.types import AccountId, ContentId
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import timedelta
 
     from asyncpg import Record
 
@@ -258,29 +258,9 @@ class Verification:
         return [ContentId(row["content_id"]) for row in rows]
 
     async def with_messages(self, account_id: AccountId | None, after: tuple[int, int], limit: int) -> list[Record]:
-        """Mailboxes that messages name: account, mailbox, whether each of the two has a row.
-
-        One look at the index for each mailbox, never at each message.
-        """
+        """Mailboxes that messages name: account, mailbox, whether each of the two has a row."""
         return await self._db.fetch(
-            """
-            WITH RECURSIVE named AS (
-              (SELECT account_id, mailbox_id, 1 AS n FROM messages
-               WHERE (account_id, mailbox_id) > ($1, $2) AND account_id BETWEEN $3 AND $4
-               ORDER BY account_id, mailbox_id LIMIT 1)
-              UNION ALL
-              SELECT i.account_id, i.mailbox_id, k.n + 1 FROM named k CROSS JOIN LATERAL (
-                SELECT m.account_id, m.mailbox_id FROM messages m
-                WHERE (m.account_id, m.mailbox_id) > (k.account_id, k.mailbox_id) AND m.account_id BETWEEN $3 AND $4
-                ORDER BY m.account_id, m.mailbox_id LIMIT 1) i
-              WHERE k.n < $5
-            )
-            SELECT k.account_id, k.mailbox_id,
-              EXISTS (SELECT 1 FROM accounts a WHERE a.account_id = k.account_id) AS owned,
-              EXISTS (SELECT 1 FROM mailboxes b
-                      WHERE b.account_id = k.account_id AND b.mailbox_id = k.mailbox_id) AS housed
-            FROM named k ORDER BY 1, 2
-            """,
+            "SELECT * FROM named_mailboxes($1, $2, $3, $4, $5)",
             *after,
             *_range(account_id),
             limit,
@@ -310,12 +290,21 @@ class Verification:
     async def bodies(self, account_id: AccountId | None, after: tuple[int, bytes], limit: int) -> list[Body]:
         """Contents in the order of their object keys, but those that are going or were shredded."""
         rows = await self._db.fetch(
-            f"{_BODIES} WHERE c.purging_at IS NULL AND (c.account_id, c.content_hash) > ($3, $4)"
-            " AND c.account_id BETWEEN $5 AND $6"
-            " AND NOT EXISTS (SELECT 1 FROM shreddings s WHERE s.account_id = c.account_id)"
-            " ORDER BY c.account_id, c.content_hash LIMIT $7",
+            """
+            WITH page AS MATERIALIZED (
+              SELECT c.account_id, c.content_hash FROM message_contents c
+              WHERE c.purging_at IS NULL AND (c.account_id, c.content_hash) > ($3, $4)
+                AND c.account_id BETWEEN $5 AND $6
+                AND NOT EXISTS (SELECT 1 FROM shreddings s WHERE s.account_id = c.account_id)
+              ORDER BY c.account_id, c.content_hash LIMIT $7
+            ), names AS (
+              SELECT array_agg(account_id ORDER BY account_id, content_hash) AS accounts,
+                array_agg(content_hash ORDER BY account_id, content_hash) AS hashes FROM page
+            )
+            SELECT f.* FROM names n CROSS JOIN LATERAL body_facts($1, $2, n.accounts, n.hashes) f
+            """,
             self._instance_id,
-            DEAD_AFTER_S,
+            _SILENT,
             *after,
             *_range(account_id),
             limit,
@@ -325,14 +314,9 @@ class Verification:
     async def by_hash(self, names: Sequence[tuple[AccountId, bytes]]) -> list[Body | None]:
         """The content rows of files, in their order; None: there is none."""
         rows = await self._db.fetch(
-            f"""
-            SELECT q.* FROM unnest($3::bigint[], $4::bytea[]) WITH ORDINALITY f (account_id, content_hash, place)
-            LEFT JOIN LATERAL ({_BODIES} WHERE c.purging_at IS NULL AND c.account_id = f.account_id
-              AND c.content_hash = f.content_hash) q ON true
-            ORDER BY f.place
-            """,
+            "SELECT * FROM body_facts($1, $2, $3, $4)",
             self._instance_id,
-            DEAD_AFTER_S,
+            _SILENT,
             [account_id for account_id, _ in names],
             [digest for _, digest in names],
         )
@@ -602,21 +586,7 @@ _NOTE: Final = """
     ON CONFLICT (run_id, kind, subject) DO UPDATE SET detail = EXCLUDED.detail, state = EXCLUDED.state
 """
 
-_BODIES: Final = """
-    SELECT c.account_id, c.content_id, c.content_hash, c.size, c.uploaded_at IS NOT NULL AS uploaded,
-      coalesce(w.here, false) AS pending, coalesce(w.alive, false) AS elsewhere,
-      w.here IS NOT NULL AND NOT w.here AND NOT w.alive AS stranded,
-      EXISTS (SELECT 1 FROM body_copies b WHERE b.account_id = c.account_id AND b.content_id = c.content_id) AS copied,
-      content_user(c.account_id, c.content_id) IS NULL AND NOT EXISTS (
-        SELECT 1 FROM purge_candidates p
-        WHERE p.account_id = c.account_id AND p.content_id = c.content_id) AS forgotten,
-      EXISTS (SELECT 1 FROM account_keys k WHERE k.account_id = c.account_id) AS keyed
-    FROM message_contents c LEFT JOIN LATERAL (
-      SELECT bool_or(u.instance_id = $1) AS here,
-        bool_or(u.instance_id <> $1 AND coalesce(i.heartbeat_at > clock() - make_interval(secs => $2), false)) AS alive
-      FROM pending_uploads u LEFT JOIN instances i USING (instance_id)
-      WHERE u.account_id = c.account_id AND u.content_hash = c.content_hash) w ON true
-"""
+_SILENT: Final = timedelta(seconds=DEAD_AFTER_S)
 
 
 def _range(account_id: AccountId | None) -> tuple[int, int]:

@@ -105,6 +105,7 @@ TABLES: Final[dict[str, Kept | str]] = {
     "mailbox_recent": "all that is known is no longer recent",
     "purge_candidates": "noted again when the expunged messages are trimmed; what nothing refers to is an orphan",
     "deleted_messages": "shadows are made when somebody looks",
+    "shadow_marks": "shadows are made when somebody looks",
     "account_changes": "for sessions, and there is none",
     "append_witnesses": "an answer that was lost with the database: the client appends once more",
     "recent_deliveries": "an answer that was lost with the database: the sender delivers once more",

@@ -266,10 +266,9 @@ async def a_few_commands(client: Reader, chance: random.Random) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_clients_of_two_workers_agree_in_the_end(
-    seed: int, dsn: str, node: Node, world: ImapWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    seed: int, dsn: str, node: Node, world: ImapWorld, tmp_path: Path
 ) -> None:
     """Whatever they do at once, after a poll each of them has the same picture, and it is that of the database."""
-    monkeypatch.setattr("sora.protocols.imap.view.FRESH_S", 0.0)
     await world.given("alice: INBOX=5")
 
     async def busy(client: Reader, chance: random.Random) -> None:

@@ -276,6 +276,8 @@ class Client:
         while missing := [seq for seq, m in enumerate(self.picture.messages, 1) if not m.uid or m.flags is None]:
             prefix, numbers = (b"UID ", b"1:*") if self.by_uid else (b"", set_of(missing))
             answer = await self.ask(b"%bFETCH %b %b" % (prefix, numbers, items))
+            if answer.text.startswith(b"[NONEXISTENT]"):  # by one who speaks at the same time
+                raise Bye("the mailbox was deleted")
             if answer.status != b"OK":
                 raise Wrong(f"FETCH of flags: {answer.status!r} {answer.text!r}")
 

@@ -53,6 +53,8 @@ FROM messages m WHERE m.account_id = $1 AND m.mailbox_id = $2 AND m.expunged_mod
 """
 """Made of the tables themselves, not of the functions that sessions use."""
 
+SELECTED: Final = "SELECT mailbox_id FROM mailboxes WHERE account_id = $1 AND uidvalidity = $2 AND deleted_at IS NULL"
+
 Box = dict[int, frozenset[bytes]]
 """Flags by UID."""
 
@@ -168,21 +170,26 @@ class Run:
         await client.noop()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + (PATIENCE_S if len(self.nodes) > 1 else 0.0)
-        while (true := await self.truth(client.mailbox)) is not None and client.picture.state() != list(true.items()):
+        while (true := await self.truth(client)) is None or client.picture.state() != list(true.items()):
+            if loop.time() > deadline and true is None:
+                raise Wrong("the selected mailbox was deleted, and nothing is said")
             if loop.time() > deadline:
                 raise Wrong(f"the picture is\n  {client.picture.state()}\nand should be\n  {list(true.items())}")
             await client.noop()
-        if self.books is not None and true is not None and true != self.books[client.mailbox]:
+        if self.books is not None and true != self.books[client.mailbox]:
             raise Wrong(f"{client.mailbox} holds\n  {true}\nand should hold\n  {self.books[client.mailbox]}")
         self.compared += 1
 
-    async def truth(self, mailbox: str) -> Box | None:
-        """What the tables hold; None if there is no such mailbox any more."""
+    async def truth(self, client: Client) -> Box | None:
+        """What the tables hold of the mailbox that a client has selected; None if it was deleted.
+
+        It is known by its UIDVALIDITY, which no other mailbox ever has: its name may mean another one by now.
+        """
         store = self.nodes[0].store
-        found = await store.mailboxes.find(self._account_id, mailbox)
-        if found is None:
+        mailbox_id = await store.db.fetchval(SELECTED, self._account_id, client.picture.uidvalidity)
+        if mailbox_id is None:
             return None
-        rows = await store.db.fetch(TRUTH, self._account_id, found.mailbox_id)
+        rows = await store.db.fetch(TRUTH, self._account_id, mailbox_id)
         names = dict(
             await store.db.fetch("SELECT flag_no, name FROM account_keywords WHERE account_id = $1", self._account_id)
         )

@@ -60,12 +60,13 @@ def _tell_picture(s: Session, selection: Selection, name: str) -> None:
 
 
 async def noop(s: Session, _cmd: wire.Noop | wire.Check) -> None:
-    """NOOP and CHECK: the client asks for news, so a picture that may have aged is compared with the database.
+    """NOOP and CHECK: the client asks for news, so its mailbox is compared with the database.
 
     Notices from other workers take a few milliseconds. A client that stored something on one connection and polls on
-    another must see it, so only a picture that was compared within that time is taken as it is.
+    another must see it, so the picture is not taken as it is, however lately it was compared; sessions that ask at the
+    same time share a statement.
     """
-    if s.selection is None or s.view.view.fresh:
+    if s.selection is None:
         return
     try:
         await s.view.view.refresh()

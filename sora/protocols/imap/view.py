@@ -26,7 +26,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from time import monotonic
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from sora.errors import DatabaseReadOnly, NotFound, Unavailable
@@ -50,9 +49,6 @@ NAMES: Final = 4096
 
 IDLE_VIEWS: Final = 64
 """Views kept without a session, so that a client which selects mailboxes in turn needs a delta and not a load."""
-
-FRESH_S: Final = 0.01
-"""How long a refreshed view is taken as current without asking: as long as a notice from another worker may take."""
 
 GONE: Final = ModSeq(1 << 62)
 """Published when a mailbox is deleted: a modseq that none reaches, so all who watch it look, and find it gone."""
@@ -151,7 +147,6 @@ class MailboxView:
     """
 
     __slots__ = (
-        "_checked_mono",
         "_flight",
         "_messages",
         "_next_flight",
@@ -180,7 +175,6 @@ class MailboxView:
         self.claimed = 0
         self._messages = messages
         self._signalled = 0
-        self._checked_mono = float("-inf")
         self._selections: set[Selection] = set()
         self._flight: asyncio.Task[None] | None = None
         self._next_flight: asyncio.Task[None] | None = None
@@ -196,11 +190,6 @@ class MailboxView:
     def stale(self) -> bool:
         """Somebody announced a change that `newest` does not hold yet."""
         return self._signalled > self.newest.highest_modseq
-
-    @property
-    def fresh(self) -> bool:
-        """`newest` was compared with the database a moment ago."""
-        return not self.stale and monotonic() - self._checked_mono < FRESH_S
 
     def signal(self, _account_id: AccountId, _mailbox_id: MailboxId, modseq: ModSeq) -> None:
         """Take a notice from the change feed; clients in IDLE are served at once, others at their next command."""
@@ -304,7 +293,6 @@ class MailboxView:
         await self._fly()
 
     async def _read(self) -> None:
-        started_mono = monotonic()
         try:
             if self.newest is EMPTY:
                 await self._load()
@@ -314,7 +302,6 @@ class MailboxView:
             self.gone = True
             self._wake()
             raise
-        self._checked_mono = started_mono
 
     async def _load(self) -> None:
         await self.take(await self._messages.state(self.account_id, self.mailbox_id, self.viewer_id), whole=True)

@@ -75,7 +75,7 @@ CREATE TRIGGER credentials_changed AFTER INSERT OR UPDATE OR DELETE ON credentia
 CREATE TRIGGER aliases_changed AFTER INSERT OR UPDATE OR DELETE ON aliases
   FOR EACH ROW EXECUTE FUNCTION credentials_changed();
 
--- Sessions of an account that is disabled or deleted end (services/endings.py).
+-- Sessions of an account that is disabled or deleted end (services/logins/endings.py).
 CREATE FUNCTION account_changed() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
   NEW.credential_version := OLD.credential_version + 1;

@@ -1,4 +1,4 @@
--- The database built anew from the bucket (services/rebuild.py): what the journal says is gathered here, and put in place
+-- The database built anew from the bucket (services/recovery/rebuild.py): what the journal says is gathered here, and put in place
 -- mailbox by mailbox once the bodies are known. And: UIDs and modseqs that are passed over, after the database was put back.
 --
 -- The tables rebuild_* are empty but while a rebuild is under way, which may be killed and begun again at any step.

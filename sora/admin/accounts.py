@@ -11,7 +11,7 @@ from msgspec import Meta, Struct
 
 from sora import log
 from sora.admin.context import SECRET, SIZE, Address, AdminContext, Done, Password
-from sora.services import passwords
+from sora.services.logins import passwords
 from sora.store import domains  # noqa: TC001 — the table of operations reads the annotations
 from sora.store.accounts import Account, Credential, Quota  # noqa: TC001
 

@@ -9,8 +9,8 @@ from msgspec import Meta, Struct
 
 from sora.admin.context import AdminContext  # noqa: TC001 — the table of operations reads the annotations
 from sora.errors import NotFound
-from sora.services.auth import canonical_login
-from sora.services.limits import site_of
+from sora.services.logins.auth import canonical_login
+from sora.services.logins.limits import site_of
 from sora.store.blocks import AuthBlock, AuthBlocks
 
 

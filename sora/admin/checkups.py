@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from msgspec import Struct
 
 from sora.errors import DatabaseReadOnly, NotFound
-from sora.services.mending import KINDS
+from sora.services.recovery.mending import KINDS
 from sora.store import migrate
 from sora.store.account_keys import WrappedKeys
 from sora.store.keyring import open_keyring

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from sora.config import Config
     from sora.errors import SoraError
-    from sora.services.passwords import HashCost
+    from sora.services.logins.passwords import HashCost
     from sora.store.blobs import BlobStore
     from sora.store.store import Store
 

@@ -22,11 +22,11 @@ from sora.moving.maildir_sink import MaildirSink
 from sora.moving.maildir_source import MaildirSource
 from sora.moving.mbox_sink import MboxSink
 from sora.moving.mbox_source import MboxSource
-from sora.services.erasing import Erased, Erasing
-from sora.services.exporting import Exporter, ExportReport
-from sora.services.importing import Importer, Report
-from sora.services.offline import opened
-from sora.services.settings import count_deleted, settings_of, write_settings
+from sora.services.moving.erasing import Erased, Erasing
+from sora.services.moving.exporting import Exporter, ExportReport
+from sora.services.moving.importing import Importer, Report
+from sora.services.moving.offline import opened
+from sora.services.moving.settings import count_deleted, settings_of, write_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable

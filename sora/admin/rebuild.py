@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 
 from sora.admin.context import AdminContext  # noqa: TC001 — the table of operations reads the annotations
 from sora.errors import Refused
-from sora.services.rebuild import Rebuild, Rebuilt
+from sora.services.recovery.rebuild import Rebuild, Rebuilt
 from sora.store.account_keys import open_sealers
 from sora.store.bodies import open_cache, open_staging
 from sora.store.keyring import open_keyring

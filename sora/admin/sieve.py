@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 from sora.admin.context import FILE, Address, AdminContext, Done
 from sora.config import Config  # noqa: TC001 — as `AdminContext`
 from sora.errors import BadScript
-from sora.services.scripts import quota_of
+from sora.services.filters.scripts import quota_of
 from sora.sieve.script import compile
 from sora.store.scripts import ScriptInfo  # noqa: TC001 — the table of operations reads the annotations
 from sora.tables import SieveTable

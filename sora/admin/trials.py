@@ -15,7 +15,7 @@ from msgspec import Meta, Struct
 from sora.admin.context import DIRECTORY, FILE
 from sora.config import Config  # noqa: TC001 — the table of operations reads the annotations
 from sora.errors import BadScript
-from sora.services.runs import limits_of
+from sora.services.filters.runs import limits_of
 from sora.sieve import interpreter, questions
 from sora.sieve.actions import Discard, FileInto, Keep, Redirect, Reject, Send
 from sora.sieve.interpreter import Environment, Step, drive

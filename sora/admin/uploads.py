@@ -15,7 +15,7 @@ from sora.admin.verify import opened
 from sora.crashpoints import crash_point
 from sora.errors import InUse, KeyUnavailable, Refused, Unavailable
 from sora.services.node import INSTANCE_FILE, own_instance_id
-from sora.services.places import ABSENT, BAD, GOOD, UNKNOWN, UNREADABLE
+from sora.services.recovery.places import ABSENT, BAD, GOOD, UNKNOWN, UNREADABLE
 from sora.store import diskfile
 from sora.store.blobs import BlobRef, parse_local_name
 from sora.store.leases import DEAD_AFTER_S
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from asyncpg import Record
 
-    from sora.services.places import Places
+    from sora.services.recovery.places import Places
 
 PAGE: Final = 500
 SHOWN: Final = 1000

@@ -19,10 +19,10 @@ from msgspec import Meta, Struct
 from sora.admin.context import AdminContext  # noqa: TC001 — the table of operations reads the annotations
 from sora.errors import ConfigError, InUse
 from sora.services.key_objects import open_key_objects
-from sora.services.mending import KINDS, Mending
 from sora.services.node import own_instance_id
-from sora.services.places import Places
-from sora.services.verifying import Verifier
+from sora.services.recovery.mending import KINDS, Mending
+from sora.services.recovery.places import Places
+from sora.services.recovery.verifying import Verifier
 from sora.store import diskfile
 from sora.store.account_keys import open_sealers
 from sora.store.bodies import open_cache, open_staging

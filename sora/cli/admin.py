@@ -31,7 +31,7 @@ from sora.cli import completion
 from sora.cli.progress import Watched
 from sora.errors import DatabaseDown, DatabaseReadOnly, Refused, SoraError, Unavailable
 from sora.server.embedded_pg import EmbeddedPostgres
-from sora.services.passwords import HashCost
+from sora.services.logins.passwords import HashCost
 from sora.store import migrate
 from sora.store.bodies import open_blob_store
 from sora.store.db import Database

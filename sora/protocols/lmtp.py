@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
 
     from sora.net.listener import Listener
-    from sora.services.limits import Slot
+    from sora.services.logins.limits import Slot
     from sora.services.node import Node
     from sora.services.recipients import Recipient
     from sora.store.diskfile import Octets

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 from sora import errors
 from sora.errors import BadSyntax, LimitExceeded, SoraError
-from sora.services.carrying import Rejected
 from sora.services.delivery import MailLoop
+from sora.services.filters.carrying import Rejected
 from sora.wire import lmtp
 from sora.wire.lmtp import Reply
 from sora.wire.xclient import BadAttribute

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from sora.server.listeners import Listeners
     from sora.server.scoreboard import Row
     from sora.server.shmqueue import Doorbell
-    from sora.services.limits import SharedCounts
-    from sora.services.remembered import Remembered
+    from sora.services.logins.limits import SharedCounts
+    from sora.services.logins.remembered import Remembered
 
 _logger = log.get(__name__)
 

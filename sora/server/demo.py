@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from sora.errors import AlreadyExists
 from sora.server import child as children
 from sora.server.prepare import is_new, prepare_store, require_keys
-from sora.services.passwords import hash_password
+from sora.services.logins.passwords import hash_password
 from sora.services.seat import wait_for_seat
 from sora.store import migrate
 from sora.store.db import Database

@@ -17,7 +17,6 @@ from sora.services.adoption import Adoption
 from sora.services.changes import Changes
 from sora.services.cleanup import Cleanup
 from sora.services.indexing import STEP_ROWS, Indexing
-from sora.services.journal import Journal
 from sora.services.key_objects import open_key_objects
 from sora.services.node import (
     assemble_bodies,
@@ -28,6 +27,7 @@ from sora.services.node import (
     own_peer_address,
 )
 from sora.services.outbound import Sending, own_hello
+from sora.services.recovery.journal import Journal
 from sora.services.seat import own_seat
 from sora.services.shredding import Shredding
 from sora.services.smarthost import Smarthost

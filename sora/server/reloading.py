@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from sora import config as configuration
 from sora.net.tls import client_context, server_context
-from sora.services import site_scripts
+from sora.services.filters import site_scripts
 from sora.store.keyring import open_keyring
 
 if TYPE_CHECKING:

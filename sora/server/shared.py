@@ -6,8 +6,8 @@ from msgspec import Struct
 
 from sora.server.scoreboard import Scoreboard
 from sora.server.shmqueue import Doorbell
-from sora.services.limits import SharedCounts
-from sora.services.remembered import Remembered, SharedMemory
+from sora.services.logins.limits import SharedCounts
+from sora.services.logins.remembered import Remembered, SharedMemory
 
 LEAST_COLUMNS = 64
 GENERATIONS = 6

@@ -27,9 +27,9 @@ from sora.wire import lmtp
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from sora.services.carrying import Wish
     from sora.services.changes import Changes
-    from sora.services.filtering import Filters
+    from sora.services.filters.carrying import Wish
+    from sora.services.filters.filtering import Filters
     from sora.services.letters import Box, Desk, Incoming, Letter
     from sora.services.recipients import Recipient
     from sora.sieve.actions import Remembered

@@ -16,24 +16,24 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sora.errors import ConfigError
 from sora.net.connection import Connections
-from sora.services import site_scripts
-from sora.services.auth import Auth
-from sora.services.blocks import SharedBlocks
 from sora.services.changes import Changes
 from sora.services.commits import PATIENT_LANES
 from sora.services.delivery import Delivery
-from sora.services.endings import CHANNEL as ENDINGS
-from sora.services.endings import Endings
-from sora.services.filtering import Filters
-from sora.services.guesses import Guesses
-from sora.services.imapsieve import ImapSieve
-from sora.services.limits import Limits, LocalCounts
+from sora.services.filters import site_scripts
+from sora.services.filters.filtering import Filters
+from sora.services.filters.imapsieve import ImapSieve
+from sora.services.filters.scriptnames import ScriptNames
+from sora.services.filters.scripts import CompiledScripts, ScriptChecks
+from sora.services.filters.trees import Trees
+from sora.services.logins.auth import Auth
+from sora.services.logins.blocks import SharedBlocks
+from sora.services.logins.endings import CHANNEL as ENDINGS
+from sora.services.logins.endings import Endings
+from sora.services.logins.guesses import Guesses
+from sora.services.logins.limits import Limits, LocalCounts
 from sora.services.peers import Peers
 from sora.services.recipients import Recipients
-from sora.services.scriptnames import ScriptNames
-from sora.services.scripts import CompiledScripts, ScriptChecks
 from sora.services.transfers import Transfers
-from sora.services.trees import Trees
 from sora.services.warmup import Warmup
 from sora.store.account_keys import CHANNEL as KEY_CHANNEL
 from sora.store.account_keys import open_sealers
@@ -52,8 +52,8 @@ if TYPE_CHECKING:
 
     from sora.config import Config
     from sora.services.delivery import Doorbell
-    from sora.services.limits import Counts
-    from sora.services.remembered import Remembered
+    from sora.services.logins.limits import Counts
+    from sora.services.logins.remembered import Remembered
     from sora.store.account_keys import Sealers
     from sora.store.blobs import BlobStore
     from sora.store.bodies import Source

@@ -1,4 +1,4 @@
-"""The database's side of a rebuild (`services/rebuild.py`): where it stands, what was gathered, what is in place."""
+"""The database's side of a rebuild (`services/recovery/rebuild.py`): how far it is, what was gathered."""
 
 from __future__ import annotations
 

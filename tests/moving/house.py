@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sora import config
 from sora.admin.context import AdminContext
-from sora.services.passwords import HashCost
+from sora.services.logins.passwords import HashCost
 from sora.store.bodies import open_blob_store
 from sora.store.exports import Exports
 from sora.store.store import Store

@@ -11,8 +11,8 @@ import pytest
 from sora.admin import moving
 from sora.crashpoints import POINTS
 from sora.errors import NoPermission, NotFound, Refused
-from sora.services import erasing
-from sora.services.erasing import Erasing
+from sora.services.moving import erasing
+from sora.services.moving.erasing import Erasing
 from sora.store import keyring
 from sora.store.journal import snapshot_key, snapshot_prefix
 from sora.store.scripts import Quota
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from sora.services.erasing import Erased
+    from sora.services.moving.erasing import Erased
     from sora.store.db import Database
     from sora.types import AccountId
 

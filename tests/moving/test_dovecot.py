@@ -17,7 +17,7 @@ from sora.admin import moving
 from sora.errors import Refused, Unavailable
 from sora.moving import imap_source
 from sora.moving.imap_source import ImapSource
-from sora.services.offline import opened
+from sora.services.moving.offline import opened
 from sora.store.exports import Exports
 from sora.types import SYSTEM_FLAGS
 from tests.moving import filling

@@ -14,7 +14,7 @@ import pytest
 from sora.admin import moving
 from sora.crashpoints import POINTS
 from sora.errors import Busy, NotFound, OverQuota, Refused, StagingFull
-from sora.services import importing
+from sora.services.moving import importing
 from sora.store.imports import Imports, NewFolder
 from sora.store.staging import Staging
 from tests.moving.house import ADDRESS, House, open_house
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from sora.services.importing import Report
+    from sora.services.moving.importing import Report
     from sora.store.db import Database
     from sora.store.imports import Folder
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sora.errors import AlreadyExists, InvalidName, LimitExceeded, NotFound, OverQuota, Refused
-from sora.services import passwords
-from sora.services.auth import Auth
-from sora.services.passwords import HashCost
+from sora.services.logins import passwords
+from sora.services.logins.auth import Auth
+from sora.services.logins.passwords import HashCost
 from sora.store.accounts import MAX_APP_PASSWORDS, Recipient
 from sora.types import AccountId
 

@@ -11,11 +11,11 @@ import pytest
 
 from sora.admin import auth as admin
 from sora.errors import AuthFailed, DatabaseDown, InvalidName, NotFound
-from sora.services.blocks import MAX_UNTOLD, SharedBlocks
 from sora.services.changes import Changes
-from sora.services.failures import Failures, key_of
-from sora.services.guesses import Blocked, Guesses
-from sora.services.limits import Limits
+from sora.services.logins.blocks import MAX_UNTOLD, SharedBlocks
+from sora.services.logins.failures import Failures, key_of
+from sora.services.logins.guesses import Blocked, Guesses
+from sora.services.logins.limits import Limits
 from sora.store.blocks import CHANNEL, AuthBlocks, NewBlock
 from sora.tables import LimitsTable
 
@@ -226,7 +226,7 @@ async def test_without_postgresql_a_node_blocks_for_itself_and_tells_later(
     rows, failures = AuthBlocks(store.db), Failures()
     away = Away(rows)
     blocks = SharedBlocks(rows, failures, refresh_s=0.01)
-    with caplog.at_level(logging.WARNING, "sora.services.blocks"):
+    with caplog.at_level(logging.WARNING, "sora.services.logins.blocks"):
         blocks.begin("account", HERE, ANN, 300.0)
         blocks.begin("account", HERE, "over@example.com", -1.0)
         blocks.start()

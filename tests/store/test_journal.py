@@ -15,10 +15,10 @@ from sora._native.seqset import UidSet
 from sora.admin.context import AdminContext
 from sora.admin.journal import status
 from sora.errors import BlobDown, Busy, KeyUnavailable
-from sora.services import journal as writing
-from sora.services import journal_objects
-from sora.services.journal import Journal
 from sora.services.key_objects import NoKeyObjects, open_key_objects
+from sora.services.recovery import journal as writing
+from sora.services.recovery import journal_objects
+from sora.services.recovery.journal import Journal
 from sora.services.shredding import Shredding
 from sora.store import journal
 from sora.store.account_keys import NoKeys, open_sealers

@@ -12,8 +12,8 @@ from sora import crashpoints, metrics
 from sora._native.seqset import UidSet
 from sora.errors import BlobDown, Busy, ConfigError, Refused
 from sora.server import prepare
-from sora.services import rebuild as rebuild_module
 from sora.services.delivery import AppendItem
+from sora.services.recovery import rebuild as rebuild_module
 from sora.services.shredding import Shredding
 from sora.store import journal, keyring
 from sora.store.blobs import BlobRef

@@ -11,7 +11,7 @@ import pytest
 from sora.admin import verify
 from sora.admin.verify import LOST, REMAINS, Verify, failed
 from sora.errors import BlobDown, InUse
-from sora.services.places import Found, Places
+from sora.services.recovery.places import Found, Places
 from sora.store import keyring
 from tests.support.wrecks import flipped, open_wreck
 
@@ -342,7 +342,7 @@ async def test_one_at_a_time_on_a_node(wreck: Wreck) -> None:
 
 
 async def test_a_run_goes_on_where_the_store_went_away(wreck: Wreck, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sora.services.verifying.PAGE", 2)
+    monkeypatch.setattr("sora.services.recovery.verifying.PAGE", 2)
     refs = sorted([await wreck.at_rest(MAIL + b"%d" % n, cached=n % 2 == 0) for n in range(7)], key=lambda ref: ref.key)
     for ref in refs[:2]:
         await wreck.node.blobs.delete(ref.key)

@@ -13,7 +13,7 @@ import pytest
 from sora import crashpoints
 from sora.admin import verify
 from sora.admin.verify import Verify
-from sora.services import mending, verifying
+from sora.services.recovery import mending, verifying
 from sora.store import keyring
 from tests.support.wrecks import flipped, open_wreck
 

@@ -16,10 +16,10 @@ import pytest
 from sora._native.seqset import UidSet
 from sora.admin import verify
 from sora.admin.verify import Verify
-from sora.services import verifying
 from sora.services.cleanup import Cleanup
 from sora.services.delivery import AppendItem
 from sora.services.key_objects import parse
+from sora.services.recovery import verifying
 from sora.store import keyring
 from sora.store.upkeep import Upkeep
 from sora.store.verification import Verification

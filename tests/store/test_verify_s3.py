@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(60)
 async def test_damage_in_a_bucket_is_found_and_mended(
     dsn: str, tmp_path: Path, s3_server: SwiftServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sora.services.verifying.PAGE", 3)
+    monkeypatch.setattr("sora.services.recovery.verifying.PAGE", 3)
     table: dict[str, object] = {
         "kind": "s3",
         "endpoint": s3_server.endpoint,

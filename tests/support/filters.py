@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from sora.net.listener import Listener
 from sora.protocols import lmtp
-from sora.services.scripts import quota_of
+from sora.services.filters.scripts import quota_of
 from sora.store.metadata import Place
 from tests.support.transcripts import Link
 

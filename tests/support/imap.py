@@ -36,9 +36,10 @@ import pytest
 
 from sora.net.listener import Listener
 from sora.protocols.imap import connection_factory, progress
-from sora.services import imapsieve, passwords
-from sora.services.auth import Identity
 from sora.services.delivery import AppendItem
+from sora.services.filters import imapsieve
+from sora.services.logins import passwords
+from sora.services.logins.auth import Identity
 from sora.store import metadata
 from sora.store.scripts import Quota
 from tests.support import findings

@@ -20,8 +20,8 @@ import msgspec
 
 from sora.net.listener import Listener
 from sora.protocols.managesieve import connection_factory
-from sora.services import passwords
-from sora.services.scripts import quota_of
+from sora.services.filters.scripts import quota_of
+from sora.services.logins import passwords
 from tests.support.pop3 import NoServer
 from tests.support.transcripts import Link
 

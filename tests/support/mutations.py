@@ -15,7 +15,7 @@ from sora.protocols.imap import catenate, events, login, mailboxes, progress
 from sora.protocols.imap import quota as quota_module
 from sora.protocols.imap.commands import COMMANDS
 from sora.protocols.imap.session import Session
-from sora.services import imapruns
+from sora.services.filters import imapruns
 from sora.wire import imap_fetch
 from sora.wire import imap_search as keys
 

@@ -25,8 +25,8 @@ from sora._native.seqset import UidSet
 from sora.errors import BlobDown
 from sora.net.listener import Listener
 from sora.protocols.pop3 import connection_factory
-from sora.services import passwords
 from sora.services.delivery import AppendItem
+from sora.services.logins import passwords
 from sora.store import leases
 from tests.support.transcripts import Link
 

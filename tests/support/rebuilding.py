@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from sora.services.journal import Journal
 from sora.services.key_objects import open_key_objects
-from sora.services.rebuild import Rebuild, Rebuilt
+from sora.services.recovery.journal import Journal
+from sora.services.recovery.rebuild import Rebuild, Rebuilt
 from sora.services.uploads import Uploads
 from sora.store.account_keys import open_sealers
 from sora.store.db import Database

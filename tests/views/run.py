@@ -17,8 +17,8 @@ from msgspec import Struct
 
 from sora.net.listener import Listener
 from sora.protocols.imap import connection_factory
-from sora.services.auth import Identity
 from sora.services.delivery import AppendItem
+from sora.services.logins.auth import Identity
 from sora.types import SYSTEM_FLAGS
 from tests.support.imap import FIRST_DATE, plain
 from tests.support.node import open_node

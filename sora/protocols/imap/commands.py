@@ -14,8 +14,6 @@ from msgspec import Struct
 from sora.protocols.imap import (
     acl,
     append,
-    batches,
-    contexts,
     enable,
     flagging,
     idle,
@@ -23,15 +21,12 @@ from sora.protocols.imap import (
     mailboxes,
     messages,
     metadata,
-    multisearch,
     notify,
     quota,
-    search,
     select,
-    sort,
-    thread,
     transfer,
 )
+from sora.protocols.imap.finding import batches, contexts, multisearch, search, sort, thread
 from sora.protocols.imap.state import ANY, AUTHENTICATED, NOT_AUTHENTICATED, SELECTED, State
 from sora.wire import (
     imap_acl,

@@ -9,16 +9,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from sora._native.seqset import UidSet
-from sora.protocols.imap.selection import uids_of
+from sora.protocols.imap.views.selection import uids_of
 from sora.store.events import Event
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from sora._native.viewcols import Snapshot
-    from sora.protocols.imap.selection import FlagEdit
     from sora.protocols.imap.session import Session
-    from sora.protocols.imap.view import FlagChange
+    from sora.protocols.imap.views.selection import FlagEdit
+    from sora.protocols.imap.views.view import FlagChange
     from sora.store.events import Cause
     from sora.types import AccountId, MailboxId
 

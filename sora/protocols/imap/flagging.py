@@ -13,7 +13,7 @@ from sora.protocols.imap import events, messagelimit
 from sora.protocols.imap.enable import CONDSTORE, switch_on
 from sora.protocols.imap.replies import NO, OK, Reply
 from sora.protocols.imap.rights import ALL_FLAGS, allowed, allowed_names
-from sora.protocols.imap.selection import NO_UIDS, FlagEdit, uids_of
+from sora.protocols.imap.views.selection import NO_UIDS, FlagEdit, uids_of
 from sora.store.flags import FlagChange  # noqa: TC001
 from sora.wire.imap_commands import StoreMode
 

@@ -25,8 +25,8 @@ from sora.protocols.imap.bodies import BODY_COLUMNS, Ahead, chunks_of
 from sora.protocols.imap.enable import CONDSTORE, UIDONLY, switch_on
 from sora.protocols.imap.flagging import change_flags
 from sora.protocols.imap.replies import UnknownEncoding
-from sora.protocols.imap.resync import changed_since
-from sora.protocols.imap.selection import NO_UIDS, FlagEdit
+from sora.protocols.imap.views.resync import changed_since
+from sora.protocols.imap.views.selection import NO_UIDS, FlagEdit
 from sora.types import SEEN, Rights
 from sora.wire.imap_fetch import Attribute, Binary, Preview, Section
 from sora.wire.imap_partial import page, range_size
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from sora.protocols.imap.replies import Reply
-    from sora.protocols.imap.selection import Selection
     from sora.protocols.imap.session import Session
+    from sora.protocols.imap.views.selection import Selection
     from sora.wire.imap_fetch import Fetch, FetchItem
 
 WRITE_SLICE: Final = 131072

@@ -13,7 +13,7 @@ from sora.types import DELETED, SEEN, Rights
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sora.protocols.imap.keywords import Keywords
+    from sora.protocols.imap.views.keywords import Keywords
 
 RIGHT_OF: Final = {SEEN: Rights.SEEN, DELETED: Rights.DELETE_MESSAGES}
 """What it takes to change a flag; for those that are not here, w."""

@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sora.errors import NotFound, Unavailable
-from sora.protocols.imap import enable, modes, resync
+from sora.protocols.imap import enable, modes
 from sora.protocols.imap.objectids import mailbox_id
 from sora.protocols.imap.places import place_of
 from sora.protocols.imap.replies import Reply
 from sora.protocols.imap.rights import CHANGES
-from sora.protocols.imap.untagged import write_count
+from sora.protocols.imap.views import resync
+from sora.protocols.imap.views.untagged import write_count
 from sora.types import Rights
 
 if TYPE_CHECKING:
-    from sora.protocols.imap.selection import Selection
     from sora.protocols.imap.session import Session
+    from sora.protocols.imap.views.selection import Selection
     from sora.wire import imap_commands as wire
 
 

@@ -28,12 +28,11 @@ from sora.errors import (
 from sora.net.connection import Connection
 from sora.protocols.imap import append, modes, notify
 from sora.protocols.imap.capability import capabilities
-from sora.protocols.imap.columns import ColumnCache
 from sora.protocols.imap.commands import COMMANDS
 from sora.protocols.imap.enable import UIDONLY
-from sora.protocols.imap.keywords import KeywordRegistry
+from sora.protocols.imap.finding.results import Results
+from sora.protocols.imap.finding.texts import TextCache
 from sora.protocols.imap.messagelimit import save_limit
-from sora.protocols.imap.modseqs import modseqs_for
 from sora.protocols.imap.places import NOT_SHARED, look_again
 from sora.protocols.imap.replies import (
     ANSWERED,
@@ -48,12 +47,13 @@ from sora.protocols.imap.replies import (
     printable,
     reply_to,
 )
-from sora.protocols.imap.results import Results
-from sora.protocols.imap.rows import RecentRows
 from sora.protocols.imap.state import AUTHENTICATED, LOGOUT, NOT_AUTHENTICATED, SELECTED
-from sora.protocols.imap.texts import TextCache
 from sora.protocols.imap.tree import Sources, Trees
-from sora.protocols.imap.view import Views
+from sora.protocols.imap.views.columns import ColumnCache
+from sora.protocols.imap.views.keywords import KeywordRegistry
+from sora.protocols.imap.views.modseqs import modseqs_for
+from sora.protocols.imap.views.rows import RecentRows
+from sora.protocols.imap.views.view import Views
 from sora.types import Rights
 
 if TYPE_CHECKING:
@@ -65,10 +65,10 @@ if TYPE_CHECKING:
     from sora.net.listener import Listener
     from sora.protocols.imap.commands import Command
     from sora.protocols.imap.progress import Clock, Progress
-    from sora.protocols.imap.selection import Selection
     from sora.protocols.imap.state import State
-    from sora.services.auth import Identity
-    from sora.services.limits import Slot
+    from sora.protocols.imap.views.selection import Selection
+    from sora.services.logins.auth import Identity
+    from sora.services.logins.limits import Slot
     from sora.services.node import Node
     from sora.tables import LimitsTable
     from sora.types import AccountId, MailboxId, ModSeq

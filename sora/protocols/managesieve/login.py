@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from sora.errors import AuthFailed, BadSyntax
 from sora.protocols.managesieve.replies import PrivacyRequired, WrongState
 from sora.protocols.managesieve.state import KNOWN
-from sora.services.answers import list_schemes
+from sora.services.filters.answers import list_schemes
 from sora.sieve.language import EXTENSIONS
 from sora.wire import managesieve as wire
 from sora.wire import sasl

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sora.services.scripts import checks_of, quota_of
+from sora.services.filters.scripts import checks_of, quota_of
 from sora.store.scripts import ScriptTooLarge, check_name
 from sora.wire import managesieve as wire
 from sora.wire.managesieve import Code
 
 if TYPE_CHECKING:
     from sora.protocols.managesieve.session import Session
-    from sora.services.scripts import Warnings
+    from sora.services.filters.scripts import Warnings
 
 
 async def have_space(s: Session, name: str, size: int) -> None:

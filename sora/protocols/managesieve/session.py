@@ -19,7 +19,7 @@ from sora.wire.managesieve import Code
 
 if TYPE_CHECKING:
     from sora.net.listener import Listener
-    from sora.services.limits import Slot
+    from sora.services.logins.limits import Slot
     from sora.services.node import Node
     from sora.types import AccountId
     from sora.wire.managesieve import Word

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from sora.net.listener import Listener
-    from sora.services.limits import Slot
+    from sora.services.logins.limits import Slot
     from sora.services.node import Node
 
 _log = log.get(__name__)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sora._native.seqset import UidSet
 from sora._native.viewcols import Snapshot
 from sora.protocols.imap.events import MAX_GROUPS, alike
-from sora.protocols.imap.selection import FlagEdit
+from sora.protocols.imap.views.selection import FlagEdit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

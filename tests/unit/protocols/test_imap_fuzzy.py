@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sora.protocols.imap.fuzzy import EXACT, LEAST, WORDS, Scores, score, words_of
+from sora.protocols.imap.finding.fuzzy import EXACT, LEAST, WORDS, Scores, score, words_of
 
 
 def test_the_score_is_the_mean_of_what_the_keys_gave() -> None:

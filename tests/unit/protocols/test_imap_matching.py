@@ -6,8 +6,8 @@ import pytest
 
 from sora._native.seqset import SeqSet, UidSet
 from sora._native.viewcols import Snapshot
-from sora.protocols.imap.resync import MAX_MATCH, matching_up_to
-from sora.protocols.imap.selection import uids_of
+from sora.protocols.imap.views.resync import MAX_MATCH, matching_up_to
+from sora.protocols.imap.views.selection import uids_of
 
 
 def mailbox(*uids: int) -> Snapshot:

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from sora._native.imapscan import Scanner
 from sora._native.seqset import SeqSet, UidSet
 from sora.errors import DatabaseDown
-from sora.protocols.imap import search
-from sora.protocols.imap.contexts import runs_within
-from sora.protocols.imap.results import to_save
-from sora.protocols.imap.sort import sorted_uids
+from sora.protocols.imap.finding import search
+from sora.protocols.imap.finding.contexts import runs_within
+from sora.protocols.imap.finding.results import to_save
+from sora.protocols.imap.finding.sort import sorted_uids
 from sora.wire.imap_search import parse_search
 from sora.wire.imap_sort import parse_sort
 from tests.support.imap import ImapWorld, plain

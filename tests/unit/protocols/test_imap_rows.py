@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sora._native.seqset import UidSet
-from sora.protocols.imap.rows import FEW, KEPT_BYTES, KEPT_S, WINDOW_UIDS, WINDOWS, RecentRows
+from sora.protocols.imap.views.rows import FEW, KEPT_BYTES, KEPT_S, WINDOW_UIDS, WINDOWS, RecentRows
 from sora.types import AccountId, MailboxId
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ import pytest
 from sora._native.seqset import UidSet
 from sora.mime.digest import digest
 from sora.mime.text import fold
-from sora.protocols.imap.columns import ColumnCache
-from sora.protocols.imap.sort import sorted_uids
-from sora.protocols.imap.texts import TextCache
+from sora.protocols.imap.finding.sort import sorted_uids
+from sora.protocols.imap.finding.texts import TextCache
+from sora.protocols.imap.views.columns import ColumnCache
 from sora.wire.imap_search import All, InUids
 from sora.wire.imap_sort import Criterion, SortKey
 from tests.support.findings import note

@@ -13,15 +13,15 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from sora._native.seqset import UidSet
 from sora.errors import DatabaseDown, NotFound
-from sora.protocols.imap.keywords import KeywordRegistry
-from sora.protocols.imap.selection import FlagEdit
-from sora.protocols.imap.view import GONE, Views
+from sora.protocols.imap.views.keywords import KeywordRegistry
+from sora.protocols.imap.views.selection import FlagEdit
+from sora.protocols.imap.views.view import GONE, Views
 from sora.types import ALL_RIGHTS, AccountId, MailboxId, Rights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 
-    from sora.protocols.imap.selection import Selection
+    from sora.protocols.imap.views.selection import Selection
 
 ACCOUNT = AccountId(7)
 MAILBOX = MailboxId(9)

@@ -19,7 +19,7 @@ from sora.net.tls import server_context
 from sora.protocols import lmtp
 from sora.services.delivery import MailLoop
 from sora.services.intake import IN_MEMORY
-from sora.services.limits import Limits
+from sora.services.logins.limits import Limits
 from sora.services.recipients import Recipient
 from sora.wire.proxyproto import Header, Tls
 from tests.support import transcripts

@@ -22,7 +22,7 @@ from sora.protocols import managesieve
 from sora.protocols.managesieve.replies import code_of, reply_to
 from sora.protocols.managesieve.state import BOTH, STRANGER
 from sora.protocols.managesieve.verbs import VERBS
-from sora.services.limits import Limits
+from sora.services.logins.limits import Limits
 from sora.sieve.script import compile
 from sora.wire import lmtp
 from sora.wire.managesieve import Code
@@ -303,7 +303,7 @@ async def test_warnings_come_with_the_ok(world: SieveWorld, monkeypatch: pytest.
         warnings = ((8, 3, "server redirect action limit is 2"), (9, 1, "this is odd"))
         return msgspec.structs.replace(compile(source, max_bytes=max_bytes, max_nesting=max_nesting), warnings=warnings)
 
-    monkeypatch.setattr("sora.services.scripts.compile", warned)
+    monkeypatch.setattr("sora.services.filters.scripts.compile", warned)
     link = await logged_in(world)
     text = [b"line 8, column 3: server redirect action limit is 2", b"line 9, column 1: this is odd"]
     assert await ask(link, b'PUTSCRIPT "foo" "keep;"\r\n', 3) == [b"OK (WARNINGS) {82}", *text]

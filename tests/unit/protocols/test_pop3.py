@@ -21,7 +21,7 @@ from sora.protocols.pop3.replies import code_of, reply_to
 from sora.protocols.pop3.state import AUTHORIZATION, BOTH
 from sora.protocols.pop3.verbs import VERBS
 from sora.services import maildrop
-from sora.services.limits import Limits
+from sora.services.logins.limits import Limits
 from sora.wire.pop3 import write_unique_id
 from tests.support import transcripts
 from tests.support.certificates import write_certificate

@@ -15,8 +15,8 @@ from sora import log
 from sora.net.listener import Listener
 from sora.net.tls import server_context
 from sora.protocols import pop3
-from sora.services import passwords
-from sora.services.auth import Auth
+from sora.services.logins import passwords
+from sora.services.logins.auth import Auth
 from sora.wire import sasl
 from tests.support.certificates import write_certificate
 from tests.support.pop3 import PASSWORD, Pop3World

@@ -14,7 +14,7 @@ import pytest
 from sora.errors import DatabaseReadOnly, Unavailable
 from sora.net.listener import Listener
 from sora.protocols import imap, lmtp, managesieve, pop3
-from sora.services import passwords
+from sora.services.logins import passwords
 from tests.support.imap import QUOTA, ImapWorld
 from tests.support.node import open_node
 

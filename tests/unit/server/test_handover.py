@@ -19,7 +19,7 @@ from sora.server.handover import Handover
 from sora.server.listeners import Endpoint, ListenersState
 from sora.server.processes import ProcessState
 from sora.server.shared import SharedState
-from sora.services.remembered import SharedMemory
+from sora.services.logins.remembered import SharedMemory
 
 CONFIG: dict[str, Any] = {
     "database": {"primary": "postgresql:///sora"},

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sora.errors import AuthFailed, Busy, DatabaseDown, InvalidName, Unavailable
-from sora.services import passwords
-from sora.services.auth import Auth, canonical_login
-from sora.services.passwords import HashCost
-from sora.services.remembered import Remembered
+from sora.services.logins import passwords
+from sora.services.logins.auth import Auth, canonical_login
+from sora.services.logins.passwords import HashCost
+from sora.services.logins.remembered import Remembered
 from sora.store.accounts import Login, LoginCredential
 from sora.types import AccountId
 

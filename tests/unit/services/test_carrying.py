@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sora.services.carrying import REPLY_LINES, REPLY_WIDTH, Rejected, reply_text
+from sora.services.filters.carrying import REPLY_LINES, REPLY_WIDTH, Rejected, reply_text
 
 
 def test_lines_stay_lines() -> None:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sora.services.failures import GROUP_ROWS, MEMORY_BYTES, Failures, Standing
-from sora.services.limits import SharedCounts
+from sora.services.logins.failures import GROUP_ROWS, MEMORY_BYTES, Failures, Standing
+from sora.services.logins.limits import SharedCounts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -251,7 +251,7 @@ class TestFailures:
         def broken(*_: object) -> None:
             raise RuntimeError("nobody foresaw this")
 
-        monkeypatch.setattr("sora.services.carrying.find_mailbox", broken)
+        monkeypatch.setattr("sora.services.filters.carrying.find_mailbox", broken)
         assert await world.deliver(MAIL, "alice", "bob", "carol") == [STORED] * 3
         assert [set(await world.boxes(name)) for name in ("alice", "bob", "carol")] == [{"INBOX"}, set(), {"INBOX"}]
         assert "nobody foresaw this" in caplog.text

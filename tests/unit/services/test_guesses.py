@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sora.errors import AuthFailed, DatabaseDown
-from sora.services import passwords
-from sora.services.auth import Auth
-from sora.services.failures import Failures
-from sora.services.guesses import Blocked, Guesses
-from sora.services.limits import Limits
-from sora.services.passwords import HashCost
+from sora.services.logins import passwords
+from sora.services.logins.auth import Auth
+from sora.services.logins.failures import Failures
+from sora.services.logins.guesses import Blocked, Guesses
+from sora.services.logins.limits import Limits
+from sora.services.logins.passwords import HashCost
 from sora.store.accounts import Login, LoginCredential
 from sora.tables import LimitsTable
 from sora.types import AccountId
@@ -234,7 +234,7 @@ async def test_the_figures_may_change_at_any_time() -> None:
 
 async def test_the_beginning_of_a_block_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     world = World()
-    with caplog.at_level(logging.INFO, "sora.services.guesses"):
+    with caplog.at_level(logging.INFO, "sora.services.logins.guesses"):
         await world.fail(10)
         with pytest.raises(Blocked):
             await world.try_once(True)

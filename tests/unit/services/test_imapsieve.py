@@ -17,10 +17,10 @@ from sora._native.seqset import UidSet
 from sora.errors import BlobDown, DatabaseDown, OverQuota
 from sora.net.listener import Listener
 from sora.protocols.imap import connection_factory
-from sora.services import imapsieve
-from sora.services.auth import Identity
-from sora.services.imapsieve import ImapSieve, url_of
-from sora.services.scriptnames import Named, ScriptNames
+from sora.services.filters import imapsieve
+from sora.services.filters.imapsieve import ImapSieve, url_of
+from sora.services.filters.scriptnames import Named, ScriptNames
+from sora.services.logins.auth import Identity
 from sora.store.events import CHANNEL, ENTRY, Event
 from sora.store.metadata import SERVER, Place
 from sora.types import AccountId, MailboxId
@@ -460,7 +460,7 @@ async def test_a_second_try_doubles_nothing(world: World, dies: str, monkeypatch
     link = await world.connect()
     await ask(link, "SELECT INBOX")
     with monkeypatch.context() as patch:
-        patch.setattr("sora.services.imapruns.crash_point", die)
+        patch.setattr("sora.services.filters.imapruns.crash_point", die)
         await ask(link, "COPY 1 Work")
         await world.node.imapsieve.settled()
     assert len(await world.flags("Log")) == len(await world.queued()) == 1

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from sora.errors import LimitExceeded
-from sora.services.limits import Limits, LocalCounts, SharedCounts
+from sora.services.logins.limits import Limits, LocalCounts, SharedCounts
 from sora.types import AccountId
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import argon2
 import pytest
 
 from sora.errors import InvalidName
-from sora.services import passwords
-from sora.services.passwords import HashCost
+from sora.services.logins import passwords
+from sora.services.logins.passwords import HashCost
 
 CHEAP = HashCost(memory_kib=64, passes=1)
 

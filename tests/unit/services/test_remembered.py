@@ -6,7 +6,7 @@ import os
 
 from msgspec.structs import replace
 
-from sora.services.remembered import BUCKET_ROWS, ROW_BYTES, Remembered, Verified
+from sora.services.logins.remembered import BUCKET_ROWS, ROW_BYTES, Remembered, Verified
 from sora.types import AccountId
 
 ANN = Verified(AccountId(7), "ann@example.com", 10, 5, 1000.25)

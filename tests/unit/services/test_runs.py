@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sora.errors import DatabaseDown
-from sora.services.runs import limits_of, run
+from sora.services.filters.runs import limits_of, run
 from sora.sieve import interpreter
 from sora.sieve.interpreter import Environment, Step, drive
 from sora.sieve.limits import Limits

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sora.errors import BadScript
-from sora.services import scripts
-from sora.services.answers import list_schemes
-from sora.services.scripts import AT_ONCE, MAX_NAMES, SWITCH_S, CompiledScripts, ScriptChecks, quota_of
-from sora.services.site_scripts import NONE, SiteScripts
+from sora.services.filters import scripts
+from sora.services.filters.answers import list_schemes
+from sora.services.filters.scripts import AT_ONCE, MAX_NAMES, SWITCH_S, CompiledScripts, ScriptChecks, quota_of
+from sora.services.filters.site_scripts import NONE, SiteScripts
 from sora.sieve.script import Script, compile
 from sora.store.scripts import Quota, StoredScript, version_of
 from sora.tables import SieveTable
@@ -32,7 +32,7 @@ class Watched:
         self.running = 0
         self.most = 0
         self._second = threading.Event()
-        monkeypatch.setattr("sora.services.scripts.compile", self.compile)
+        monkeypatch.setattr("sora.services.filters.scripts.compile", self.compile)
 
     def compile(self, source: bytes, *, max_bytes: int, max_nesting: int) -> Script:
         on_loop = threading.current_thread() is threading.main_thread()
@@ -231,7 +231,7 @@ class TestCompiledScripts:
         assert watched.calls[0][:2] == (False, False)
 
     async def test_room_for_some(self, watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("sora.services.scripts.KEPT_BYTES", 3 * AT_ONCE)
+        monkeypatch.setattr("sora.services.filters.scripts.KEPT_BYTES", 3 * AT_ONCE)
         kept = Kept()
         for account_id in (1, 2):
             kept.accounts.put(account_id, "main", script(AT_ONCE + account_id))
@@ -248,7 +248,7 @@ class TestCompiledScripts:
     async def test_one_that_is_larger_than_the_room_is_kept_alone(
         self, watched: Watched, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("sora.services.scripts.KEPT_BYTES", 10)
+        monkeypatch.setattr("sora.services.filters.scripts.KEPT_BYTES", 10)
         kept = Kept()
         kept.accounts.put(1, "main", script(100))
         for _ in range(3):

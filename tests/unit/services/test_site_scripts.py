@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sora.errors import ConfigError
-from sora.services.site_scripts import NONE, load
+from sora.services.filters.site_scripts import NONE, load
 from sora.tables import SieveTable
 
 if TYPE_CHECKING:

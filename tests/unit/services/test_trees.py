@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sora.errors import NotFound
-from sora.services import trees as services
 from sora.services.changes import TREE
-from sora.services.trees import KEPT_S, Trees
+from sora.services.filters import trees as services
+from sora.services.filters.trees import KEPT_S, Trees
 from sora.store.trees import Leaf, Tree
 from sora.types import AccountId, MailboxId, ModSeq
 

@@ -1,0 +1,1 @@
+"""Finding messages: SEARCH, SORT, THREAD, and what extensions ask of them."""

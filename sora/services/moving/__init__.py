@@ -1,0 +1,1 @@
+"""Moving in and out: mail from other stores, accounts taken along, accounts erased."""

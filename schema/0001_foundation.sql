@@ -20,6 +20,7 @@ $$;
 --   21322  quota of a domain   (domain_id)         only where the domain has a limit
 --   21323  quota of an account (account_id)        only where the account has a limit
 --   21324  rebuild             (key 0)             sora/store/rebuilding.py only; of a session, and before all the others
+--   21325  shadow              (mailbox_id)        finding out what it should show; nobody who writes mail takes it
 --   21327  mailbox             (mailbox_id)        everything that writes messages or flags of a mailbox
 --
 -- Inside one namespace keys are taken in ascending order. After the locks come rows, in this order: contents (by account

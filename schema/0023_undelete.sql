@@ -283,12 +283,12 @@ BEGIN
 END $$;
 
 -- Makes the shadow of a name (p_shadow: what it is called) if it is missing, and brings it up to date, by p_step messages at
--- most: `more` says that there are others, for calls without p_plan. No row: nothing went and there was no shadow, or a mailbox of the account's own
--- has the name.
+-- most: `more` says that there are others, for calls without p_plan. No row: nothing went and there was no shadow, or a
+-- mailbox of the account's own has the name.
 --
--- What it should show is looked up only when the account has changed since, and without a lock that mail coming in would
--- wait for: the UIDs are given, and each step of them is put in under the locks of the sources, so that nothing of them is
--- trimmed, and their bodies purged, before it is shown.
+-- What it should show is looked up only when the account has changed since. Mail that comes in waits for none of it, nor does
+-- a mailbox that is made or renamed: there is a lock of this alone, and the shadow's own. The sources have none, as only their
+-- bodies are needed, whose rows are locked against the cleaner.
 CREATE FUNCTION refresh_deleted(p_account_id bigint, p_name text, p_shadow text, p_grace interval, p_plan boolean DEFAULT true,
   p_step int DEFAULT 1000, p_limit int DEFAULT 100000)
 RETURNS TABLE (mailbox_id bigint, more boolean) LANGUAGE plpgsql ROWS 1
@@ -298,17 +298,21 @@ DECLARE
   v_id bigint;
   v_mark bigint;
 BEGIN
-  PERFORM lock_accounts(ARRAY[p_account_id]);
+  IF NOT EXISTS (SELECT 1 FROM mailboxes m WHERE m.account_id = p_account_id AND m.name = p_shadow AND m.deleted_at IS NULL)
+    AND EXISTS (SELECT 1 FROM accounts a WHERE a.account_id = p_account_id AND a.deleted_at IS NULL)
+    AND EXISTS (SELECT 1 FROM shown_as_deleted(p_account_id, p_name, p_grace, 1)) THEN
+    -- somebody else may have done so: he is waited for
+    INSERT INTO mailboxes AS m (account_id, name, shadow) VALUES (p_account_id, p_shadow, true)
+    ON CONFLICT (account_id, name) WHERE deleted_at IS NULL DO NOTHING RETURNING m.mailbox_id INTO v_id;
+    INSERT INTO mailbox_acl (account_id, mailbox_id, grantee_id, rights)
+    SELECT p_account_id, v_id, p_account_id, 1027 WHERE v_id IS NOT NULL;
+  END IF;
   SELECT m.mailbox_id INTO v_id FROM mailboxes m JOIN accounts a USING (account_id)
   WHERE m.account_id = p_account_id AND m.name = p_shadow AND m.deleted_at IS NULL AND m.shadow AND a.deleted_at IS NULL;
   IF v_id IS NULL THEN
-    IF EXISTS (SELECT 1 FROM mailboxes m WHERE m.account_id = p_account_id AND m.name = p_shadow AND m.deleted_at IS NULL)
-      OR NOT EXISTS (SELECT 1 FROM shown_as_deleted(p_account_id, p_name, p_grace, 1)) THEN
-      RETURN;
-    END IF;
-    INSERT INTO mailboxes AS m (account_id, name, shadow) VALUES (p_account_id, p_shadow, true) RETURNING m.mailbox_id INTO v_id;
-    INSERT INTO mailbox_acl (account_id, mailbox_id, grantee_id, rights) VALUES (p_account_id, v_id, p_account_id, 1027);
+    RETURN;
   END IF;
+  PERFORM lock_all(21325, ARRAY[v_id]);
   v_mark := deleted_mark(p_account_id, p_grace);   -- before anything is looked up
   IF p_plan AND NOT EXISTS (
     SELECT 1 FROM shadow_marks k WHERE k.account_id = p_account_id AND k.shadow_id = v_id AND k.mark = v_mark
@@ -324,8 +328,8 @@ BEGIN
   RETURN NEXT;
 END $$;
 
--- Takes out of a shadow what it should show no longer, and gives UIDs to what it should show from now on. Called under the lock
--- of the account, which keeps two of them apart.
+-- Takes out of a shadow what it should show no longer, and gives UIDs to what it should show from now on. Called under a lock
+-- that keeps two of them apart.
 CREATE FUNCTION plan_shadow(p_account_id bigint, p_shadow_id bigint, p_name text, p_grace interval, p_limit int) RETURNS void
 LANGUAGE plpgsql SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
@@ -359,7 +363,8 @@ BEGIN
 END $$;
 
 -- Puts the next p_step messages that have got UIDs into a shadow. True: there are more of them. What was restored, trimmed or
--- taken out meanwhile is left out, and its UID is nobody's.
+-- taken out meanwhile is left out, and its UID is nobody's. The rows of the bodies are locked, as the cleaner decides about
+-- them and by which lock it does: a body that is given out here is then one that is in use.
 CREATE FUNCTION fill_shadow(p_account_id bigint, p_shadow_id bigint, p_step int) RETURNS boolean LANGUAGE plpgsql
 SET search_path = sora, public SET plan_cache_mode = force_generic_plan
 SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
@@ -379,32 +384,34 @@ BEGIN
   IF v_uid IS NULL THEN
     RETURN false;
   END IF;
-  PERFORM lock_mailboxes(p_shadow_id || ARRAY(SELECT DISTINCT s FROM unnest(v_source_id) s));
+  PERFORM lock_mailboxes(ARRAY[p_shadow_id]);
   SELECT t.highest_modseq + 1 INTO v_modseq FROM mailbox_stats t
   WHERE t.account_id = p_account_id AND t.mailbox_id = p_shadow_id;
-  SELECT array_agg(i.uid ORDER BY i.uid), array_agg(i.source_id ORDER BY i.uid), array_agg(i.source_uid ORDER BY i.uid)
-  INTO v_kept, v_source_id, v_source_uid
-  FROM unnest(v_uid, v_source_id, v_source_uid) i (uid, source_id, source_uid)
-  CROSS JOIN LATERAL (
-    SELECT x.content_id, x.internal_date FROM messages x
-    WHERE x.account_id = p_account_id AND x.mailbox_id = i.source_id AND x.uid = i.source_uid OFFSET 0) m
-  CROSS JOIN LATERAL (
-    SELECT 1 FROM deleted_messages x
-    WHERE x.account_id = p_account_id AND x.shadow_id = p_shadow_id AND x.uid = i.uid OFFSET 0) d
-  WHERE NOT EXISTS (
-      SELECT 1 FROM (
-        SELECT i.mailbox_id FROM messages i WHERE i.account_id = p_account_id AND i.content_id = m.content_id
-          AND i.internal_date = m.internal_date AND i.expunged_at IS NULL OFFSET 0) x JOIN mailboxes y USING (mailbox_id)
-      WHERE y.account_id = p_account_id AND y.deleted_at IS NULL AND NOT y.shadow);
-  IF cardinality(v_kept) IS DISTINCT FROM cardinality(v_uid) THEN
-    DELETE FROM deleted_messages d
-    WHERE d.account_id = p_account_id AND d.shadow_id = p_shadow_id AND d.uid BETWEEN v_uid[1] AND v_uid[cardinality(v_uid)]
-      AND d.uid <> ALL (coalesce(v_kept, '{}'));
-  END IF;
+  SELECT array_agg(q.uid ORDER BY q.uid), array_agg(q.source_id ORDER BY q.uid), array_agg(q.source_uid ORDER BY q.uid)
+  INTO v_kept, v_source_id, v_source_uid FROM (
+    SELECT i.uid, i.source_id, i.source_uid
+    FROM unnest(v_uid, v_source_id, v_source_uid) i (uid, source_id, source_uid)
+    CROSS JOIN LATERAL (
+      SELECT x.content_id, x.internal_date FROM messages x
+      WHERE x.account_id = p_account_id AND x.mailbox_id = i.source_id AND x.uid = i.source_uid OFFSET 0) m
+    CROSS JOIN LATERAL (
+      SELECT 1 FROM deleted_messages x
+      WHERE x.account_id = p_account_id AND x.shadow_id = p_shadow_id AND x.uid = i.uid OFFSET 0) d
+    JOIN message_contents c ON c.account_id = p_account_id AND c.content_id = m.content_id AND c.purging_at IS NULL
+    WHERE NOT EXISTS (
+        SELECT 1 FROM (
+          SELECT i.mailbox_id FROM messages i WHERE i.account_id = p_account_id AND i.content_id = m.content_id
+            AND i.internal_date = m.internal_date AND i.expunged_at IS NULL OFFSET 0) x JOIN mailboxes y USING (mailbox_id)
+        WHERE y.account_id = p_account_id AND y.deleted_at IS NULL AND NOT y.shadow)
+    ORDER BY m.content_id FOR KEY SHARE OF c) q;
   PERFORM put_back(p_account_id, s.source_id, p_shadow_id, s.uids, s.new_uids, v_modseq) FROM (
     SELECT i.source_id, array_agg(i.source_uid ORDER BY i.uid) AS uids, array_agg(i.uid ORDER BY i.uid) AS new_uids
     FROM unnest(v_kept, v_source_id, v_source_uid) i (uid, source_id, source_uid)
     GROUP BY 1 ORDER BY 1) s;
+  DELETE FROM deleted_messages d
+  WHERE d.account_id = p_account_id AND d.shadow_id = p_shadow_id AND d.uid BETWEEN v_uid[1] AND v_uid[cardinality(v_uid)]
+    AND NOT EXISTS (
+      SELECT 1 FROM messages x WHERE x.account_id = p_account_id AND x.mailbox_id = p_shadow_id AND x.uid = d.uid OFFSET 0);
   IF v_kept IS NOT NULL THEN
     PERFORM pg_notify('sora_' || p_account_id % 16,
       format('%s.%s.%s', to_hex(p_account_id), to_hex(p_shadow_id), to_hex(v_modseq)));

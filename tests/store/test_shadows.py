@@ -304,12 +304,14 @@ async def test_what_changes_before_the_locks_are_there(
     dsn: str, store: Store, ann: AccountId, inbox: MailboxId, change: str, shown: dict[int, int]
 ) -> None:
     await put(store, ann, inbox, 1, 2, 3)
-    for uid in (1, 2, 3):
+    await expunge(store, ann, inbox, 1)
+    made = await refresh(store, ann)
+    for uid in (2, 3):
         await expunge(store, ann, inbox, uid)
     holder = await asyncpg.connect(dsn)
     try:
         async with holder.transaction():
-            await holder.execute("SELECT sora.lock_mailboxes($1::bigint[])", [inbox])
+            await holder.execute("SELECT sora.lock_mailboxes($1::bigint[])", [made])
             refreshing = asyncio.create_task(refresh(store, ann))
             waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
             async with asyncio.timeout(10):
@@ -340,3 +342,115 @@ async def test_a_mailbox_called_as_the_prefix_has_no_part_in_it(store: Store, an
     await store.mailboxes.delete(ann, "Deleted")
     assert await store.mailboxes.find(ann, "Deleted") is None
     assert await refresh(store, ann) == shadow
+
+
+async def test_mail_that_comes_in_waits_for_no_refresh_nor_a_refresh_for_mail(
+    store: Store, ann: AccountId, inbox: MailboxId, dsn: str
+) -> None:
+    """While one is under way, not committed: deliveries into its source, new mailboxes, and other shadows go on."""
+    await put(store, ann, inbox, *range(1, 11))
+    await expunge(store, ann, inbox, *range(1, 10))
+    work = (await store.mailboxes.create(ann, "Work")).mailbox_id
+    await put(store, ann, work, 1)
+    await expunge(store, ann, work, 1)
+    other = await asyncpg.connect(dsn, server_settings={"search_path": "sora, public"})
+    try:
+        for plan in (True, False):  # the one that makes it, and the one that goes on with it
+            async with other.transaction():
+                row = await other.fetchrow(
+                    "SELECT * FROM refresh_deleted($1, 'INBOX', $2, $3, $4, 4)", ann, SHADOW, GRACE, plan
+                )
+                assert row is not None
+                assert row["more"]
+                async with asyncio.timeout(5):
+                    assert await store.db.fetchval("SELECT try_lock_mailbox($1)", inbox)
+                    await put(store, ann, inbox, 11 + plan)
+                    await expunge(store, ann, inbox, 11 + plan)
+                    await store.mailboxes.create(ann, f"New {plan}")
+                    await refresh(store, ann, "Work")
+        async with other.transaction():
+            await other.execute("SELECT lock_mailboxes($1)", [inbox, work])
+            await other.execute("SELECT lock_accounts($1)", [ann])
+            async with asyncio.timeout(5):
+                shadow = await refresh(store, ann)
+    finally:
+        await other.close()
+    assert shadow is not None
+    assert list((await sources(store, shadow)).values()) == [*range(1, 10), 12, 11]
+    assert list(await live(store, ann, shadow)) == list(range(1, 12))
+
+
+async def test_a_body_that_is_being_shown_is_in_use(
+    store: Store, ann: AccountId, inbox: MailboxId, dsn: str
+) -> None:
+    """The source is trimmed and its body about to go, between the look at it and the commit."""
+    await put(store, ann, inbox, 1, 2)
+    await expunge(store, ann, inbox, 1, 2)
+    bodies = [1000 * inbox + 1, 1000 * inbox + 2]
+    purge = "SELECT content_id FROM begin_purges($1, $2)"
+    other = await asyncpg.connect(dsn, server_settings={"search_path": "sora, public"})
+    try:
+        async with other.transaction():
+            await other.fetch("SELECT * FROM refresh_deleted($1, 'INBOX', $2, $3, true, 1)", ann, SHADOW, GRACE)
+            assert await store.db.fetchval("SELECT trim_expunges($1, $2, 'infinity')", ann, inbox) == 2
+            gone = await store.db.fetch(purge, [ann, ann], bodies)
+        assert [row["content_id"] for row in gone] == bodies[1:]
+    finally:
+        await other.close()
+    assert await store.db.fetch(purge, [ann], bodies[:1]) == []
+    shadow = await refresh(store, ann)  # what is trimmed is not deleted mail any more
+    assert shadow is not None
+    assert await sources(store, shadow) == {}
+    assert [row["content_id"] for row in await store.db.fetch(purge, [ann], bodies[:1])] == bodies[:1]
+
+
+async def test_a_plan_that_changes_between_two_steps(store: Store, ann: AccountId, inbox: MailboxId) -> None:
+    """Another session looks when something was restored, and more went: each message once, in the order of going."""
+    await put(store, ann, inbox, *range(1, 13))
+    for uid in range(1, 9):
+        await expunge(store, ann, inbox, uid)
+    await step(store, ann, plan=True, size=3)
+    await restore(store, ann, inbox, uids=UidSet.parse(b"2,6"))
+    await expunge(store, ann, inbox, 9, 10)
+    await step(store, ann, plan=True, size=2)
+    await restore(store, ann, inbox, uids=UidSet.parse(b"8,10"))
+    while (await step(store, ann, plan=False, size=2))[1]:
+        pass
+    shadow, _ = await step(store, ann, plan=True, size=2)
+    shown = await sources(store, shadow)
+    assert list(shown.values()) == [1, 3, 4, 5, 7, 9]
+    assert list(await live(store, ann, shadow)) == list(shown)
+
+
+async def test_many_look_while_the_owner_expunges_and_another_brings_back(
+    store: Store, ann: AccountId, inbox: MailboxId
+) -> None:
+    """However they fall: in the end each is in INBOX or in the shadow, and no UID has ever meant two messages."""
+    await put(store, ann, inbox, *range(1, 61))
+    meant: dict[int, int] = {}
+
+    async def owner() -> None:
+        for uid in range(1, 61):
+            await expunge(store, ann, inbox, uid)
+
+    async def looker() -> None:
+        for _ in range(12):
+            shadow = await refresh(store, ann)
+            if shadow is not None:
+                for uid, body in (await live(store, ann, shadow)).items():
+                    assert meant.setdefault(uid, body) == body
+
+    async def other() -> None:
+        for _ in range(6):
+            shadow = await refresh(store, ann)
+            shown = [] if shadow is None else list(await live(store, ann, shadow))
+            if shadow is not None and shown:
+                await store.messages.copy(ann, shadow, UidSet.from_numbers(shown[:2]), inbox)
+
+    await asyncio.gather(owner(), looker(), looker(), other())
+    await looker()
+    shadow = await refresh(store, ann)
+    assert shadow is not None
+    there, gone = (await live(store, ann, inbox)).values(), (await live(store, ann, shadow)).values()
+    assert sorted({*there, *gone}) == [1000 * inbox + uid for uid in range(1, 61)]
+    assert not {*there} & {*gone}

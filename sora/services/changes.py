@@ -44,6 +44,10 @@ _log = log.get(__name__)
 
 TREE: Final = MailboxId(0)
 """No mailbox has this number: it stands for the names, subscriptions, rights and annotations of an account."""
+GONE: Final = ModSeq(1 << 62)
+"""Published when a mailbox is deleted: a modseq that none reaches, so all who watch it look, and find it gone.
+
+It is not kept as what they were told: the mailbox may be restored, with its modseqs, while some still watch."""
 BUCKETS: Final = 16
 MAX_PAYLOAD: Final = 7999
 """PostgreSQL wants less than 8,000 bytes."""
@@ -212,11 +216,14 @@ class Changes:
         """Wake the watchers here, unless this is no news to them."""
         watch = self._watched.get(mailbox)
         if watch is not None and modseq > watch.modseq:
-            watch.modseq = modseq
+            watch.modseq = modseq if modseq < GONE else 0
             self._call(watch.callbacks, mailbox, modseq)
         account = self._accounts.get(mailbox[0])
         if account is not None and modseq > account.told.get(mailbox[1], 0):
-            account.told[mailbox[1]] = modseq
+            if modseq < GONE:
+                account.told[mailbox[1]] = modseq
+            else:
+                account.told.pop(mailbox[1], None)
             self._call(account.callbacks, mailbox, modseq)
 
     def _call(self, callbacks: Mapping[object, Callback], mailbox: Mailbox, modseq: ModSeq) -> None:
@@ -341,8 +348,8 @@ class Changes:
             account.told.pop(mailbox[1], None)
         watch = self._watched.get(mailbox)
         if watch is not None:
-            watch.modseq += 1
-            self._call(watch.callbacks, mailbox, ModSeq(watch.modseq))
+            watch.modseq = 0
+            self._call(watch.callbacks, mailbox, GONE)
 
 
 def _columns(rows: Iterable[tuple[int, ...]], width: int) -> Iterable[tuple[int, ...]]:

@@ -283,7 +283,19 @@ class TestPoll:
         watcher = Watcher()
         watch(here, account_id, box.mailbox_id, watcher, 7)
         await store.mailboxes.delete(account_id, "lists")
-        assert (await watcher.until(1))[0] == (account_id, box.mailbox_id, 8)
+        assert (await watcher.until(1))[0] == (account_id, box.mailbox_id, module.GONE)
+
+    async def test_one_that_is_restored_is_told_of_again(self, fleet: Fleet, store: Store) -> None:
+        """That it was gone is a modseq that none reaches, but not what watchers know from then on."""
+        account_id = await store.accounts.create("alice@example.com")
+        box = (await store.mailboxes.create(account_id, "lists")).mailbox_id
+        here, watcher, whole = await fleet.add(), Watcher(), Watcher()
+        watch(here, account_id, box, watcher, 7)
+        here.watch_account(account_id, whole)
+        for modseq in (8, module.GONE, 9):
+            here.publish(account_id, box, modseq)  # type: ignore[arg-type]
+        told = [(account_id, box, modseq) for modseq in (8, module.GONE, 9)]
+        assert watcher.heard == whole.heard == told
 
     async def test_nothing_new_is_nothing_told(self, fleet: Fleet, store: Store) -> None:
         account_id = await store.accounts.create("alice@example.com")

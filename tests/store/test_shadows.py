@@ -380,9 +380,7 @@ async def test_mail_that_comes_in_waits_for_no_refresh_nor_a_refresh_for_mail(
     assert list(await live(store, ann, shadow)) == list(range(1, 12))
 
 
-async def test_a_body_that_is_being_shown_is_in_use(
-    store: Store, ann: AccountId, inbox: MailboxId, dsn: str
-) -> None:
+async def test_a_body_that_is_being_shown_is_in_use(store: Store, ann: AccountId, inbox: MailboxId, dsn: str) -> None:
     """The source is trimmed and its body about to go, between the look at it and the commit."""
     await put(store, ann, inbox, 1, 2)
     await expunge(store, ann, inbox, 1, 2)

@@ -15,7 +15,7 @@ from sora.protocols.imap.places import SHARED, as_listed, find, new_place, place
 from sora.protocols.imap.replies import Cannot, Reply, UseAttribute
 from sora.protocols.imap.rights import require
 from sora.protocols.imap.shared import own_name, tree_of
-from sora.protocols.imap.views.view import GONE
+from sora.services.changes import GONE
 from sora.store.mailboxes import ListedMailbox
 from sora.types import Rights, UidValidity
 from sora.wire import imap_responses as responses

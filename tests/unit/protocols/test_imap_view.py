@@ -15,7 +15,8 @@ from sora._native.seqset import UidSet
 from sora.errors import DatabaseDown, NotFound
 from sora.protocols.imap.views.keywords import KeywordRegistry
 from sora.protocols.imap.views.selection import FlagEdit
-from sora.protocols.imap.views.view import GONE, Views
+from sora.protocols.imap.views.view import Views
+from sora.services.changes import GONE
 from sora.types import ALL_RIGHTS, AccountId, MailboxId, Rights
 
 if TYPE_CHECKING:

@@ -32,6 +32,7 @@ from sora.errors import DatabaseReadOnly, NotFound, Unavailable
 from sora.protocols.imap.views import modseqs
 from sora.protocols.imap.views.modseqs import ModSeqColumn
 from sora.protocols.imap.views.selection import EMPTY, Selection
+from sora.services.changes import GONE
 from sora.types import ALL_RIGHTS, MAX_UID, AccountId, MailboxId, ModSeq
 
 if TYPE_CHECKING:
@@ -50,8 +51,6 @@ NAMES: Final = 4096
 IDLE_VIEWS: Final = 64
 """Views kept without a session, so that a client which selects mailboxes in turn needs a delta and not a load."""
 
-GONE: Final = ModSeq(1 << 62)
-"""Published when a mailbox is deleted: a modseq that none reaches, so all who watch it look, and find it gone."""
 Key: TypeAlias = tuple[AccountId, MailboxId, AccountId | None]
 """Owner, mailbox, and the viewer if it is not the owner."""
 
@@ -293,6 +292,7 @@ class MailboxView:
         await self._fly()
 
     async def _read(self) -> None:
+        signalled = self._signalled
         try:
             if self.newest is EMPTY:
                 await self._load()
@@ -302,6 +302,8 @@ class MailboxView:
             self.gone = True
             self._wake()
             raise
+        if signalled == GONE:  # it was deleted, and restored before anybody looked
+            self._signalled = 0
 
     async def _load(self) -> None:
         await self.take(await self._messages.state(self.account_id, self.mailbox_id, self.viewer_id), whole=True)

@@ -37,7 +37,7 @@ CREATE TRIGGER sieve_scripts_changed AFTER INSERT OR UPDATE OR DELETE ON sieve_s
 -- Entries are hashes, of which the account is no part (sora/store/effects.py). Past expires_at a row says nothing: the
 -- janitor removes it.
 
--- Ids that `duplicate` (RFC 7352) tracks.
+-- Ids that `duplicate` (RFC 7352) tracks, and the deliveries to which they were new.
 CREATE TABLE sieve_duplicates (
   account_id bigint NOT NULL,
   entry bytea NOT NULL,

@@ -205,7 +205,9 @@ class Delivery:
         desk = incoming.desk((recipient,), sealer)
         mail = Mail.stamped(desk.stamp, incoming.data)
         try:
-            filtered = await self.filters.filter(mail, incoming.envelope, recipient, incoming.received_at)
+            filtered = await self.filters.filter(
+                mail, incoming.envelope, recipient, incoming.received_at, desk.effects_key
+            )
         except SoraError as error:
             return error
         if not filtered.wishes and not filtered.has_effects:

@@ -112,11 +112,13 @@ class Remembered(Struct, frozen=True):
 
     Attributes:
         seconds: For how long.
+        again: It was tracked before, and only its time begins anew (`:last`).
     """
 
     handle: str
     unique_id: str
     seconds: int
+    again: bool = False
 
 
 class Outcome(Struct, frozen=True):

@@ -35,9 +35,10 @@ def _duplicate(_check: Checker, bound: Bound) -> Callable[[Run], Steps]:
             value = values[0] if values and values[0] else None
         if value is None or not seconds:
             return False  # nothing to go by, or nothing to remember: it is never a duplicate (RFC 7352 §3)
-        entry = Remembered(state.text(handle), value, seconds)
+        name = state.text(handle)
         state.spend(ASKED)
-        known: bool = yield IsDuplicate(entry.handle, entry.unique_id)
+        known: bool = yield IsDuplicate(name, value)
+        entry = Remembered(name, value, seconds, again=known)
         if (not known or last) and entry not in state.remembered:
             state.remembered.append(entry)
         return known

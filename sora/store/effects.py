@@ -3,6 +3,10 @@
 Effects are part of the delivery's own transaction, and happen once however often the delivery is tried: a row of
 `recent_deliveries` with mailbox 0 is their witness. Handles, ids and addresses are kept as hashes, for a script makes
 them as long as it likes.
+
+A delivery that is tried again is no duplicate of itself (RFC 7352 §3): beside an id that was new to it stands an entry
+of its own, so that its script decides as it did the first time, and all that it files is there already. Such an entry
+is kept as long as the witnesses of deliveries are.
 """
 
 from __future__ import annotations
@@ -20,9 +24,13 @@ from sora.store.sealing import Sealer  # noqa: TC001
 from sora.types import AccountId, ContentId
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from sora.store.db import Connection, Database
+
+
+RETRIED_S: Final = 86_400
+"""So long a delivery is known that is tried again, as `deliver()` and `apply_effects()` do."""
 
 
 class AlreadyAnswered(Refused):
@@ -104,8 +112,11 @@ class FilterMemory:
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    async def is_duplicate(self, account_id: AccountId, handle: str, unique_id: str) -> bool:
-        """Whether an id is tracked (RFC 7352 §3).
+    async def is_duplicate(self, account_id: AccountId, handle: str, unique_id: str, delivery: bytes = b"") -> bool:
+        """Whether an id is tracked (RFC 7352 §3), and was so when this delivery was tried first.
+
+        Args:
+            delivery: `Effects.key` of what asks; empty: it is tried once.
 
         Raises:
             Unavailable: The database does not say.
@@ -114,9 +125,12 @@ class FilterMemory:
             """
             SELECT EXISTS (
               SELECT FROM sieve_duplicates WHERE account_id = $1 AND entry = $2 AND expires_at > clock())
+            AND NOT EXISTS (
+              SELECT FROM sieve_duplicates WHERE account_id = $1 AND entry = $3 AND expires_at > clock())
             """,
             account_id,
             duplicate_entry(handle, unique_id),
+            first_entry(handle, unique_id, delivery),
         )
         return found
 
@@ -163,7 +177,9 @@ _APPLY: Final = f"SELECT * FROM apply_effects({', '.join(f'${i}' for i in range(
 
 def _arrays(batch: Sequence[Effects], contents: Sequence[Sequence[Content]]) -> tuple[list[Any], ...]:
     """Of `apply_effects()`."""
-    duplicates = [(n, entry) for n, effects in enumerate(batch, 1) for entry in effects.remembered]
+    duplicates = [
+        (n, *row) for n, effects in enumerate(batch, 1) for entry in effects.remembered for row in _rows(effects, entry)
+    ]
     replies = [(n, entry) for n, effects in enumerate(batch, 1) for entry in effects.replied]
     places = {(n, entry.outgoing): place for place, (n, entry) in enumerate(replies, 1)}
     mails = [
@@ -174,9 +190,9 @@ def _arrays(batch: Sequence[Effects], contents: Sequence[Sequence[Content]]) -> 
     return (
         [effects.account_id for effects in batch],
         [effects.key for effects in batch],
-        [n for n, _ in duplicates],
-        [duplicate_entry(entry.handle, entry.unique_id) for _, entry in duplicates],
-        [entry.seconds for _, entry in duplicates],
+        [n for n, _, _ in duplicates],
+        [entry for _, entry, _ in duplicates],
+        [seconds for *_, seconds in duplicates],
         [n for n, _ in replies],
         [reply_entry(entry.handle, entry.address) for _, entry in replies],
         [entry.seconds for _, entry in replies],
@@ -184,6 +200,13 @@ def _arrays(batch: Sequence[Effects], contents: Sequence[Sequence[Content]]) -> 
         [place for _, place, _ in mails],
         *columns([entry for *_, entry in mails])[1:],
     )
+
+
+def _rows(effects: Effects, entry: Remembered) -> Iterator[tuple[bytes, int]]:
+    """Of `sieve_duplicates`, and for how many seconds."""
+    yield duplicate_entry(entry.handle, entry.unique_id), entry.seconds
+    if not entry.again:
+        yield first_entry(entry.handle, entry.unique_id, effects.key), RETRIED_S
 
 
 def _entry_of(effects: Effects, mail: Outgoing, contents: Sequence[Content]) -> Entry:
@@ -195,6 +218,11 @@ def _entry_of(effects: Effects, mail: Outgoing, contents: Sequence[Content]) -> 
 def duplicate_entry(handle: str, unique_id: str) -> bytes:
     """What `sieve_duplicates` knows an id by: one without a handle is another one than with any (RFC 7352 §3.1)."""
     return _entry(handle, unique_id)
+
+
+def first_entry(handle: str, unique_id: str, delivery: bytes) -> bytes:
+    """What `sieve_duplicates` knows the delivery by to which an id was new."""
+    return _entry(handle, unique_id, delivery.hex())
 
 
 def reply_entry(handle: str, address: str) -> bytes:

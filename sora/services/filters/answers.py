@@ -47,6 +47,7 @@ class Answers:
     Args:
         reserved: What names of mailboxes cannot begin with; empty: nothing.
         number: Another one after every change of the account's scripts; 0: it is not known.
+        delivery: What another try has in common with this run, by which its effects are known; empty: there is none.
     """
 
     def __init__(
@@ -59,8 +60,10 @@ class Answers:
         scripts: CompiledScripts,
         site: SiteScripts,
         reserved: str = "",
+        delivery: bytes = b"",
     ) -> None:
         self.account_id = account_id
+        self.delivery = delivery
         self._number = number
         self._store = store
         self._trees = trees
@@ -205,7 +208,7 @@ class Answers:
         return found
 
     async def _is_duplicate(self, ask: questions.IsDuplicate) -> bool:
-        return await self._store.filter_memory.is_duplicate(self.account_id, ask.handle, ask.unique_id)
+        return await self._store.filter_memory.is_duplicate(self.account_id, ask.handle, ask.unique_id, self.delivery)
 
 
 _ANSWERS: Final[Mapping[type[Ask], Callable[[Answers, Any], Awaitable[Any]]]] = {

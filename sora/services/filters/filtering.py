@@ -88,7 +88,7 @@ class Filters:
         """Some script runs for this recipient."""
         return recipient.script != 0 or self.site.any
 
-    def answers(self, account_id: AccountId, number: int) -> Answers:
+    def answers(self, account_id: AccountId, number: int, delivery: bytes = b"") -> Answers:
         """What a run for an account asks; see `Answers`."""
         return Answers(
             account_id,
@@ -98,6 +98,7 @@ class Filters:
             scripts=self.scripts,
             site=self.site,
             reserved=self._reserved,
+            delivery=delivery,
         )
 
     def settings(self) -> Settings:
@@ -110,7 +111,9 @@ class Filters:
         items = {"host": self.host, "location": location, "name": "Sora", "phase": phase, "version": VERSION}
         return {**items, "domain": domain} if domain else items
 
-    async def filter(self, mail: Mail, envelope: MailEnvelope, recipient: Recipient, received_at: datetime) -> Filtered:
+    async def filter(
+        self, mail: Mail, envelope: MailEnvelope, recipient: Recipient, received_at: datetime, delivery: bytes
+    ) -> Filtered:
         """Run the scripts of a recipient, and find the places for what they want.
 
         Whatever goes wrong with them, the message is kept: its sender can mend nothing, and neither can those who get
@@ -118,13 +121,14 @@ class Filters:
 
         Args:
             mail: As it would be stored.
+            delivery: What another try of this delivery has in common with it.
 
         Raises:
             NotFound: The account is gone.
             Unavailable: Nothing can be decided now.
         """
         try:
-            return await self._filter(mail, envelope, recipient, received_at)
+            return await self._filter(mail, envelope, recipient, received_at, delivery)
         except (NotFound, Unavailable):
             raise
         except Exception:
@@ -133,9 +137,9 @@ class Filters:
             return Filtered((Wish(recipient.mailbox_id, mail),))
 
     async def _filter(
-        self, mail: Mail, envelope: MailEnvelope, recipient: Recipient, received_at: datetime
+        self, mail: Mail, envelope: MailEnvelope, recipient: Recipient, received_at: datetime, delivery: bytes
     ) -> Filtered:
-        answers = self.answers(recipient.account_id, recipient.script)
+        answers = self.answers(recipient.account_id, recipient.script, delivery)
         steps = await self._steps(recipient)
         environment = await self._environment(envelope, recipient, answers, received_at)
         limits = limits_of(self.table)

@@ -68,11 +68,12 @@ class EventRun:
         mail = Mail(await self._body(subject))
         environment = await self._environment(subject)
         filters = self._node.filters
+        key = self._answers.delivery = _key(self._event, subject)
         outcome = await run("imap", [self._step], mail, environment, limits_of(filters.table), self._answers)
         try:
             if outcome.error:
                 raise Refused(outcome.error)
-            return await Doing(self._node, self._event, self._owner, self._answers, subject).all(outcome)
+            return await Doing(self._node, self._event, self._owner, self._answers, subject, key).all(outcome)
         except Refused as error:
             tell(self._event, self._owner, f"{self._mailbox} {subject.uid}: {error.text}")
             return False
@@ -116,14 +117,19 @@ class EventRun:
 
 
 class Doing:
-    """What a script wants for one message: first what is new, in one transaction, then the flags of the message."""
+    """What a script wants for one message: first what is new, in one transaction, then the flags of the message.
 
-    def __init__(self, node: Node, event: Event, owner: Owner, answers: Answers, subject: Subject) -> None:
+    Args:
+        key: What another try for the same message has in common with this one.
+    """
+
+    def __init__(self, node: Node, event: Event, owner: Owner, answers: Answers, subject: Subject, key: bytes) -> None:
         self._node = node
         self._event = event
         self._owner = owner
         self._answers = answers
         self._subject = subject
+        self._key = key
         self._filed: list[Filed] = []
         self._held: dict[int, int] = {}
         self._outgoing: list[Outgoing] = []
@@ -147,7 +153,7 @@ class Doing:
         new = bool(self._filed or self._outgoing or outcome.remembered)
         if new:
             await self._node.delivery.file(
-                self._event.account_id, self._filed, self._key(), self._outgoing, outcome.remembered
+                self._event.account_id, self._filed, self._key, self._outgoing, outcome.remembered
             )
             crash_point("imapsieve.stored")
         return await self._mark(keep) or new
@@ -196,12 +202,6 @@ class Doing:
         if action.recipients and action.copy is not None:
             await self._file(action.copy)
 
-    def _key(self) -> bytes:
-        """What another try for the same message has in common with this one."""
-        event = self._event
-        unique = f"{event.event_id}" if event.event_id else secrets.token_hex()
-        return hashlib.blake2b(f"imapsieve {unique} {self._subject.uid}".encode(), digest_size=32).digest()
-
     async def _mark(self, keep: Keep | None) -> bool:
         r"""The flags that `keep` leaves, or \Deleted; those that differ, for others may change meanwhile."""
         have = set(self._subject.flags)
@@ -231,6 +231,12 @@ class Doing:
         uids = UidSet.from_numbers([self._subject.uid])
         gone = await self._node.store.messages.expunge(event.account_id, event.mailbox_id, uids)
         self._node.changes.publish(event.account_id, event.mailbox_id, gone.modseq)
+
+
+def _key(event: Event, subject: Subject) -> bytes:
+    """What another try for the same message has in common with this one."""
+    unique = f"{event.event_id}" if event.event_id else secrets.token_hex()
+    return hashlib.blake2b(f"imapsieve {unique} {subject.uid}".encode(), digest_size=32).digest()
 
 
 def tell(event: Event, owner: Owner, error: str) -> None:

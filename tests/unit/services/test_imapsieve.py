@@ -17,6 +17,7 @@ from sora._native.seqset import UidSet
 from sora.errors import BlobDown, DatabaseDown, OverQuota
 from sora.net.listener import Listener
 from sora.protocols.imap import connection_factory
+from sora.services.delivery import AppendItem
 from sora.services.filters import imapsieve
 from sora.services.filters.imapsieve import ImapSieve, url_of
 from sora.services.filters.scriptnames import Named, ScriptNames
@@ -400,6 +401,32 @@ async def test_what_is_away_is_waited_for(world: World, monkeypatch: pytest.Monk
     assert await world.flags("Work") == [("ran",)]
     assert await world.events() == []
     await link.hang_up()
+
+
+async def test_another_try_finds_no_duplicate_of_itself(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = 'require ["duplicate", "fileinto", "imap4flags"]; addflag "ran"; if duplicate { fileinto "Log"; }'
+    await world.bind("Work", script)
+    await world.node.delivery.append(
+        world.accounts["alice"], await world.number("Work"), [AppendItem(MAIL), AppendItem(MAIL)]
+    )
+    await world.note("Work", 1)
+
+    async def away(*_args: Any, **_named: Any) -> None:
+        raise DatabaseDown
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.node.store.messages, "store_flags", away)
+        await world.node.imapsieve.sweep()
+        await world.node.imapsieve.settled()
+    await world.node.store.db.execute("UPDATE imap_events SET claimed_until = clock()")
+    assert await world.node.imapsieve.sweep() == 1
+    await world.node.imapsieve.settled()
+    assert await world.events() == []
+    assert await world.flags("Log") == []
+    await world.note("Work", 2)
+    assert await world.node.imapsieve.sweep() == 1
+    await world.node.imapsieve.settled()
+    assert await world.flags("Log") == [("ran",)], "another message is one"
 
 
 async def test_what_kills_its_process_again_and_again_is_given_up(world: World) -> None:

@@ -37,7 +37,9 @@ def test_a_duplicate_is_noted_again_only_with_last() -> None:  # §3.2
     outcome = execute(script.format("", "{ discard; }"), answers=answers)
     assert outcome.remembered == ()
     assert did(script.format("", ""), answers=answers) == ["discard"]
-    assert execute(script.format(":last", ""), answers=answers).remembered == (Remembered("", ID, DEFAULT_S),)
+    assert execute(script.format(":last", ""), answers=answers).remembered == (
+        Remembered("", ID, DEFAULT_S, again=True),
+    )
 
 
 def test_without_an_id_nothing_is_a_duplicate() -> None:

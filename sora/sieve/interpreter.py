@@ -23,7 +23,7 @@ from msgspec import Struct, field
 
 from sora.errors import ScriptFailed
 from sora.sieve.actions import FileInto, Keep, Outcome, Redirect, Reject, kept_once, merged, same_as, told
-from sora.sieve.limits import Limits
+from sora.sieve.limits import Limits, Weight
 from sora.sieve.mail import addresses_of, field_of, raw_header_of
 from sora.sieve.matching import RELATIONS
 from sora.sieve.questions import ListContains, Pause
@@ -148,6 +148,7 @@ class Run:
         self.limits = limits
         self.notes = notes
         self.actions: list[Action] = []
+        self._weight = Weight(limits, mail)
         self.implicit_keep = True
         self.taken = False
         self.variables: dict[str, str] = {}
@@ -386,7 +387,8 @@ class Run:
             if same_as(taken) == key:
                 self.actions[place] = merged(taken, action)
                 return
-        self._check_limits([*self.actions, action])
+        if over := self._weight.add(action):
+            self.fail(over)
         self.actions.append(action)
 
     def end(self) -> None:
@@ -396,11 +398,16 @@ class Run:
             ScriptFailed: Its last version of the message, which is kept, is one too many.
         """
         if self.implicit_keep and not self.environment.imap:  # where a mailbox changes, the one that came stays
-            self._check_limits([*self.actions, Keep(self.mail, implicit=True)])
+            if over := self._weight.over(self.mail):
+                self.fail(over)
 
-    def _check_limits(self, actions: Sequence[Action]) -> None:
-        if over := self.limits.over(actions, self.original):
-            self.fail(over)
+    def keep_again(self) -> None:
+        """The next script is to decide what becomes of a message that was kept."""
+        self.actions = [action for action in self.actions if not isinstance(action, Keep)]
+        self._weight = Weight(self.limits, self.original)
+        for action in self.actions:
+            self._weight.add(action)
+        self.implicit_keep = True
 
     def _check_together(self, action: Action) -> None:
         """A message that is rejected is neither delivered nor answered besides (RFC 5429 §2.4).
@@ -544,9 +551,8 @@ def _goes_on(state: Run) -> bool:
     kept = [action for action in state.actions if isinstance(action, Keep)]
     if not kept:
         return False
-    state.actions = [action for action in state.actions if not isinstance(action, Keep)]
     state.flags = kept[-1].flags
-    state.implicit_keep = True
+    state.keep_again()
     return True
 
 

@@ -9,8 +9,6 @@ from msgspec import Struct
 from sora.sieve.actions import FileInto, Keep, Redirect, Send
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from sora.sieve.actions import Action
     from sora.sieve.mail import Mail
 
@@ -46,28 +44,49 @@ class Limits(Struct, frozen=True):
     edited_bytes: int = 128 << 20
     made_bytes: int = 16 << 20
 
-    def over(self, actions: Sequence[Action], original: Mail) -> str:
-        """Which bound these actions pass; empty if they pass none.
 
-        What is kept implicitly is no action (RFC 5228 §2.10.2), though a version of the message like any other.
+class Weight:
+    """What the actions of a run come to, so that no bound is passed: each is looked at once."""
+
+    __slots__ = "_actions", "_edited", "_limits", "_made", "_original", "_sent", "_versions"
+
+    def __init__(self, limits: Limits, original: Mail) -> None:
+        self._limits = limits
+        self._original = original
+        self._actions = self._sent = self._edited = self._made = 0
+        self._versions: tuple[Mail, ...] = ()
+
+    def add(self, action: Action) -> str:
+        """One more action, of those that a script takes; which bound it passes, empty if none.
+
+        The run ends where one is passed: what was added then does not count any more.
         """
-        taken = [action for action in actions if not (isinstance(action, Keep) and action.implicit)]
-        if len(taken) > self.actions:
-            return f"More than {self.actions} actions"
-        if sum(isinstance(action, (Redirect, Send)) for action in taken) > self.redirects:
-            return f"More than {self.redirects} messages are sent"
-        versions = {
-            id(action.mail): action.mail.size
-            for action in actions
-            if isinstance(action, (Keep, FileInto, Redirect)) and action.mail is not original
-        }
-        if sum(versions.values()) > self.edited_bytes:
-            return f"The edited versions of this message have more than {self.edited_bytes} octets"
-        made = (len(action.data) * _copies(action) for action in taken if isinstance(action, Send))
-        if sum(made) > self.made_bytes:
-            return f"The mail that is made has more than {self.made_bytes} octets"
+        self._actions += 1
+        if self._actions > self._limits.actions:
+            return f"More than {self._limits.actions} actions"
+        if isinstance(action, (Redirect, Send)):
+            self._sent += 1
+            if self._sent > self._limits.redirects:
+                return f"More than {self._limits.redirects} messages are sent"
+        if isinstance(action, (Keep, FileInto, Redirect)):
+            mail = action.mail
+            if mail is not self._original:
+                if over := self.over(mail):
+                    return over
+                if not self._has(mail):
+                    self._versions += (mail,)
+                    self._edited += mail.size
+        elif isinstance(action, Send):
+            self._made += len(action.data) * (len(action.recipients) + (action.copy is not None))
+            if self._made > self._limits.made_bytes:
+                return f"The mail that is made has more than {self._limits.made_bytes} octets"
         return ""
 
+    def over(self, mail: Mail) -> str:
+        """The same, if this version of the message is kept implicitly; that is no action (RFC 5228 §2.10.2)."""
+        if mail is self._original or self._edited + mail.size <= self._limits.edited_bytes or self._has(mail):
+            return ""
+        return f"The edited versions of this message have more than {self._limits.edited_bytes} octets"
 
-def _copies(action: Send) -> int:
-    return len(action.recipients) + (action.copy is not None)
+    def _has(self, mail: Mail) -> bool:
+        return any(one is mail for one in self._versions)

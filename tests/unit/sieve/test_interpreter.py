@@ -104,6 +104,8 @@ def test_versions_of_the_message_have_room_for_so_many_octets() -> None:
     assert [line.partition(" {")[0] for line in did(EDITING, limits=Limits(edited_bytes=one + two))] == done
     error = f"error: script 1, line 3: The edited versions of this message have more than {one + two - 1} octets"
     assert did(EDITING, limits=Limits(edited_bytes=one + two - 1)) == [error, "keep"]
+    shared = EDITING.rpartition("addheader")[0]
+    assert execute(shared, limits=Limits(edited_bytes=one)).error == ""
 
 
 def test_the_version_that_is_kept_in_the_end_is_one_of_them() -> None:
@@ -114,6 +116,19 @@ def test_the_version_that_is_kept_in_the_end_is_one_of_them() -> None:
     error = f"script 1, line 1: The edited versions of this message have more than {len(MAIL)} octets"
     assert execute(kept, limits=Limits(edited_bytes=len(MAIL))).error == error
     assert execute(kept, imap=True, limits=Limits(edited_bytes=len(MAIL))).error == "", "it is not stored"
+
+
+def test_what_the_next_script_decides_anew_does_not_count() -> None:
+    """A message that was kept goes on, and the version that is kept in the end is the only one."""
+    scripts = ['require ["editheader"]; addheader "X-A" "1"; keep;'] * 3
+    for most in (0, 1):
+        limits = Limits(edited_bytes=len(MAIL) + 3 * len("X-A: 1\r\n") - 1 + most)
+        error = f"script 3, line 1: The edited versions of this message have more than {limits.edited_bytes} octets"
+        assert execute(*scripts, limits=limits).error == ("" if most else error)
+    filing = 'require "fileinto"; fileinto "x"; keep;'
+    error = "script 2, line 1: More than 2 actions"
+    assert execute(filing, "keep;", limits=Limits(actions=2)).error == ""
+    assert execute(filing, 'require "fileinto"; fileinto "y"; keep;', limits=Limits(actions=2)).error == error
 
 
 def test_mail_that_is_made_has_room_for_so_many_octets() -> None:

@@ -64,7 +64,7 @@ CREATE FUNCTION claim_outbound(p_claim text, p_limit int, p_lease interval, p_ho
   p_before timestamptz DEFAULT NULL)
 RETURNS TABLE (queue_id bigint, account_id bigint, kind text, sender text, recipient text, content_id bigint, body bytea,
   body_hash bytea, header bytea, size bigint, smtputf8 boolean, params jsonb, created_at timestamptz, attempts int,
-  content_hash bytea, now_at timestamptz)
+  last_error text, content_hash bytea, now_at timestamptz)
 LANGUAGE plpgsql SET search_path = sora, public SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
@@ -103,7 +103,7 @@ BEGIN
     RETURNING q.*
   )
   SELECT c.queue_id, c.account_id, c.kind, c.sender, c.recipient, c.content_id, c.body, c.body_hash, c.header, c.size,
-    c.smtputf8, c.params, c.created_at, c.attempts, m.content_hash, clock()
+    c.smtputf8, c.params, c.created_at, c.attempts, c.last_error, m.content_hash, clock()
   FROM claimed c LEFT JOIN message_contents m ON m.account_id = c.account_id AND m.content_id = c.content_id
   ORDER BY c.queue_id;
 END $$;

@@ -245,7 +245,7 @@ class Sending:
                 await self._queue.failed(mail, "internal error", self._table.retry_longest)
 
     async def _expire(self, name: str, more_s: float) -> None:
-        """Mail that is too old goes back: what could not be tried, and what was always over its account's limit.
+        """Mail that is too old goes back: what could not be tried, or was kept waiting.
 
         Args:
             more_s: So much longer mail has, because what is due is tried once more.
@@ -256,12 +256,19 @@ class Sending:
         before = datetime.now(UTC) - timedelta(seconds=self._table.give_up + more_s)
         claimed = await self._claim(name, before)
         self._expiry_mono = now + (0.0 if claimed else EXPIRY_S)
-        if self._smarthost is None:
-            why = "no smarthost is configured"
-        else:
-            why = "the smarthost is down" if self._smarthost.breaker.open else "its account sends more than it may"
         for mail in claimed:
-            await self._mailer.give_up(mail, Outcome("refused", "4.4.7", f"Too old: {why}", remote=False))
+            text = f"Too old: {self._why_waiting(mail)}"
+            await self._mailer.give_up(mail, Outcome("refused", "4.4.7", text, remote=False))
+
+    def _why_waiting(self, mail: Claimed) -> str:
+        """Why a mail was not sent in all its time, as far as is known: what is now, and what it met itself."""
+        if self._smarthost is None:
+            now = "no smarthost is configured"
+        elif self._smarthost.breaker.open:
+            now = "the smarthost is down"
+        else:
+            return mail.last_error or "more mail waits than the smarthost takes"
+        return f"{now}; before: {mail.last_error}" if mail.last_error else now
 
     async def _finish(self) -> None:
         if self._busy:

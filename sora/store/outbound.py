@@ -131,6 +131,7 @@ class Claimed(Struct, frozen=True):
         body: Sealed; None: the octets are those of a content.
         ref: Of the body or the content; None: the content is gone.
         attempts: That failed so far.
+        last_error: Why it waits, if not for its turn.
         age_s: Since it was queued.
     """
 
@@ -145,6 +146,7 @@ class Claimed(Struct, frozen=True):
     params: Params
     created_at: datetime
     attempts: int
+    last_error: str
     age_s: float
     body: bytes | None
     ref: BlobRef | None
@@ -415,6 +417,7 @@ def _claimed(row: Record, claim: str) -> Claimed:
         params=msgspec.json.decode(row["params"], type=Params),
         created_at=row["created_at"],
         attempts=row["attempts"],
+        last_error=row["last_error"],
         age_s=(row["now_at"] - row["created_at"]).total_seconds(),
         body=row["body"],
         ref=BlobRef(account_id, content_id, digest, row["size"]) if digest else None,

@@ -13,6 +13,7 @@ import pytest
 from sora.errors import KeyUnavailable
 from sora.services.letters import MailEnvelope
 from sora.services.recipients import Recipient
+from sora.services.smarthost import SmarthostDown
 from sora.store.account_keys import NoKeys
 from sora.store.outbound import Outgoing, Params, enqueue, referring, sealed
 from sora.store.sealing import PLAIN, AccountKey
@@ -305,13 +306,45 @@ async def test_mail_over_the_limit_is_not_kept_for_ever(
     await queue(store, ann, mail("over@example.org"), mail("y@example.org", kind="dsn"))
     await store.db.execute("UPDATE outbound_queue SET created_at = clock() - interval '6 days', counted = false")
     await store.db.execute("INSERT INTO outbound_usage VALUES ($1, date_trunc('hour', clock()), 3)", ann)
-    await store.db.execute(
-        "UPDATE outbound_queue SET next_try = clock() + interval '1 hour' WHERE recipient = 'over@example.org'"
-    )
+    assert [claimed.kind for claimed in await store.outbound.claim("n/1/1", 9, lease_s=0, hourly=3)] == ["dsn"]
     async with sending(store, dsn, tmp_path, sink.port, hourly_limit=3):
         await until(lambda: is_empty(store))
     assert sink.recipients() == ["a@example.org"], "a report; nothing is sent after its time"
-    assert b"its account sends more than it may" in sink.mails()[0]["data"]
+    assert b"Too old: the account has sent as much as it may in this hour" in sink.mails()[0]["data"]
+
+
+@pytest.mark.parametrize(
+    ("smarthost", "last_error", "told"),
+    [
+        ("up", "", "more mail waits than the smarthost takes"),
+        ("up", "RCPT: 450 4.2.1 later", "RCPT: 450 4.2.1 later"),
+        ("down", "", "the smarthost is down"),
+        ("down", "internal error", "the smarthost is down; before: internal error"),
+        ("none", "", "no smarthost is configured"),
+    ],
+)
+async def test_what_is_too_old_is_told_why(
+    store: Store, dsn: str, tmp_path: Path, ann: AccountId, sink: Sink, smarthost: str, last_error: str, told: str
+) -> None:
+    await queue(store, ann, mail())
+    await store.db.execute(
+        """
+        UPDATE outbound_queue SET created_at = clock() - interval '6 days', next_try = clock() + interval '1 hour',
+          last_error = $1
+        """,
+        last_error,
+    )
+    port, host = (sink.port if smarthost == "up" else 1), {"host": ""} if smarthost == "none" else {}
+    async with open_sending(dsn, tmp_path / "node", port, **host) as sender:
+        if smarthost == "down":
+            assert sender._smarthost is not None
+            with pytest.raises(SmarthostDown):
+                await sender._smarthost.probe()
+        await sender._expire("n/1/1", 0.0)
+    (report,) = await store.outbound.claim("n/1/1", 9, lease_s=0, hourly=0)
+    assert report.kind == "dsn"
+    assert report.body is not None
+    assert f"Diagnostic-Code: X-Sora; Too old: {told}\r\n".encode() in report.body.replace(b"\r\n ", b" ")
 
 
 async def test_what_is_sealed_is_sent_open(store: Store, dsn: str, tmp_path: Path, sink: Sink, ann: AccountId) -> None:

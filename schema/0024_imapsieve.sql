@@ -27,7 +27,7 @@ CREATE TABLE imap_events (
   changed_flags text NOT NULL DEFAULT '',
   actor_id bigint NOT NULL,                      -- who gave the command
   login text NOT NULL,
-  attempts int NOT NULL DEFAULT 0,               -- claims after the first one
+  attempts int NOT NULL DEFAULT 0,               -- claims after the first one; -1: nobody has claimed it
   claimed_until timestamptz NOT NULL
 ) WITH (autovacuum_vacuum_scale_factor = 0.05);
 CREATE INDEX imap_events_due ON imap_events (claimed_until);

@@ -2,6 +2,9 @@
 
 An event is written before the command that made the change is answered, and removed when the script has run for all of
 its messages. Whoever runs it holds a claim, which ends by itself.
+
+Clients may change more than scripts can follow. Where many events of an account wait, a further one becomes part of one
+like it that nobody has begun: a script sees messages as they are when it runs, so once for each says as much as twice.
 """
 
 from __future__ import annotations
@@ -26,6 +29,13 @@ ENTRY: Final = "/shared/imapsieve/script"
 CHANNEL: Final = "sora_script_names"
 """Notified with the number of an account, in hex, when one of its mailboxes gets or loses a name; 0: the server."""
 
+CROWDED: Final = 100
+"""Events of an account that wait on their own; they are the most that it has in the memory of processes too."""
+MOST: Final = 5_000
+"""Rows that an account may have in all. Such as cannot be put together are for other mailboxes, flags or people."""
+RANGES: Final = 100
+"""Ranges of UIDs of an event that others become part of: it is written anew each time."""
+
 Cause: TypeAlias = Literal["APPEND", "COPY", "FLAG"]
 
 
@@ -40,7 +50,7 @@ class Event(Struct, frozen=True):
         changed_flags: Names of the flags, separated by spaces.
         actor_id: Who gave the command.
         login: The same as login name.
-        attempts: How often it was claimed after its first worker let go of it.
+        attempts: How often it was claimed after its first worker let go of it; -1: nobody has claimed it.
     """
 
     account_id: AccountId
@@ -94,17 +104,18 @@ class Events:
         self._db = db
 
     async def add(self, event: Event, claim_s: float) -> int:
-        """Write an event down; its number.
+        """Write an event down; its number, or 0: the account has many already, see `join`.
 
         Args:
             claim_s: How long it is the caller's; 0: it is anybody's.
         """
-        number: int = await self._db.fetchval(
-            _ADD,
-            event.account_id, event.mailbox_id, event.script, event.everywhere, event.cause,
-            *event.uids.bounds(), event.changed_flags, event.actor_id, event.login, claim_s,
-        )  # fmt: skip
-        return number
+        return await self._db.fetchval(_ADD, *_values(event), claim_s, CROWDED) or 0
+
+    async def join(self, event: Event) -> bool:
+        """Write an event of an account down that has many, for whoever has time; False: it has too many."""
+        if await self._db.fetchval(_JOIN, *_values(event), RANGES):
+            return True
+        return await self._db.fetchval(_ADD, *_values(event), 0.0, MOST) is not None
 
     async def claim(self, limit: int, claim_s: float) -> list[Event]:
         """Events that nobody works on, oldest first."""
@@ -156,6 +167,13 @@ class Events:
         return None if row is None else Owner(**row)
 
 
+def _values(event: Event) -> tuple[Any, ...]:
+    return (
+        event.account_id, event.mailbox_id, event.script, event.everywhere, event.cause,
+        *event.uids.bounds(), event.changed_flags, event.actor_id, event.login,
+    )  # fmt: skip
+
+
 def _names(rows: Sequence[Mapping[str, Any]]) -> dict[AccountId, dict[MailboxId, str]]:
     found: dict[AccountId, dict[MailboxId, str]] = {}
     for row in rows:
@@ -189,10 +207,28 @@ def _event(row: Mapping[str, Any]) -> Event:
     )
 
 
+# Those who add at the same moment do not see each other, and there may be as many more.
 _ADD: Final = """
     INSERT INTO imap_events (account_id, mailbox_id, script, everywhere, cause, lows, highs, changed_flags,
-      actor_id, login, claimed_until)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, clock() + make_interval(secs => $11)) RETURNING event_id
+      actor_id, login, claimed_until, attempts)
+    SELECT $1::bigint, $2::bigint, $3::text, $4::boolean, $5::text, $6::bigint[], $7::bigint[], $8::text, $9::bigint,
+      $10::text, clock() + make_interval(secs => $11), CASE WHEN $11 > 0 THEN 0 ELSE -1 END
+    WHERE (SELECT count(*) FROM (SELECT FROM imap_events WHERE account_id = $1 LIMIT $12) w) < $12
+    RETURNING event_id
+"""
+# Whoever claims an event knows its UIDs from then on, so none may be added.
+_JOIN: Final = """
+    UPDATE imap_events e SET (lows, highs) = (
+      SELECT array_agg(lower(r) ORDER BY r), array_agg(upper(r) - 1 ORDER BY r)
+      FROM unnest((SELECT range_agg(int8range(u.low, u.high, '[]'))
+                   FROM unnest(e.lows || $6::bigint[], e.highs || $7::bigint[]) u (low, high))) r)
+    WHERE e.event_id = (
+      SELECT event_id FROM imap_events
+      WHERE account_id = $1 AND mailbox_id = $2 AND script = $3 AND everywhere = $4 AND cause = $5
+        AND changed_flags = $8 AND actor_id = $9 AND login = $10 AND attempts < 0
+        AND cardinality(lows) + cardinality($6::bigint[]) <= $11
+      ORDER BY event_id LIMIT 1 FOR UPDATE SKIP LOCKED)
+    RETURNING true
 """
 _CLAIM: Final = """
     UPDATE imap_events e SET attempts = e.attempts + 1, claimed_until = clock() + make_interval(secs => $2)

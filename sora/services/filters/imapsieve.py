@@ -8,6 +8,7 @@ dies, another one goes on behind the last message that was done.
 that leaves, changes flags, and marks the message as deleted. For each message the script runs at least once. New
 messages and mail are stored in one transaction under a key of event and message, so they are there once, however often
 that is tried; flags follow. A script that fails leaves the message as it is.
+Only of an account that has thousands of changes waiting, no two alike, further ones are dropped.
 
 **Whose script.** The one that the owner of the mailbox has under that name, and it acts for the owner, whoever gave the
 command: copies are filed in the owner's mailboxes. Only \\Seen is that of who gave it.
@@ -130,11 +131,19 @@ class ImapSieve:
     async def happened(self, event: Event) -> None:
         """Write an event down, and run its script as soon as may be.
 
-        The command is done: if the event cannot be written down, its script runs all the same, unless we die.
+        The command is done: if the event cannot be written down, its script runs all the same, unless we die. If too
+        many wait it is dropped: a client need not wait for scripts that are slow, and none is refused because of them.
         """
         here = self._count < MAX_WAITING and not self._closing
+        events = self._node.store.events
         try:
-            event = replace(event, event_id=await self._node.store.events.add(event, CLAIM_S if here else 0.0))
+            event_id = await events.add(event, CLAIM_S if here else 0.0)
+            event = replace(event, event_id=event_id)
+            if not event_id:
+                here = False  # whoever sweeps takes it
+                if not await events.join(event):
+                    self._dropped(event)
+                    return
         except NotFound:
             return  # the account is gone
         except Exception as error:  # whatever it is: NO would be a lie
@@ -165,6 +174,11 @@ class ImapSieve:
                     pass
             except Unavailable as error:
                 _log.info("events not looked for", extra={"detail": str(error)})
+
+    def _dropped(self, event: Event) -> None:
+        metrics.imap_events.labels("dropped").inc()
+        about = {"account_id": event.account_id, "mailbox_id": event.mailbox_id, "script": event.script}
+        _log.warning("script not run: too many changes of the account wait for one", extra=about)
 
     def _lost(self, event: Event, error: Exception) -> None:
         metrics.imap_events.labels("lost").inc()

@@ -13,6 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from sora import config as configuration
+from sora import metrics
 from sora._native.seqset import UidSet
 from sora.errors import BlobDown, DatabaseDown, OverQuota
 from sora.net.listener import Listener
@@ -22,6 +23,7 @@ from sora.services.filters import imapsieve
 from sora.services.filters.imapsieve import ImapSieve, url_of
 from sora.services.filters.scriptnames import Named, ScriptNames
 from sora.services.logins.auth import Identity
+from sora.store import events
 from sora.store.events import CHANNEL, ENTRY, Event
 from sora.store.metadata import SERVER, Place
 from sora.types import AccountId, MailboxId
@@ -438,6 +440,89 @@ async def test_what_kills_its_process_again_and_again_is_given_up(world: World) 
     assert await world.events() == []
 
 
+# ---------------------------------------------------------------------------------------------- more than can be done
+
+
+async def test_many_changes_are_put_together_and_none_is_lost(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "CROWDED", 1)
+    await world.bind("Work", FLAG)
+    await world.node.delivery.append(
+        world.accounts["alice"], await world.number("Work"), [AppendItem(MAIL) for _ in range(8)]
+    )
+    for _ in range(imapsieve.RUNS):
+        await world.node.imapsieve.turns.acquire()
+    link = await world.connect()
+    await ask(link, "SELECT Work")
+    for uid in ("1", "5:7", "3", "8", "6,2", "4"):
+        await ask(link, rf"UID STORE {uid} +FLAGS.SILENT (\Flagged)")
+    await ask(link, r"UID STORE 4 +FLAGS.SILENT (\Seen)")
+    rows = await world.node.store.db.fetch(
+        "SELECT changed_flags, lows, highs, attempts FROM imap_events ORDER BY event_id"
+    )
+    assert [tuple(row) for row in rows] == [
+        (r"\Flagged", [1], [1], 0),
+        (r"\Flagged", [2], [8], -1),
+        (r"\Seen", [4], [4], -1),
+    ]
+    for _ in range(imapsieve.RUNS):
+        world.node.imapsieve.turns.release()
+    await world.node.imapsieve.settled()
+    assert ["ran" in flags for flags in await world.flags("Work")] == [True, *[False] * 7]
+    assert await world.node.imapsieve.sweep() == 2
+    await world.node.imapsieve.settled()
+    assert ["ran" in flags for flags in await world.flags("Work")] == [True] * 8
+    assert await world.events() == []
+    await link.hang_up()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"mailbox_id": 99}, {"script": "x"}, {"everywhere": True}, {"cause": "FLAG"}, {"changed_flags": "x"},
+        {"actor_id": 99}, {"login": "x"}, {"uids": UidSet.from_numbers(range(1, 200, 2))},
+    ],
+)  # fmt: skip
+async def test_only_what_is_alike_is_put_together(world: World, other: dict[str, Any]) -> None:
+    event = await world.note("Work", 300)
+    assert await world.node.store.events.join(replace(event, **other))
+    assert await world.node.store.events.join(replace(event, uids=UidSet.from_numbers([302])))
+    rows = await world.node.store.db.fetch("SELECT lows FROM imap_events ORDER BY event_id")
+    assert len(rows) == 2
+    assert rows[0][0] == [300, 302]
+
+
+async def test_nothing_is_put_into_what_somebody_has_begun(world: World) -> None:
+    await world.note("Work", 1)
+    (begun,) = await world.node.store.events.claim(1, 60.0)
+    assert begun.attempts == 0
+    await world.node.store.events.release(begun)
+    assert await world.node.store.events.join(begun)
+    assert await world.events() == [("COPY", 0, 0), ("COPY", 0, -1)]
+
+
+async def test_an_account_has_so_many_at_most_and_no_command_is_refused(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(events, "CROWDED", 1)
+    monkeypatch.setattr(events, "MOST", 2)
+    await world.bind("Work", FLAG)
+    event = await world.note("Work", 1, changed_flags="x")
+    assert await world.node.store.events.join(replace(event, changed_flags="y"))
+    link = await world.connect()
+    await ask(link, "SELECT INBOX")
+    before = metrics.imap_events.labels("dropped")._value.get()
+    with caplog.at_level(logging.WARNING):
+        assert await ask(link, "COPY 1 Work") == []
+    assert len(await world.flags("Work")) == 1
+    assert "too many changes of the account wait" in caplog.text
+    assert metrics.imap_events.labels("dropped")._value.get() == before + 1
+    assert len(await world.events()) == 2
+    await world.account("bob", "", "Work")
+    await world.node.store.events.add(replace(event, account_id=world.accounts["bob"]), 0.0)
+    assert len(await world.events()) == 3, "others have room"
+    await link.hang_up()
+
+
 # ---------------------------------------------------------------------------------------------------- who dies
 
 
@@ -552,7 +637,7 @@ async def test_what_does_not_fit_into_memory_waits_in_the_database(
     await ask(link, "SELECT INBOX")
     await ask(link, "COPY 1 Work")
     await world.node.imapsieve.settled()
-    assert await world.events() == [("COPY", 0, 0)]
+    assert await world.events() == [("COPY", 0, -1)]
     assert await world.node.imapsieve.sweep() == 1
     await world.node.imapsieve.settled()
     assert await world.flags("Work") == [("ran",)]

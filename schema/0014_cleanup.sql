@@ -287,6 +287,11 @@ BEGIN
     WHERE i.account_id = p_account_id AND i.mailbox_id = p_mailbox_id ORDER BY i.uid LIMIT p_limit) x
   WHERE d.ctid = x.ctid AND d.account_id + 0 = p_account_id AND d.mailbox_id + 0 = p_mailbox_id AND d.uid + 0 = x.uid;
   GET DIAGNOSTICS v_rows = ROW_COUNT;
+  IF v_rows > 0 THEN
+    -- should it be restored half purged: whoever knew it is told what is left, as there is no log of what went
+    UPDATE mailbox_stats t SET highest_modseq = t.highest_modseq + 1, expunge_floor = t.highest_modseq + 1
+    WHERE t.account_id = p_account_id AND t.mailbox_id = p_mailbox_id;
+  END IF;
   FOREACH v_table IN ARRAY ARRAY['message_expunges', 'message_flag_changes', 'message_flags', 'message_viewer_seen',
                                  'message_sequences'] LOOP
     IF v_rows > 0 THEN

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -21,7 +22,9 @@ from sora.units import parse_duration
 if TYPE_CHECKING:
     from sora.types import AccountId
 
-MAX_SHOWN: Final = 100_000
+MAX_SHOWN: Final = 10_000
+"""Of one answer, which is in memory: about a kilobyte each."""
+PLACE: Final = re.compile(r"(\d{1,18})\.(\d{1,10})")
 SINCE: Final = "only what went within this time, `90m` or `2d`"
 
 
@@ -32,6 +35,7 @@ class ListDeleted(Struct, frozen=True, forbid_unknown_fields=True):
     mailbox: Annotated[str, Meta(description="of this mailbox, deleted or not; empty: of all", max_length=1000)] = ""
     since: Annotated[str, Meta(description=SINCE)] = ""
     limit: Annotated[int, Meta(description="at most so many", ge=1, le=MAX_SHOWN)] = 1000
+    after: Annotated[str, Meta(description="begin behind this `place` of a line", max_length=40)] = ""
 
 
 class Restore(Struct, frozen=True, forbid_unknown_fields=True):
@@ -65,6 +69,7 @@ class DeletedMessage(Struct, frozen=True):
 
     Attributes:
         kept: The account has the message in some mailbox, so it is not restored unless asked for.
+        place: Where a list that shall go on behind this line begins.
     """
 
     mailbox: str
@@ -75,6 +80,7 @@ class DeletedMessage(Struct, frozen=True):
     sender: str
     subject: str
     kept: bool
+    place: str
 
 
 class Restored(Struct, frozen=True):
@@ -105,7 +111,9 @@ async def list_messages(ctx: AdminContext, req: ListDeleted) -> list[DeletedMess
     """List expunged messages, and those of deleted mailboxes, that can be restored."""
     account = await ctx.store.accounts.get(req.address)
     found: list[DeletedMessage] = []
-    async for page in ctx.store.undelete.messages(account.account_id, req.mailbox or None, _moment(req.since)):
+    async for page in ctx.store.undelete.messages(
+        account.account_id, req.mailbox or None, _moment(req.since), _place(req.after)
+    ):
         found += [
             DeletedMessage(
                 mailbox=message.name,
@@ -116,6 +124,7 @@ async def list_messages(ctx: AdminContext, req: ListDeleted) -> list[DeletedMess
                 sender=message.sender or "",
                 subject=message.subject or "",
                 kept=message.kept,
+                place=f"{message.mailbox_id}.{message.uid}",
             )
             for message in page
         ]
@@ -184,11 +193,22 @@ async def _target(ctx: AdminContext, account_id: AccountId, name: str) -> Mailbo
     """The mailbox of this name, made if it is missing."""
     found = await ctx.store.mailboxes.find(account_id, name)
     if found is None or found.noselect:
+        use = await ctx.store.undelete.special_use(account_id, name)
         try:
-            return (await ctx.store.mailboxes.create(account_id, name)).mailbox_id
+            return (await ctx.store.mailboxes.create(account_id, name, use)).mailbox_id
         except AlreadyExists:  # somebody else has just made it
             return (await ctx.store.mailboxes.get(account_id, name)).mailbox_id
     return found.mailbox_id
+
+
+def _place(text: str) -> tuple[int, int]:
+    """Mailbox id and UID behind which to begin."""
+    if not text:
+        return 0, 0
+    match = PLACE.fullmatch(text)
+    if match is None:
+        raise InvalidName(f"{text!r} is not the place of a line")
+    return int(match[1]), int(match[2])
 
 
 def _moment(within: str) -> datetime:

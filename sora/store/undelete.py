@@ -6,6 +6,7 @@ A mailbox that is restored is the old one, with its UIDVALIDITY and UIDs.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -91,9 +92,16 @@ class Undelete:
         self._db = db
 
     async def messages(
-        self, account_id: AccountId, name: str | None = None, since: datetime = EVER
+        self,
+        account_id: AccountId,
+        name: str | None = None,
+        since: datetime = EVER,
+        after: tuple[int, int] = (0, 0),
     ) -> AsyncIterator[list[DeletedMessage]]:
         """Deleted messages in pages, by mailbox and UID; of one mailbox name or of all.
+
+        Args:
+            after: Begin behind this mailbox id and UID.
 
         Raises:
             InvalidName: It cannot be a name.
@@ -101,19 +109,22 @@ class Undelete:
         boxes = await self._db.fetch(
             """
             SELECT mailbox_id FROM mailboxes WHERE account_id = $1 AND NOT shadow AND ($2::text IS NULL OR name = $2)
+              AND mailbox_id >= $3
             ORDER BY mailbox_id
             """,
             account_id,
             None if name is None else canonical_name(name),
+            after[0],
         )
         for (mailbox_id,) in boxes:
-            for uids in _pages(await self._uids(account_id, mailbox_id, since)):
+            gone = await self._uids(account_id, mailbox_id, since)
+            for uids in _pages(gone[bisect_right(gone, after[1]) :] if mailbox_id == after[0] else gone):
                 rows = await self._db.fetch("SELECT * FROM list_deleted($1, $2, $3)", account_id, mailbox_id, uids)
                 if rows:
                     yield [DeletedMessage(**row) for row in rows]
 
     async def _uids(self, account_id: AccountId, mailbox_id: MailboxId, since: datetime) -> list[Uid]:
-        """What went from a mailbox, ascending; eight octets each, so that a million of them is no burden."""
+        """What went from a mailbox, ascending; a million of them are 40 MB."""
         found: list[Uid] = await self._db.fetchval("SELECT deleted_uids($1, $2, $3)", account_id, mailbox_id, since)
         return found
 
@@ -153,6 +164,21 @@ class Undelete:
                 "SELECT * FROM refresh_deleted($1, $2, $3, $4, $5)", account_id, name, shadow, grace, first
             )
             more, first = row is not None and row["more"], False
+
+    async def special_use(self, account_id: AccountId, name: str) -> str | None:
+        """That of the mailbox which had a name last and was deleted, unless another one has it now."""
+        use: str | None = await self._db.fetchval(
+            """
+            SELECT CASE WHEN NOT EXISTS (
+                SELECT 1 FROM mailboxes o WHERE o.account_id = $1 AND o.special_use = b.special_use
+                  AND o.deleted_at IS NULL) THEN b.special_use END
+            FROM mailboxes b WHERE b.account_id = $1 AND b.name = $2 AND b.deleted_at IS NOT NULL AND NOT b.shadow
+            ORDER BY b.deleted_at DESC, b.mailbox_id DESC LIMIT 1
+            """,
+            account_id,
+            canonical_name(name),
+        )
+        return use
 
     async def sources(self, account_id: AccountId, name: str) -> list[MailboxId]:
         """The mailboxes that have or had a name, the present one last; empty: there was none."""

@@ -372,3 +372,82 @@ async def test_lists_and_the_mailbox_verb(ctx: AdminContext, store: Store, ann: 
         await undelete.restore_mailbox(ctx, undelete.RestoreMailbox("ann@example.com", "Work", id=line.id + 1))
     answer = await undelete.restore_mailbox(ctx, undelete.RestoreMailbox("ann@example.com", "Work", to="Play"))
     assert (answer.mailbox, answer.restored) == ("Play", 1)
+
+
+async def test_pages_of_the_list(ctx: AdminContext, store: Store, ann: AccountId, inbox: MailboxId) -> None:
+    """What `--after` goes on with is what one long list holds, each line once, wherever a page ends."""
+    box = (await store.mailboxes.create(ann, "Work")).mailbox_id
+    for mailbox_id in (inbox, box):
+        await put(store, ann, mailbox_id, *range(1, 6))
+        await expunge(store, ann, mailbox_id, *range(1, 6))
+    whole = await undelete.list_messages(ctx, undelete.ListDeleted("ann@example.com"))
+    assert len(whole) == 10
+    for limit in (1, 3, 5, 9):
+        found: list[undelete.DeletedMessage] = []
+        while page := await undelete.list_messages(
+            ctx, undelete.ListDeleted("ann@example.com", limit=limit, after=found[-1].place if found else "")
+        ):
+            assert len(page) <= limit
+            found += page
+        assert found == whole
+    for wrong in ("1", "x.y", "1.2.3", "-1.2"):
+        with pytest.raises(InvalidName):
+            await undelete.list_messages(ctx, undelete.ListDeleted("ann@example.com", after=wrong))
+
+
+async def test_a_mailbox_that_is_made_again_has_its_use(ctx: AdminContext, store: Store, ann: AccountId) -> None:
+    """Unless another one has it by then."""
+    for name in ("A/B/Starred", "Other"):
+        box = await store.mailboxes.create(ann, name, special_use="\\Flagged")
+        await put(store, ann, box.mailbox_id, 1)
+        await store.mailboxes.delete(ann, name)
+    await undelete.restore_messages(ctx, undelete.Restore("ann@example.com", "A/B/Starred"))
+    assert (await store.mailboxes.get(ann, "A/B/Starred")).special_use == "\\Flagged"
+    await undelete.restore_messages(ctx, undelete.Restore("ann@example.com", "Other"))
+    assert (await store.mailboxes.get(ann, "Other")).special_use is None
+
+
+async def test_who_knew_a_mailbox_that_comes_back_half_purged_is_told_what_is_left(
+    store: Store, ann: AccountId
+) -> None:
+    box = await store.mailboxes.create(ann, "Work")
+    await put(store, ann, box.mailbox_id, 1, 2, 3)
+    known = (await store.messages.state(ann, box.mailbox_id)).highest_modseq
+    await store.mailboxes.delete(ann, "Work")
+    assert await store.db.fetchval("SELECT purge_mailbox($1, $2, '-1 s', 2)", ann, box.mailbox_id) == 2
+    assert (await store.undelete.restore_mailbox(ann, box.mailbox_id)).message_count == 1
+    assert list(await live(store, ann, box.mailbox_id)) == [3]
+    assert (await store.messages.state(ann, box.mailbox_id)).highest_modseq > known
+    assert not (await store.messages.expunged_since(ann, box.mailbox_id, known)).complete
+
+
+async def test_a_purged_mailbox_and_those_of_accounts_that_are_deleted(store: Store, ann: AccountId) -> None:
+    """An account comes back with its mailboxes, shadows included; what was purged does not."""
+    work, gone = [(await store.mailboxes.create(ann, name)).mailbox_id for name in ("Work", "Gone")]
+    await put(store, ann, work, 1, 2)
+    await expunge(store, ann, work, 1)
+    for name in ("Work", "Gone"):
+        await store.mailboxes.delete(ann, name)
+    while await store.db.fetchval("SELECT purge_mailbox($1, $2, '-1 s')", ann, gone):
+        pass
+    with pytest.raises(NotFound):
+        await store.undelete.restore_mailbox(ann, gone)
+    await store.undelete.refresh(ann, "Work", "Deleted/Work", timedelta(days=14))
+    await store.accounts.delete(ann)
+    with pytest.raises(NotFound):
+        await store.undelete.restore_mailbox(ann, work)
+    await store.undelete.refresh(ann, "Work", "Deleted/Work", timedelta(days=14))
+    await store.accounts.restore(ann)
+    assert (await store.undelete.restore_mailbox(ann, work)).message_count == 1
+    shadow = await store.mailboxes.get(ann, "Deleted/Work")
+    assert len(await live(store, ann, shadow.mailbox_id)) == 2
+    await store.undelete.refresh(ann, "Work", "Deleted/Work", timedelta(days=14))
+    assert len(await live(store, ann, shadow.mailbox_id)) == 1
+    await store.accounts.delete(ann)
+    for _ in range(30):
+        await store.db.execute("SELECT purge_account($1, '-1 s')", ann)
+        for row in await store.db.fetch("SELECT * FROM select_deleted_mailboxes('-1 s')"):
+            await store.db.execute("SELECT purge_mailbox($1, $2, '-1 s')", ann, row["mailbox_id"])
+        await store.db.execute("DELETE FROM message_contents WHERE account_id = $1", ann)
+    for table in ("accounts", "mailboxes", "messages", "deleted_messages", "shadow_marks"):
+        assert await store.db.fetchval(f"SELECT count(*) FROM {table} WHERE account_id = $1", ann) == 0

@@ -268,9 +268,9 @@ class Reading:
         """Rows of a table by account; a struct has a field for each column that the journal keeps."""
         found: defaultdict[AccountId, list[_Facts]] = defaultdict(list)
         if account_ids:
-            more = " AND NOT shadow" if table == "mailboxes" else ""
+            without = _LEFT_OUT.get(table, "")
             rows = await self._conn.fetch(
-                f"SELECT account_id, {_columns(kind)} FROM {table} WHERE account_id = ANY ($1){more}"
+                f"SELECT account_id, {_columns(kind)} FROM {table} t WHERE account_id = ANY ($1){without}"
                 f" ORDER BY account_id, {order}",
                 account_ids,
             )
@@ -325,6 +325,12 @@ _OF_ACCOUNT: Final[tuple[tuple[str, str, type[Struct], str], ...]] = (
     ("holds", "legal_hold_log", HoldFacts, "entry_id"),
 )
 """Field of `Account`, table, what a row becomes, and order."""
+_OF_A_SHADOW: Final = """
+    AND NOT EXISTS (
+      SELECT 1 FROM mailboxes b WHERE b.account_id = t.account_id AND b.mailbox_id = t.mailbox_id AND b.shadow)
+"""
+_LEFT_OUT: Final = {"mailboxes": " AND NOT shadow", "mailbox_acl": _OF_A_SHADOW, "metadata": _OF_A_SHADOW}
+"""By table: what belongs to mailboxes of deleted mail, which are made anew when somebody looks."""
 _OWN: Final = tuple(name for name in Account.__struct_fields__ if name not in {name for name, *_ in _OF_ACCOUNT})
 _NOTHING: Final[dict[str, Any]] = {"blocks": (), "more": False, "planes": b"", "uids": b""}
 _LOOK: Final = """

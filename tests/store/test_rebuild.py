@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from sora.types import AccountId, MailboxId
     from tests.support.postgres import Cluster
 
+GRACE = timedelta(days=14)
 WHEN = datetime(2026, 3, 4, 5, 6, 7, 891011, tzinfo=UTC)
 
 
@@ -523,3 +524,45 @@ async def test_uids_are_passed_over(house: House, cluster: Cluster, ann: Account
     await house.write_journal()
     rows = await house.store.db.fetch("SELECT uid_reserved FROM mailbox_stats WHERE mailbox_id = $1", inbox)
     assert rows[0][0] >= uid_next + AHEAD, "the journal promises anew"
+
+
+async def test_what_was_restored_before_and_after_the_last_segment(
+    house: House, cluster: Cluster, ann: AccountId, inbox: MailboxId
+) -> None:
+    """They are journalled as what they are; what is deleted still can be restored after a rebuild."""
+    store = house.store
+    work = (await store.mailboxes.create(ann, "Work")).mailbox_id
+    await append(house, ann, work, letter(), letter(), flags=(1,))
+    await append(house, ann, inbox, *(letter() for _ in range(5)), flags=(2, 3))
+    await house.upload()
+    await expunge(house, ann, inbox, 1, 2, 3)
+    await store.mailboxes.delete(ann, "Work")
+    await house.write_journal()
+    await store.undelete.refresh(ann, "INBOX", "Deleted/INBOX", GRACE)
+    async for _ in store.undelete.restore(ann, inbox, inbox, uids=UidSet.from_numbers([1, 2])):
+        pass
+    await store.undelete.restore_mailbox(ann, work)
+    looked = (await store.mailboxes.get(ann, "Deleted/INBOX")).mailbox_id
+    await store.db.execute("INSERT INTO metadata VALUES ($1, $2, $1, '/private/comment', 'x')", ann, looked)
+    await house.write_journal()
+    before = await picture(store)
+    name, report = await rebuilt(house, cluster)
+    assert report.whole
+    db = await Database.open(cluster.dsn(name))
+    try:
+        again = Store(db)
+        after = await picture(again)
+        shadow = (await store.mailboxes.get(ann, "Deleted/INBOX")).mailbox_id
+        for what in ("mailboxes", "contents"):
+            assert after[what] == before[what], what
+        for what in ("messages", "flags", "counters"):
+            assert after[what] == [row for row in before[what] if row[1] != shadow], what  # type: ignore[attr-defined]
+        assert after["rights"] == after["metadata"] == []
+        assert await again.mailboxes.find(ann, "Deleted/INBOX") is None
+        await again.undelete.refresh(ann, "INBOX", "Deleted/INBOX", GRACE)
+        shown = await again.mailboxes.get(ann, "Deleted/INBOX")
+        assert (await again.messages.state(ann, shown.mailbox_id)).message_count == 1
+        assert [len(step.uids) async for step in again.undelete.restore(ann, inbox, inbox)] == [1]
+        assert await problems(again) == []
+    finally:
+        await db.close()

@@ -125,6 +125,7 @@ _ANNOTATIONS: Final = """
     LEFT JOIN accounts a ON a.account_id = m.account_id
     LEFT JOIN mailboxes b ON b.account_id = m.account_id AND b.mailbox_id = m.mailbox_id
     WHERE (m.account_id = $1 AND m.viewer_id = 0 OR m.viewer_id = $1) AND b.deleted_at IS NULL
+      AND b.shadow IS NOT TRUE
     ORDER BY 1, 2, 3
 """
 _WAITING: Final = """

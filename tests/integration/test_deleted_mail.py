@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -114,6 +115,31 @@ def test_neomutt_copies_a_message_back(tmp_path: Path, port: int) -> None:
     neomutt(tmp_path, port, keys, "spoolfile='+Deleted/Read'")
     assert subjects(port, "Read") == [(0, False), (2, False), (5, False), (4, True)]
     assert subjects(port, "Deleted/Read") == [(1, True), (3, False)]
+
+
+@needs("neomutt")
+def test_neomutt_copies_tagged_messages_back_to_the_inbox(tmp_path: Path, port: int) -> None:
+    """Those of a pattern, and no others: the UIDs that it names are those that it was shown.
+
+    A pattern that finds nothing tags nothing, and `<tag-prefix>` then means the message under the cursor.
+    """
+    with session(port) as imap:
+        for number in range(6):
+            text = letter(number).replace(b"@example.org>", b"@inbox>")
+            ok(imap.append("INBOX", r"(\Flagged)" if number in {1, 4} else "", "", text))
+        ok(imap.select("INBOX"))
+        ok(imap.store("1:*", "+FLAGS.SILENT", r"(\Deleted)"))
+        ok(imap.uid("EXPUNGE", "4:6"))
+        ok(imap.expunge())
+    assert subjects(port, "Deleted/INBOX") == [(n, n in {1, 4}) for n in (3, 4, 5, 0, 1, 2)]
+    keys = '<tag-pattern>~s "number [15]"<enter><tag-prefix><copy-message>=INBOX<enter>'
+    log = neomutt(tmp_path, port, keys, "spoolfile='+Deleted/INBOX'")
+    assert re.findall(r"> a\d+ (UID COPY \S+)", log) == ["UID COPY 3,5"]
+    assert sorted(subjects(port, "INBOX")) == [(1, True), (5, False)]
+    assert subjects(port, "Deleted/INBOX") == [(3, False), (4, True), (0, False), (2, False)]
+    keys = "<first-entry><tag-pattern>~s nowhere<enter><tag-prefix><copy-message>=INBOX<enter>"
+    neomutt(tmp_path, port, keys, "spoolfile='+Deleted/INBOX'")
+    assert sorted(subjects(port, "INBOX")) == [(0, False), (1, True), (5, False)], "the first by date"
 
 
 def test_five_thousand_come_back_by_copy_and_by_the_command(port: int, sora: demo.Demo) -> None:

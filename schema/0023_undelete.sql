@@ -397,13 +397,14 @@ BEGIN
     CROSS JOIN LATERAL (
       SELECT 1 FROM deleted_messages x
       WHERE x.account_id = p_account_id AND x.shadow_id = p_shadow_id AND x.uid = i.uid OFFSET 0) d
-    JOIN message_contents c ON c.account_id = p_account_id AND c.content_id = m.content_id AND c.purging_at IS NULL
+    CROSS JOIN LATERAL (
+      SELECT 1 FROM message_contents x WHERE x.account_id = p_account_id AND x.content_id = m.content_id
+        AND x.purging_at IS NULL OFFSET 0 FOR KEY SHARE) c
     WHERE NOT EXISTS (
         SELECT 1 FROM (
           SELECT i.mailbox_id FROM messages i WHERE i.account_id = p_account_id AND i.content_id = m.content_id
             AND i.internal_date = m.internal_date AND i.expunged_at IS NULL OFFSET 0) x JOIN mailboxes y USING (mailbox_id)
-        WHERE y.account_id = p_account_id AND y.deleted_at IS NULL AND NOT y.shadow)
-    ORDER BY m.content_id FOR KEY SHARE OF c) q;
+        WHERE y.account_id = p_account_id AND y.deleted_at IS NULL AND NOT y.shadow)) q;
   PERFORM put_back(p_account_id, s.source_id, p_shadow_id, s.uids, s.new_uids, v_modseq) FROM (
     SELECT i.source_id, array_agg(i.source_uid ORDER BY i.uid) AS uids, array_agg(i.uid ORDER BY i.uid) AS new_uids
     FROM unnest(v_kept, v_source_id, v_source_uid) i (uid, source_id, source_uid)

@@ -451,3 +451,23 @@ async def test_a_purged_mailbox_and_those_of_accounts_that_are_deleted(store: St
         await store.db.execute("DELETE FROM message_contents WHERE account_id = $1", ann)
     for table in ("accounts", "mailboxes", "messages", "deleted_messages", "shadow_marks"):
         assert await store.db.fetchval(f"SELECT count(*) FROM {table} WHERE account_id = $1", ann) == 0
+
+
+async def test_a_held_account_has_back_what_is_past_its_grace(store: Store, ann: AccountId, inbox: MailboxId) -> None:
+    """The cleanup takes nothing of it; once it is let go, the cleanup does."""
+    work = (await store.mailboxes.create(ann, "Work")).mailbox_id
+    for mailbox_id in (inbox, work):
+        await put(store, ann, mailbox_id, 1, 2)
+    async with store.db.transaction() as conn:
+        await conn.execute("SET LOCAL sora.clock_offset = '-90 days'")
+        await conn.fetch("SELECT * FROM expunge($1, $2, '{1}', '{2}', false)", ann, inbox)
+        await conn.fetch("SELECT delete_mailbox($1, 'Work')", ann)
+    await store.db.execute("SELECT set_legal_hold($1, true, 'suit', 'me')", ann)
+    assert await store.db.fetchval("SELECT trim_expunges($1, $2, 'infinity')", ann, inbox) == 0
+    assert await store.db.fetchval("SELECT purge_mailbox($1, $2, '14 days')", ann, work) == 0
+    assert len([m async for page in store.undelete.messages(ann) for m in page]) == 4
+    assert (await restore(store, ann, inbox, uids=UidSet.parse(b"1")))[0] == [3]
+    await store.db.execute("SELECT set_legal_hold($1, false, '', 'me')", ann)
+    assert await store.db.fetchval("SELECT trim_expunges($1, $2, 'infinity')", ann, inbox) == 2
+    assert list(await live(store, ann, inbox)) == [3]
+    assert (await store.undelete.restore_mailbox(ann, work)).message_count == 2

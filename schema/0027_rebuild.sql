@@ -219,7 +219,9 @@ BEGIN
       FROM q WHERE q.n IS NOT NULL)
     SELECT n FROM q WHERE n IS NOT NULL LIMIT p_blocks);
   IF v_blocks = '{}' THEN
-    UPDATE mailbox_stats t SET uid_next = greatest(t.uid_next, b.uid_reserved),
+    -- a UID above what was promised: given out when nothing was reserved, as others may have been
+    UPDATE mailbox_stats t SET uid_next = least(4294967296, greatest(b.uid_reserved,
+        t.uid_next + CASE WHEN t.uid_next > b.uid_reserved THEN 1048576 ELSE 0 END)),
       highest_modseq = greatest(t.highest_modseq, b.modseq_reserved),
       expunge_floor = greatest(t.highest_modseq, b.modseq_reserved)
     WHERE t.account_id = p_account_id AND t.mailbox_id = p_mailbox_id;

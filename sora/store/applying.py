@@ -55,11 +55,7 @@ class Applying:
             fresh: Every mailbox gets a new UIDVALIDITY.
         """
         own = {"account_id": self._account_id}
-        # A domain that was made after the journal had looked at the domains.
-        await self._conn.execute(
-            "INSERT INTO domains (domain_id, name) VALUES ($1, $2) ON CONFLICT DO NOTHING",
-            account.domain_id, account.address.rpartition("@")[2],
-        )  # fmt: skip
+        domain_id = await self._domain(account)
         # Whoever has the address by now was written after the one who had it before.
         await self._conn.execute(
             """
@@ -69,16 +65,20 @@ class Applying:
             account.address, account.deleted_at,
         )  # fmt: skip
         columns = (
-            "address", "domain_id", "disabled", "legal_hold", "deleted_at", "quota_bytes", "quota_messages",
-            "quota_mailboxes", "created_at", "hold_reason", "held_at",
+            "address", "disabled", "legal_hold", "deleted_at", "quota_bytes", "quota_messages", "quota_mailboxes",
+            "created_at", "hold_reason", "held_at",
         )  # fmt: skip
-        await self._rows("accounts", [{**own, **{name: getattr(account, name) for name in columns}}])
+        values = {name: getattr(account, name) for name in columns}
+        await self._rows("accounts", [{**own, "domain_id": domain_id, **values}])
         await self._rows("credentials", [{**own, **_fields(row)} for row in account.credentials])
         await self._rows("aliases", [{**own, **_fields(row)} for row in account.aliases])
         await self._rows("account_keywords", [{**own, **_fields(row)} for row in account.keywords])
         await self._mailboxes(account, fresh=fresh)
         await self._rows("subscriptions", [{**own, **_fields(row)} for row in account.subscriptions])
-        await self._rows("mailbox_acl", [{**own, **_fields(row)} for row in account.grants])
+        await self._rows("mailbox_acl", [
+            {**own, **_fields(row), "domain_id": None if row.domain_id is None else domain_id}
+            for row in account.grants
+        ])  # fmt: skip
         await self._rows("metadata", [{**own, **_fields(row)} for row in account.metadata])
         await self._rows("legal_hold_log", [{**own, **_fields(row)} for row in account.holds])
 
@@ -130,6 +130,15 @@ class Applying:
             """,
             self._account_id,
         )
+
+    async def _domain(self, account: Account) -> int:
+        """The number of its domain: that was made, or made again, after the journal had looked at the domains."""
+        name = account.address.rpartition("@")[2]
+        await self._conn.execute(
+            "INSERT INTO domains (domain_id, name) VALUES ($1, $2) ON CONFLICT DO NOTHING", account.domain_id, name
+        )
+        found: int | None = await self._conn.fetchval("SELECT domain_id FROM domains WHERE name = $1", name)
+        return account.domain_id if found is None else found
 
     async def _mailboxes(self, account: Account, *, fresh: bool) -> None:
         """Those of which no page tells have no reservation: they get a new UIDVALIDITY too."""

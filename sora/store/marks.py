@@ -159,6 +159,10 @@ class Marks:
         seq: int = await self._db.fetchval("SELECT take_journal_seq($1, $2)", lease.name, lease.token)
         return seq
 
+    async def raise_seq(self, top: int) -> None:
+        """The next number is greater than `top`."""
+        await self._db.execute("UPDATE journal_state SET seq = greatest(seq, $1)", top)
+
     async def written(self, lease: Lease, seq: int, size: int, written: Written, *, snapshot_parts: int = 0) -> None:
         """An object is in the store, or all those of a snapshot.
 
@@ -178,10 +182,14 @@ class Marks:
         )  # fmt: skip
 
     async def pass_ended(self, recovery_point: datetime, skipped: int) -> None:
-        """All that was committed before is in the bucket, but for the accounts that were skipped."""
+        """All that was committed before is in the bucket, but for the accounts that were skipped.
+
+        It only grows, unless the clock was put back: a moment that is still to come would hide that nothing is written.
+        """
         await self._db.execute(
             """
-            UPDATE journal_state SET recovery_point = greatest(recovery_point, $1), skipped = $2
+            UPDATE journal_state SET skipped = $2, recovery_point =
+              CASE WHEN recovery_point <= clock() THEN greatest(recovery_point, $1) ELSE $1 END
             WHERE recovery_point IS DISTINCT FROM $1
             """,
             recovery_point,

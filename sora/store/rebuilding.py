@@ -365,8 +365,8 @@ class Rebuilding:
     async def place(self, content: Content, places: Sequence[Place], saved_at: datetime) -> bool:
         """Put a message where its object says that it was; False: it was expunged everywhere, as the journal knows.
 
-        A UID is given to it again only in the mailbox that had given it, and only if the journal says nothing of it.
-        Else it gets a new one, above all that were reserved.
+        A UID is given to it again only in the mailbox that had given it, and only if the journal says nothing of it,
+        nor another object. Else it gets a new one, above all that were reserved.
         """
         placed = False
         async with self._db.transaction() as conn:
@@ -511,7 +511,10 @@ class Rebuilding:
 
 _PLACE: Final = """
     WITH box AS MATERIALIZED (
-      SELECT r.*, m.uidvalidity = $4 AND r.uidvalidity = $4 AND $3::bigint > 0 AS same
+      SELECT r.*, m.uidvalidity = $4 AND r.uidvalidity = $4 AND $3::bigint > 0 AND NOT EXISTS (
+          -- of two lives of the database: clients know one of the two by this UID, and nobody knows which
+          SELECT 1 FROM rebuild_messages x WHERE x.account_id = $1 AND x.mailbox_id = $2 AND x.uid = $3
+            AND x.uid >= r.known_next AND x.content_id <> $5) AS same
       FROM rebuild_mailboxes r JOIN mailboxes m USING (account_id, mailbox_id)
       WHERE r.account_id = $1 AND r.mailbox_id = $2 FOR UPDATE OF r
     ), moved AS (

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
+from msgspec.structs import replace
 
 from sora import config, crashpoints, metrics
 from sora._native.seqset import UidSet
@@ -642,6 +643,51 @@ async def test_the_recovery_point_is_when_the_pass_began(
     later = (await Marks(store.db).state()).recovery_point
     assert later is not None
     assert later > first + timedelta(0)
+
+
+async def test_a_clock_that_was_put_back_does_not_hide_that_nothing_is_written(
+    store: Store, blobs: DirectoryStore, ann: AccountId
+) -> None:
+    pen = await writer(store, blobs)
+    await pen.step()
+    await store.db.execute("UPDATE journal_state SET recovery_point = recovery_point + interval '1 day'")
+    await store.db.execute("SELECT subscribe($1, 'x')", ann)
+    await pen.step()
+    now, state = await Marks(store.db).now(), await Marks(store.db).state()
+    assert state.recovery_point is not None
+    assert now - timedelta(minutes=1) < state.recovery_point <= now
+
+
+async def test_numbers_go_on_above_those_of_another_history_whatever_the_clock_says(
+    store: Store, blobs: DirectoryStore, ann: AccountId, inbox: MailboxId
+) -> None:
+    lease = await leader(store)
+    await (await writer(store, blobs, lease=lease)).step()
+    ((old, frames),) = (await segments(blobs)).items()
+    ahead = old + 10**9
+    for number, key in ((ahead, journal.segment_key(ahead)), (ahead + 5, journal.snapshot_key(ann, ahead + 5, 0))):
+        builder = journal.Builder(number)
+        for frame in frames:
+            if frame.account_id == ann:
+                builder.add(replace(frame, group=number))
+        await blobs.put(key, builder.finish())
+    await put(store, ann, inbox, 1)
+    await (await writer(store, blobs, lease=lease)).step()
+    assert max(await segments(blobs)) > ahead + 5
+    assert await journaled(blobs, ann) == await stored(store.db, ann)
+
+
+async def test_turned_off_before_its_first_segment_was_noted_it_says_so(
+    store: Store, blobs: DirectoryStore, ann: AccountId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = await leader(store)
+    with monkeypatch.context() as patch:
+        die_at(patch, "journal.put")
+        with pytest.raises(Died):
+            await (await writer(store, blobs, lease=lease)).step()
+    assert await segments(blobs)
+    await (await writer(store, blobs, lease=lease)).stop()
+    assert await blobs.get(journal.STOPPED)
 
 
 async def test_a_mailbox_that_shows_expunged_mail_is_no_part_of_it(

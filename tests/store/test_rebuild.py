@@ -355,6 +355,90 @@ async def test_a_damaged_segment_stops_it_unless_asked(
         assert (await rebuild.run()).messages == 2, "its object says where the second one was"
 
 
+async def test_what_belongs_to_no_account_may_be_what_is_damaged(
+    house: House, cluster: Cluster, ann: AccountId, inbox: MailboxId
+) -> None:
+    await append(house, ann, inbox, letter())
+    await house.upload()
+    await house.write_journal()
+    (key,) = [entry.key async for entry in house.node.blobs.list(journal.PREFIX)]
+    seq, frames = journal.parse(await house.node.blobs.get(key))
+    builder = journal.Builder(seq)
+    for frame in frames:
+        if frame.account_id:
+            builder.add(frame)
+    await house.node.blobs.put(key, builder.finish())
+    name, report = await rebuilt(house, cluster)
+    assert (report.accounts, report.messages) == (1, 1)
+    async with open_house(cluster, house.folder, name=name, encrypted=house.encrypted) as again:
+        assert (await again.store.accounts.get("ann@example.com")).account_id == ann
+
+
+async def test_a_domain_that_was_made_again_between_two_looks(house: House, cluster: Cluster, ann: AccountId) -> None:
+    """The domains were read before, the account afterwards, and then the database was lost."""
+    domains = await house.store.db.fetchval("INSERT INTO domains (name) VALUES ('example.net') RETURNING domain_id")
+    await house.write_journal()
+    await house.store.db.execute("DELETE FROM domains WHERE domain_id = $1", domains)
+    eve = await house.store.accounts.create("eve@example.net")
+    box = (await house.store.mailboxes.get(eve, "INBOX")).mailbox_id
+    made = await house.store.db.fetchval("SELECT domain_id FROM accounts WHERE account_id = $1", eve)
+    assert made != domains
+    await house.store.db.execute("INSERT INTO mailbox_acl VALUES ($1, $2, 0, false, 7, $3)", eve, box, made)
+    await house.store.db.execute("DELETE FROM journal_dirty WHERE account_id = 0")
+    await house.write_journal()
+    name, report = await rebuilt(house, cluster)
+    assert report.whole
+    async with open_house(cluster, house.folder, name=name, encrypted=house.encrypted) as again:
+        query = "SELECT d.domain_id, d.name FROM accounts JOIN domains d USING (domain_id) WHERE account_id = $1"
+        row = await again.store.db.fetchrow(query, eve)
+        assert row is not None
+        assert tuple(row) == (domains, "example.net")
+        assert await again.store.db.fetchval("SELECT domain_id FROM mailbox_acl") == domains
+
+
+async def test_two_objects_that_claim_one_uid_both_come_back(
+    house: House, cluster: Cluster, ann: AccountId, inbox: MailboxId
+) -> None:
+    """A database that was put back gave the UID again, because nobody had told it to pass over what clients know."""
+    await append(house, ann, inbox, letter())
+    await house.upload()
+    await house.write_journal()
+    await append(house, ann, inbox, letter("Of one life"))
+    await house.upload()
+    await house.store.db.execute("DELETE FROM messages WHERE mailbox_id = $1 AND uid = 2", inbox)
+    await house.store.db.execute("UPDATE mailbox_stats SET uid_next = 2 WHERE mailbox_id = $1", inbox)
+    assert await append(house, ann, inbox, letter("Of another life")) == [2]
+    await house.upload()
+    name, report = await rebuilt(house, cluster)
+    assert report.whole
+    async with open_house(cluster, house.folder, name=name, encrypted=house.encrypted) as again:
+        rows = await again.store.db.fetch(
+            """
+            SELECT m.uid, c.subject FROM messages m JOIN message_contents c USING (account_id, content_id)
+            WHERE m.uid > 1 ORDER BY m.uid
+            """
+        )
+        assert [tuple(row) for row in rows] == [(2, "Of one life"), (1 + AHEAD + 1, "Of another life")]
+
+
+async def test_who_passed_what_was_promised_is_passed_over(
+    house: House, cluster: Cluster, ann: AccountId, inbox: MailboxId
+) -> None:
+    """An import took UIDs of its own while the first segment with the mailbox was on its way."""
+    await house.write_journal()
+    await house.store.db.execute("UPDATE mailbox_stats SET uid_reserved = NULL, modseq_reserved = NULL")
+    top = 5 * AHEAD
+    await house.store.db.execute("UPDATE mailbox_stats SET uid_next = $2 WHERE mailbox_id = $1", inbox, top)
+    assert await append(house, ann, inbox, letter()) == [top]
+    await house.upload()
+    assert await append(house, ann, inbox, letter("On a disk that is lost")) == [top + 1]
+    for file in await house.node.staging.list_files():
+        await house.node.staging.retire_many([(file.account_id, file.content_hash)])
+    name, _ = await rebuilt(house, cluster)
+    async with open_house(cluster, house.folder, name=name, encrypted=house.encrypted) as again:
+        assert (await modseqs(again.store, ann, inbox))[0] == top + 1 + AHEAD
+
+
 async def test_a_keyring_that_lacks_a_key_stops_it(cluster: Cluster, tmp_path: Path) -> None:
     keyring.add_key(tmp_path / "keyring.toml")
     async with open_house(cluster, tmp_path, encrypted=True) as house:

@@ -141,7 +141,7 @@ class Journal:
         if lease is None:
             return False
         state = await self._marks.state()
-        if state.stopped_at is None and state.closed_seq:
+        if state.stopped_at is None and state.seq:  # a segment that was not noted may be there
             # First: from now on UIDs may be given out of which the bucket knows nothing.
             await self._blobs.put(journal.STOPPED, (await self._marks.now()).isoformat().encode())
             crash_point("journal.stopped")
@@ -186,6 +186,8 @@ class Journal:
             )
             return False
         _log.warning("the journal begins anew", extra={"seq": state.seq})
+        # Above what another history left there: the clock that the numbers are taken from may be behind it.
+        await self._marks.raise_seq(max([state.seq, *[seq async for seq in _numbers(self._blobs)]]))
         await self._marks.forget(lease)
         return True
 
@@ -401,6 +403,17 @@ async def _segments(blobs: BlobStore, after: str) -> AsyncGenerator[int]:
             if seq is None:
                 return
             yield seq
+
+
+async def _numbers(blobs: BlobStore) -> AsyncGenerator[int]:
+    """Numbers of all objects."""
+    async with aclosing(_entries(blobs, "")) as entries:
+        async for key in entries:
+            seq, snapshot = journal.parse_segment_key(key), journal.parse_snapshot_key(key)
+            if seq is not None:
+                yield seq
+            elif snapshot is not None:
+                yield snapshot[1]
 
 
 async def _entries(blobs: BlobStore, after: str) -> AsyncGenerator[str]:

@@ -241,6 +241,8 @@ class Rebuild:
                 await self._replay_account(account_id, fresh=state.stopped)
                 crash_point("rebuild.account")
             self._progress("accounts", done + 1, len(accounts))
+        if accounts[0]:
+            return  # that part of the journal is damaged
         domains = [record async for record in self._records(accounts[0], None) if isinstance(record, Domains)]
         if domains:
             await self._rebuilding.set_catch_alls(domains[-1])

@@ -22,7 +22,8 @@ on it is sealed with the key of its account, under `frame_context`, so that dest
 
 **Groups.** What an account was at one moment is a group: its parts, numbered, of which the last is marked. A group may
 go on in the next object. One that has no last part was being written when its writer died: **it does not count**
-(`finished_groups`), and the next group of that account says all of it again.
+(`finished_groups`), and the next group of that account says all of it again. A later segment may have frames of earlier
+groups, as they were: they count once.
 
 **Replaying.** For each account: the newest snapshot whose group is finished, then the finished groups of the segments
 with a greater `seq`, in their order. Every record is absolute in what it speaks of, so to apply one twice, or an old

@@ -206,6 +206,20 @@ class Marks:
             pass
         await self._db.execute("DELETE FROM journal_segments")
 
+    async def hold_skipped(self, account_ids: Sequence[AccountId]) -> None:
+        """Accounts that could not be written: if nothing is known of them, all segments there are may be needed."""
+        await self._db.execute(
+            """
+            WITH new AS (
+              INSERT INTO journal_accounts (account_id, first_seq, since_bytes)
+              SELECT account_id, 0, 1 FROM accounts WHERE account_id = ANY ($1) ON CONFLICT DO NOTHING
+              RETURNING account_id)
+            INSERT INTO journal_dirty (account_id, kind)
+            SELECT account_id, kind FROM new, unnest('{account,scripts,outbound}'::text[]) kind
+            """,
+            account_ids,
+        )
+
     async def set_stopped(self, *, stopped: bool) -> None:
         """Note that the journal is off, or on again."""
         await self._db.execute(

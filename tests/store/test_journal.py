@@ -430,6 +430,92 @@ async def test_an_account_without_its_key_does_not_hold_up_the_others(
     assert (await Marks(store.db).state()).skipped == 1
 
 
+@pytest.mark.parametrize("small", [True, False])
+@pytest.mark.parametrize("segment_bytes", [600, 10**6])
+async def test_an_account_without_its_key_does_not_hold_up_the_deletion_of_segments(
+    store: Store,
+    blobs: DirectoryStore,
+    ann: AccountId,
+    inbox: MailboxId,
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    segment_bytes: int,
+    small: bool,
+) -> None:
+    """What there is of it is carried over, and all of it is there when the key is back."""
+    if not small:
+        monkeypatch.setattr(writing, "SMALL_BYTES", 10)
+    keyring, lease = Keyring(path), await leader(store)
+    sizes = {"most_segments": 2, "segment_bytes": segment_bytes}
+    pen = await writer(store, blobs, keyring, lease=lease, most_segments=1000)
+    for uid in range(1, 4):
+        await put(store, ann, inbox, uid)
+        await flag(store, ann, inbox, uid, uid)
+        await pen.step()
+    known = await journaled(blobs, ann, open_sealers(keyring, store.db))
+    old = max(await segments(blobs))
+    bob = await store.accounts.create("bob@example.com")
+    await store.db.execute("ALTER TABLE account_keys DROP CONSTRAINT account_keys_key_id_fkey")
+    before = await store.db.fetchval("SELECT key_id FROM account_keys WHERE account_id = $1", ann)
+    await store.db.execute("UPDATE account_keys SET key_id = 'lost' WHERE account_id = $1", ann)
+    pen = await writer(store, blobs, keyring, lease=lease, **sizes)
+    for number in range(12):
+        await put(store, ann, inbox, 10 + number)
+        await store.db.execute("SELECT subscribe($1, $2)", bob, f"x{number}")
+        await pen.step()
+    assert min(await segments(blobs)) > old
+    assert len(await segments(blobs)) < 12
+    state = await Marks(store.db).state()
+    assert (state.skipped, state.compact_upto < state.closed_seq) == (1, True)
+    await store.db.execute("UPDATE account_keys SET key_id = $2 WHERE account_id = $1", ann, before)
+    sealers = open_sealers(keyring, store.db)
+    assert await journaled(blobs, ann, sealers) == known
+    for _ in range(3):
+        await (await writer(store, blobs, keyring, lease=lease, **sizes)).step()
+        assert await journaled(blobs, ann, sealers) == await stored(store.db, ann)
+
+
+async def test_what_cannot_be_carried_over_stays_where_it_is(
+    store: Store, blobs: DirectoryStore, ann: AccountId, path: Path
+) -> None:
+    keyring, lease = Keyring(path), await leader(store)
+    await (await writer(store, blobs, keyring, lease=lease)).step()
+    (old,) = await segments(blobs)
+    key = journal.segment_key(old)
+    damaged = (await blobs.get(key))[:-1] + b"?"
+    await store.accounts.create("bob@example.com")
+    await store.db.execute("ALTER TABLE account_keys DROP CONSTRAINT account_keys_key_id_fkey")
+    await store.db.execute("UPDATE account_keys SET key_id = 'lost' WHERE account_id = $1", ann)
+    pen = await writer(store, blobs, keyring, lease=lease, most_segments=0)
+    errors = metrics.journal_errors._value.get()
+    await blobs.put(key, damaged)
+    await store.db.execute("SELECT subscribe($1, 'x')", ann)
+    await pen.step()
+    assert await blobs.get(key) == damaged
+    assert metrics.journal_errors._value.get() > errors + 2, "two looks at the account, and the segment"
+
+
+async def test_an_account_that_was_never_written_holds_up_nothing(
+    store: Store, blobs: DirectoryStore, ann: AccountId, inbox: MailboxId, path: Path
+) -> None:
+    keyring, lease = Keyring(path), await leader(store)
+    await open_sealers(keyring, store.db).get(ann)
+    await store.db.execute("ALTER TABLE account_keys DROP CONSTRAINT account_keys_key_id_fkey")
+    before = await store.db.fetchval("UPDATE account_keys k SET key_id = 'lost' FROM account_keys o RETURNING o.key_id")
+    bob = await store.accounts.create("bob@example.com")
+    pen = await writer(store, blobs, keyring, lease=lease, most_segments=2)
+    await put(store, ann, inbox, 1)
+    await pen.step()
+    (old,) = await segments(blobs)
+    for number in range(8):
+        await store.db.execute("SELECT subscribe($1, $2)", bob, f"x{number}")
+        await pen.step()
+    assert min(await segments(blobs)) > old
+    await store.db.execute("UPDATE account_keys SET key_id = $2 WHERE account_id = $1", ann, before)
+    await (await writer(store, blobs, keyring, lease=lease)).step()
+    assert await journaled(blobs, ann, open_sealers(keyring, store.db)) == await stored(store.db, ann)
+
+
 async def test_a_purged_account_is_said_to_be_gone(
     store: Store, blobs: DirectoryStore, ann: AccountId, monkeypatch: pytest.MonkeyPatch
 ) -> None:

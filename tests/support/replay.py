@@ -44,6 +44,9 @@ async def replay(blobs: BlobStore, sealers: Sealers | None = None) -> dict[Accou
     """Every account of the bucket."""
     bases = await snapshots(blobs)
     frames = [frame for _, found in sorted((await segments(blobs)).items()) for frame in found]
+    # as a rebuild does: what was carried over counts once, in its old place
+    frames = list({(frame.account_id, frame.group, frame.part): frame for frame in frames}.values())
+    frames.sort(key=lambda frame: (frame.account_id, frame.group, frame.part))
     whole = journal.finished_groups(frames)
     states: dict[AccountId, AccountState] = {}
     for account_id, (_, found) in bases.items():

@@ -19,7 +19,8 @@ under the lease, and the marks move under the lease.
 
 **Compaction.** When segments have become many, or outweigh the snapshots and what the last compaction left, accounts
 that need one are written anew, some in each pass: to a snapshot if they have changed much since their last one, else
-what has changed since then to the next segment. Segments that nobody needs are deleted.
+what has changed since then to the next segment. Of those that cannot be read, because their key is away, the frames
+that segments have are carried over as they are. Segments that nobody needs are deleted.
 
 **Another history.** If the bucket has a segment with a number that this database never took, or has not the last one
 that it wrote, then the database was put back in time, or the bucket was exchanged: all is written anew. A database that
@@ -38,7 +39,7 @@ from sora.crashpoints import crash_point
 from sora.errors import InUse, KeyUnavailable, NotFound, Unavailable
 from sora.services.recovery.journal_objects import Group, Segments, Snapshot
 from sora.store import journal
-from sora.store.journal import Gone, Reason
+from sora.store.journal import BadJournal, Gone, Reason
 from sora.store.sealing import AccountKey
 
 if TYPE_CHECKING:
@@ -163,7 +164,8 @@ class Journal:
         if (await self._marks.state()).stopped_at is not None and not skipped:
             await self._blobs.delete(journal.STOPPED)
             await self._marks.set_stopped(stopped=False)
-        await self._marks.pass_ended(began, skipped)
+        await self._marks.hold_skipped(sorted(skipped))
+        await self._marks.pass_ended(began, len(skipped))
         await self._compact(lease)
 
     async def _show(self) -> None:
@@ -202,22 +204,22 @@ class Journal:
                 return False
         return True
 
-    async def _write_due(self, lease: Lease) -> int:
-        """All accounts that are due; how many had to be left out."""
+    async def _write_due(self, lease: Lease) -> set[AccountId]:
+        """All accounts that are due; those that had to be left out."""
         out = Segments(self._marks, self._blobs, lease)
-        after, skipped = -1, 0
+        after, skipped = -1, set()
         try:
             while due := await self._marks.due(after):
                 for start in range(0, len(due), TOGETHER):
-                    skipped += await self._gather(out, due[start : start + TOGETHER])
+                    skipped |= await self._gather(out, due[start : start + TOGETHER])
                 after = due[-1]
             await self._close(out)
         finally:
             await out.abandon()
         return skipped
 
-    async def _gather(self, out: Objects, account_ids: Sequence[AccountId], whole: str = "") -> int:
-        """Add accounts to what is being written; how many could not be, and others need not suffer for them.
+    async def _gather(self, out: Objects, account_ids: Sequence[AccountId], whole: str = "") -> set[AccountId]:
+        """Add accounts to what is being written; those that could not be, and others need not suffer for them.
 
         Args:
             whole: See `Reading.look`.
@@ -232,11 +234,11 @@ class Journal:
             # One of them, and nobody knows which: each by itself.
             left = [found for found in account_ids if found not in written and found not in skipped]
             if len(account_ids) > 1:
-                return len(skipped) + sum([await self._gather(out, [account_id], whole) for account_id in left])
+                return skipped.union(*[await self._gather(out, [account_id], whole) for account_id in left])
             _log.exception("not in the journal", extra={"account_id": account_ids[0]})
             metrics.journal_errors.inc()
-            return 1
-        return len(skipped)
+            skipped.update(account_ids)
+        return skipped
 
     async def _write(
         self,
@@ -326,23 +328,55 @@ class Journal:
         for account_id in gone:
             await self._blobs.erase(journal.snapshot_prefix(account_id))
             await self._marks.forget_account(account_id)
+        skipped: set[AccountId] = set()
         out = Segments(self._marks, self._blobs, lease)
         try:
             for start in range(0, len(small), TOGETHER):
-                await self._gather(out, small[start : start + TOGETHER], "segment")
+                skipped |= await self._gather(out, small[start : start + TOGETHER], "segment")
                 if time.monotonic() > until:
                     break
             await self._close(out)
         finally:
             await out.abandon()
         for start in range(0, len(large), SNAPSHOTS):
-            await _all([self._snapshot(lease, account_id) for account_id in large[start : start + SNAPSHOTS]])
+            await _all([self._snapshot(lease, account_id, skipped) for account_id in large[start : start + SNAPSHOTS]])
             if time.monotonic() > until:
                 break
+        if skipped:
+            await self._carry(lease, [account for account in held if account.account_id in skipped])
 
-    async def _snapshot(self, lease: Lease, account_id: AccountId) -> None:
+    async def _carry(self, lease: Lease, held: Sequence[Held]) -> None:
+        """Put what segments have of some accounts into new ones, sealed as it is: nobody can read it now."""
+        first = min(account.first_seq for account in held)
+        sizes = {account.account_id: 0 for account in held}
+        out = Segments(self._marks, self._blobs, lease)
+        try:
+            await out.begin()
+            begun = out.seq
+            async with aclosing(_segments(self._blobs, journal.segment_key(max(0, first - 1)))) as segments:
+                async for seq in segments:
+                    if seq >= begun:
+                        break
+                    _, frames = await asyncio.to_thread(journal.parse, await self._blobs.get(journal.segment_key(seq)))
+                    for frame in frames:
+                        if frame.account_id in sizes:
+                            await out.begin()
+                            sizes[frame.account_id] += out.carry(frame)
+                    if len(out) >= self._segment_bytes:
+                        await out.put()
+            await out.carried([(account_id, begun, size, True) for account_id, size in sizes.items()])
+            await out.close()
+        except BadJournal as error:
+            # What cannot be carried over stays where it is, and so does all that came later.
+            _log.error("a segment is damaged, none is deleted", extra={"error": str(error)})
+            metrics.journal_errors.inc()
+        finally:
+            await out.abandon()
+
+    async def _snapshot(self, lease: Lease, account_id: AccountId, skipped: set[AccountId]) -> None:
         out = Snapshot(self._marks, self._blobs, lease, account_id)
-        if await self._gather(out, [account_id], "snapshot"):
+        if left := await self._gather(out, [account_id], "snapshot"):
+            skipped |= left
             return
         await self._close(out)
         prefix = journal.snapshot_prefix(account_id)

@@ -178,8 +178,11 @@ class Segments(Objects):
 
     async def put(self) -> None:
         """See `Objects.put`; a number that was taken for nothing is no harm."""
-        if self._builder is None or not self._builder.frames:
-            return
+        if self._builder is not None and self._builder.frames:
+            await self._put()
+
+    async def _put(self) -> None:
+        assert self._builder is not None, "begun"
         builder, self._builder = self._builder, None
         written, self._written = self._written, Written()
         before = self._puts[-1] if self._puts else None
@@ -187,6 +190,17 @@ class Segments(Objects):
         while len(self._puts) >= PUTS:
             await asyncio.shield(self._puts[0])
             del self._puts[0]
+
+    def carry(self, frame: Frame) -> int:
+        """Add a frame as another segment has it; its octets."""
+        assert self._builder is not None, "begun"
+        return self._builder.add(frame)
+
+    async def carried(self, accounts: Sequence[tuple[AccountId, int, int, bool]]) -> None:
+        """All frames of some accounts are there; see `Written`. An object is put even if there were none."""
+        await self.begin()
+        self._written.accounts += accounts
+        await self._put()
 
     async def close(self) -> None:
         """See `Objects.close`."""

@@ -314,7 +314,9 @@ DECLARE
   v_bumped bigint;
 BEGIN
   PERFORM lock_mailboxes(p_mailbox_id);
-  UPDATE mailbox_stats s SET uid_next = least(4294967296, greatest(s.uid_next, s.uid_reserved) + p_ahead),
+  -- half of what is left at most: a mailbox without UIDs takes no mail
+  UPDATE mailbox_stats s SET uid_next = greatest(s.uid_next, s.uid_reserved)
+      + least(p_ahead, (4294967296 - greatest(s.uid_next, s.uid_reserved)) / 2),
     highest_modseq = greatest(s.highest_modseq, s.modseq_reserved) + p_ahead,
     expunge_floor = greatest(s.highest_modseq, s.modseq_reserved) + p_ahead,
     -- what was promised before is passed: the journal promises anew

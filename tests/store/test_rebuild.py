@@ -650,3 +650,12 @@ async def test_what_was_restored_before_and_after_the_last_segment(
         assert await problems(again) == []
     finally:
         await db.close()
+
+
+async def test_uids_do_not_run_out_by_passing_over_them(house: House, ann: AccountId, inbox: MailboxId) -> None:
+    rebuild = Rebuilding(house.store.db)
+    for _ in range(8):
+        await rebuild.bump(await rebuild.all_mailboxes(ann), 1 << 30)
+    uid_next, *_ = await modseqs(house.store, ann, inbox)
+    assert uid_next > 4 * 10**9
+    assert await append(house, ann, inbox, letter()) == [uid_next]

@@ -233,8 +233,13 @@ def test_every_live_key_reaches_old_and_new_workers(sora: FakeSora) -> None:
         table, _, name = path.rpartition(".")
         lines.setdefault(table, []).append(f"{name} = {json.dumps(other_value(key, configuration.get(before, path)))}")
     process = dict(line.split(" = ") for line in lines.pop("process"))
-    more = "\n".join(f"[{table}]\n" + "\n".join(entries) for table, entries in lines.items())
-    sora.configure(more, **{name: json.loads(value) for name, value in process.items()})
+    sora.configure(**{name: json.loads(value) for name, value in process.items()})
+    text = sora.path.read_text()
+    for table, entries in lines.items():
+        head = f"[{table}]\n"
+        text = text if head in text else f"{text}\n{head}"
+        text = text.replace(head, head + "".join(f"{entry}\n" for entry in entries), 1)
+    sora.path.write_text(text)
     after = configuration.load(sora.path)
     old = sora.client()
     _, _, old_pid = old.ask()

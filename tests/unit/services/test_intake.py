@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import itertools
 import mmap
 import os
@@ -141,6 +142,7 @@ async def test_the_end_may_fail_too(staging: Staging, monkeypatch: pytest.Monkey
 
 
 async def test_files_are_let_go(staging: Staging) -> None:
+    gc.collect()  # what earlier tests left is not let go of in between
     before = set(os.listdir("/proc/self/fd"))
     for size, _ in itertools.product((100, 5000), range(3)):
         taker = Intake(staging, LIMIT)
@@ -148,4 +150,4 @@ async def test_files_are_let_go(staging: Staging) -> None:
         await taker.finish()
         taker.close()
         taker.close()
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert set(os.listdir("/proc/self/fd")) <= before

@@ -397,10 +397,10 @@ BEGIN
     CROSS JOIN LATERAL (
       SELECT 1 FROM deleted_messages x
       WHERE x.account_id = p_account_id AND x.shadow_id = p_shadow_id AND x.uid = i.uid OFFSET 0) d
-    CROSS JOIN LATERAL (
-      SELECT 1 FROM message_contents x WHERE x.account_id = p_account_id AND x.content_id = m.content_id
-        AND x.purging_at IS NULL OFFSET 0 FOR KEY SHARE) c
-    WHERE NOT EXISTS (
+    CROSS JOIN LATERAL (   -- whether it is being purged is asked outside, or the index by hash would be read for it
+      SELECT x.purging_at FROM message_contents x
+      WHERE x.account_id = p_account_id AND x.content_id = m.content_id OFFSET 0 FOR KEY SHARE) c
+    WHERE c.purging_at IS NULL AND NOT EXISTS (
         SELECT 1 FROM (
           SELECT i.mailbox_id FROM messages i WHERE i.account_id = p_account_id AND i.content_id = m.content_id
             AND i.internal_date = m.internal_date AND i.expunged_at IS NULL OFFSET 0) x JOIN mailboxes y USING (mailbox_id)

@@ -57,9 +57,7 @@ def parse_uidlist_line(line: bytes, version: int) -> UidListEntry | None:
     if version == 1:
         name = rest
     else:  # extensions, each a letter and a value, then the name behind a colon
-        while rest and not rest.startswith(b":"):
-            rest = rest.partition(b" ")[2]
-        name = rest[1:]
+        name = rest[1:] if rest.startswith(b":") else rest.partition(b" :")[2]
     base = name.partition(b":")[0]
     return UidListEntry(uid, base) if base else None
 

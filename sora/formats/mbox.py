@@ -39,6 +39,9 @@ _FROM: Final = re.compile(
     rb"(?: +[A-Z]{3,4})? +(?:(?P<early>[-+]\d{4}) +)?(?P<year>\d{4})(?: +(?P<late>[-+]\d{4}))?"
 )
 QUOTED: Final = re.compile(rb">*From ")
+_QUOTED_LINE: Final = re.compile(rb"(?m)^>(?=>*From )")
+_FIELD: Final = re.compile(rb"[^\n]*(?:\n[ \t][^\n]*)*\n?")
+"""A field with the lines that continue it. A CR alone ends no line: what follows it is no field of ours."""
 
 
 class FromLine(Struct, frozen=True):
@@ -72,8 +75,8 @@ def parse_from(line: bytes) -> FromLine | None:
         date = datetime(
             int(match["year"]), _MONTHS.get(match["month"].decode(), 0), int(match["day"]), int(match["hour"]),
             int(match["minute"]), min(59, int(match["second"] or 0)), tzinfo=_zone(zone),
-        )  # fmt: skip
-    except ValueError:
+        ).astimezone(UTC)  # fmt: skip
+    except (ValueError, OverflowError):  # or the year before the first, or after the last
         return FromLine(match["sender"], None)
     return FromLine(match["sender"], date)
 
@@ -90,6 +93,11 @@ def unquote(line: bytes, variant: Variant) -> bytes:
     return line[1:] if variant == "mboxrd" and line.startswith(b">") and QUOTED.match(line) else line
 
 
+def unquote_lines(text: bytes, variant: Variant) -> bytes:
+    """Several lines, such as a header, as they were before."""
+    return _QUOTED_LINE.sub(b"", text) if variant == "mboxrd" and b"From " in text else text
+
+
 def quote(line: bytes, variant: Variant) -> bytes:
     """A line as it stands in an mbox."""
     if variant == "mboxrd" and QUOTED.match(line):
@@ -100,21 +108,16 @@ def quote(line: bytes, variant: Variant) -> bytes:
 def parse_header(octets: bytes) -> Header:
     """Take the fields of the mailbox out of a header, which ends in an empty line or where it ends."""
     kept: list[bytes] = []
-    letters, names, length, ours = "", [], None, False
-    for line in octets.splitlines(keepends=True):
-        if line[:1] in (b" ", b"\t"):
-            if not ours:
-                kept.append(line)
-            continue
-        name, _, value = line.partition(b":")
-        ours = name.strip().lower() in _OURS
-        if not ours:
-            kept.append(line)
+    letters, names, length = "", [], None
+    for field in _FIELD.findall(octets):
+        name, _, value = field.partition(b":")
+        if name.strip().lower() not in _OURS:
+            kept.append(field)
             continue
         text = value.strip().decode("utf-8", "replace")
         match name.strip().lower():
             case b"status" | b"x-status":
-                letters += text
+                letters += text.partition("\n")[0]
             case b"x-keywords" | b"x-mozilla-keys":
                 names += text.split()
             case b"content-length" if text.isdigit() and len(text) < 16:

@@ -39,7 +39,7 @@ def name_of(levels: list[str]) -> str:
     made = [level(part) for part in levels] or [INBOX]
     if len(made) > MAX_LEVELS:
         made = [*made[: MAX_LEVELS - 1], level("_".join(made[MAX_LEVELS - 1 :]))]
-    if made[0].upper() == INBOX:
+    if made[0].isascii() and made[0].upper() == INBOX:
         made[0] = INBOX
     while len(DELIMITER.join(made).encode()) > MAX_NAME_BYTES:
         longest = max(range(len(made)), key=lambda i: len(made[i]))

@@ -25,7 +25,17 @@ from sora.errors import Refused, Unavailable
 from sora.formats import names
 from sora.formats.flags import of_names
 from sora.moving.sieve_source import SieveClient
-from sora.moving.source import GONE, WINDOW, FolderBroken, Piece, SourceFolder, SourceMessage, SourceScript, key_of
+from sora.moving.source import (
+    GONE,
+    WINDOW,
+    FolderBroken,
+    Piece,
+    SourceFolder,
+    SourceMessage,
+    SourceScript,
+    Told,
+    key_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -53,7 +63,7 @@ _VIRTUAL: Final = frozenset((b"\\all", b"\\flagged", b"\\important"))
 _NO_FOLDER: Final = frozenset((b"\\noselect", b"\\nonexistent"))
 
 
-class ImapSource:
+class ImapSource(Told):
     """An account of another server.
 
     Args:
@@ -72,6 +82,7 @@ class ImapSource:
         verify: bool = True,
         sieve_port: int = 0,
     ) -> None:
+        super().__init__()
         self._sieve_port = sieve_port
         self._host, self._port, self._user, self._password = host, port, user, password
         self._security = security
@@ -83,8 +94,6 @@ class ImapSource:
         self._bound = _Bound()
         self._opened: str | None = None
         self._exists = 0
-        self._notes: list[str] = []
-        self._problems: list[str] = []
         self._uids: tuple[bytes, array[int]] = (b"", array("L"))
 
     # ------------------------------------------------------------------------------------------------ connection
@@ -292,16 +301,6 @@ class ImapSource:
             self._problems.append(f"filters: {error.detail or error.text}")
             return []
 
-    def problems(self) -> list[str]:
-        """See `Source.problems`."""
-        found, self._problems = self._problems, []
-        return found
-
-    def notes(self) -> list[str]:
-        """See `Source.notes`."""
-        found, self._notes = self._notes, []
-        return found
-
     def close(self) -> None:
         """See `Source.close`."""
         client, self._client = self._client, None
@@ -388,15 +387,22 @@ def _list_uids(client: Any, exists: int) -> array[int]:
 
 
 def _message(uid: int, data: dict[bytes, Any], validity: bytes) -> SourceMessage:
-    date = data.get(b"INTERNALDATE")
     return SourceMessage(
         key=key_of(validity, b"%d" % uid),
         uid=uid,
         flags=of_names(bytes(flag).decode("latin-1") for flag in data.get(b"FLAGS", ())),
-        internal_date=date.astimezone(UTC) if isinstance(date, datetime) else None,
+        internal_date=_utc(data.get(b"INTERNALDATE")),
         size=int(data.get(b"RFC822.SIZE", 0)),
         place=uid,
     )
+
+
+def _utc(date: object) -> datetime | None:
+    """What the server says, if that is a date in UTC too."""
+    try:
+        return date.astimezone(UTC) if isinstance(date, datetime) else None
+    except OverflowError:
+        return None
 
 
 def _levels(name: str, delimiter: str, prefixes: list[str]) -> list[str]:

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Literal
 from sora.errors import Refused
 from sora.formats import dovecot, maildir, names
 from sora.moving import files
+from sora.moving.source import Told
 from sora.types import FIRST_KEYWORD
+from sora.wire import utf7
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from sora._native.mimescan import Octets
@@ -31,9 +33,12 @@ MARKER: Final = b".sora-export"
 _UIDLIST: Final = b"dovecot-uidlist"
 _OURS: Final = re.compile(rb"\.U\d+V\d+\.sora,S=\d+\Z")
 _PARTIAL: Final = b".dovecot-uidlist.part"
+_TAKEN: Final = re.compile(r"\.|(?:cur|new|tmp|sieve|subscriptions|maildirfolder|maildirsize)\Z|dovecot")
+"""Levels that Dovecot, or this, has other things under, or does not show."""
+MAX_FILE_NAME: Final = 255
 
 
-class MaildirSink:
+class MaildirSink(Told):
     """A maildir.
 
     Args:
@@ -43,9 +48,9 @@ class MaildirSink:
     """
 
     def __init__(self, path: Path, mailboxes: Iterable[str], about: str, layout: Layout = "auto") -> None:
+        super().__init__()
         dotted = any(not names.can_be_maildirpp(name) for name in mailboxes)
         self.layout: Literal["maildir++", "fs"] = ("fs" if dotted else "maildir++") if layout == "auto" else layout
-        self._notes: list[str] = []
         try:
             self._root = files.make_target(path, MARKER, f"{about} {self.layout}\n".encode())
         except OSError as error:
@@ -53,6 +58,7 @@ class MaildirSink:
         if self.layout == "fs":
             self._notes.append("folders lie as in Dovecot's LAYOUT=fs")
         self._taken: set[bytes] = set()
+        self._called: dict[str, str] = {}
         self._folder = -1
         self._cur = -1
         self._there: sqlite3.Connection | None = None
@@ -92,18 +98,17 @@ class MaildirSink:
 
     def _directory(self, name: str) -> bytes:
         """Where a mailbox lies; a name that would be another's, or a part of a maildir, gets another one."""
+        levels = name.split(names.DELIMITER)
         if self.layout == "fs":
-            levels = [f"_{level}" if level in ("cur", "new", "tmp") or level.startswith(".") else level
-                      for level in name.split(names.DELIMITER)]  # fmt: skip
+            levels, directory, fit = [_beside(level) for level in levels], names.fs_directory, _fit_each
         else:
-            levels = [level.replace(".", "_") for level in name.split(names.DELIMITER)]
-        plain = names.DELIMITER.join(levels)
-        directory = names.fs_directory if self.layout == "fs" else names.maildirpp_directory
+            levels, directory, fit = [level.replace(".", "_") for level in levels], names.maildirpp_directory, _fit
         number = 1
-        while directory(chosen := plain if number == 1 else f"{plain} ({number})") in self._taken:
+        while directory(chosen := fit(levels, "" if number == 1 else f" ({number})")) in self._taken:
             number += 1
         if chosen != name:
             self._notes.append(f"{name} is called {chosen} there")
+            self._called[name] = chosen
         self._taken.add(directory(chosen))
         return directory(chosen)
 
@@ -164,14 +169,10 @@ class MaildirSink:
 
     def finish(self, subscriptions: Sequence[str], scripts: Sequence[SinkScript]) -> None:
         """See `Sink.finish`."""
-        files.write_file(self._root, b"subscriptions", dovecot.write_subscriptions(subscriptions))
-        write_scripts(self._root, scripts)
+        called = [self._called.get(name, name) for name in subscriptions]
+        files.write_file(self._root, b"subscriptions", dovecot.write_subscriptions(called))
+        self._notes += write_scripts(self._root, scripts)
         os.fsync(self._root)
-
-    def notes(self) -> list[str]:
-        """See `Sink.notes`."""
-        found, self._notes = self._notes, []
-        return found
 
     def _leave(self) -> None:
         if self._uidlist is not None:
@@ -191,14 +192,16 @@ class MaildirSink:
             self._root = -1
 
 
-def write_scripts(root: int, scripts: Sequence[SinkScript]) -> None:
-    """`sieve/` and the link `.dovecot.sieve`, as Dovecot's Pigeonhole has them."""
+def write_scripts(root: int, scripts: Sequence[SinkScript]) -> list[str]:
+    """`sieve/` and the link `.dovecot.sieve`, as Dovecot's Pigeonhole has them; what could not be called as it is."""
     if not scripts:
-        return
+        return []
+    called: dict[str, str] = {}
     folder = files.make_directory(root, b"sieve")
     try:
         for script in scripts:
-            files.write_file(folder, script_file(script.name), script.content)
+            called[script.name] = names.unlike(_script_name(script.name), called.values())
+            files.write_file(folder, _script_file(called[script.name]), script.content)
     finally:
         os.close(folder)
     active = next((script for script in scripts if script.active), None)
@@ -206,14 +209,46 @@ def write_scripts(root: int, scripts: Sequence[SinkScript]) -> None:
         temporary = b".dovecot.sieve.part"
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary, dir_fd=root)
-        os.symlink(b"sieve/" + script_file(active.name), temporary, dir_fd=root)
+        os.symlink(b"sieve/" + _script_file(called[active.name]), temporary, dir_fd=root)
         os.rename(temporary, b".dovecot.sieve", src_dir_fd=root, dst_dir_fd=root)
+    return [f"script {name} is called {there} there" for name, there in called.items() if there != name]
 
 
-def script_file(name: str) -> bytes:
-    """A file name for a script: no way to another directory, and not hidden."""
+def _script_name(name: str) -> str:
+    """What a file may be called: no way to another directory, not hidden, with room for what comes behind it."""
     plain = names.level(name)
-    return f"_{plain}.sieve".encode() if plain.startswith(".") else f"{plain}.sieve".encode()
+    return _short(f"_{plain}" if plain.startswith(".") else plain, str.encode, MAX_FILE_NAME - 20)
+
+
+def _script_file(name: str) -> bytes:
+    return f"{name}.sieve".encode()
+
+
+def _beside(level: str) -> str:
+    """A level that is not called as something else is there."""
+    return f"_{level}" if _TAKEN.match(level) else level
+
+
+def _fit(levels: list[str], suffix: str) -> str:
+    """A name with a suffix, of which the whole is one file name: the longest levels are cut."""
+    made = list(levels)
+    while len(names.maildirpp_directory(names.DELIMITER.join(made) + suffix)) > MAX_FILE_NAME:
+        longest = max(range(len(made)), key=lambda i: len(made[i]))
+        made[longest] = made[longest][:-1]
+    return names.DELIMITER.join(made) + suffix
+
+
+def _fit_each(levels: list[str], suffix: str) -> str:
+    """A name with a suffix, of which each level is a file name."""
+    *above, last = levels
+    last = _short(last, lambda level: utf7.encode(level + suffix), MAX_FILE_NAME) + suffix
+    return names.DELIMITER.join([*(_short(level, utf7.encode, MAX_FILE_NAME) for level in above), last])
+
+
+def _short(text: str, encode: Callable[[str], bytes], most: int) -> str:
+    while len(encode(text)) > most:
+        text = text[:-1]
+    return text
 
 
 def _list(cur: int) -> sqlite3.Connection:

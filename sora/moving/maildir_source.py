@@ -27,6 +27,7 @@ from sora.moving.source import (
     SourceFolder,
     SourceMessage,
     SourceScript,
+    Told,
     key_of,
 )
 
@@ -46,7 +47,7 @@ _PARTS: Final = (b"cur", b"new")
 _OURS: Final = frozenset((b"cur", b"new", b"tmp", b"sieve"))
 
 
-class MaildirSource:
+class MaildirSource(Told):
     """A maildir.
 
     Args:
@@ -57,6 +58,7 @@ class MaildirSource:
     """
 
     def __init__(self, path: Path, layout: Layout = "auto", escape: str = "", sieve: Path | None = None) -> None:
+        super().__init__()
         self._path = path
         self._escape = escape
         self._sieve = sieve
@@ -64,7 +66,6 @@ class MaildirSource:
             self._root = files.open_root(path)
         except OSError as error:
             raise Refused(f"{path}: {error.strerror}") from error
-        self._problems: list[str] = []
         self._tables: dict[bytes, sqlite3.Connection] = {}
         self._layout = self._find_layout() if layout == "auto" else layout
         if not _has(self._root, b"cur") and not self._directories():
@@ -101,8 +102,12 @@ class MaildirSource:
                 yield name, names.maildirpp_levels(name, self._escape)
 
     def _below(self, path: bytes, levels: list[str]) -> Iterator[tuple[bytes, list[str]]]:
-        with files.directory(self._root, path) as fd:
-            found = list(files.subdirectories(fd))
+        try:
+            with files.directory(self._root, path) as fd:
+                found = list(files.subdirectories(fd))
+        except OSError as error:
+            self._problem(path, f"it cannot be read: {error.strerror}")
+            return
         for name, link in found:
             if name in _OURS or name.startswith(b"."):
                 continue
@@ -115,6 +120,8 @@ class MaildirSource:
                 yield below, named
             if len(named) < MAX_DEPTH:
                 yield from self._below(below, named)
+            else:
+                self._problem(below, "directories lie too deep in each other: what is in there is left out")
 
     def _is_folder(self, path: bytes) -> bool:
         """What cannot be looked into may be one: it is told when its messages are asked for."""
@@ -153,7 +160,21 @@ class MaildirSource:
                 "ORDER BY l.uid IS NULL, l.uid, f.base"
             )
             while window := rows.fetchmany(WINDOW):
-                yield [m for row in window if (m := self._message(fd, row, keywords)) is not None]
+                yield self._window(fd, folder.key, window, keywords)
+
+    def _window(
+        self, fd: int, path: bytes, rows: list[tuple[bytes, bytes, int | None]], keywords: dict[int, str]
+    ) -> list[SourceMessage]:
+        """Messages as they are now: a file whose flags have changed since they were listed has another name."""
+        found = [(base, place, uid, _stat(fd, place)) for base, place, uid in rows]
+        if any(stat is None for *_, stat in found):
+            self._look_again(fd, path)
+            places = {base: self._place(path, base) or place for base, place, _, stat in found if stat is None}
+            found = [
+                (base, places[base], uid, _stat(fd, places[base])) if stat is None else (base, place, uid, stat)
+                for base, place, uid, stat in found
+            ]
+        return [_message(base, place, uid, stat, keywords) for base, place, uid, stat in found]
 
     @contextlib.contextmanager
     def _reading(self, folder: SourceFolder) -> Iterator[int]:
@@ -167,18 +188,6 @@ class MaildirSource:
                 yield fd
         except OSError as error:
             raise FolderBroken(f"it cannot be read: {error.strerror}") from error
-
-    def _message(self, fd: int, row: tuple[bytes, bytes, int | None], keywords: dict[int, str]) -> SourceMessage | None:
-        base, place, uid = row
-        found = _stat(fd, place)
-        return SourceMessage(
-            key=key_of(base),
-            uid=uid or 0,
-            flags=maildir.flags_of(maildir.parse(place.partition(b"/")[2]).letters, keywords),
-            internal_date=None if found is None else _date(found.st_mtime),
-            size=found.st_size if found else 0,
-            place=place,
-        )
 
     def uid_next(self, folder: SourceFolder) -> int:
         """See `Source.uid_next`."""
@@ -255,11 +264,16 @@ class MaildirSource:
 
     def _open_renamed(self, fd: int, path: bytes, place: bytes) -> int:
         base = maildir.parse(place.partition(b"/")[2]).base
-        row = self._table(path).execute("SELECT place FROM found WHERE base = ?", (base,)).fetchone()
+        now = self._place(path, base)
         try:
-            return _open(fd, row[0]) if row else -1
+            return _open(fd, now) if now is not None else -1
         except FileNotFoundError:
             return -1
+
+    def _place(self, path: bytes, base: bytes) -> bytes | None:
+        """Where a message was seen last."""
+        row = self._table(path).execute("SELECT place FROM found WHERE base = ?", (base,)).fetchone()
+        return row[0] if row else None
 
     def _look_again(self, fd: int, path: bytes) -> bool:
         _find(self._table(path), fd, "REPLACE")
@@ -313,15 +327,6 @@ class MaildirSource:
             if active:
                 self._problem(b".dovecot.sieve", "its script is not in the directory `sieve`")
 
-    def problems(self) -> list[str]:
-        """See `Source.problems`."""
-        found, self._problems = self._problems, []
-        return found
-
-    def notes(self) -> list[str]:
-        """See `Source.notes`."""
-        return []
-
     def _problem(self, name: bytes, text: str) -> None:
         self._problems.append(f"{name.decode('utf-8', 'replace').lstrip('/')}: {text}")
 
@@ -333,6 +338,19 @@ class MaildirSource:
         if self._root >= 0:
             os.close(self._root)
             self._root = -1
+
+
+def _message(
+    base: bytes, place: bytes, uid: int | None, found: os.stat_result | None, keywords: dict[int, str]
+) -> SourceMessage:
+    return SourceMessage(
+        key=key_of(base),
+        uid=uid or 0,
+        flags=maildir.flags_of(maildir.parse(place.partition(b"/")[2]).letters, keywords),
+        internal_date=None if found is None else _date(found.st_mtime),
+        size=found.st_size if found else 0,
+        place=place,
+    )
 
 
 def _find(table: sqlite3.Connection, fd: int, conflict: Literal["IGNORE", "REPLACE"]) -> None:

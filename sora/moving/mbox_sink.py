@@ -11,6 +11,7 @@ from sora.formats import mbox, names
 from sora.formats.lines import to_lf
 from sora.moving import files
 from sora.moving.maildir_sink import MARKER, write_scripts
+from sora.moving.source import Told
 from sora.types import FIRST_KEYWORD
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from sora.moving.sink import SinkFolder, SinkMessage, SinkScript
 
 SUFFIX: Final = ".mbox"
+SUBSCRIPTIONS: Final = "subscriptions"
 MAX_LEVEL: Final = 230
 """Octets of a level: a file name has 255, and this one gets a number and two endings."""
 SLICE: Final = 1024 * 1024
@@ -34,7 +36,7 @@ _CRLF: Final = re.compile(rb"\r\n")
 _LINES: Final = re.compile(rb"(?m)^>*From ")
 
 
-class MboxSink:
+class MboxSink(Told):
     """A directory of mbox files.
 
     Args:
@@ -43,6 +45,7 @@ class MboxSink:
     """
 
     def __init__(self, path: Path, about: str, variant: Variant = "mboxrd") -> None:
+        super().__init__()
         self._variant = variant
         try:
             self._root = files.make_target(path, MARKER, f"{about} {variant}\n".encode())
@@ -52,7 +55,7 @@ class MboxSink:
         self._name = b""
         self._file: BinaryIO | None = None
         self._keywords: dict[int, str] = {}
-        self._notes: list[str] = []
+        self._called: dict[str, str] = {}
         self._taken: set[str] = set()
 
     def begin(self, folder: SinkFolder) -> bool:
@@ -61,6 +64,7 @@ class MboxSink:
         self._folder = files.make_directory(self._root, os.path.dirname(path).encode())
         self._name = os.path.basename(path).encode()
         if _exists(self._folder, self._name):
+            self._notes.append(f"{folder.name}: its file is there from an earlier run; what came since is not in it")
             self._leave()
             return False
         self._file = open(files.create(self._folder, _PART % self._name), "wb")
@@ -73,9 +77,12 @@ class MboxSink:
         Mailboxes come in the same order in every run, so a run that goes on finds the same names.
         """
         levels = [_level(level) for level in name.split(names.DELIMITER)]
+        if levels[0] == SUBSCRIPTIONS and len(levels) > 1:  # a directory would be where that file is
+            levels[0] += "_"
         chosen = names.unlike(names.DELIMITER.join(levels), self._taken)
         if chosen != name:
             self._notes.append(f"{name} is called {chosen} there")
+            self._called[name] = chosen
         self._taken.add(chosen)
         return f"{chosen}{SUFFIX}"
 
@@ -93,10 +100,12 @@ class MboxSink:
         assert data is not None, "nothing is there already"
         end = _END.search(data)
         header = to_lf(data[:] if end is None else data[: end.start() + end[0].count(b"\n") - 1])
+        sender = _sender(header)
+        header = mbox.parse_header(header).octets  # a sender's `X-Status: D` would be a flag to whoever reads this
         start = len(data) if end is None else end.end()
         keywords = [self._keywords[number] for number in message.flags if number in self._keywords]
         system = [number for number in message.flags if number < FIRST_KEYWORD]
-        self._file.write(mbox.write_from(_sender(header), message.internal_date))
+        self._file.write(mbox.write_from(sender, message.internal_date))
         self._file.write(self._quoted(header))
         if header and not header.endswith(b"\n"):
             self._file.write(b"\n")
@@ -127,14 +136,10 @@ class MboxSink:
 
     def finish(self, subscriptions: Sequence[str], scripts: Sequence[SinkScript]) -> None:
         """See `Sink.finish`."""
-        files.write_file(self._root, b"subscriptions", "".join(f"{name}\n" for name in subscriptions).encode())
-        write_scripts(self._root, scripts)
+        called = "".join(f"{self._called.get(name, name)}\n" for name in subscriptions)
+        files.write_file(self._root, SUBSCRIPTIONS.encode(), called.encode())
+        self._notes += write_scripts(self._root, scripts)
         os.fsync(self._root)
-
-    def notes(self) -> list[str]:
-        """See `Sink.notes`."""
-        found, self._notes = self._notes, []
-        return found
 
     def _leave(self) -> None:
         if self._file is not None:

@@ -17,7 +17,19 @@ from sora.errors import Refused
 from sora.formats import mbox, names
 from sora.formats.lines import ToCrlf
 from sora.moving import files
-from sora.moving.source import GONE, PIECE_BYTES, WINDOW, Piece, SourceFolder, SourceMessage, SourceScript, key_of
+from sora.moving.source import (
+    CHANGED,
+    GONE,
+    PIECE_BYTES,
+    WINDOW,
+    FolderBroken,
+    Piece,
+    SourceFolder,
+    SourceMessage,
+    SourceScript,
+    Told,
+    key_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,10 +40,11 @@ if TYPE_CHECKING:
 
 MAX_LINE: Final = 64 * 1024
 MAX_DEPTH: Final = 16
+DIGEST: Final = 16
 _SUFFIXES: Final = (".mbox", ".mbx")
 
 
-class MboxSource:
+class MboxSource(Told):
     """One mbox, or a directory with some in it.
 
     Args:
@@ -40,9 +53,8 @@ class MboxSource:
     """
 
     def __init__(self, path: Path, variant: Variant = "mboxrd", mailbox: str = "") -> None:
+        super().__init__()
         self._variant = variant
-        self._problems: list[str] = []
-        self._notes: list[str] = []
         self._single = b""
         try:
             if path.is_dir():
@@ -61,29 +73,41 @@ class MboxSource:
         paths = [self._single] if self._single else sorted(self._below(b""))
         found = []
         for path in paths:
-            with files.directory(self._root, os.path.dirname(path)) as fd:
-                if not _is_mbox(fd, os.path.basename(path)):
-                    told = self._problems if self._single else self._notes
-                    told.append(f"{path.decode('utf-8', 'replace')} is no mbox")
-                    continue
+            shown = path.decode("utf-8", "replace")
+            try:
+                with files.directory(self._root, os.path.dirname(path)) as fd:
+                    is_mbox = _is_mbox(fd, os.path.basename(path))
+            except OSError as error:
+                self._problems.append(f"{shown}: it cannot be read: {error.strerror}")
+                continue
+            if not is_mbox:
+                told = self._problems if self._single else self._notes
+                told.append(f"{shown} is no mbox")
+                continue
             levels = (self._mailbox or _name(path)).split(names.DELIMITER)
             found.append(SourceFolder(key=path, name=names.name_of(levels), messages=0))
         return sorted(found, key=lambda folder: (folder.name != names.INBOX, folder.name.split(names.DELIMITER)))
 
     def _below(self, path: bytes) -> Iterator[bytes]:
-        with files.directory(self._root, path) as fd, os.scandir(fd) as entries:
-            found = [
-                (os.fsencode(entry.name), entry.is_dir(follow_symlinks=False), entry.is_file(follow_symlinks=False))
-                for entry in entries
-            ]
-        for name, is_directory, is_file in found:
+        shown = path.decode("utf-8", "replace")
+        if path.count(b"/") >= MAX_DEPTH:
+            self._problems.append(f"{shown}: directories lie too deep in each other: the rest is left out")
+            return
+        try:
+            with files.directory(self._root, path) as fd, os.scandir(fd) as entries:
+                found = [(os.fsencode(entry.name), entry.is_dir(follow_symlinks=False), entry.is_symlink())
+                         for entry in entries if not entry.name.startswith(".")]  # fmt: skip
+        except OSError as error:
+            self._problems.append(f"{shown}: it cannot be read: {error.strerror}")
+            return
+        for name, is_directory, is_link in found:
             below = b"/".join(filter(None, (path, name)))
-            if name.startswith(b"."):
-                continue
-            if is_file:
-                yield below
-            elif is_directory and below.count(b"/") < MAX_DEPTH:
+            if is_link:
+                self._problems.append(f"{below.decode('utf-8', 'replace')}: a link is not followed")
+            elif is_directory:
                 yield from self._below(below)
+            else:
+                yield below
 
     # ------------------------------------------------------------------------------------------------ messages
 
@@ -109,7 +133,9 @@ class MboxSource:
         table = sqlite3.connect("", isolation_level=None)
         table.execute("PRAGMA journal_mode = off")
         table.execute("PRAGMA cache_size = -4096")
-        table.execute("CREATE TABLE message (start INTEGER PRIMARY KEY, header INT, stop INT, key BLOB, date REAL)")
+        table.execute(
+            "CREATE TABLE message (start INTEGER PRIMARY KEY, header INT, stop INT, digest BLOB, key BLOB, date REAL)"
+        )
         table.execute("CREATE TABLE seen (digest BLOB PRIMARY KEY, n INT) WITHOUT ROWID")
         table.execute("BEGIN")
         for start, header, stop, digest, date in _scan(file, self._variant):
@@ -117,7 +143,7 @@ class MboxSource:
                 "INSERT INTO seen VALUES (?, 1) ON CONFLICT (digest) DO UPDATE SET n = n + 1 RETURNING n", (digest,)
             ).fetchone()
             key = key_of(digest, b"%d" % n)
-            table.execute("INSERT INTO message VALUES (?, ?, ?, ?, ?)", (start, header, stop, key, date))
+            table.execute("INSERT INTO message VALUES (?, ?, ?, ?, ?, ?)", (start, header, stop, digest, key, date))
         table.execute("COMMIT")
         return table
 
@@ -126,18 +152,20 @@ class MboxSource:
         table = self._scanned(folder)
         with self._open(folder) as file:
             for number, message in enumerate(messages):
-                row = table.execute("SELECT header, stop FROM message WHERE start = ?", (message.place,)).fetchone()
+                row = table.execute(
+                    "SELECT header, stop, digest FROM message WHERE start = ?", (message.place,)
+                ).fetchone()
                 if row is None:
                     yield Piece(number, b"", last=True, problem=GONE)
                 else:
                     yield from self._octets(number, file, *row)
 
-    def _octets(self, number: int, file: BinaryIO, header: int, stop: int) -> Iterator[Piece]:
+    def _octets(self, number: int, file: BinaryIO, header: int, stop: int, digest: bytes) -> Iterator[Piece]:
         file.seek(header)
         convert = ToCrlf()
         top, rest = _header(file, stop)
-        yield Piece(number, convert.feed(top.octets))
-        quoted = self._variant != "mboxcl2" or top.content_length is None
+        read = hashlib.blake2b(top.octets, digest_size=DIGEST)
+        yield Piece(number, convert.feed(mbox.unquote_lines(top.octets, self._variant)))
         file.seek(rest)
         held: list[bytes] = []
         size = 0
@@ -146,20 +174,23 @@ class MboxSource:
             line = file.readline(min(MAX_LINE, stop - file.tell()))
             if not line:
                 break
-            held.append(mbox.unquote(line, self._variant) if quoted and begins else line)
+            read.update(line)
+            held.append(mbox.unquote(line, self._variant) if begins else line)
             begins = line.endswith(b"\n")
             size += len(line)
             if size >= PIECE_BYTES:
                 yield Piece(number, convert.feed(b"".join(held)))
                 held, size = [], 0
-        yield Piece(number, convert.feed(b"".join(held)), last=True)
+        # Whoever expunges or delivers meanwhile writes the file anew, and other octets stand in this place.
+        problem = "" if read.digest() == digest else CHANGED
+        yield Piece(number, convert.feed(b"".join(held)), last=True, problem=problem)
 
     def _open(self, folder: SourceFolder) -> BinaryIO:
         try:
             with files.directory(self._root, os.path.dirname(folder.key)) as fd:
                 return open(files.open_file(fd, os.path.basename(folder.key)), "rb")
         except OSError as error:
-            raise Refused(f"{folder.name}: {error.strerror}") from error
+            raise FolderBroken(f"it cannot be read: {error.strerror}") from error
 
     # ------------------------------------------------------------------------------------------------ the rest
 
@@ -170,16 +201,6 @@ class MboxSource:
     def scripts(self) -> list[SourceScript]:
         """See `Source.scripts`: there are none."""
         return []
-
-    def problems(self) -> list[str]:
-        """See `Source.problems`."""
-        found, self._problems = self._problems, []
-        return found
-
-    def notes(self) -> list[str]:
-        """See `Source.notes`."""
-        found, self._notes = self._notes, []
-        return found
 
     def _forget(self) -> None:
         if self._table is not None:
@@ -202,11 +223,11 @@ def _name(path: bytes) -> str:
 
 
 def _is_mbox(fd: int, name: bytes) -> bool:
-    """An empty file is an mbox without messages."""
+    """An empty file is an mbox without messages; a pipe is none."""
     try:
         with open(files.open_file(fd, name), "rb") as file:
             line = file.readline(512)
-    except OSError:
+    except files.NotPlain:
         return False
     return not line or mbox.parse_from(line) is not None
 
@@ -234,7 +255,7 @@ def _scan(file: BinaryIO, variant: Variant) -> Iterator[tuple[int, int, int, byt
         header = file.tell()
         top, rest = _header(file, size)
         stop, follows = _end(file, rest, size, top.content_length if variant == "mboxcl2" else None)
-        digest = hashlib.blake2b(top.octets, digest_size=16)
+        digest = hashlib.blake2b(top.octets, digest_size=DIGEST)
         file.seek(rest)
         while file.tell() < stop:
             digest.update(file.read(min(PIECE_BYTES, stop - file.tell())))

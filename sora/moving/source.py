@@ -21,6 +21,7 @@ PIECE_BYTES: Final = 256 * 1024
 KEY_BYTES: Final = 16
 GONE: Final = "gone"
 """Problem of a message that is not there any more: somebody has expunged it."""
+CHANGED: Final = "it has changed while it was read: the next run brings it"
 
 
 class FolderBroken(Refused):
@@ -116,6 +117,24 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Let go of everything."""
+
+
+class Told:
+    """What is told of a source or a sink, once."""
+
+    def __init__(self) -> None:
+        self._problems: list[str] = []
+        self._notes: list[str] = []
+
+    def problems(self) -> list[str]:
+        """See `Source.problems`."""
+        found, self._problems = self._problems, []
+        return found
+
+    def notes(self) -> list[str]:
+        """See `Source.notes` and `Sink.notes`."""
+        found, self._notes = self._notes, []
+        return found
 
 
 def key_of(*parts: bytes) -> bytes:

@@ -168,6 +168,8 @@ def test_keywords_and_subscriptions() -> None:
         ),
         (b"From x Tue Mar  4 05:06:07 CET 2015", datetime(2015, 3, 4, 5, 6, 7, tzinfo=UTC)),
         (b"From x Tue Feb 31 05:06:07 2015", None),
+        (b"From x Mon Jan  1 00:00:00 0001 +0100", None),
+        (b"From x Fri Dec 31 23:59:59 9999 -0100", None),
     ],
 )
 def test_separators(line: bytes, date: datetime | None) -> None:
@@ -185,11 +187,11 @@ def test_lines_that_are_no_separators(line: bytes) -> None:
 
 def test_fields_of_the_mailbox_are_none_of_the_message() -> None:
     found = mbox.parse_header(
-        b"Status: RO\nFrom: a\nX-Status: AF\n continued\nX-Keywords: one NIL\nX-UID: 4\n"
-        b"Content-Length: 12\nTo: b\n c\n\n"
+        b"Status: RO\nFrom: a\nX-Status: AF\n D continued\nX-Keywords: one NIL\n\ttwo\nX-UID: 4\n"
+        b"Content-Length: 12\nTo: b\n c\rX-UID: 5\n\n"
     )
-    assert found.octets == b"From: a\nTo: b\n c\n\n"
-    assert found.flags == flags.Flags((SEEN, ANSWERED, FLAGGED), ("one", "NIL_"))
+    assert found.octets == b"From: a\nTo: b\n c\rX-UID: 5\n\n"
+    assert found.flags == flags.Flags((SEEN, ANSWERED, FLAGGED), ("one", "NIL_", "two"))
     assert found.content_length == 12
 
 

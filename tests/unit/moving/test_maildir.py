@@ -10,6 +10,7 @@ import pytest
 
 from sora.errors import Refused
 from sora.formats.flags import Flags
+from sora.moving import files, maildir_source
 from sora.moving.maildir_sink import MaildirSink
 from sora.moving.maildir_source import MaildirSource
 from sora.moving.sink import SinkFolder, SinkMessage, SinkScript
@@ -82,6 +83,48 @@ def test_a_file_that_was_renamed_is_found(mail: Path, opened: MaildirSource) -> 
     (mail / "new/b").unlink()
     assert body(opened, inbox, first)[0].startswith(b"Subject")
     assert body(opened, inbox, second) == (b"", GONE)
+
+
+def test_a_file_that_was_renamed_before_it_was_looked_at(
+    mail: Path, opened: MaildirSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It keeps its date, and has the flags that it has now."""
+    monkeypatch.setattr(maildir_source, "WINDOW", 1)
+    for name in ("a:2,", "b:2,", "c:2,"):
+        put(mail / "cur", name)
+    (folder, *_) = opened.folders()
+    windows = opened.messages(folder)
+    found = next(windows)
+    (mail / "cur" / "b:2,").rename(mail / "cur" / "b:2,S")
+    (mail / "cur" / "c:2,").unlink()
+    for window in windows:
+        found += window
+    assert [message.flags.system for message in found] == [(), (SEEN,), ()]
+    when = datetime.fromtimestamp(1_000_000_000, UTC)
+    assert [message.internal_date for message in found] == [when, when, None]
+    assert body(opened, folder, found[1]) == (b"Subject: x\r\n\r\nbody\r\n", "")
+    assert body(opened, folder, found[2])[1] == GONE
+
+
+def test_a_directory_that_cannot_be_read_or_lies_too_deep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = "/".join(["d"] * 17)
+    for path in ("", "Work", "Bad", "Bad/below", deep):
+        (tmp_path / path / "cur").mkdir(parents=True)
+    real = files.subdirectories
+
+    def refused(fd: int) -> Iterator[tuple[bytes, bool]]:
+        if os.readlink(f"/proc/self/fd/{fd}").endswith("/Bad"):
+            raise PermissionError(13, "Permission denied")
+        return real(fd)
+
+    monkeypatch.setattr(files, "subdirectories", refused)
+    source = MaildirSource(tmp_path)
+    names = [folder.name for folder in source.folders()]
+    assert names == ["INBOX", "Bad", "Work"]
+    told = set(source.problems())
+    assert "Bad: it cannot be read: Permission denied" in told
+    assert f"{deep[:-2]}: directories lie too deep in each other: what is in there is left out" in told
+    source.close()
 
 
 def test_nothing_follows_a_link(tmp_path: Path, mail: Path) -> None:
@@ -233,6 +276,28 @@ def test_names_that_cannot_be_directories(tmp_path: Path) -> None:
     sink.close()
     source = MaildirSource(tmp_path, "fs")
     assert [folder.name for folder in source.folders()] == ["INBOX", "_.hidden", "_cur", "a.b"]
+    source.close()
+
+
+TAKEN = ("subscriptions", "sieve", "dovecot-uidlist", "A/dovecot-keywords", "A/maildirfolder", "é" * 127, "é" * 126)
+
+
+@pytest.mark.parametrize("names", [("INBOX", "a.b", "A", *TAKEN), ("INBOX", "A", "/".join(["x" * 200] * 4), *TAKEN)])
+def test_names_that_files_have_and_names_that_are_too_long(tmp_path: Path, names: tuple[str, ...]) -> None:
+    """Every mailbox comes back, and the subscriptions name those that are there."""
+    sink = MaildirSink(tmp_path, names, "account 1")
+    for name in names:
+        sink.begin(SinkFolder(name, 7, 2, {}))
+        sink.put(message(1), b"text.")
+        sink.end()
+    sink.finish(names, [SinkScript("main", b"keep;", active=True)])
+    sink.close()
+    source = MaildirSource(tmp_path)
+    folders = source.folders()
+    assert len(folders) == len(names)
+    assert {folder.name for folder in folders} == set(source.subscriptions())
+    assert all(len(all_of(source, folder)) == 1 for folder in folders)
+    assert [script.name for script in source.scripts()] == ["main"]
     source.close()
 
 

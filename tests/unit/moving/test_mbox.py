@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +17,8 @@ from sora.formats.mbox import Variant
 from sora.moving import mbox_sink
 from sora.moving.mbox_sink import MboxSink
 from sora.moving.mbox_source import MboxSource
-from sora.moving.sink import SinkFolder, SinkMessage
+from sora.moving.sink import SinkFolder, SinkMessage, SinkScript
+from sora.moving.source import CHANGED, FolderBroken
 
 if TYPE_CHECKING:
     from sora.moving.source import SourceFolder, SourceMessage
@@ -147,7 +149,110 @@ def test_a_directory_of_files(tmp_path: Path) -> None:
     source = MboxSource(tmp_path)
     assert [folder.name for folder in source.folders()] == ["INBOX", "Lists/one", "empty"]
     assert source.notes() == ["notes.txt is no mbox"]
+    assert source.problems() == ["link: a link is not followed"]
     source.close()
+
+
+def test_what_cannot_be_read_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not a note: whoever goes by the exit code would take the import for complete."""
+    (tmp_path / "Lists").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(b"From a Tue Mar  4 05:06:07 2015\nSubject: x\n\n\n")
+    real = os.open
+
+    def refused(path: object, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        if path in (b"Lists", b"a"):
+            raise PermissionError(13, "Permission denied")
+        return real(path, flags, mode, dir_fd=dir_fd)  # type: ignore[arg-type]
+
+    source = MboxSource(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", refused)
+        assert [folder.name for folder in source.folders()] == ["b"]
+    assert sorted(source.problems()) == [
+        "Lists: it cannot be read: Permission denied", "a: it cannot be read: Permission denied"
+    ]  # fmt: skip
+    (folder, *_) = source.folders()
+    (tmp_path / "a").unlink()
+    with pytest.raises(FolderBroken):
+        list(source.messages(folder))
+    source.close()
+
+
+def test_directories_that_lie_too_deep_are_told(tmp_path: Path) -> None:
+    path = tmp_path.joinpath(*["d"] * 20)
+    path.mkdir(parents=True)
+    (path / "box").write_bytes(b"")
+    source = MboxSource(tmp_path)
+    assert source.folders() == []
+    assert [text.rpartition("/")[2] for text in source.problems()] == [
+        "d: directories lie too deep in each other: the rest is left out"
+    ]
+    source.close()
+
+
+def test_a_file_that_is_written_anew_meanwhile(tmp_path: Path) -> None:
+    """No message gets the octets of another."""
+    one, two = (b"From a Tue Mar  4 05:06:07 2015\nSubject: %s\n\n%s\n\n" % (c, c * 20) for c in (b"1", b"2"))
+    (tmp_path / "box").write_bytes(one + two)
+    source = MboxSource(tmp_path / "box")
+    (folder,) = source.folders()
+    (window,) = source.messages(folder)
+    (tmp_path / "box").write_bytes(two)
+    last = [piece for piece in source.pieces(folder, window) if piece.last]
+    assert [piece.problem for piece in last] == [CHANGED, CHANGED]
+    source.close()
+
+
+@FORMATS
+@pytest.mark.parametrize(
+    "first", [b"From x y", b">From x y", b">>From x Tue Mar  4 05:06:07 2015", b"To: b\rStatus: c"]
+)
+def test_lines_of_a_header_that_look_like_others(tmp_path: Path, variant: Variant, first: bytes) -> None:
+    if variant == "mboxo" and first.startswith(b"From "):
+        pytest.skip("mboxo cannot tell which lines were quoted")
+    whole = b"%s\r\nSubject: x\r\n\r\nbody\r\n" % first
+    sink = MboxSink(tmp_path / "out", "account 1", variant)
+    sink.begin(SinkFolder("Work", 7, 1, {}))
+    sink.put(SinkMessage(1, (), WHEN, len(whole)), whole)
+    sink.end()
+    sink.close()
+    source = MboxSource(tmp_path / "out", variant)
+    assert [octets for _, _, octets in read(source)] == [whole]
+    source.close()
+
+
+def test_a_sender_sets_no_flags(tmp_path: Path) -> None:
+    whole = b"X-Status: D\r\nX-Keywords: $Junk\r\nSubject: x\r\n\r\nbody\r\n"
+    sink = MboxSink(tmp_path / "out", "account 1")
+    sink.begin(SinkFolder("Work", 7, 1, {}))
+    sink.put(SinkMessage(1, (0,), WHEN, len(whole)), whole)
+    sink.end()
+    sink.close()
+    source = MboxSource(tmp_path / "out")
+    ((_, message, _),) = read(source)
+    assert (message.flags.system, message.flags.keywords) == ((0,), ())
+    source.close()
+
+
+def test_names_of_what_lies_beside_the_mailboxes(tmp_path: Path) -> None:
+    """A folder is where no file has to be; subscriptions name what is there; no script takes the file of another."""
+    sink = MboxSink(tmp_path / "out", "account 1")
+    for name in ("subscriptions/a", ".b"):
+        sink.begin(SinkFolder(name, 7, 1, {}))
+        sink.end()
+    long = "é" * 127
+    scripts = [SinkScript("a/b", b"keep;", active=False), SinkScript("a_b", b"stop;", active=True),
+               SinkScript(long, b"discard;", active=False)]  # fmt: skip
+    sink.finish(["subscriptions/a", ".b", "c"], scripts)
+    notes = sink.notes()
+    assert "script a_b is called a_b (2) there" in notes
+    assert len(notes) == 5
+    sink.close()
+    assert (tmp_path / "out" / "subscriptions").read_text() == "subscriptions_/a\n_.b\nc\n"
+    assert (tmp_path / "out" / ".dovecot.sieve").read_bytes() == b"stop;"
+    found = [path.read_bytes() for path in (tmp_path / "out" / "sieve").iterdir()]
+    assert sorted(found) == [b"discard;", b"keep;", b"stop;"]
 
 
 def test_a_single_file_goes_where_it_is_told(tmp_path: Path) -> None:

@@ -129,15 +129,11 @@ class ExportMaildir(Struct, frozen=True, forbid_unknown_fields=True):
 
 async def export_maildir(ctx: AdminContext, req: ExportMaildir) -> ExportReport:
     """Write the mail of an account as a maildir, which Dovecot reads with the same UIDs."""
-    account = await ctx.store.accounts.get(req.address)
-    path = _absolute(req.path)
-    report = ExportReport(account.address, str(path), req.dry_run)
-    listed = await ctx.store.mailboxes.list(account.account_id)
-    mailboxes = [mailbox.name for mailbox in listed if mailbox.exists]
-    about = f"account {account.account_id}"
-    sink = None if req.dry_run else MaildirSink(path, mailboxes, about, req.layout)
-    await _export(ctx, account, sink, report)
-    return report
+
+    def sink(path: Path, mailboxes: list[str], about: str) -> Sink:
+        return MaildirSink(path, mailboxes, about, req.layout)
+
+    return await _export(ctx, req, sink)
 
 
 class ExportMbox(Struct, frozen=True, forbid_unknown_fields=True):
@@ -151,12 +147,11 @@ class ExportMbox(Struct, frozen=True, forbid_unknown_fields=True):
 
 async def export_mbox(ctx: AdminContext, req: ExportMbox) -> ExportReport:
     """Write the mail of an account as mbox files, one for each mailbox."""
-    account = await ctx.store.accounts.get(req.address)
-    path = _absolute(req.path)
-    report = ExportReport(account.address, str(path), req.dry_run)
-    sink = None if req.dry_run else MboxSink(path, f"account {account.account_id}", req.format)
-    await _export(ctx, account, sink, report)
-    return report
+
+    def sink(path: Path, mailboxes: list[str], about: str) -> Sink:
+        return MboxSink(path, about, req.format)
+
+    return await _export(ctx, req, sink)
 
 
 class ExportAccount(Struct, frozen=True, forbid_unknown_fields=True):
@@ -169,20 +164,19 @@ class ExportAccount(Struct, frozen=True, forbid_unknown_fields=True):
 
 async def export_account(ctx: AdminContext, req: ExportAccount) -> ExportReport:
     """Write all that is kept of one account: its mail as a maildir, and account.json with everything else."""
-    account = await ctx.store.accounts.get(req.address)
-    path = _absolute(req.path)
-    report = ExportReport(account.address, str(path), req.dry_run)
-    listed = await ctx.store.mailboxes.list(account.account_id)
-    mailboxes = [mailbox.name for mailbox in listed if mailbox.exists]
-    about = f"account {account.account_id}"
-    sink = None if req.dry_run else MaildirSink(path / "Maildir", mailboxes, about)
-    await _export(ctx, account, sink, report)
+
+    def sink(path: Path, mailboxes: list[str], about: str) -> Sink:
+        return MaildirSink(path / "Maildir", mailboxes, about)
+
+    report = await _export(ctx, req, sink)
     if not req.dry_run:
+        account = await ctx.store.accounts.get(req.address)
         settings = await settings_of(ctx.store, account)
         deleted = await count_deleted(ctx.store, account.account_id)
         if deleted:
-            report.notes.append(f"{deleted} deleted messages are still kept, and not in the export: `messages restore`")
-        await asyncio.to_thread(write_settings, path, msgspec.json.format(msgspec.json.encode(settings), indent=2))
+            report.note(f"{deleted} deleted messages are still kept, and not in the export: `messages restore`")
+        text = msgspec.json.format(msgspec.json.encode(settings), indent=2)
+        await asyncio.to_thread(write_settings, Path(report.target), text)
     return report
 
 
@@ -209,13 +203,23 @@ async def find_account(ctx: AdminContext, address: str) -> Account:
     return await ctx.store.accounts.get(address, deleted=True)
 
 
-async def _export(ctx: AdminContext, account: Account, sink: Sink | None, report: ExportReport) -> None:
+async def _export(
+    ctx: AdminContext,
+    req: ExportMaildir | ExportMbox | ExportAccount,
+    sink: Callable[[Path, list[str], str], Sink],
+) -> ExportReport:
+    account = await ctx.store.accounts.get(req.address)
+    path = _absolute(req.path)
+    report = ExportReport(account=account.address, target=str(path), dry_run=req.dry_run)
+    mailboxes = [one.name for one in await ctx.store.mailboxes.list(account.account_id) if one.exists]
+    target = None if req.dry_run else sink(path, mailboxes, f"account {account.account_id}")
     async with opened(ctx.config, ctx.dsn, ctx.store.db, ctx.blobs) as offline:
-        exporter = Exporter(offline, ctx.store, sink, ctx.progress)
+        exporter = Exporter(offline, ctx.store, target, ctx.progress)
         try:
             await exporter.run(account.account_id, report)
         finally:
             await exporter.close()
+    return report
 
 
 async def _import(

@@ -201,6 +201,7 @@ class ImapSource(Told):
             uid_next=int(state.get(b"UIDNEXT", 0)),
             messages=int(state.get(b"MESSAGES", 0)),
             special_use=next((SPECIAL[flag] for flag in sorted(flags) if flag in SPECIAL), None),
+            by_uid=True,
         )
 
     # ------------------------------------------------------------------------------------------------ messages

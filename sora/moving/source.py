@@ -38,6 +38,7 @@ class SourceFolder(Struct, frozen=True):
         uid_next: Above every UID that was given; 0: not known.
         messages: How many there are; an estimate.
         special_use: `\\Sent` …, if the source says so.
+        by_uid: Messages are known by their UIDs alone: under another UIDVALIDITY none of them is.
     """
 
     key: bytes
@@ -46,6 +47,7 @@ class SourceFolder(Struct, frozen=True):
     uid_next: int = 0
     messages: int = 0
     special_use: str | None = None
+    by_uid: bool = False
 
 
 class SourceMessage(Struct, frozen=True):

@@ -135,6 +135,14 @@ async def test_an_erased_account_leaves_nothing(house: House) -> None:
     assert status.messages == 3
 
 
+async def test_an_account_with_many_bodies_is_erased_in_one_go(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many rounds it takes: only those in which nothing could be done are counted."""
+    monkeypatch.setattr(erasing, "BODIES", 2)
+    monkeypatch.setattr(erasing, "TRIES", 3)
+    report = await erase(house)
+    assert (report.gone, report.waits_for, report.bodies) == (True, "", 9)
+
+
 async def test_nobody_erases_by_mistake(house: House) -> None:
     with pytest.raises(Refused):
         await moving.erase_account(house.context, moving.EraseAccount(ADDRESS, "ann@example"))

@@ -10,10 +10,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 from sora.admin import moving
 from sora.crashpoints import POINTS
 from sora.errors import Busy, NotFound, OverQuota, Refused, StagingFull
+from sora.moving import maildir_source
+from sora.moving.maildir_source import MaildirSource
+from sora.moving.source import key_of
 from sora.services.moving import importing
 from sora.store.imports import Imports, NewFolder
 from sora.store.staging import Staging
@@ -387,6 +391,49 @@ async def test_folders_that_would_be_one_stay_apart(house: House) -> None:
     assert {line.mailbox for line in report.folders} == {"a_b", "a_b (2)"}
     assert "two folders would be" in report.notes[0]
     assert (await bring(house)).messages == 0
+
+
+async def test_folders_that_a_namespace_would_hide_get_another_name(house: House) -> None:
+    """What lies below `Deleted/` and `Shared/` is something else, and nobody would see the mail."""
+    for name in (".Deleted", ".Deleted.old", ".Deleted Items", ".Shared.x"):
+        house.fill(name, [1])
+    (house.mail / "subscriptions").write_text("V\t2\n\nDeleted\nDeleted\tgone\n")
+    report = await bring(house)
+    assert sorted(line.mailbox for line in report.folders) == [
+        "Deleted (2)", "Deleted (2)/old", "Deleted Items", "Shared (2)/x"
+    ]  # fmt: skip
+    assert len([note for note in report.notes if "stands for something else" in note]) == 3
+    listed = {mailbox.name for mailbox in await house.store.mailboxes.list(house.ann) if mailbox.subscribed}
+    assert {"Deleted (2)", "Deleted (2)/gone"} <= listed
+    assert (await bring(house)).messages == 0
+
+
+async def test_a_folder_that_comes_later_shares_no_mailbox(house: House) -> None:
+    """Its name is that of one that came before, in other octets."""
+    house.fill(".&AOk-", [1])
+    assert (await bring(house)).messages == 1
+    house.fill(".\u00e9", [1])
+    report = await bring(house)
+    assert (report.messages, report.present) == (1, 1)
+    assert (await house.uids("\u00e9"), await house.uids("\u00e9 (2)")) == ([1], [1])
+
+
+async def test_a_source_whose_uids_mean_something_else_now(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where messages are known by UIDs alone nothing tells which are here: none comes twice."""
+    house.fill("", [1, 2])
+    source = MaildirSource(house.mail)
+    real = source.folders
+    monkeypatch.setattr(MaildirSource, "folders", lambda self: [replace(one, by_uid=True) for one in real()])
+    monkeypatch.setattr(maildir_source, "key_of", lambda base: key_of(b"%d" % real()[0].uidvalidity, base))
+    assert (await bring(house)).messages == 2
+    assert (await bring(house)).present == 2
+    house.fill("", [1, 2], uidvalidity=78)
+    for dry_run in (True, False):
+        report = await bring(house, dry_run=dry_run)
+        assert report.messages == 0
+        assert "another UIDVALIDITY" in report.problems[0]
+    assert await house.uids("INBOX") == [1, 2]
+    source.close()
 
 
 async def test_a_folder_that_cannot_be_read_stops_nothing(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

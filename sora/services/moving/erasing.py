@@ -147,12 +147,14 @@ class Erasing:
             await conn.execute("DELETE FROM pending_uploads WHERE account_id = $1", account_id)
 
     async def _purge_bodies(self, account_id: AccountId, report: Erased) -> None:
-        for _ in range(TRIES):
+        tries = TRIES
+        while tries:
             rows = await self._store.db.fetch(_CONTENTS, account_id, BODIES)
             if not rows:
                 return
             marked = await self._upkeep.begin_purges(rows)
             if not marked:
+                tries -= 1
                 await asyncio.sleep(BUSY_S)
                 continue
             slots = asyncio.Semaphore(DELETES)

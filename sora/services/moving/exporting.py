@@ -12,11 +12,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from msgspec import Struct
+from msgspec import field
 
 from sora.crashpoints import crash_point
 from sora.errors import BlobDown
 from sora.moving.sink import SinkFolder, SinkMessage, SinkScript
+from sora.services.moving.reports import Line, Moved
 from sora.store.exports import Exports
 
 if TYPE_CHECKING:
@@ -35,38 +36,13 @@ _T = TypeVar("_T")
 AT_ONCE: Final = 8
 """Bodies that are read together: from an object store that is slower than the network."""
 BYTES_AT_ONCE: Final = 2 * 1024 * 1024
-MAX_PROBLEMS: Final = 200
 
 
-class ExportedMailbox(Struct):
-    """What became of a mailbox; `present`: messages that an earlier run had written."""
+class ExportReport(Moved, kw_only=True):
+    """What an export has done, or would do."""
 
-    mailbox: str
-    messages: int = 0
-    present: int = 0
-    bytes: int = 0
-
-
-class ExportReport(Struct):
-    """What an export has done, or would do.
-
-    Attributes:
-        notes: What is not as it is here.
-        problems: What was left out.
-    """
-
-    account: str
     target: str
-    dry_run: bool
-    messages: int = 0
-    present: int = 0
-    bytes: int = 0
-    seconds: float = 0.0
-    subscriptions: int = 0
-    scripts: int = 0
-    mailboxes: list[ExportedMailbox] = []
-    notes: list[str] = []
-    problems: list[str] = []
+    mailboxes: list[Line] = field(default_factory=list)
 
 
 class Exporter:
@@ -106,7 +82,8 @@ class Exporter:
         report.subscriptions, report.scripts = len(subscriptions), len(scripts)
         if self._sink is not None:
             await self._call(self._sink.finish, subscriptions, scripts)
-            report.notes += await self._call(self._sink.notes)
+            for text in await self._call(self._sink.notes):
+                report.note(text)
         report.seconds = round(time.monotonic() - began, 3)
 
     async def close(self) -> None:
@@ -121,7 +98,7 @@ class Exporter:
     async def _write(self, account_id: AccountId, mailbox: ListedMailbox, report: ExportReport) -> None:
         status = mailbox.status
         assert status is not None, "it exists"
-        line = ExportedMailbox(mailbox.name)
+        line = Line(mailbox=mailbox.name)
         keywords = await self._exports.keywords(account_id, status.mailbox_id)
         folder = SinkFolder(mailbox.name, mailbox.uidvalidity, status.uid_next, keywords)
         if self._sink is None:
@@ -137,11 +114,9 @@ class Exporter:
             await self._call(self._sink.end)
         crash_point("export.mailbox_done")
         report.mailboxes.append(line)
-        report.messages += line.messages
-        report.present += line.present
-        report.bytes += line.bytes
+        report.count(line)
 
-    async def _write_rows(self, sink: Sink, rows: list[ExportRow], line: ExportedMailbox, report: ExportReport) -> None:
+    async def _write_rows(self, sink: Sink, rows: list[ExportRow], line: Line, report: ExportReport) -> None:
         # In order: the sink lists UIDs as they come.
         for group in _groups(rows):
             if group[0].body.size > BYTES_AT_ONCE:
@@ -151,9 +126,7 @@ class Exporter:
             self._done += len(group)
             self._progress(line.mailbox, self._done, max(self._total, self._done))
 
-    async def _write_group(
-        self, sink: Sink, group: list[ExportRow], line: ExportedMailbox, report: ExportReport
-    ) -> None:
+    async def _write_group(self, sink: Sink, group: list[ExportRow], line: Line, report: ExportReport) -> None:
         there = await self._call(self._there, sink, group)
         bodies = await asyncio.gather(
             *(_body(self._offline, row, present) for row, present in zip(group, there, strict=True)),
@@ -161,13 +134,13 @@ class Exporter:
         )
         for row, body in zip(group, bodies, strict=True):
             if isinstance(body, BlobDown):
-                _problem(report, f"{line.mailbox}: UID {row.uid}: {body.detail or body.text}")
+                report.problem(f"{line.mailbox}: UID {row.uid}: {body.detail or body.text}")
                 continue
             if isinstance(body, BaseException):
                 raise body
             await self._put(sink, row, body, line)
 
-    async def _write_large(self, sink: Sink, row: ExportRow, line: ExportedMailbox, report: ExportReport) -> None:
+    async def _write_large(self, sink: Sink, row: ExportRow, line: Line, report: ExportReport) -> None:
         """By way of a file without a name: what is stored of a body and the body itself are not held together."""
         if await self._call(sink.has, _message(row)):
             await self._put(sink, row, None, line)
@@ -176,13 +149,13 @@ class Exporter:
             try:
                 await self._offline.bodies.copy(row.body, file)
             except BlobDown as error:
-                _problem(report, f"{line.mailbox}: UID {row.uid}: {error.detail or error.text}")
+                report.problem(f"{line.mailbox}: UID {row.uid}: {error.detail or error.text}")
                 return
             file.flush()
             with mmap.mmap(file.fileno(), row.body.size, prot=mmap.PROT_READ) as body:
                 await self._put(sink, row, body, line)
 
-    async def _put(self, sink: Sink, row: ExportRow, body: Octets | None, line: ExportedMailbox) -> None:
+    async def _put(self, sink: Sink, row: ExportRow, body: Octets | None, line: Line) -> None:
         await self._call(sink.put, _message(row), body)
         line.present += body is None
         line.messages += body is not None
@@ -198,13 +171,6 @@ class Exporter:
             if script is not None:
                 found.append(SinkScript(script.name, script.content, info.active))
         return found
-
-
-def _problem(report: ExportReport, text: str) -> None:
-    if len(report.problems) < MAX_PROBLEMS:
-        report.problems.append(text)
-    elif len(report.problems) == MAX_PROBLEMS:
-        report.problems.append("…")
 
 
 async def _body(offline: Offline, row: ExportRow, present: bool) -> bytes | None:

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from msgspec import Struct
+from msgspec import field
 from msgspec.structs import replace
 
 from sora import log
@@ -30,6 +30,7 @@ from sora.moving.source import GONE, FolderBroken
 from sora.services.filters.scripts import quota_of
 from sora.services.intake import IN_MEMORY, Intake
 from sora.services.letters import AppendItem, Letters
+from sora.services.moving.reports import Line, Moved
 from sora.sieve.script import compile
 from sora.store.imports import Imports, Incoming, NewFolder
 from sora.types import FIRST_KEYWORD
@@ -54,63 +55,27 @@ HELD_PIECES: Final = 1024 * 1024
 """Octets that the thread of the source hands over at a time."""
 PATIENCE_S: Final = 600.0
 """How long a batch is tried again while the database or the staging directory has no room for it."""
-MAX_NOTES: Final = 200
+SHARED: Final = "Shared"
+"""What lies below it is other accounts', see `protocols/imap/places.py`."""
+NAMES: Final = 20
+"""That are tried for the mailbox of a folder."""
 INLINE_BYTES: Final = 64 * 1024
 ASIDE: Final = 1.0
 """Pause after a batch, as a share of what it took."""
 
 
-class FolderReport(Struct):
-    """What became of a folder.
-
-    Attributes:
-        present: Messages that an earlier run had brought.
-        uids_kept: They have the UIDs that they had, and the mailbox the UIDVALIDITY.
-    """
+class FolderReport(Line, kw_only=True):
+    """What became of a folder; `uids_kept`: messages have the UIDs that they had, and the mailbox the UIDVALIDITY."""
 
     folder: str
-    mailbox: str
-    messages: int = 0
-    present: int = 0
-    bytes: int = 0
     uids_kept: bool = False
 
 
-class Report(Struct):
-    """What an import has done, or would do.
-
-    Attributes:
-        notes: What is not as it was: new UIDs, other names.
-        problems: What did not come.
-    """
+class Report(Moved, kw_only=True):
+    """What an import has done, or would do."""
 
     source: str
-    account: str
-    dry_run: bool
-    messages: int = 0
-    present: int = 0
-    bytes: int = 0
-    seconds: float = 0.0
-    subscriptions: int = 0
-    scripts: int = 0
-    folders: list[FolderReport] = []
-    notes: list[str] = []
-    problems: list[str] = []
-
-    def note(self, text: str) -> None:
-        """Say what has changed on the way."""
-        _line(self.notes, text)
-
-    def problem(self, text: str) -> None:
-        """Say what did not come."""
-        _line(self.problems, text)
-
-
-def _line(lines: list[str], text: str) -> None:
-    if len(lines) < MAX_NOTES:
-        lines.append("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)[:400])
-    elif len(lines) == MAX_NOTES:
-        lines.append("…")
+    folders: list[FolderReport] = field(default_factory=list)
 
 
 class Importer:
@@ -142,6 +107,8 @@ class Importer:
         self._letters = Letters(body_limit, self._copies, lambda: datetime.now(UTC))
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="source")
         self._keywords: dict[str, int] = {}
+        deleted = config.cleanup.deleted_namespace.removesuffix(names.DELIMITER)
+        self._reserved = (SHARED, deleted) if deleted else (SHARED,)
         self._done = 0
         self._total = 0
 
@@ -156,10 +123,10 @@ class Importer:
             Unavailable: Something was away for too long.
         """
         began = time.monotonic()
-        report = Report(name, address, dry_run)
+        report = Report(source=name, account=address, dry_run=dry_run)
         folders = await self._call(self._source.folders)
         self._total = sum(folder.messages for folder in folders)
-        named = _named(folders, report)
+        named = _named(folders, self._reserved, report)
         if dry_run:
             import_id = await self._imports.find(account_id, name)
             for folder, mailbox in named:
@@ -212,7 +179,9 @@ class Importer:
     ) -> None:
         """Count what would come."""
         known = None if import_id is None else await self._imports.find_folder(account_id, import_id, folder.key)
-        line = FolderReport(_shown(folder.key), known.name if known else mailbox)
+        line = FolderReport(folder=_shown(folder.key), mailbox=known.name if known else mailbox)
+        if known is not None and _known_no_more(known, folder, report):
+            return
         try:
             async for windows in self._each(self._source.messages(folder), lambda window: HELD_PIECES):
                 for window in windows:
@@ -232,14 +201,17 @@ class Importer:
         self, account_id: AccountId, import_id: int, source: SourceFolder, mailbox: str, report: Report
     ) -> None:
         """One folder; its mailbox is made if it is new."""
-        new = NewFolder(source.key, (mailbox,), source.uidvalidity, source.special_use)
+        others = (f"{mailbox} ({number})" for number in range(2, NAMES))
+        new = NewFolder(source.key, (mailbox, *others), source.uidvalidity, source.special_use)
         try:
             folder = await self._patiently(lambda: self._imports.folder(account_id, import_id, new))
         except (InvalidName, OverQuota) as error:
             report.problem(f"{source.name}: {error.text}")
             return
         crash_point("import.folder_begun")
-        line = FolderReport(_shown(source.key), folder.name)
+        line = FolderReport(folder=_shown(source.key), mailbox=folder.name)
+        if _known_no_more(folder, source, report):
+            return
         if folder.source_uidvalidity != source.uidvalidity and folder.keeps_uids:
             report.note(f"{folder.name}: the source has another UIDVALIDITY now")
         batch = _Batch(folder)
@@ -270,9 +242,7 @@ class Importer:
 
     def _add(self, report: Report, line: FolderReport) -> None:
         report.folders.append(line)
-        report.messages += line.messages
-        report.present += line.present
-        report.bytes += line.bytes
+        report.count(line)
 
     # ------------------------------------------------------------------------------------------------ messages
 
@@ -439,7 +409,7 @@ class Importer:
         for name in await self._call(self._source.subscriptions):
             report.subscriptions += 1
             if not report.dry_run:
-                mailbox = mailboxes.get(name, name)
+                mailbox = mailboxes.get(name) or _free(name, self._reserved)
                 try:
                     await self._store.mailboxes.subscribe(account_id, mailbox)
                 except InvalidName:
@@ -498,17 +468,39 @@ class _Batch:
         self.letters, self._held, self.size = [], [], 0
 
 
-def _named(folders: list[SourceFolder], report: Report) -> list[tuple[SourceFolder, str]]:
-    """Folders and names for their mailboxes, all different."""
+def _named(folders: list[SourceFolder], reserved: tuple[str, ...], report: Report) -> list[tuple[SourceFolder, str]]:
+    """Folders and names for their mailboxes, all different, and none that nobody would see."""
     taken: set[str] = set()
     found = []
     for folder in folders:
-        name = names.unlike(folder.name, taken)
-        if name != folder.name:
-            report.note(f"{_shown(folder.key)}: two folders would be {folder.name}, this one is {name}")
+        free = _free(folder.name, reserved)
+        name = names.unlike(free, taken)
+        if name != free:
+            report.note(f"{_shown(folder.key)}: two folders would be {free}, this one is {name}")
+        elif name != folder.name:
+            report.note(f"{folder.name} is called {name} here: the name stands for something else")
         taken.add(name)
         found.append((folder, name))
     return found
+
+
+def _free(name: str, reserved: tuple[str, ...]) -> str:
+    """A name that does not lie where a namespace hides it."""
+    for root in reserved:
+        if name == root or name.startswith(root + names.DELIMITER):
+            return f"{root} (2){name[len(root) :]}"
+    return name
+
+
+def _known_no_more(folder: Folder, source: SourceFolder, report: Report) -> bool:
+    """True if nothing tells which messages of a folder are here: all of them would come once more."""
+    if not source.by_uid or not folder.source_uidvalidity or folder.source_uidvalidity == source.uidvalidity:
+        return False
+    report.problem(
+        f"{source.name}: the source has another UIDVALIDITY now, and nothing tells which messages are here already: "
+        f"delete {folder.name} to bring all of them anew"
+    )
+    return True
 
 
 def _shown(key: bytes) -> str:

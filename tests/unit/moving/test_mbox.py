@@ -204,13 +204,12 @@ def test_a_file_that_is_written_anew_meanwhile(tmp_path: Path) -> None:
     source.close()
 
 
+FIRST = [b"From x y", b">From x y", b">>From x Tue Mar  4 05:06:07 2015", b"To: b\rStatus: c"]
+
+
 @FORMATS
-@pytest.mark.parametrize(
-    "first", [b"From x y", b">From x y", b">>From x Tue Mar  4 05:06:07 2015", b"To: b\rStatus: c"]
-)
+@pytest.mark.parametrize("first", FIRST)
 def test_lines_of_a_header_that_look_like_others(tmp_path: Path, variant: Variant, first: bytes) -> None:
-    if variant == "mboxo" and first.startswith(b"From "):
-        pytest.skip("mboxo cannot tell which lines were quoted")
     whole = b"%s\r\nSubject: x\r\n\r\nbody\r\n" % first
     sink = MboxSink(tmp_path / "out", "account 1", variant)
     sink.begin(SinkFolder("Work", 7, 1, {}))
@@ -218,7 +217,8 @@ def test_lines_of_a_header_that_look_like_others(tmp_path: Path, variant: Varian
     sink.end()
     sink.close()
     source = MboxSource(tmp_path / "out", variant)
-    assert [octets for _, _, octets in read(source)] == [whole]
+    quoted = b">" if variant == "mboxo" and first.startswith(b"From ") else b""  # nobody can tell which was
+    assert [octets for _, _, octets in read(source)] == [quoted + whole]
     source.close()
 
 

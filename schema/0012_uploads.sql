@@ -29,19 +29,24 @@ END $$;
 
 -- The object is in the store under the key of p_content_id. True: no copy of it is waited for any more on this node, the
 -- staged file may go. False: a delivery meanwhile made a new content row of the same bytes, which has a key of its own.
+-- Or the content row is gone: who comes so late has left an object without a row, and no row without an object.
 CREATE FUNCTION upload_done(p_account_id bigint, p_content_id bigint, p_content_hash bytea, p_instance_id text)
 RETURNS boolean
 LANGUAGE plpgsql SET search_path = sora, public SET plan_cache_mode = force_generic_plan SET lock_timeout = '10s' AS $$
+DECLARE
+  v_there boolean;
 BEGIN
   PERFORM set_config('synchronous_commit', 'off', true);
   -- the content row first: the lock order of deliver() and begin_purge()
   UPDATE message_contents SET uploaded_at = coalesce(uploaded_at, clock())
   WHERE account_id = p_account_id AND content_id = p_content_id AND purging_at IS NULL;
+  -- Without that lock nobody knows whom a staged file belongs to: the same bytes may be about to come as another content.
+  v_there := FOUND;
   DELETE FROM body_copies WHERE account_id = p_account_id AND content_id = p_content_id;
   DELETE FROM pending_uploads
   WHERE account_id = p_account_id AND content_hash = p_content_hash AND instance_id = p_instance_id
     AND content_id = p_content_id;
-  RETURN NOT EXISTS (
+  RETURN v_there AND NOT EXISTS (
     SELECT 1 FROM pending_uploads
     WHERE account_id = p_account_id AND content_hash = p_content_hash AND instance_id = p_instance_id);
 END $$;

@@ -28,7 +28,8 @@ from sora.store.account_keys import open_sealers
 from sora.store.bodies import open_cache, open_staging
 from sora.store.keyring import open_keyring
 from sora.store.upkeep import Upkeep
-from sora.store.verification import Finding, Verification
+from sora.store.verification import Verification
+from sora.store.verify_runs import Finding, VerifyRuns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -101,7 +102,7 @@ async def verify(ctx: AdminContext, req: Verify) -> Verified:
         with _alone(Path(ctx.config.uploader.staging_path)):
             run, resumed, counts = await verifier.run(anew=req.restart)
         kinds: dict[str, dict[str, int]] = {}
-        for row in await verifier.rows.tally(run):
+        for row in await verifier.runs.tally(run):
             kinds.setdefault(row["kind"], {})[row["state"]] = row["n"]
         damage = [KindFound(kind, KINDS[kind], **_counted(states)) for kind, states in kinds.items()]
         return Verified(
@@ -115,7 +116,7 @@ async def verify(ctx: AdminContext, req: Verify) -> Verified:
             cached=counts.get("cache", 0),
             keys=counts.get("keys", 0),
             damage=damage,
-            findings=await verifier.rows.findings(run, LISTED),
+            findings=await verifier.runs.findings(run, LISTED),
         )
 
 
@@ -152,6 +153,7 @@ async def opened(
         places = Places(database, ctx.blobs, staging, cache, open_sealers(keyring, database), encrypted=sealed)
         keys = open_key_objects(keyring, database, ctx.blobs)
         yield Verifier(
+            VerifyRuns(database, instance_id),
             rows,
             upkeep,
             places,

@@ -26,6 +26,7 @@ from sora.store.bodies import Bodies
 from sora.store.cache import Cache
 from sora.store.deliveries import NewMessage
 from sora.store.staging import SETTLE_S, Staging
+from sora.store.upkeep import Upkeep
 from sora.store.uploads import PendingUploads
 from tests.support.faultproxy import Fault, FaultProxy
 
@@ -323,6 +324,43 @@ async def test_what_is_uploaded_is_not_sent_again(house: House) -> None:
     assert len(house.moody.puts) == 1
     assert await house.rows() == []
     assert not await house.staged(ref)
+
+
+@pytest.mark.parametrize("arrives", ["before it is staged", "before it is committed", "when it is there"])
+async def test_an_upload_that_ends_after_its_body_was_purged(house: House, arrives: str) -> None:
+    """The same bytes come again: they are another content, with an object and an upload of its own.
+
+    What is late leaves an object without a row, and never a row without an object.
+    """
+    old = await house.deliver()
+    late = await house.claim()
+    await house.deliver(stage=False)  # arms the claimed row again
+    await house.uploads.upload(await house.claim())
+    await house.db.execute("DELETE FROM messages")
+    assert not await house.staged(old)
+    upkeep = Upkeep(house.db)
+    gone = await upkeep.begin_purges([{"account_id": old.account_id, "content_id": old.content_id}])  # type: ignore[list-item]
+    assert gone == [old]
+    await house.blobs.delete(old.key)
+    await upkeep.finish_purges(gone)
+
+    async def arrive() -> None:
+        await house.blobs.put(old.key, BODY)
+        await house.pending.done(late, lambda: house.staging.retire(late.account_id, late.content_hash))
+
+    if arrives == "before it is staged":
+        await arrive()
+    await house.stage(BODY)
+    if arrives == "before it is committed":
+        await arrive()
+    new = await house.deliver(stage=False)
+    if arrives == "when it is there":
+        await arrive()
+    assert new.content_id != old.content_id
+    assert not await house.is_uploaded(new)
+    await house.uploads.upload(await house.claim())
+    assert await house.is_uploaded(new)
+    assert await house.blobs.get(new.key) == BODY
 
 
 @pytest.mark.parametrize("staged", ["before the unlink", "after the unlink"])

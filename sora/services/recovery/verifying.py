@@ -41,7 +41,7 @@ from sora.services.recovery.places import ABSENT, BAD, GOOD, UNKNOWN, UNREADABLE
 from sora.store.blobs import BlobRef
 from sora.store.cache import SHARDS
 from sora.store.staging import is_settled
-from sora.store.verification import Finding
+from sora.store.verify_runs import Finding
 from sora.types import AccountId
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from sora.store.staging import StagedFile
     from sora.store.upkeep import Upkeep
     from sora.store.verification import Body, Verification
+    from sora.store.verify_runs import VerifyRuns
 
 PAGE: Final = 500
 AT_ONCE: Final = 8
@@ -103,6 +104,7 @@ class Verifier:
 
     def __init__(
         self,
+        runs: VerifyRuns,
         rows: Verification,
         upkeep: Upkeep,
         places: Places,
@@ -114,6 +116,7 @@ class Verifier:
         repair: bool,
         progress: Callable[[str, int, int], None],
     ) -> None:
+        self.runs = runs
         self.rows = rows
         self.upkeep = upkeep
         self.places = places
@@ -137,7 +140,7 @@ class Verifier:
         Raises:
             Unavailable: A dependency is away; the next call goes on.
         """
-        run = await self.rows.begin(self.account_id, deep=self.deep, repair=self.repair, anew=anew, within=RESUME)
+        run = await self.runs.begin(self.account_id, deep=self.deep, repair=self.repair, anew=anew, within=RESUME)
         if run.resumed and self.repair:
             await self._complete(run.run_id)
         counts = Counter(run.counts)
@@ -154,16 +157,16 @@ class Verifier:
                     done = int(page.place, 16) + 1 if name == "cache" else counts[name]
                     await self._settle(run.run_id, name, page, counts)
                     self._progress(name, done, max(done, totals.get(name, 0)))
-        await self.rows.finish(run.run_id)
+        await self.runs.finish(run.run_id)
         return run.run_id, run.resumed, dict(counts)
 
     async def _complete(self, run_id: int) -> None:
         """Bodies that were on their way into the object store when the run was killed: now they wait like any other."""
-        for finding in await self.rows.unfinished(run_id):
+        for finding in await self.runs.unfinished(run_id):
             ref = BlobRef.of_key(finding.subject)
             body = (await self.rows.by_hash([(ref.account_id, ref.content_hash)]))[0] if ref is not None else None
             if body is not None and body.pending:
-                await self.rows.note(run_id, [await self._mend(Damage(finding, partial(self.mending.body, body)))])
+                await self.runs.note(run_id, [await self._mend(Damage(finding, partial(self.mending.body, body)))])
 
     async def _settle(self, run_id: int, phase: str, page: Page, counts: Counter[str]) -> None:
         """Mend what a page has found, if that is wanted; then the page is done."""
@@ -172,11 +175,11 @@ class Verifier:
         findings = [damage.finding for damage in damages]
         if self.repair and damages:
             findings = [_in_state(f, "mending" if mend else f.state, f.detail) for f, mend in damages]
-            await self.rows.note(run_id, findings)
+            await self.runs.note(run_id, findings)
             crash_point("verify.noted")
             findings = [await self._mend(damage) for damage in damages]
             crash_point("verify.mended")
-        await self.rows.move(run_id, phase, page.place, counts, findings)
+        await self.runs.move(run_id, phase, page.place, counts, findings)
 
     async def _mend(self, damage: Damage) -> Finding:
         finding, mend = damage

@@ -495,6 +495,32 @@ async def test_what_cannot_be_carried_over_stays_where_it_is(
     assert metrics.journal_errors._value.get() > errors + 2, "two looks at the account, and the segment"
 
 
+async def test_who_dies_while_carrying_over_leaves_nothing_twice(
+    store: Store, blobs: DirectoryStore, ann: AccountId, inbox: MailboxId, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keyring, lease = Keyring(path), await leader(store)
+    await put(store, ann, inbox, 1, 2)
+    await (await writer(store, blobs, keyring, lease=lease)).step()
+    (old,) = await segments(blobs)
+    known = await journaled(blobs, ann, open_sealers(keyring, store.db))
+    await store.db.execute("ALTER TABLE account_keys DROP CONSTRAINT account_keys_key_id_fkey")
+    before = await store.db.fetchval("UPDATE account_keys k SET key_id = 'lost' FROM account_keys o RETURNING o.key_id")
+    with monkeypatch.context() as patch:
+        die_at(patch, "journal.put", 2)  # after what is known of no account
+        with pytest.raises(Died):
+            await (await writer(store, blobs, keyring, lease=lease, most_segments=0)).step()
+    left = await segments(blobs)
+    assert old in left
+    assert sum(frame.account_id == ann for frames in left.values() for frame in frames) == 2
+    for _ in range(3):
+        await (await writer(store, blobs, keyring, lease=lease, most_segments=0)).step()
+    later = await segments(blobs)
+    assert old not in later
+    assert [sum(frame.account_id == ann for frame in frames) for seq, frames in later.items() if seq not in left] == [1]
+    await store.db.execute("UPDATE account_keys SET key_id = $2 WHERE account_id = $1", ann, before)
+    assert await journaled(blobs, ann, open_sealers(keyring, store.db)) == known
+
+
 async def test_an_account_that_was_never_written_holds_up_nothing(
     store: Store, blobs: DirectoryStore, ann: AccountId, inbox: MailboxId, path: Path
 ) -> None:

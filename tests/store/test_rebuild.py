@@ -439,6 +439,34 @@ async def test_who_passed_what_was_promised_is_passed_over(
         assert (await modseqs(again.store, ann, inbox))[0] == top + 1 + AHEAD
 
 
+async def test_what_was_carried_over_is_built_anew(cluster: Cluster, tmp_path: Path) -> None:
+    """An account whose key was away while the journal was compacted."""
+    keyring.add_key(tmp_path / "keyring.toml")
+    async with open_house(cluster, tmp_path, encrypted=True) as house:
+        ann = await house.store.accounts.create("ann@example.com")
+        inbox = (await house.store.mailboxes.get(ann, "INBOX")).mailbox_id
+        for number in range(3):
+            await append(house, ann, inbox, letter(), flags=(number,))
+            await house.upload()
+            await house.write_journal()
+        before = await picture(house.store)
+        last = max([entry.key async for entry in house.node.blobs.list(journal.PREFIX)])
+        await house.store.db.execute("ALTER TABLE account_keys DROP CONSTRAINT account_keys_key_id_fkey")
+        await house.store.db.execute("UPDATE account_keys SET key_id = 'lost'")
+    async with open_house(cluster, tmp_path, name=house.name, encrypted=True) as house:
+        await house.store.db.execute("DELETE FROM leases")
+        for name in "bcde":
+            await house.store.accounts.create(f"{name}@example.net")
+            await house.write_journal(most_segments=1)
+        assert min([entry.key async for entry in house.node.blobs.list(journal.PREFIX)]) > last
+        name, report = await rebuilt(house, cluster)
+        assert (report.whole, report.messages) == (True, 3)
+    async with open_house(cluster, tmp_path, name=name, encrypted=True) as again:
+        after = await picture(again.store)
+        for what in ("messages", "flags", "contents"):
+            assert after[what] == before[what]
+
+
 async def test_a_keyring_that_lacks_a_key_stops_it(cluster: Cluster, tmp_path: Path) -> None:
     keyring.add_key(tmp_path / "keyring.toml")
     async with open_house(cluster, tmp_path, encrypted=True) as house:

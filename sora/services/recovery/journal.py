@@ -349,6 +349,7 @@ class Journal:
         """Put what segments have of some accounts into new ones, sealed as it is: nobody can read it now."""
         first = min(account.first_seq for account in held)
         sizes = {account.account_id: 0 for account in held}
+        seen: set[tuple[AccountId, int, int]] = set()  # whoever died here before has left some of them twice
         out = Segments(self._marks, self._blobs, lease)
         try:
             await out.begin()
@@ -359,7 +360,9 @@ class Journal:
                         break
                     _, frames = await asyncio.to_thread(journal.parse, await self._blobs.get(journal.segment_key(seq)))
                     for frame in frames:
-                        if frame.account_id in sizes:
+                        name = frame.account_id, frame.group, frame.part
+                        if frame.account_id in sizes and name not in seen:
+                            seen.add(name)
                             await out.begin()
                             sizes[frame.account_id] += out.carry(frame)
                     if len(out) >= self._segment_bytes:

@@ -88,6 +88,32 @@ mended or waits for somebody, and 5 if a body has no good copy anywhere. That of
 .B doctor
 is 0 if there are notices at most, 3 if PostgreSQL or the object store does not answer, 4 if there are warnings, and 5
 if there are errors.""",
+    "moving in and out": r""".B sora\-admin import maildir|mbox|imap
+runs on a node, as the user of the servers, and beside them. The same command given again goes on where it stopped, or
+brings what is new; what users have removed here meanwhile does not come back.
+.B \-\-dry\-run
+only counts. Links in a directory are not followed. Notes say what is not as it was, such as other names and new UIDs;
+problems say what was left behind: with one of these the exit status is 1. A folder of an IMAP server whose UIDVALIDITY
+has changed between two runs is left alone, because nothing tells what of it is here.
+.PP
+.B sora\-admin export maildir|mbox
+and
+.B accounts export
+write into a new or empty directory, or go on in one that they have begun.
+.B accounts erase
+removes an account, its key, its mail and its objects at once; what it cannot reach is in its answer.""",
+    "getting it back": r"""Within the grace period
+.B messages restore, mailboxes restore
+and
+.B accounts restore
+bring back what was removed.
+.B import s3
+builds a lost database anew from the journal and the bodies in the object store;
+.B journal status
+says how much would be lost.
+.B mailboxes bump\-uids
+is for after a restore of the database to an earlier moment. The commands of a backup and a restore stand
+in README.md.""",
     "files": _CTL_SECTIONS["files"],
     "see also": r""".BR soractl (1),
 .BR sora.toml (5)""",

@@ -65,10 +65,12 @@ class Trouble(Struct, frozen=True):
 
     Attributes:
         level: `notice`: to know; `warning`: it gets worse; `error`: mail is late, or in danger.
+        advice: What to do, where it is not what the check usually advises.
     """
 
     text: str
     level: str = ERROR
+    advice: str = ""
 
 
 # ── PostgreSQL ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -249,6 +251,10 @@ async def orphans(ctx: AdminContext) -> Trouble | None:
     return Trouble(f"{count} objects ({octets:,} octets) without a row", NOTICE) if count else None
 
 
+_LOST: Final = "Bring what is lost back from a backup of the bucket, then run `sora-admin verify --deep --repair`."
+_LEFT: Final = "`Proving that nothing is missing` in README.md says what it means; it stays as it is."
+
+
 async def verified(ctx: AdminContext) -> Trouble | None:
     """Everything was compared lately, and nothing is left to mend."""
     row = await ctx.store.db.fetchrow(
@@ -261,7 +267,8 @@ async def verified(ctx: AdminContext) -> Trouble | None:
         return Trouble("the store was never verified", NOTICE)
     left = await ctx.store.db.fetch(
         """
-        SELECT kind, count(*) AS n, bool_or(state = 'lost') AS lost FROM verify_findings
+        SELECT kind, count(*) AS n, bool_or(state = 'lost') AS lost,
+          bool_or(state = 'found' AND kind <> 'object without row') AS mendable FROM verify_findings
         WHERE run_id = $1 AND state <> 'mended' GROUP BY 1 ORDER BY 1
         """,
         row["run_id"],
@@ -269,7 +276,8 @@ async def verified(ctx: AdminContext) -> Trouble | None:
     if left:
         names = ", ".join(f"{found['kind']} ({found['n']})" for found in left if found["kind"] in KINDS)
         lost = any(found["lost"] for found in left)
-        return Trouble(f"left by the last run, {_age(row['age_s'])} ago: {names}", ERROR if lost else WARNING)
+        advice = _LOST if lost else "" if any(found["mendable"] for found in left) else _LEFT
+        return Trouble(f"left by the last run, {_age(row['age_s'])} ago: {names}", ERROR if lost else WARNING, advice)
     if row["age_s"] > VERIFIED_DAYS * 86400:
         return Trouble(f"the last run ended {_age(row['age_s'])} ago", NOTICE)
     return None

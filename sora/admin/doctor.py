@@ -137,7 +137,7 @@ async def diagnose(ctx: AdminContext, name: str) -> Diagnosis:
         trouble = Trouble(error.strerror or str(error))
     if trouble is None:
         return Diagnosis(name, WELL)
-    return Diagnosis(name, trouble.level, trouble.text, check.advice)
+    return Diagnosis(name, trouble.level, trouble.text, trouble.advice or check.advice)
 
 
 def failed(found: list[Diagnosis]) -> int:

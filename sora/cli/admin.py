@@ -395,7 +395,9 @@ def _cell(value: Any) -> Text:
     if isinstance(value, bool):
         return Text("yes" if value else "no")
     if isinstance(value, list | tuple):
-        value = ", ".join(str(item) for item in value)
+        items = [_printable(str(item)) for item in value]
+        between = "\n" if any(" " in item for item in items) else ", "  # sentences have lines of their own
+        return Text(between.join(items))
     return Text(_printable(str(value)))
 
 

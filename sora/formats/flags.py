@@ -24,10 +24,17 @@ FORWARDED: Final = "$Forwarded"
 
 
 class Flags(Struct, frozen=True):
-    """What a message bears: numbers of system flags, names of keywords."""
+    """What a message bears.
+
+    Attributes:
+        system: Numbers of system flags.
+        keywords: Names, as they may be here.
+        changed: Names that do not come over as they are.
+    """
 
     system: tuple[int, ...] = ()
     keywords: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
 
 
 def keyword(name: str) -> str:
@@ -45,17 +52,15 @@ def of_names(names: Iterable[str]) -> Flags:
     """Flags as IMAP names them; unknown system flags are none of ours."""
     system: set[int] = set()
     keywords: dict[str, str] = {}
+    changed: list[str] = []
     for name in names:
         if name.startswith("\\"):
             if name.lower() in SYSTEM:
                 system.add(SYSTEM[name.lower()])
             continue
         kept = keyword(name)
+        if kept != name:
+            changed.append(name)
         if kept:
             keywords.setdefault(kept.lower(), kept)
-    return Flags(tuple(sorted(system)), tuple(list(keywords.values())[:MAX_KEYWORDS]))
-
-
-def changed(name: str) -> bool:
-    """True if the name of a flag does not come over as it is."""
-    return not name.startswith("\\") and keyword(name) != name
+    return Flags(tuple(sorted(system)), tuple(list(keywords.values())[:MAX_KEYWORDS]), tuple(changed))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from sora.formats.flags import FORWARDED, LETTERS, Flags, of_names
 
@@ -52,7 +53,7 @@ def flags_of(letters: str, keywords: Sequence[str] | Mapping[int, str]) -> Flags
                 names.append(name)
         elif letter == "P":
             names.append(FORWARDED)
-    return Flags(tuple(system), of_names(names).keywords)
+    return replace(of_names(names), system=tuple(system))
 
 
 def letters_of(system: Sequence[int], keywords: Sequence[int]) -> str:

@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Final, Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from sora.formats.flags import Flags, of_names
 from sora.types import ANSWERED, DELETED, DRAFT, FLAGGED, SEEN
@@ -123,7 +124,7 @@ def parse_header(octets: bytes) -> Header:
             case b"content-length" if text.isdigit() and len(text) < 16:
                 length = int(text)
     system = tuple(sorted({_LETTERS[letter] for letter in letters if letter in _LETTERS}))
-    return Header(b"".join(kept), Flags(system, of_names(names).keywords), length)
+    return Header(b"".join(kept), replace(of_names(names), system=system), length)
 
 
 def write_from(sender: str, date: datetime) -> bytes:

@@ -11,6 +11,7 @@ A connection that breaks is made again, a few times, if the folder is still the 
 from __future__ import annotations
 
 import contextlib
+import re
 import ssl
 import time
 from array import array
@@ -58,6 +59,8 @@ MOST_BYTES: Final = 16 * 1024 * 1024
 
 SPECIAL: Final = {b"\\sent": "\\Sent", b"\\drafts": "\\Drafts", b"\\trash": "\\Trash", b"\\junk": "\\Junk",
                   b"\\archive": "\\Archive"}  # fmt: skip
+_QUOTED: Final = re.compile(r"\bb(['\"])(.*)\1$", re.DOTALL)
+"""What a server said, as the library quotes it at the end of its errors."""
 _VIRTUAL: Final = frozenset((b"\\all", b"\\flagged", b"\\important"))
 """Folders that show messages of others (RFC 6154)."""
 _NO_FOLDER: Final = frozenset((b"\\noselect", b"\\nonexistent"))
@@ -109,6 +112,11 @@ class ImapSource(Told):
             )
         except ssl.SSLCertVerificationError as error:
             raise Refused(f"{self._host}: the certificate is not to be trusted", detail=_text(error)) from error
+        except ssl.SSLError as error:
+            if error.reason != "WRONG_VERSION_NUMBER":
+                raise
+            told = f"{self._host}:{self._port} speaks no TLS from the start: give --security starttls, or none"
+            raise Refused(told, detail=_text(error)) from error
         try:
             self._log_in(client)
         except BaseException:
@@ -416,4 +424,5 @@ def _levels(name: str, delimiter: str, prefixes: list[str]) -> list[str]:
 
 
 def _text(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+    text = _QUOTED.sub(r"\2", str(error))
+    return " ".join(text.split())[:200]

@@ -214,7 +214,14 @@ async def test_a_message_that_the_server_does_not_give_stops_nothing(
 
 async def test_logins_that_are_refused(house: House, server: Dovecot) -> None:
     wrong = moving.ImportImap(ADDRESS, "127.0.0.1", USER, "wrong", port=server.port, security="none")
-    with pytest.raises(Refused, match="refuses the login"):
+    with pytest.raises(Refused, match="refuses the login") as refused:
+        await moving.import_imap(house.context, wrong)
+    assert "b'" not in refused.value.detail
+
+
+async def test_a_port_without_tls_is_told(house: House, server: Dovecot) -> None:
+    wrong = moving.ImportImap(ADDRESS, "127.0.0.1", USER, PASSWORD, port=server.port)
+    with pytest.raises(Refused, match=f"127.0.0.1:{server.port} speaks no TLS from the start"):
         await moving.import_imap(house.context, wrong)
 
 

@@ -369,7 +369,10 @@ async def test_keywords_names_and_scripts(house: House) -> None:
     (house.mail / "sieve" / "good.sieve").write_text("keep;")
     (house.mail / "sieve" / "bad.sieve").write_text("frobnicate;")
     (house.mail / ".dovecot.sieve").symlink_to("sieve/good.sieve")
+    told = ["keyword NIL is NIL_ here", "keyword a(b is a_b here"]
+    assert (await bring(house, dry_run=True)).notes == told
     report = await bring(house)
+    assert report.notes == told
     assert set((await house.store.mailboxes.list_keywords(house.ann)).values()) == {"NIL_", "a_b"}
     assert await house.store.mailboxes.find(house.ann, "a_b") is not None
     assert report.subscriptions == 2
@@ -378,10 +381,22 @@ async def test_keywords_names_and_scripts(house: House) -> None:
     assert "script bad" in report.problems[0]
     (house.mail / "sieve" / "good.sieve").write_text("stop;")
     again = await bring(house)
+    assert len(again.notes) == 1, "keywords are told of messages that come"
     assert "stays" in again.notes[0]
     kept = await house.store.scripts.find(house.ann, "good")
     assert kept is not None
     assert kept.content == b"keep;"
+
+
+async def test_a_dry_run_tells_what_is_too_large(house: House) -> None:
+    house.fill("", [2, 3])
+    (house.mail / "cur" / "large:2,").write_text("Subject: large\n\n" + "x" * 5000)
+    large = moving.ImportMaildir(ADDRESS, str(house.mail), max_message_size=4000, dry_run=True)
+    looked = await moving.import_maildir(house.context, large)
+    large = moving.ImportMaildir(ADDRESS, str(house.mail), max_message_size=4000)
+    came = await moving.import_maildir(house.context, large)
+    assert looked.problems == came.problems == ["INBOX: cur/large:2,: larger than 4000 octets"]
+    assert (looked.messages, came.messages) == (2, 2)
 
 
 async def test_folders_that_would_be_one_stay_apart(house: House) -> None:

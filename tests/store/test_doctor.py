@@ -205,6 +205,10 @@ async def test_what_verify_left(wreck: Wreck) -> None:
     wreck.cache.path(ref).unlink()
     await verify.verify(wreck.context, Verify(repair=True))
     assert (await told(wreck, "verified"))[0] == "error"
+    assert "a backup of the bucket" in (await diagnose(wreck.context, "verified")).advice
+    await wreck.db.execute("UPDATE verify_findings SET kind = 'object without row', state = 'found'")
+    assert (await told(wreck, "verified"))[0] == "warning"
+    assert "stays as it is" in (await diagnose(wreck.context, "verified")).advice
     await wreck.db.execute("DELETE FROM verify_findings")
     await wreck.db.execute("UPDATE verify_runs SET finished_at = clock() - interval '40 d'")
     assert (await told(wreck, "verified"))[0] == "notice"

@@ -26,11 +26,12 @@ from sora import log
 from sora.crashpoints import crash_point
 from sora.errors import InvalidName, LimitExceeded, NotFound, OverQuota, Refused, TooBig, Unavailable
 from sora.formats import names
+from sora.formats.flags import keyword
 from sora.moving.source import GONE, FolderBroken
 from sora.services.filters.scripts import quota_of
 from sora.services.intake import IN_MEMORY, Intake
 from sora.services.letters import AppendItem, Letters
-from sora.services.moving.reports import Line, Moved
+from sora.services.moving.reports import MAX_LINES, Line, Moved
 from sora.sieve.script import compile
 from sora.store.imports import Imports, Incoming, NewFolder
 from sora.types import FIRST_KEYWORD
@@ -109,6 +110,7 @@ class Importer:
         self._keywords: dict[str, int] = {}
         deleted = config.cleanup.deleted_namespace.removesuffix(names.DELIMITER)
         self._reserved = (SHARED, deleted) if deleted else (SHARED,)
+        self._told: set[str] = set()
         self._done = 0
         self._total = 0
 
@@ -187,8 +189,9 @@ class Importer:
                 for window in windows:
                     here = await self._imports.known(known, [message.key for message in window]) if known else set()
                     line.present += len(here)
-                    line.messages += len(window) - len(here)
-                    line.bytes += sum(message.size for message in window if message.key not in here)
+                    for message in window:
+                        if message.key not in here:
+                            self._look_at(message, line, report)
                     self._tick(folder.name, len(window))
         except FolderBroken as error:
             report.problem(f"{folder.name}: {error.text}")
@@ -196,6 +199,22 @@ class Importer:
         empty = (status := target[line.mailbox]) is None or status.uid_next == 1
         line.uids_kept = bool(folder.uidvalidity) and (known.keeps_uids if known else empty)
         self._add(report, line)
+
+    def _look_at(self, message: SourceMessage, line: FolderReport, report: Report) -> None:
+        if message.size > self._limit:
+            report.problem(f"{line.mailbox}: {_place(message)}: larger than {self._limit} octets")
+            return
+        line.messages += 1
+        line.bytes += message.size
+        self._tell_keywords(message, report)
+
+    def _tell_keywords(self, message: SourceMessage, report: Report) -> None:
+        """Once of each that is not as it was."""
+        for name in message.flags.changed:
+            if name not in self._told and len(self._told) < MAX_LINES:
+                self._told.add(name)
+                kept = keyword(name)
+                report.note(f"keyword {name} is {kept} here" if kept else f"keyword {name} cannot be here")
 
     async def _bring(
         self, account_id: AccountId, import_id: int, source: SourceFolder, mailbox: str, report: Report
@@ -336,6 +355,7 @@ class Importer:
 
     async def _numbers(self, account_id: AccountId, message: SourceMessage, report: Report) -> tuple[int, ...]:
         """Flag numbers; keywords that are one too many for the account stay behind."""
+        self._tell_keywords(message, report)
         wanted = message.flags.keywords
         unknown = [name for name in wanted if name.lower() not in self._keywords]
         if unknown:

@@ -170,6 +170,14 @@ def test_rows_as_a_table() -> None:
     assert shown([]) == "none\n"
 
 
+def test_sentences_of_a_list_have_lines_of_their_own() -> None:
+    assert shown({"notes": ["one is, or was", "two\x1b"], "words": ["a", "b"]}).splitlines() == [
+        "notes  one is, or was",
+        "       two\N{REPLACEMENT CHARACTER}",
+        "words  a, b",
+    ]
+
+
 def test_one_struct_as_lines() -> None:
     assert shown(Row("a", 5)).splitlines() == ["name  a", "size  5", "at    -", "good  yes"]
 

@@ -191,7 +191,7 @@ def test_fields_of_the_mailbox_are_none_of_the_message() -> None:
         b"Content-Length: 12\nTo: b\n c\rX-UID: 5\n\n"
     )
     assert found.octets == b"From: a\nTo: b\n c\rX-UID: 5\n\n"
-    assert found.flags == flags.Flags((SEEN, ANSWERED, FLAGGED), ("one", "NIL_", "two"))
+    assert found.flags == flags.Flags((SEEN, ANSWERED, FLAGGED), ("one", "NIL_", "two"), ("NIL",))
     assert found.content_length == 12
 
 

@@ -232,6 +232,15 @@ async def test_other_errors_are_not_hidden(staging: Staging, root: Path, monkeyp
     assert staging.used_bytes == 0
 
 
+async def stage_when_seen(staging: Staging, body: bytes) -> None:
+    """The directory is added up for a small share of the time only, so a look may be due a moment later."""
+    while True:
+        try:
+            return await staging.stage_many([item(body)])
+        except StagingFull:
+            await asyncio.sleep(0)
+
+
 async def test_the_bound_on_the_size(root: Path) -> None:
     staging = Staging(root, 100)
     await staging.stage_many([item(b"a" * 60)])
@@ -243,7 +252,7 @@ async def test_the_bound_on_the_size(root: Path) -> None:
     uploader = Staging(root, 100)
     assert uploader.used_bytes == 100
     assert await uploader.retire(ANN, content_hash(b"a" * 60))
-    await staging.stage_many([item(b"d" * 60)])
+    await stage_when_seen(staging, b"d" * 60)
     with pytest.raises(StagingFull):
         await staging.stage_many([item(b"e")])
     staging.close()

@@ -37,7 +37,7 @@ MAIL: Final = b"Subject: %d\r\n\r\nHello.\r\n"
 PLACES: Final = ("object", "staging", "cache", "copy")
 FATES: Final = ("good", "bad", "gone")
 ROWS: Final = ("uploaded", "pending", "unqueued")
-TRAFFIC_S: Final = 8.0
+TRAFFIC_S: Final = 4.0
 
 
 def sealing(folder: Path) -> dict[str, dict[str, object]]:
@@ -107,9 +107,11 @@ async def everything(wreck: Wreck) -> set[bytes]:
 async def test_every_combination_of_copies(dsn: str, tmp_path: Path, kind: str, request: pytest.FixtureRequest) -> None:
     """A good copy anywhere mends the others; where there is none, nothing that can be read is removed."""
     tables = sealing(tmp_path) if kind == "sealed" else {}
+    cases = [(fates, row) for fates in itertools.product(FATES, repeat=4) for row in ROWS]
+    assert sum("good" not in fates for fates, _ in cases) == 2**4 * 3
     if kind == "s3":
         tables = bucket(request.getfixturevalue("s3_server"))
-    cases = [(fates, row) for fates in itertools.product(FATES, repeat=4) for row in ROWS]
+        cases = cases[::4]  # a request for each step of each: a quarter, of all kinds
     async with open_wreck(dsn, tmp_path, **tables) as wreck:
         made = [await arrange(wreck, number, *case) for number, case in enumerate(cases)]
         found = await verify.verify(wreck.context, Verify(deep=True))
@@ -117,7 +119,7 @@ async def test_every_combination_of_copies(dsn: str, tmp_path: Path, kind: str, 
         before = await everything(wreck)
         found = await verify.verify(wreck.context, Verify(deep=True, repair=True))
         hopeless = {made[number][0].key: made[number] for number, (fates, _) in enumerate(cases) if "good" not in fates}
-        assert len(hopeless) == 2**4 * 3
+        assert 0 < len(hopeless) < len(cases)
         names = {name for ref, _ in hopeless.values() for name in (ref.key, ref.name, wreck.staged(ref).name)}
         left = {finding.subject for finding in found.findings if finding.state != "mended"}
         assert set(hopeless) <= left <= names, "all of these, and no other"
